@@ -1,0 +1,130 @@
+"""Per-example gradients g_i = ∇_θ f(x0_i; θ), two ways that agree to rounding.
+
+    loop   the K draws of one example are the batch of an ordinary backward pass; memory O(d)
+    vmap   several examples side by side, their draws inside; for networks so small that overhead rules
+
+    B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from journey import config
+from journey.attribution.output import Draws, output
+from journey.diffusion.examples import Examples
+from journey.diffusion.network import bind
+from journey.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to compute: `batch` examples at a time; in a loop, their draws in chunks of at most `chunk`."""
+
+    strategy: str
+    batch: int
+    chunk: int
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The function whose gradient is taken."""
+
+    network: nn.Module
+    schedule: Schedule
+    precision: config.Precision
+
+    def gradients(self, examples: Examples, draws: Draws, plan: Plan) -> Iterator[Tensor]:
+        """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32"""
+        ways = {"loop": loop_gradients, "vmap": vmap_gradients}
+        for first in range(0, len(examples), plan.batch):
+            yield ways[plan.strategy](self, examples[first : first + plan.batch], draws, plan.chunk)
+
+
+def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
+    """One backward pass per example and chunk of draws. [B, d]"""
+    predict = bind(objective.network, objective.precision)
+    parameters = list(objective.network.parameters())
+    rows = []
+    for i in range(len(examples)):
+        example = examples[i]
+        row = 0
+        for part in draws.split(chunk):
+            f = output(predict, objective.schedule, example.x0, part, example.context) * (len(part) / len(draws))
+            row = row + torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters)])
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
+    """All examples of the block at once, each with all its draws (`chunk` is the loop's). [B, d]"""
+    parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
+
+    def f(parameters: dict[str, Tensor], x0: Tensor, context: Tensor | None) -> Tensor:
+        predict = bind(objective.network, objective.precision, parameters)
+        return output(predict, objective.schedule, x0, draws, context)
+
+    in_dims = (None, 0, None if examples.context is None else 0)
+    by_name = torch.func.vmap(torch.func.grad(f), in_dims)(parameters, examples.x0, examples.context)
+    return torch.cat([g.flatten(1) for g in by_name.values()], 1)
+
+
+# ------------------------------------------------------------------------------------------- choosing the way
+
+
+def choose(objective: Objective, examples: Examples, draws: Draws, wanted: config.Gradient, memory_gib: float) -> Plan:
+    """The fastest plan within the memory budget, found by timing on the first examples.
+
+    Raises: ConfigError if the budget does not hold one example and one draw.
+    """
+    plans = candidates(objective, examples, draws, memory_gib)
+    if wanted is not config.Gradient.auto:
+        plans = [plan for plan in plans if plan.strategy == wanted.value]
+    if not plans:
+        need = "a larger compute.gradient_memory_gib, or compute.gradient=loop"
+        raise config.ConfigError(f"compute.gradient_memory_gib={memory_gib}: too small for one example; needs {need}")
+    return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: _seconds(objective, examples, draws, plan))
+
+
+def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> list[Plan]:
+    """Plans that fit. Gradients and their flattened copy take 2·4d bytes an example; activations are measured."""
+    memory, d = memory_gib * 2**30, sum(p.numel() for p in objective.network.parameters())
+    per_draw = activation_bytes(objective, examples, draws)
+    chunk = min(len(draws), int((memory - 12 * d) // per_draw))
+    plans = [Plan("loop", max(1, min(8, int(memory / 2 // (8 * d)), len(examples))), chunk)] if chunk >= 1 else []
+    largest = int(memory // (12 * d + 2 * len(draws) * per_draw))
+    sizes = {min(size, len(examples)) for size in (4, 16, 64) if min(size, len(examples)) <= largest}
+    return plans + [Plan("vmap", size, len(draws)) for size in sorted(sizes)]
+
+
+def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
+    """What a forward pass keeps for the backward pass, for each draw."""
+    parameters = {p.data_ptr() for p in objective.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    few = draws.split(2)[0]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output(bind(objective.network, objective.precision), objective.schedule, examples[0].x0, few, examples[0].context)
+    return max(1, sum(kept.values()) // len(few))
+
+
+def _seconds(objective: Objective, examples: Examples, draws: Draws, plan: Plan) -> float:
+    """Per example, after a warm-up."""
+    few = examples[: plan.batch]
+    for _ in range(2):
+        started = time.perf_counter()
+        for block in objective.gradients(few, draws, plan):
+            block[0, 0].item()  # waits for an accelerator
+    return (time.perf_counter() - started) / len(few)

@@ -1,0 +1,349 @@
+"""The door between Hydra and plain Python: every setting with its default, and every check made before any compute."""
+
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be honoured. The message is one line: the field, its value and what is allowed."""
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ConfigError unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{name}={value}: must be {allowed}")
+
+
+# ---------------------------------------------------------------------------------------------------- dataset
+
+
+@dataclass
+class Dataset:
+    name: str = "???"
+
+
+@dataclass
+class Digits(Dataset):
+    name: str = "digits"
+    num_train: int = 1000
+    seed: int = 0  # of the split
+
+    def __post_init__(self) -> None:
+        require(1 <= self.num_train <= 1797, "dataset.num_train", self.num_train, "in 1…1797")
+
+
+# ------------------------------------------------------------------------------------------------------ model
+
+
+@dataclass
+class Model:
+    name: str = "???"
+
+
+@dataclass
+class DDPM(Model):
+    """diffusers `UNet2DModel` in pixel space, trained to predict the noise on a linear schedule (Ho et al. 2020)."""
+
+    name: str = "ddpm_tiny"
+    block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
+    layers_per_block: int = 1
+    attention_blocks: list[int] = field(default_factory=list)  # which down blocks (and their mirrors) attend
+    mid_block_attention: bool = False
+    norm_num_groups: int = 8
+    num_timesteps: int = 1000  # T
+
+    def __post_init__(self) -> None:
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        require(len(channels) > 0, "model.block_out_channels", channels, "a non-empty list")
+        require(groups >= 1, "model.norm_num_groups", groups, "at least 1")
+        divisible = all(c > 0 and c % groups == 0 for c in channels)
+        require(divisible, "model.block_out_channels", channels, f"positive multiples of norm_num_groups={groups}")
+        require(self.layers_per_block >= 1, "model.layers_per_block", self.layers_per_block, "at least 1")
+        blocks = range(len(channels))
+        known = all(b in blocks for b in self.attention_blocks)
+        require(known, "model.attention_blocks", self.attention_blocks, f"indices in 0…{len(channels) - 1}")
+        require(self.num_timesteps >= 1, "model.num_timesteps", self.num_timesteps, "at least 1")
+
+
+@dataclass
+class Training:
+    num_steps: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 2e-3  # peak: linear warm-up, then a cosine to zero
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.0  # 0: the last weights themselves
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, "training.num_steps", self.num_steps, "at least 1")
+        require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "positive")
+        require(self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "at least 0")
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
+
+
+# --------------------------------------------------------------------------------------------------- sampling
+
+
+class Sampler(Enum):
+    ddpm = "ddpm"
+    ddim = "ddim"
+
+
+@dataclass
+class Sampling:
+    """The journeys: how query images are generated, and at which of their steps they are attributed and judged."""
+
+    sampler: Sampler = Sampler.ddpm
+    num_inference_steps: int = 1000
+    num_queries: int = 24
+    steps: list[int] = field(default_factory=lambda: [900, 700, 600, 500, 400, 300, 200, 100, 20])
+
+    def __post_init__(self) -> None:
+        require(self.num_queries >= 2, "sampling.num_queries", self.num_queries, "at least 2 (one for each half)")
+        require(self.num_inference_steps >= 1, "sampling.num_inference_steps", self.num_inference_steps, "at least 1")
+        distinct = len(set(self.steps)) == len(self.steps) > 0
+        require(distinct, "sampling.steps", self.steps, "a non-empty list of distinct timesteps")
+        require(self.steps == sorted(self.steps, reverse=True), "sampling.steps", self.steps, "in falling order")
+
+    def timesteps(self, num_timesteps: int) -> list[int]:
+        """The timesteps the sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps)."""
+        stride = num_timesteps // self.num_inference_steps
+        return [i * stride for i in reversed(range(self.num_inference_steps))]
+
+
+# ------------------------------------------------------------------------------------------------ attribution
+
+
+class At(Enum):
+    """Which output of a query is attributed: one per step of the journey, or one of the final image."""
+
+    step = "step"
+    destination = "destination"
+
+
+class Projection(Enum):
+    sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
+    gaussian = "gaussian"
+    rademacher = "rademacher"
+    none = "none"  # the whole gradient: the exact kernel
+
+
+@dataclass
+class Method:
+    name: str = "???"
+
+
+@dataclass
+class TRAK(Method):
+    """Kernel attribution (Park et al. 2023): τ = φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i, averaged over checkpoints."""
+
+    name: str = "trak"
+    at: At = At.destination
+    num_checkpoints: int = 3
+    num_draws: int = 32  # (timestep, noise) pairs per gradient
+    antithetic: bool = False  # draws come in pairs (ε, −ε)
+    projection: Projection = Projection.sparse
+    projection_dim: int = 4096
+    damping: list[float] = field(default_factory=lambda: [0.001, 0.01, 0.1, 1.0, 10.0])  # candidates for λ, relative
+
+    def __post_init__(self) -> None:
+        require(self.num_checkpoints >= 1, "method.num_checkpoints", self.num_checkpoints, "at least 1")
+        check_draws("method", self.num_draws, self.antithetic)
+        require(self.projection_dim >= 1, "method.projection_dim", self.projection_dim, "at least 1")
+        positive = len(self.damping) > 0 and all(d > 0 for d in self.damping)
+        require(positive, "method.damping", self.damping, "a non-empty list of positive numbers")
+
+
+@dataclass
+class Pixel(Method):
+    """Cosine similarity between the query's x̂0_t and a training example."""
+
+    name: str = "pixel"
+
+
+@dataclass
+class Random(Method):
+    """Scores drawn from N(0, 1): the floor."""
+
+    name: str = "random"
+
+
+# ------------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass
+class Evaluation:
+    name: str = "???"
+
+
+@dataclass
+class LDS(Evaluation):
+    """Linear datamodeling score: rank correlation of predicted with retrained outputs over random subsets."""
+
+    name: str = "lds"
+    num_subsets: int = 32  # M
+    num_seeds: int = 1  # R trainings of each subset
+    fraction: float = 0.5  # of each class that a subset keeps
+    num_draws: int = 32
+    antithetic: bool = False
+    num_bootstrap: int = 2000
+    paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])
+
+    def __post_init__(self) -> None:
+        require(self.num_subsets >= 6, "evaluation.num_subsets", self.num_subsets, "at least 6 (three in each half)")
+        require(self.num_seeds >= 1, "evaluation.num_seeds", self.num_seeds, "at least 1")
+        require(0 < self.fraction < 1, "evaluation.fraction", self.fraction, "strictly between 0 and 1")
+        check_draws("evaluation", self.num_draws, self.antithetic)
+        halves = 4 if self.antithetic else 2  # the ceiling compares halves of the draws
+        require(self.num_draws % halves == 0, "evaluation.num_draws", self.num_draws, f"a multiple of {halves}")
+        require(self.num_bootstrap >= 100, "evaluation.num_bootstrap", self.num_bootstrap, "at least 100")
+
+
+def check_draws(group: str, num_draws: int, antithetic: bool) -> None:
+    """Refuse no draws, and an odd number of them where they come in pairs."""
+    require(num_draws >= 1, f"{group}.num_draws", num_draws, "at least 1")
+    require(not antithetic or num_draws % 2 == 0, f"{group}.num_draws", num_draws, "even when antithetic=true")
+
+
+# ------------------------------------------------------------------------------------------ compute, tracking
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Gradient(Enum):
+    auto = "auto"  # time both on the first examples
+    loop = "loop"  # an ordinary backward per example
+    vmap = "vmap"  # examples side by side
+
+
+@dataclass
+class Compute:
+    device: str = "cpu"
+    precision: Precision = Precision.fp32
+    workers: int = 0  # processes; 0: one per core on a CPU, one on an accelerator
+    gradient: Gradient = Gradient.auto
+    gradient_memory_gib: float = 1.0  # per worker
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        known = re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None
+        require(known, "compute.device", self.device, "cpu, cuda, cuda:<index> or mps")
+        require(self.workers >= 0, "compute.workers", self.workers, "at least 0")
+        memory = self.gradient_memory_gib
+        require(memory > 0, "compute.gradient_memory_gib", memory, "positive")
+        require(self.checkpoint_seconds >= 0, "compute.checkpoint_seconds", self.checkpoint_seconds, "at least 0")
+
+
+class Wandb(Enum):
+    disabled = "disabled"
+    offline = "offline"
+    online = "online"
+
+
+@dataclass
+class Tracking:
+    wandb: Wandb = Wandb.disabled
+    project: str = "journey"
+
+
+# ----------------------------------------------------------------------------------------------- the whole run
+
+
+class Task(Enum):
+    train = "train"
+    sample = "sample"
+    attribute = "attribute"
+    evaluate = "evaluate"
+    report = "report"
+    plan = "plan"
+
+
+@dataclass
+class Config:
+    dataset: Dataset = field(default_factory=Dataset)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    sampling: Sampling = field(default_factory=Sampling)
+    method: dict[str, Method] = field(default_factory=dict)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    compute: Compute = field(default_factory=Compute)
+    tracking: Tracking = field(default_factory=Tracking)
+    task: Task = Task.report
+    name: str = "adhoc"  # of the experiment: where its report goes, and its group in W&B
+    seed: int = 0
+    artifacts: str = "artifacts"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        require(len(self.method) > 0, "method", list(self.method), "a non-empty list of methods")
+        require(re.fullmatch(r"[\w.-]+", self.name) is not None, "name", self.name, "letters, digits, '.', '_' and '-'")
+        match self.model:
+            case DDPM():
+                self._check_steps(self.model.num_timesteps)
+        if isinstance(self.evaluation, LDS):
+            judged = set(self.evaluation.paired_steps) <= set(self.sampling.steps)
+            paired_steps = self.evaluation.paired_steps
+            require(judged, "evaluation.paired_steps", paired_steps, f"among sampling.steps={self.sampling.steps}")
+
+    def _check_steps(self, num_timesteps: int) -> None:
+        steps, inference_steps = self.sampling.steps, self.sampling.num_inference_steps
+        require(all(0 <= t < num_timesteps for t in steps), "sampling.steps", steps, f"in [0, {num_timesteps})")
+        in_range = inference_steps <= num_timesteps
+        require(in_range, "sampling.num_inference_steps", inference_steps, f"in 1…{num_timesteps}")
+        visited = self.sampling.timesteps(num_timesteps)
+        stride = f"timesteps the sampler visits: {visited[-1]}, {visited[-1] + num_timesteps // inference_steps}, …, {visited[0]}"
+        require(set(steps) <= set(visited), "sampling.steps", steps, stride)
+        draws = {f"method.{k}.num_draws": m.num_draws for k, m in self.method.items() if isinstance(m, TRAK)}
+        if isinstance(self.evaluation, LDS):
+            draws["evaluation.num_draws"] = self.evaluation.num_draws
+        for name, count in draws.items():
+            require(count <= num_timesteps, name, count, f"at most the {num_timesteps} timesteps there are")
+
+
+# ------------------------------------------------------------------------------------------------ Hydra's side
+
+
+def register_schemas() -> None:
+    """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    variants = {"dataset": [Digits], "model": [DDPM], "evaluation": [LDS]}
+    for group, nodes in variants.items():
+        for node in nodes:
+            store.store(group=group, name=f"schema_{node.__name__.lower()}", node=node, package=group)
+    for node in (TRAK, Pixel, Random):
+        store.store(group="method", name=f"schema_{node.__name__.lower()}", node=node)
+
+
+def parse(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses.
+
+    Raises: ConfigError naming the setting, if a value is out of range or a key was added that no code reads.
+    """
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    for key, method in config.method.items():
+        require(isinstance(method, Method), f"method.{key}", method, "a method's settings")
+    _refuse_extra_keys(config, "")
+    return config
+
+
+def _refuse_extra_keys(node: object, path: str) -> None:
+    if is_dataclass(node):
+        names = [f.name for f in fields(node)]
+        for key, value in vars(node).items():
+            if key not in names:
+                raise ConfigError(f"{path}{key}={value}: no such key; allowed here: {', '.join(names)}")
+            _refuse_extra_keys(value, f"{path}{key}.")
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            _refuse_extra_keys(value, f"{path}{key}.")

@@ -1,0 +1,40 @@
+"""What a diffusion model is trained on: clean tensors with an optional context, made from images."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from journey import config
+from journey.data import ImageSet
+
+
+@dataclass(frozen=True)
+class Examples:
+    """x0: clean examples, float32 [N, …]; context: what conditions each, [N, L, E], or None."""
+
+    x0: Tensor
+    context: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.x0.shape[1:])
+
+    def to(self, device: torch.device) -> "Examples":
+        return Examples(self.x0.to(device), None if self.context is None else self.context.to(device))
+
+    def __getitem__(self, index: Tensor | slice) -> "Examples":
+        return Examples(self.x0[index], None if self.context is None else self.context[index])
+
+
+def encode(images: ImageSet, model: config.Model) -> Examples:
+    """Images in the space the model works in: for pixel models, uint8 0…255 → float32 −1…1."""
+    match model:
+        case config.DDPM():
+            return Examples(torch.from_numpy(images.images).float() / 127.5 - 1)
+        case _:
+            raise config.ConfigError(f"model.name={model.name}: no encoding of images")

@@ -1,0 +1,80 @@
+"""The noise schedule and one step of sampling (Ho et al. 2020, "DDPM"; Song et al. 2021, "DDIM").
+
+    T          number of timesteps; t = 0 … T − 1, larger = noisier
+    alpha_bar  ᾱ_t [T], the fraction of the clean example's variance left at t
+    x_t        noisy examples [B, …]; x0_hat  x̂0_t, the one-step estimate of the clean example [B, …]
+    eps        ε or the network's prediction of it [B, …]; z  the sampler's fresh noise [B, …]
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from journey import config
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """ᾱ_t in float64, and whether x̂0 is clipped to [−1, 1] (pixels are; latents are not)."""
+
+    alpha_bar: Tensor
+    clip: bool
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.alpha_bar)
+
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t) for each example of a batch, shaped to multiply it. [B, 1, …]"""
+        alpha_bar = self.alpha_bar.to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
+        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+
+
+def linear_schedule(num_timesteps: int, clip: bool) -> Schedule:
+    """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, Section 4)."""
+    beta = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
+    return Schedule(torch.cumprod(1 - beta, 0), clip)
+
+
+def schedule_of(model: config.Model) -> Schedule:
+    """The schedule a model is trained and sampled on."""
+    match model:
+        case config.DDPM():
+            return linear_schedule(model.num_timesteps, clip=True)
+        case _:
+            raise config.ConfigError(f"model.name={model.name}: no schedule")
+
+
+def add_noise(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (DDPM, Equation 4)."""
+    signal, noise = schedule.signal_and_noise(t, x0)
+    return signal * x0 + noise * eps
+
+
+def estimate_x0(schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """x̂0_t = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t (DDPM, Equation 15), the stand-in for E[x_0 | x_t]."""
+    signal, noise = schedule.signal_and_noise(t, x_t)
+    x0_hat = (x_t - noise * eps) / signal
+    return x0_hat.clamp(-1, 1) if schedule.clip else x0_hat
+
+
+def ddpm_step(schedule: Schedule, x_t: Tensor, x0_hat: Tensor, t: int, t_next: int, z: Tensor) -> Tensor:
+    """A draw from q(x_{t_next} | x_t, x̂0) (DDPM, Equations 6 and 7); t_next = −1 is the clean example, noise-free."""
+    alpha_bar, alpha_bar_next = _alpha_bars(schedule, t, t_next)
+    alpha = alpha_bar / alpha_bar_next
+    beta = 1 - alpha
+    mean_x0 = alpha_bar_next**0.5 * beta / (1 - alpha_bar)
+    mean_x_t = alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar)
+    variance = (1 - alpha_bar_next) / (1 - alpha_bar) * beta
+    return mean_x0 * x0_hat + mean_x_t * x_t + variance**0.5 * z
+
+
+def ddim_step(schedule: Schedule, x0_hat: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
+    """The deterministic step, x_{t_next} = √ᾱ x̂0 + √(1 − ᾱ) ε (DDIM, Equation 12 with σ = 0)."""
+    _, alpha_bar_next = _alpha_bars(schedule, t, t_next)
+    return alpha_bar_next**0.5 * x0_hat + (1 - alpha_bar_next) ** 0.5 * eps
+
+
+def _alpha_bars(schedule: Schedule, t: int, t_next: int) -> tuple[float, float]:
+    return float(schedule.alpha_bar[t]), float(schedule.alpha_bar[t_next]) if t_next >= 0 else 1.0

@@ -1,0 +1,135 @@
+"""Training a denoiser: a loop that yields, and a state that can be saved at any yield and continued bit for bit."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from journey import config
+from journey.attribution.output import denoising_loss
+from journey.diffusion.examples import Examples
+from journey.diffusion.network import bind
+from journey.diffusion.schedule import Schedule
+from journey.seeding import entropy, generator
+
+
+@dataclass
+class State:
+    """Everything that changes during training. ema: averaged parameters by name, or None."""
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor] | None
+    step: int = 0
+
+
+def new_state(network: nn.Module, training: config.Training) -> State:
+    """AdamW (Loshchilov & Hutter 2019) from step 0."""
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay, fused=True)
+    ema = {k: p.detach().clone() for k, p in network.named_parameters()} if training.ema_decay > 0 else None
+    return State(network, optimizer, ema)
+
+
+def train(
+    state: State,
+    examples: Examples,
+    training: config.Training,
+    precision: config.Precision,
+    schedule: Schedule,
+    seed: int,
+    run: str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Minimise the denoising loss; yields (loss, gradient norm) after each step, on the device and not yet synchronised.
+
+    Batches, timesteps and noise of a step are functions of (seed, run, step), so a continued run sees the same ones.
+    """
+    predict = bind(state.network, precision)
+    device = examples.x0.device
+    names, parameters = zip(*state.network.named_parameters(), strict=True)
+    while state.step < training.num_steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(training, state.step)
+        batch = examples[batch_index(len(examples), training.batch_size, state.step, seed, run).to(device)]
+        random = generator(seed, "train", run, state.step)
+        t = torch.randint(schedule.num_timesteps, (len(batch),), generator=random).to(device)
+        eps = torch.randn(batch.x0.shape, generator=random).to(device)
+
+        loss = denoising_loss(predict, schedule, batch.x0, t, eps, batch.context).mean()
+        state.optimizer.zero_grad()
+        loss.backward()
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=1.0)
+        state.optimizer.step()
+        if state.ema is not None:
+            torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - training.ema_decay)
+        state.step += 1
+        yield loss.detach(), gradient_norm
+
+
+def learning_rate(training: config.Training, step: int) -> float:
+    """Linear warm-up to the peak, then half a cosine to zero."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, training.num_steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_index(num_examples: int, batch_size: int, step: int, seed: int, run: str) -> Tensor:
+    """Indices of the batch of a step: consecutive parts of one new permutation of the examples after another. [B]"""
+    first, end = step * batch_size, (step + 1) * batch_size
+    epochs = range(first // num_examples, (end - 1) // num_examples + 1)
+    order = [torch.randperm(num_examples, generator=generator(seed, "epoch", run, epoch)) for epoch in epochs]
+    start = first - epochs[0] * num_examples
+    return torch.cat(order)[start : start + batch_size]
+
+
+def initialise(seed: int, run: str) -> None:
+    """Seed torch's global generator, from which layers draw their initial weights."""
+    torch.manual_seed(entropy(seed, "initialisation", run))
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def save(state: State, path: Path) -> None:
+    """Write the whole state, atomically, as safetensors."""
+    tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
+    moments = state.optimizer.state_dict()["state"]
+    tensors |= {f"optimizer.{i}.{key}": value for i, entry in moments.items() for key, value in entry.items()}
+    tensors |= {f"ema.{name}": value for name, value in (state.ema or {}).items()}
+    temporary = path.with_suffix(".tmp")
+    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(state.step)})
+    temporary.replace(path)
+
+
+def restore(state: State, path: Path) -> None:
+    """Continue from a checkpoint written by `save`."""
+    with safetensors.safe_open(path, "pt") as file:
+        state.step = int(file.metadata()["step"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+    by_group = {group: {} for group in ("network", "optimizer", "ema")}
+    for name, value in tensors.items():
+        group, rest = name.split(".", 1)
+        by_group[group][rest] = value
+    with torch.no_grad():
+        for name, parameter in state.network.named_parameters():
+            parameter.copy_(by_group["network"][name])
+        for name, average in (state.ema or {}).items():
+            average.copy_(by_group["ema"][name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in by_group["optimizer"].items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def use_average(state: State) -> None:
+    """Put the averaged weights, if there are any, into the network."""
+    if state.ema is not None:
+        with torch.no_grad():
+            for name, parameter in state.network.named_parameters():
+                parameter.copy_(state.ema[name])

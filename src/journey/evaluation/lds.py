@@ -1,0 +1,147 @@
+"""The linear datamodeling score (Park et al. 2023, Section 2), of every step, of the trajectory and of the destination.
+
+A model trained on subset S is predicted to have output −Σ_{i∈S} τ_i + const; the LDS of a query is the Spearman
+correlation, over subsets, of predicted and measured outputs.
+
+    M  subsets;  T  targets: the steps, the trajectory (mean of the steps), the destination;  Q  queries;  N  training images
+    candidates  every (damping, read-out) of a method
+
+Damping and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
+of the four cells (half of queries × half of subsets) is reported with the candidate that is best on the opposite cell.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from journey.evaluation.statistics import bootstrap_weights, interval, weighted_spearman
+from journey.seeding import numpy_generator
+
+READOUTS = {"linear": lambda tau: tau, "relu": lambda tau: np.maximum(tau, 0), "square": np.square}
+STEP, TRAJECTORY, DESTINATION = "step", "trajectory", "destination"
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """The split into halves, and bootstrap weights: one draw of both for all methods, so that differences are paired.
+
+    query_half, subset_half: 0 or 1 for each; query_weights: [B, Q]; subset_weights: [B, M], drawn within each half.
+    The first replicate is the data themselves.
+    """
+
+    query_half: np.ndarray
+    subset_half: np.ndarray
+    query_weights: np.ndarray
+    subset_weights: np.ndarray
+
+
+def resampling(num_queries: int, num_subsets: int, num_bootstrap: int, seed: int) -> Resampling:
+    """A seeded split and seeded weights."""
+    random = numpy_generator(seed, "lds")
+    query_half = random.permutation(num_queries) % 2
+    subset_half = random.permutation(num_subsets) % 2
+    query_weights = bootstrap_weights(num_queries, num_bootstrap, random)
+    subset_weights = np.empty((num_bootstrap, num_subsets), np.int64)
+    for half in (0, 1):
+        members = subset_half == half
+        subset_weights[:, members] = bootstrap_weights(members.sum(), num_bootstrap, random)
+    observed = np.ones((1, num_queries), np.int64), np.ones((1, num_subsets), np.int64)
+    return Resampling(
+        query_half, subset_half, np.concatenate([observed[0], query_weights]), np.concatenate([observed[1], subset_weights])
+    )
+
+
+def with_aggregates(outputs: np.ndarray) -> np.ndarray:
+    """Outputs of steps and destination [..., S + 1, Q] → of all targets [..., S + 2, Q]: steps, trajectory, destination."""
+    steps, destination = outputs[..., :-1, :], outputs[..., -1:, :]
+    return np.concatenate([steps, steps.mean(-2, keepdims=True), destination], -2)
+
+
+def scores_by_target(scores: np.ndarray, num_steps: int) -> np.ndarray:
+    """A method's scores of one read-out [step, query, train] → of all targets [T, Q, N].
+
+    One score per image is judged at every step; a per-step method is judged elsewhere with its mean over steps.
+    """
+    steps = np.broadcast_to(scores, (num_steps, *scores.shape[1:]))
+    mean = scores.mean(0, keepdims=True)
+    return np.concatenate([steps, mean, mean])
+
+
+def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
+    """Predicted outputs of every candidate: scores [damping, step, query, train], masks [M, N] → [candidates, T, Q, M]."""
+    kept = masks.T.astype(np.float32)
+    by_candidate = [
+        -(scores_by_target(readout(of_damping), num_steps) @ kept) for of_damping in scores for readout in READOUTS.values()
+    ]
+    return np.stack(by_candidate)
+
+
+def candidate(index: int, damping: list[float]) -> tuple[float | None, str]:
+    """(damping, read-out) of a candidate's index; methods without a kernel have no damping."""
+    of_damping, of_readout = divmod(index, len(READOUTS))
+    return (damping[of_damping] if damping else None), list(READOUTS)[of_readout]
+
+
+@dataclass(frozen=True)
+class MethodLDS:
+    """replicates: LDS under resampling [B, T, Q], the first being the observed one; chosen: by target, then by cell."""
+
+    replicates: np.ndarray
+    chosen: dict[str, list[int]]
+
+
+def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) -> MethodLDS:
+    """LDS of one method: predictions [candidates, T, Q, M] against measured outputs [T, Q, M]."""
+    num_targets = len(measured)
+    targets = {STEP: list(range(num_targets - 2)), TRAJECTORY: [num_targets - 2], DESTINATION: [num_targets - 1]}
+    replicates = np.zeros((len(resampled.subset_weights), *measured.shape[:2]))
+    chosen = {name: [] for name in targets}
+    on_half = [_all_candidates(predictions, measured, resampled.subset_half == half) for half in (0, 1)]
+    for query_half in (0, 1):
+        for subset_half in (0, 1):
+            queries, subsets = resampled.query_half == query_half, resampled.subset_half == subset_half
+            for name, target in targets.items():
+                best = int(on_half[1 - subset_half][:, target][:, :, ~queries].mean((1, 2)).argmax())
+                chosen[name].append(best)
+                of_cell = predictions[best][target][:, queries][..., subsets], measured[target][:, queries][..., subsets]
+                rho = _spearman(*of_cell, resampled.subset_weights[:, subsets])  # [B, targets, queries]
+                replicates[np.ix_(range(len(replicates)), target, np.flatnonzero(queries))] += rho / 2
+    return MethodLDS(replicates, chosen)
+
+
+def _all_candidates(predictions: np.ndarray, measured: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+    """Plain LDS of every candidate on some of the subsets. [candidates, T, Q]"""
+    once = np.ones((1, subsets.sum()))
+    return np.stack([_spearman(p[..., subsets], measured[..., subsets], once)[0] for p in predictions])
+
+
+def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """ρ over the last axis of a and b [T, Q, M], under each replicate's weights. [B, T, Q]"""
+    rho = weighted_spearman(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), weights)
+    return rho.reshape(-1, *a.shape[:-1])
+
+
+def ceiling(outputs: np.ndarray, resampled: Resampling) -> np.ndarray:
+    """How well an equally noisy measurement predicts the measured outputs, [B, T, Q].
+
+    outputs: [M, R, 2, T, Q]. Several seeds: each seed's outputs against the mean of the others'. One seed: one half of
+    the draws against the other, which leaves out what another training seed would change.
+    """
+    by_seed = np.moveaxis(outputs.mean(2), (0, 1), (-1, 0))  # [R, T, Q, M]
+    if len(by_seed) == 1:
+        first, second = np.moveaxis(outputs[:, 0], (0, 1), (-1, 0))
+        return _spearman(first, second, resampled.subset_weights)
+    others = (by_seed.sum(0) - by_seed) / (len(by_seed) - 1)
+    pairs = zip(by_seed, others, strict=True)
+    return np.mean([_spearman(one, rest, resampled.subset_weights) for one, rest in pairs], 0)
+
+
+def query_mean(replicates: np.ndarray, query_weights: np.ndarray) -> np.ndarray:
+    """Mean over queries under each replicate's weights: [B, T, Q] → [B, T]."""
+    return np.einsum("btq,bq->bt", replicates, query_weights / query_weights.sum(1, keepdims=True))
+
+
+def mean_and_interval(replicates: np.ndarray) -> dict[str, list]:
+    """Observed value and 95% interval over queries and subsets, of anything with replicates first. JSON-able"""
+    low, high = interval(replicates[1:])
+    return {"mean": replicates[0].tolist(), "ci95": np.stack([low, high], -1).tolist()}

@@ -1,0 +1,1 @@
+"""From stored artifacts to reports/<experiment>/: pictures and tables are views of result.json."""
