@@ -4,14 +4,16 @@ journey experiment=digits                      the whole experiment, and its rep
 journey experiment=digits task=plan            what would run, and what is cached
 """
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +23,7 @@ from journey.config import Task
 from journey.stages import Workspace
 from journey.store import Store, StoreError
 
+CONF = Path(__file__).parent / "conf"
 EXPECTED = (config.ConfigError, StoreError, launch.JobsFailedError, FloatingPointError)
 
 
@@ -48,22 +51,30 @@ def dispatch(run: config.Config, reports: Path) -> None:
             write.write(run, workspace, reports)
 
 
-@hydra.main(config_path=str(Path(__file__).parent / "conf"), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _run(composed: DictConfig) -> None:
-    run = config.parse(composed)
-    job = HydraConfig.get()
-    reports = Path(run.reports) / run.name
-    if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
-        reports = reports / (job.job.override_dirname.replace("/", "-") or str(job.job.num))
-    dispatch(run, reports)
+    with one_line_errors():  # inside too: Hydra would print more than a line
+        run = config.parse(composed)
+        job = HydraConfig.get()
+        reports = Path(run.reports) / run.name
+        if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
+            reports = reports / (job.job.override_dirname.replace("/", "-") or str(job.job.num))
+        dispatch(run, reports)
 
 
 def main() -> None:
-    """Run, and turn what users can mend into one line on standard error."""
+    """The command `journey`."""
     config.register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of to Hydra's own printing
-    try:
+    with one_line_errors():
         _run()
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what users can mend into one line on standard error, and exit status 1."""
+    try:
+        yield
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues where this one stopped")
     except (HydraException, OmegaConfBaseException) as error:
@@ -78,6 +89,10 @@ def main() -> None:
 
 def _one_line(error: Exception) -> str:
     """Hydra's message and its cause, without the lines that suggest getting round the check."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={option}: no such option; available: {', '.join(options)}"
     parts = [str(error), str(error.__cause__ or "")]
     lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith(("To append", "reference_type", "Config search", "provider")))

@@ -65,6 +65,7 @@ def _outcomes(wave: list[Spec], workspace: Workspace, workers: "_Workers") -> It
         yield wave[0], None
         return
     waiting = {address(spec): spec for spec in wave}
+    fruitless = 0  # generations of workers, in a row, that died before any job ended
     while waiting:
         jobs: dict[Future, str] = {workers.pool.submit(_work, spec, workspace): key for key, spec in waiting.items()}
         before = len(waiting)
@@ -75,9 +76,10 @@ def _outcomes(wave: list[Spec], workspace: Workspace, workers: "_Workers") -> It
             except BrokenProcessPool:
                 continue  # a worker was killed: every unfinished job ends here, and is given to new workers
             yield waiting.pop(key), error
+        fruitless = fruitless + 1 if len(waiting) == before else 0
         if waiting:
             workers.renew()
-        if len(waiting) == before:
+        if fruitless == 2:
             for spec in waiting.values():
                 yield spec, "the worker process was killed (out of memory?), twice without any progress"
             return

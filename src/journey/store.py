@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from journey.specs import Spec, address, contents, parents
 
@@ -161,6 +162,15 @@ def replace_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A float32 `.npy` file to be filled through memory, its space reserved: a full disk is an error here, not a crash later."""
+    array = open_memmap(path, "w+", np.float32, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _fsync(path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from journey import config
 from journey.attribution.output import Draws, output
@@ -72,7 +73,8 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
         return output(predict, objective.schedule, x0, draws, context)
 
     in_dims = (None, 0, None if examples.context is None else 0)
-    by_name = torch.func.vmap(torch.func.grad(f), in_dims)(parameters, examples.x0, examples.context)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+        by_name = torch.func.vmap(torch.func.grad(f), in_dims)(parameters, examples.x0, examples.context)
     return torch.cat([g.flatten(1) for g in by_name.values()], 1)
 
 

@@ -18,16 +18,18 @@ def lds_by_step(result: dict) -> Figure:
     figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, width_ratios=(3, 1), layout="constrained")
     steps = result["steps"]
     ceiling = {"ceiling": result["ceiling"]}
-    for i, (name, lds) in enumerate((ceiling | result["lds"]).items()):
-        colour, line = (GREY, "--") if name == "ceiling" else (COLOURS[(i - 1) % len(COLOURS)], "o-")
-        label = f"ceiling ({lds['kind']})" if name == "ceiling" else name
-        low, high = np.transpose(lds["step"]["ci95"])
-        by_step.plot(steps, lds["step"]["mean"], line, color=colour, label=label, markersize=4)
-        by_step.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+    by_step.plot(steps, result["ceiling"]["step"]["mean"], "--", color=GREY, label=f"ceiling ({result['ceiling']['kind']})")
+    spread = 0.012 * (max(steps) - min(steps))  # side by side, so that intervals can be told apart
+    for i, (name, lds) in enumerate((result["lds"] | ceiling).items()):
+        place = i - len(result["lds"]) / 2
+        style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
+        if name == "ceiling":
+            style["color"] = GREY
+        else:
+            at = np.array(steps) - spread * place
+            by_step.errorbar(at, lds["step"]["mean"], _error(lds["step"]), label=name, **style)
         for x, target in enumerate(("trajectory", "destination")):
-            mean, (low, high) = lds[target]["mean"], lds[target]["ci95"]
-            offset = x + 0.1 * (i - len(result["lds"]) / 2)
-            whole.errorbar(offset, mean, [[max(0, mean - low)], [max(0, high - mean)]], fmt="o", color=colour, capsize=2, ms=4)
+            whole.errorbar(x + 0.1 * place, lds[target]["mean"], _error(lds[target]), **style)
     by_step.invert_xaxis()
     by_step.set(xlabel="step t that is judged  (noise → image)", ylabel="LDS (Spearman, mean over queries)")
     whole.set_xticks([0, 1], ["trajectory", "destination"])
@@ -39,6 +41,12 @@ def lds_by_step(result: dict) -> Figure:
     sizes = f"{result['num_train']} training images, {result['num_subsets']} subsets × {result['num_seeds']} seeds"
     figure.suptitle(f"{result['experiment']}: {sizes}, {result['num_queries']} queries, 95% intervals", fontsize=10)
     return figure
+
+
+def _error(lds: dict) -> np.ndarray:
+    """Distances from the mean to both ends of the interval. [2, 1 or S]"""
+    mean, ends = np.atleast_1d(lds["mean"]), np.atleast_2d(lds["ci95"])
+    return np.maximum(0, np.stack([mean - ends[:, 0], ends[:, 1] - mean]))
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
     num_queries = min(num_queries, guided.x0_hat.shape[1])
     rows_each, num_steps = 1 + 2 * num_shown, len(guided.steps)
     heights = ([1.0] * rows_each + [0.35]) * num_queries
-    size = (0.62 * num_steps + 1.3, 0.62 * sum(heights) + 0.8)
+    size = (max(4.5, 0.62 * num_steps + 1.3), 0.62 * sum(heights) + 0.8)
     figure, axes = plt.subplots(
         len(heights), num_steps, figsize=size, squeeze=False, height_ratios=heights, gridspec_kw={"wspace": 0.08, "hspace": 0.08}
     )

@@ -23,7 +23,7 @@ def lds_table(result: dict) -> Table:
 def paired_table(result: dict) -> Table:
     """Differences between methods at the paired steps."""
     pairs = [pair for pair in result["paired"] if pair["target"] == "step"]
-    steps = ", ".join(map(str, pairs[0]["steps"])) if pairs else ""
+    steps = ", ".join(map(str, pairs[0]["steps"]))
     table = Table("a − b", "LDS × 100", "95% interval", title=f"paired differences, mean of t={steps}", title_justify="left")
     for pair in pairs:
         low, high = pair["ci95"]

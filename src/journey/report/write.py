@@ -30,9 +30,11 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
         plt.close(figure)
 
     console = Console()
-    console.print(tables.lds_table(result), tables.paired_table(result))
+    console.print(tables.lds_table(result))
+    if result["paired"]:
+        console.print(tables.paired_table(result))
     _to_wandb(result, directory, list(pictures), workspace)
-    console.print(f"{directory}/: result.json, {', '.join(pictures)}", highlight=False)
+    console.print(f"{directory}/: result.json, {', '.join(pictures)}", highlight=False, soft_wrap=True)
 
 
 def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:

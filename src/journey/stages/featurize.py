@@ -22,7 +22,7 @@ from journey.diffusion.examples import Examples, encode
 from journey.specs import Featurize
 from journey.stages import Workspace, get
 from journey.stages.measure import estimates_at
-from journey.store import replace_text, write_json
+from journey.store import new_array, replace_text, write_json
 
 PLAN, PROGRESS = "plan.json", "progress.json"
 
@@ -57,7 +57,7 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     else:
         plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, compute.gradient_memory_gib)
         replace_text(partial / PLAN, plan.to_json())
-        done, features = 0, open_memmap(partial / "features.npy", "w+", np.float32, (num_rows, p))
+        done, features = 0, new_array(partial / "features.npy", (num_rows, p))
 
     # Compute, a block of rows at a time.
     row, saved_at = 0, time.monotonic()

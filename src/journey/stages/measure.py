@@ -15,7 +15,6 @@ from journey.stages import Workspace, get
 from journey.store import Artifact
 
 
-@torch.no_grad()
 def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if an output is not finite."""
     device = network.device_of(workspace.compute)
@@ -29,12 +28,15 @@ def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
     outputs = np.empty((2, *examples.shape[:2]))
     for target, draws in enumerate(_draws(spec, noise_schedule.num_timesteps, tuple(examples.shape[2:]))):
         for half, some in enumerate(draws.halves(spec.antithetic)):
-            on_device = some.to(device)
-            per_query = [output(predict, noise_schedule, x0, on_device) for x0 in examples[target]]
-            outputs[half, target] = torch.stack(per_query).cpu().numpy()
+            outputs[half, target] = _outputs(predict, noise_schedule, examples[target], some.to(device))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
     np.save(partial / "outputs.npy", outputs)
+
+
+@torch.no_grad()
+def _outputs(predict: network.Predict, noise_schedule: schedule.Schedule, queries: torch.Tensor, draws: Draws) -> np.ndarray:
+    return torch.stack([output(predict, noise_schedule, x0, draws) for x0 in queries]).cpu().numpy()
 
 
 def _draws(spec: Measure, num_timesteps: int, shape: tuple[int, ...]) -> list[Draws]:

@@ -6,13 +6,13 @@ Payload: timesteps.npy [S]; x_t.npy, x0_hat.npy and noise.npy, float32 [S, Q, â€
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from journey import data
 from journey.config import Sampling
 from journey.diffusion import examples, network, sampling, schedule
 from journey.specs import Sample
 from journey.stages import Workspace, get
+from journey.store import new_array
 
 
 def run(spec: Sample, partial: Path, workspace: Workspace) -> None:
@@ -26,7 +26,7 @@ def run(spec: Sample, partial: Path, workspace: Workspace) -> None:
 
     full_shape = (len(timesteps), spec.num_queries, *shape)
     names = ("x_t", "x0_hat", "noise")
-    x_t, x0_hat, noise = (open_memmap(partial / f"{n}.npy", "w+", np.float32, full_shape) for n in names)
+    x_t, x0_hat, noise = (new_array(partial / f"{n}.npy", full_shape) for n in names)
     predict = network.bind(denoiser, spec.model.precision)
     queries = sampling.QueryNoise(spec.num_queries, shape, spec.seed)
     for i, step in enumerate(sampling.sample(predict, noise_schedule, spec.sampler, timesteps, queries, device)):

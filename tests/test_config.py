@@ -1,0 +1,115 @@
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import journey
+from journey import __main__ as entry
+from journey import config
+
+PACKAGE = Path(journey.__path__[0])
+CONF = PACKAGE / "conf"
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
+
+
+def composed(*overrides: str) -> config.Config:
+    config.register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.parse(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_is_named_after_its_file(experiment):
+    assert composed(f"experiment={experiment}").name == experiment
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_is_named_after_its_file(option):
+    group, name = option.split("=")
+    if group == "method":
+        assert composed(f"method=[{name}]").method[name].name == name
+    else:
+        assert getattr(composed(option), group).name == name
+
+
+def test_digits_is_what_was_asked_for():
+    run = composed("experiment=digits")
+    assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 32, 1)
+    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (1200, 64, 24)
+    assert run.sampling.steps == [900, 700, 600, 500, 400, 300, 200, 100, 20]
+    assert run.method["journey"].num_draws == run.evaluation.num_draws == 32
+    assert run.method["journey"].num_checkpoints == 3
+
+
+REFUSED = {
+    "method.journey.typo=1": r"method\.journey\.typo",
+    "+method.journey.typo=1": r"method\.journey\.typo=1: no such key; allowed here: name, at",
+    "+training.typo=1": r"training\.typo=1: no such key",
+    "+typo=1": r"typo=1: no such key",
+    "+method.foo=1": r"method\.foo|foo",
+    "training.num_steps=many": r"Value 'many' of type 'str' could not be converted to Integer; full_key: training\.num_steps",
+    "training.num_steps=0": r"training\.num_steps=0: must be at least 1",
+    "training.batch_size=0": r"training\.batch_size=0",
+    "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive",
+    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_small, ddpm_tiny",
+    "method=[nothing]": r"method=nothing: no such option; available: journey, pixel, random, trak",
+    "method=[]": r"method=\[\]: must be a non-empty list",
+    "method.journey.at=somewhere": r"expected one of \[step, destination\]",
+    "method.pixel.at=step": r"method\.pixel\.at",
+    "method.journey.damping=[]": r"damping=\[\]: must be a non-empty list",
+    "method.journey.damping=[0]": r"damping=\[0\.0\]",
+    "method.journey.num_checkpoints=0": r"num_checkpoints=0",
+    "method.journey.num_draws=1001": r"method\.journey\.num_draws=1001: must be at most the 1000 timesteps there are",
+    "evaluation.num_draws=1002": r"evaluation\.num_draws=1002",
+    "evaluation.num_draws=7": r"evaluation\.num_draws=7: must be a multiple of 2",
+    "evaluation.num_subsets=0": r"evaluation\.num_subsets=0: must be at least 6",
+    "evaluation.fraction=1.0": r"evaluation\.fraction=1\.0: must be strictly between 0 and 1",
+    "evaluation.fraction=0": r"evaluation\.fraction=0\.0",
+    "evaluation.paired_steps=[7]": r"evaluation\.paired_steps=\[7\]: must be among sampling\.steps",
+    "sampling.num_queries=0": r"sampling\.num_queries=0",
+    "sampling.steps=[1000]": r"sampling\.steps=\[1000\]: must be in \[0, 1000\)",
+    "sampling.steps=[-1]": r"sampling\.steps=\[-1\]",
+    "sampling.steps=[]": r"sampling\.steps=\[\]",
+    "sampling.num_inference_steps=1001": r"num_inference_steps=1001: must be in 1…1000",
+    "sampling.num_inference_steps=7": r"sampling\.steps=.*must be timesteps the sampler visits: 0, 142, …, 852",
+    "dataset.num_train=0": r"dataset\.num_train=0: must be in 1…1797",
+    "compute.device=tpu": r"compute\.device=tpu: must be cpu, cuda",
+    "compute.gradient_memory_gib=0": r"compute\.gradient_memory_gib=0\.0",
+    "tracking.wandb=yes": r"expected one of \[disabled, offline, online\]",
+    "experiment=nothing": r"experiment=nothing: no such option; available: digits, smoke",
+    "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan\]",
+    "name=../up": r"name=\.\./up",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.items())
+def test_bad_input_is_one_line_before_any_compute(override, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["journey", override, f"artifacts={tmp_path / 'store'}"])
+    with pytest.raises(SystemExit) as stopped:
+        entry.main()
+    text = str(stopped.value)
+    assert text.startswith("error: ")
+    assert "\n" not in text
+    assert re.search(message, text), text
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_typo_in_an_experiment_file_is_refused(tmp_path):
+    experiment = CONF / "experiment" / "smoke.yaml"
+    lines = experiment.read_text().replace("num_steps:", "num_stepz:")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text(lines)
+    with pytest.raises(Exception, match="num_stepz"):
+        composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=typo")
+
+
+def test_every_setting_is_read_by_code():
+    source = "\n".join(p.read_text() for p in PACKAGE.rglob("*.py"))
+    classes = [c for c in vars(config).values() if isinstance(c, type) and is_dataclass(c)]
+    unread = {
+        f"{c.__name__}.{f.name}" for c in classes for f in fields(c) if not re.search(rf"(?<!self)\.{f.name}\b", source)
+    }
+    assert not unread

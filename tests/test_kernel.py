@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+from trak.score_computers import BasicScoreComputer
+
+from journey.attribution.kernel import SingularKernelError, kernel_scores
+
+
+def features(n, p, q=5, seed=0):
+    random = np.random.default_rng(seed)
+    return random.standard_normal((n, p), np.float32), random.standard_normal((q, p), np.float32)
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 5000)])
+def test_is_the_dense_formula(n, p):
+    train, queries = features(n, p)
+    damping = [0.01, 1.0]
+    scores, conditions = kernel_scores(train, queries, damping)
+    phi = train.astype(np.float64)
+    for of_damping, relative, condition in zip(scores, damping, conditions, strict=True):
+        kernel = phi.T @ phi
+        kernel += relative * np.trace(kernel) / p * np.eye(p)
+        expected = queries @ np.linalg.inv(kernel) @ phi.T
+        np.testing.assert_allclose(of_damping, expected, rtol=1e-4, atol=1e-6)
+        if n > p:
+            assert condition == pytest.approx(np.linalg.cond(kernel), rel=1e-6)
+
+
+def test_is_traks_own_score_computer():
+    train, queries = features(500, 128)
+    computer = BasicScoreComputer(torch.float64, torch.device("cpu"), logging_level="ERROR")
+    phi, phi_q = torch.from_numpy(train).double(), torch.from_numpy(queries).double()
+    accumulator = torch.zeros(500, 5, dtype=torch.float64)
+    computer.get_scores(computer.get_x_xtx_inv(phi, computer.get_xtx(phi)), phi_q, accumulator)
+    scores, _ = kernel_scores(train, queries, [1e-9])
+    correlation = np.corrcoef(scores[0].T.ravel(), accumulator.numpy().ravel())[0, 1]
+    assert correlation > 0.999999  # trak divides by a constant
+
+
+def test_bad_features_are_refused_by_name():
+    train, queries = features(30, 10)
+    for bad in (np.nan, 0.0, np.inf):
+        broken = train.copy()
+        broken[7] = bad
+        with pytest.raises(ValueError, match="features of example 7"):
+            kernel_scores(broken, queries, [1.0])
+
+
+def test_singular_kernel_names_a_damping_that_would_do():
+    train, queries = features(30, 10)
+    train[:] = train[:, :1]
+    with pytest.raises(SingularKernelError, match=r"damping=1e-11 would do") as caught:
+        kernel_scores(train, queries, [1e-17])
+    enough = float(str(caught.value).split("damping=")[1].split()[0])
+    kernel_scores(train, queries, [enough])

@@ -1,0 +1,50 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from rich.console import Console
+
+from journey.report import figures, tables
+
+
+@pytest.fixture
+def result():
+    def lds(shift):
+        step = {"mean": [0.1 + shift, 0.2 + shift], "ci95": [[0.0 + shift, 0.2 + shift], [0.1 + shift, 0.35 + shift]]}
+        whole = {"mean": 0.3 + shift, "ci95": [0.2 + shift, 0.4 + shift]}
+        return {"step": step, "trajectory": whole, "destination": whole}
+
+    return {
+        "experiment": "test", "num_train": 10, "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
+        "lds": {"journey": lds(0.0), "trak": lds(-0.1)}, "ceiling": {"kind": "seeds", **lds(0.5)},
+        "paired": [{"a": "journey", "b": "trak", "target": "step", "mean": 0.1, "ci95": [0.05, 0.15], "steps": [600, 300]}],
+    }  # fmt: skip
+
+
+def test_every_curve_is_drawn_where_the_result_has_it(result):
+    axes = figures.lds_by_step(result).axes[0]
+    drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    containers = {c.get_label(): c.lines[0] for c in axes.containers}
+    for name, lds in result["lds"].items():
+        np.testing.assert_allclose(containers[name].get_ydata().astype(float), lds["step"]["mean"])
+    np.testing.assert_allclose(drawn["ceiling (seeds)"].get_ydata(), result["ceiling"]["step"]["mean"])
+    assert axes.xaxis_inverted()
+    plt.close("all")
+
+
+def test_proponents_and_opponents_are_under_their_step():
+    train = np.linspace(-1, 1, 10).reshape(10, 1, 1, 1).repeat(4, 2).repeat(4, 3)
+    scores = np.stack([np.arange(10.0), -np.arange(10.0)])[:, None]  # the first step likes the last image best
+    guided = figures.Guided([600, 300], np.zeros((2, 1, 1, 4, 4)), train, scores, [str(i) for i in range(10)])
+    figure = figures.journeys(guided, "test", num_queries=1, num_shown=2)
+    shown = np.array([[a.images[0].get_array()[0, 0] if a.images else np.nan for a in figure.axes]]).reshape(-1, 2)
+    index = np.rint(np.nan_to_num(shown[1:5]) * 9).astype(int)
+    np.testing.assert_array_equal(index, [[9, 0], [8, 1], [0, 9], [1, 8]])
+    plt.close("all")
+
+
+def test_tables_hold_the_numbers(result):
+    console = Console(record=True, width=120)
+    console.print(tables.lds_table(result), tables.paired_table(result))
+    text = console.export_text()
+    for expected in ("10.0 ± 10.0", "20.0 ± 12.5", "30.0 ± 10.0", "80.0 ± 10.0", "+10.0", "[+5.0, +15.0]", "t=600, 300"):
+        assert expected in text

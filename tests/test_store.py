@@ -1,0 +1,185 @@
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import small_run
+
+from journey import config, specs
+from journey.stages import Workspace, get
+from journey.store import MANIFEST, Store, StoreError, differences, write_json
+
+TESTS = Path(__file__).parent
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from conftest import small_run
+from journey import config, specs, store
+from journey.stages import Workspace, get
+run = small_run()
+{before}
+get({spec}, Workspace(store.Store({root!r}), run.compute, config.Tracking(), "test"))
+"""
+TRAIN = "specs.full_model(run, 0)"
+FEATURIZE = "specs.score(run, run.method['journey']).train_features[0]"
+
+
+def child(root: Path, spec: str, before: str = "") -> subprocess.Popen:
+    code = CHILD.format(tests=str(TESTS), root=str(root), spec=spec, before=before)
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def kill_when(process: subprocess.Popen, appears: str, root: Path) -> None:
+    """SIGKILL as soon as a file matching the pattern exists."""
+    deadline = time.monotonic() + 60
+    while not list(root.glob(appears)):
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def undisturbed(tmp_path_factory):
+    def make(spec):
+        run = small_run()
+        root = tmp_path_factory.mktemp("undisturbed")
+        return get(spec, Workspace(Store(root), run.compute, config.Tracking(), "test")).manifest["checksums"]
+
+    return make
+
+
+def spec_of(name: str):
+    return eval(name, {"specs": specs, "run": small_run()})
+
+
+@pytest.mark.parametrize(
+    ("spec", "appears"),
+    [(TRAIN, "models/*.partial/checkpoint.safetensors"), (FEATURIZE, "features/*.partial/progress.json")],
+    ids=["training", "featurization"],
+)
+def test_killed_in_the_middle_and_resumed_is_bit_identical(workspace, undisturbed, spec, appears):
+    kill_when(child(workspace.store.root, spec), appears, workspace.store.root)
+    assert workspace.store.find(spec_of(spec)) is None
+    assert list(workspace.store.root.glob(appears)), "the interrupted work is kept"
+    assert get(spec_of(spec), workspace).manifest["checksums"] == undisturbed(spec_of(spec))
+    assert not list(workspace.store.root.glob(appears))
+
+
+@pytest.mark.parametrize("moment", ["store.os.rename", "store.checksum", "store._fsync", "store.write_json", "store.os.replace"])
+def test_killed_in_a_commit_and_resumed_is_bit_identical(workspace, undisturbed, moment):
+    before = f"{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    process = child(workspace.store.root, TRAIN, before)
+    assert process.wait(60) == -signal.SIGKILL
+    assert workspace.store.find(spec_of(TRAIN)) is None
+    assert get(spec_of(TRAIN), workspace).manifest["checksums"] == undisturbed(spec_of(TRAIN))
+
+
+def test_second_call_reads_what_the_first_made(workspace, monkeypatch):
+    spec = spec_of(TRAIN)
+    made = get(spec, workspace)
+    monkeypatch.setattr("journey.stages.train.run", lambda *_: pytest.fail("made again"))
+    again = get(spec, Workspace(Store(workspace.store.root), workspace.compute, workspace.tracking, "other"))
+    assert again.manifest == made.manifest
+    assert made.manifest["contents"]["training"]["num_steps"] == 150
+
+
+def fresh(workspace) -> Store:
+    return Store(workspace.store.root)
+
+
+def test_other_settings_are_refused_with_the_difference(workspace):
+    made = get(spec_of(TRAIN), workspace)
+    manifest = json.loads((made.path / MANIFEST).read_text())
+    manifest["contents"]["training"]["learning_rate"] = 0.5
+    write_json(made.path / MANIFEST, manifest)
+    with pytest.raises(StoreError, match=r"training\.learning_rate: stored 0\.5, wanted 0\.003"):
+        fresh(workspace).find(spec_of(TRAIN))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
+def test_damage_is_refused_by_name(workspace, damage):
+    made = get(spec_of(TRAIN), workspace)
+    payload = made.path / "diffusion_pytorch_model.safetensors"
+    content = bytearray(payload.read_bytes())
+    if damage == "flip":
+        content[-1] ^= 1
+        payload.write_bytes(content)
+    elif damage == "truncate":
+        payload.write_bytes(content[:100])
+    elif damage == "delete":
+        payload.unlink()
+    else:
+        (made.path / MANIFEST).write_text('{"contents": {')
+    with pytest.raises(StoreError, match=f"{MANIFEST if damage == 'manifest' else payload.name}|unreadable manifest"):
+        fresh(workspace).find(spec_of(TRAIN))
+
+
+def test_a_full_disk_loses_nothing(workspace, undisturbed):
+    partial = workspace.store.root / (specs.address(spec_of(TRAIN)) + ".partial")
+    partial.mkdir(parents=True)
+    full = partial / "manifest.json.tmp"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        get(spec_of(TRAIN), workspace)
+    assert caught.value.errno == errno.ENOSPC
+    full.unlink()
+    assert get(spec_of(TRAIN), workspace).manifest["checksums"] == undisturbed(spec_of(TRAIN))
+
+
+def test_two_runs_at_once_make_it_once(workspace, undisturbed):
+    first, second = (child(workspace.store.root, TRAIN) for _ in range(2))
+    assert first.wait(60) == second.wait(60) == 0
+    assert [p.name for p in (workspace.store.root / "models").iterdir()] == [specs.address(spec_of(TRAIN)).split("/")[1]]
+    assert fresh(workspace).find(spec_of(TRAIN)).manifest["checksums"] == undisturbed(spec_of(TRAIN))
+
+
+def test_a_second_rename_is_dropped(workspace):
+    spec = spec_of(TRAIN)
+    made = get(spec, workspace)
+    late = made.path.with_name("late")
+    late.mkdir()
+    assert workspace.store.commit(spec, late, 0.0).manifest == made.manifest
+    assert not late.exists()
+
+
+def test_address_changes_with_settings_and_parents_and_nothing_else():
+    run = small_run()
+    one = specs.evaluate(run)
+    same = small_run(compute=config.Compute(workers=7, device="cuda"), name="x", artifacts="elsewhere")
+    assert specs.address(specs.evaluate(same)) == specs.address(one)
+    for changes in (
+        {"seed": 1},
+        {"training": config.Training(num_steps=151, batch_size=16, warmup_steps=4)},
+        {"compute": config.Compute(precision=config.Precision.bf16)},
+    ):
+        other = small_run(**changes)
+        for make in (lambda r: specs.full_model(r, 0), specs.journeys, specs.evaluate):
+            assert specs.address(make(other)) != specs.address(make(run))
+
+
+def test_more_subsets_reuse_the_first_ones():
+    def addresses(count):
+        run = small_run(evaluation=config.LDS(num_subsets=count, num_draws=4, paired_steps=[600]))
+        return [specs.address(m[0]) for m in specs.evaluate(run).outputs]
+
+    assert addresses(8)[:6] == addresses(6)
+
+
+def test_differences_name_each_leaf():
+    stored, wanted = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
+    assert differences(stored, wanted) == [
+        "a.c: stored 2, wanted 5",
+        "d: stored 3, wanted (nothing)",
+        "e: stored (nothing), wanted 4",
+    ]
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import small_run
+
+from journey import config, specs
+from journey.report import write
+from journey.stages import Workspace, get
+from journey.tracking import track
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_resumed_run_has_every_line_once(workspace, tmp_path):
+    spec = specs.full_model(small_run(), 0)
+    with track(spec, tmp_path, workspace) as log:
+        for step in (50, 100, 150):
+            log(step, loss=step / 100)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 200, "lo')  # cut short by a kill
+    with track(spec, tmp_path, workspace, resume_step=100) as log:
+        log(150, loss=7.0)
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"step": 50, "loss": 0.5},
+        {"step": 100, "loss": 1.0},
+        {"step": 150, "loss": 7.0},
+    ]
+
+
+def inspect(directory):
+    """What W&B's own reader finds in an offline run."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(directory)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tracking = config.Tracking(config.Wandb.offline)
+    run = small_run(tracking=tracking)
+    tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
+    artifact = get(specs.full_model(run, 0), tracked)
+    write.write(run, tracked, tmp_path / "report")
+
+    runs = {found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))}
+    last = lines(artifact.path / "metrics.jsonl")[-1]
+    curve = runs[artifact.path.name]
+    assert (curve["step"], curve["summary"]["loss"]) == (150, last["loss"])
+    assert curve["config"]["training"]["num_steps"] == 150
+    assert b"the-experiment" in Path(curve["file"]).read_bytes()
+    report = json.dumps(runs["adhoc-report"]["summary"])
+    for expected in ("lds_by_step", "journeys", "lds/journey/trajectory"):
+        assert expected in report
+    assert not list(tmp_path.glob("wandb/run-*")), "nothing goes online"
+
+
+def test_disabled_wandb_is_not_even_imported(workspace):
+    code = (
+        "import sys; from journey import config, specs; from journey.stages import Workspace, get; "
+        "sys.path.insert(0, 'tests'); from conftest import small_run; from journey.store import Store; "
+        f"get(specs.full_model(small_run(), 0), Workspace(Store({str(workspace.store.root)!r}), "
+        "small_run().compute, config.Tracking(), 'x')); assert 'wandb' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
