@@ -109,7 +109,5 @@ def test_a_typo_in_an_experiment_file_is_refused(tmp_path):
 def test_every_setting_is_read_by_code():
     source = "\n".join(p.read_text() for p in PACKAGE.rglob("*.py"))
     classes = [c for c in vars(config).values() if isinstance(c, type) and is_dataclass(c)]
-    unread = {
-        f"{c.__name__}.{f.name}" for c in classes for f in fields(c) if not re.search(rf"(?<!self)\.{f.name}\b", source)
-    }
+    unread = {f"{c.__name__}.{f.name}" for c in classes for f in fields(c) if not re.search(rf"(?<!self)\.{f.name}\b", source)}
     assert not unread

@@ -41,9 +41,7 @@ def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan
 
 
 def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
-    full, half = (
-        gradients(Objective(net, linear_schedule, p), clean[:4], draws, Plan("loop", 4, 6)) for p in Precision
-    )
+    full, half = (gradients(Objective(net, linear_schedule, p), clean[:4], draws, Plan("loop", 4, 6)) for p in Precision)
     assert not torch.equal(full, half)
     assert (torch.cosine_similarity(full, half) > 0.99).all()
 

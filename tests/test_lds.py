@@ -19,7 +19,7 @@ def random():
 def test_subsets_are_fixed_size_stratified_and_independent_of_their_number():
     masks = np.stack([subsets.mask(LABELS, Subset(i, 0.5, 0)) for i in range(40)])
     for label, count in enumerate((15, 10, 20, 5)):
-        assert (masks[:, LABELS == label].sum(1) == count).all()
+        assert (masks[:, label == LABELS].sum(1) == count).all()
     assert len(np.unique(masks, axis=0)) == 40
     assert abs(masks.mean(0) - 0.5).max() < 0.35  # no image is always in, or always out
     with pytest.raises(ConfigError, match=r"evaluation\.fraction=0\.01"):

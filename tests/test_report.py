@@ -46,5 +46,13 @@ def test_tables_hold_the_numbers(result):
     console = Console(record=True, width=120)
     console.print(tables.lds_table(result), tables.paired_table(result))
     text = console.export_text()
-    for expected in ("10.0 ± 10.0", "20.0 ± 12.5", "30.0 ± 10.0", "80.0 ± 10.0", "+10.0", "[+5.0, +15.0]", "t=600, 300"):
+    for expected in (
+        "10.0 ± 10.0",
+        "20.0 ± 12.5",
+        "30.0 ± 10.0",
+        "80.0 ± 10.0",
+        "+10.0",
+        "[+5.0, +15.0]",
+        "t=600, 300",
+    ):
         assert expected in text

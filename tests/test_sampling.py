@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -41,6 +43,6 @@ def test_whole_journey_is_diffusers_loop(net, linear_schedule):
 
 def test_a_journey_can_be_continued_from_any_step_with_its_own_noise(net, linear_schedule):
     steps = journeys(net, linear_schedule, 2)
-    for step, following in zip(steps[:-1], steps[1:], strict=True):
+    for step, following in itertools.pairwise(steps):
         x = ddpm_step(linear_schedule, step.x_t, step.x0_hat, step.t, following.t, step.z)
         assert torch.equal(x, following.x_t)

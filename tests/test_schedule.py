@@ -40,4 +40,3 @@ def test_ddim_step_is_diffusers(linear_schedule, num_inference_steps):
         x0_hat = estimate_x0(linear_schedule, x_t, torch.tensor([t, t]), eps)
         ours = ddim_step(linear_schedule, x0_hat, eps, t, t_next)
         torch.testing.assert_close(ours, scheduler.step(eps, t, x_t).prev_sample, rtol=1e-4, atol=1e-4)
-

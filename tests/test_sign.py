@@ -27,9 +27,7 @@ def test_removing_proponents_raises_the_loss_at_the_step(model, clean, linear_sc
     full = train(examples, model, linear_schedule)
 
     objective = Objective(full, linear_schedule, Precision.fp32)
-    phi, phi_q = (
-        torch.cat(list(objective.gradients(some, draws, Plan("vmap", 14, 32)))).numpy() for some in (examples, queries)
-    )
+    phi, phi_q = (torch.cat(list(objective.gradients(some, draws, Plan("vmap", 14, 32)))).numpy() for some in (examples, queries))
     tau = kernel_scores(phi, phi_q, [1.0])[0][0].mean(0)  # [N], of the queries' mean loss
     order = np.argsort(-tau)
 

@@ -60,8 +60,7 @@ def test_same_ranks_as_traker(net, linear_schedule, clean, draws, tmp_path):
 
     objective = Objective(net, linear_schedule, Precision.fp32)
     phi, phi_q = (
-        torch.cat([project(g) for g in objective.gradients(some, draws, Plan("loop", 8, 6))]).numpy()
-        for some in (train, queries)
+        torch.cat([project(g) for g in objective.gradients(some, draws, Plan("loop", 8, 6))]).numpy() for some in (train, queries)
     )
     ours = kernel_scores(phi, phi_q, [1e-9])[0][0]
     per_query = [spearmanr(a, b).statistic for a, b in zip(ours, np.asarray(theirs), strict=True)]

@@ -73,7 +73,7 @@ class DDPM(Model):
 class Training:
     num_steps: int = 1200
     batch_size: int = 64
-    learning_rate: float = 3e-3  # peak: linear warm-up, then a cosine to zero
+    learning_rate: float = 1e-3  # peak: linear warm-up, then a cosine to zero
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     ema_decay: float = 0.0  # 0: the last weights themselves

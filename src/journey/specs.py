@@ -209,7 +209,6 @@ def evaluate(run: config.Config) -> Evaluate:
     return Evaluate(evaluation, run.dataset, scores, outputs, steps, run.seed)
 
 
-
 # ------------------------------------------------------------------------------------ addresses, and the graph
 
 

@@ -1,8 +1,8 @@
 """Artifacts: directories addressed by what made them, written atomically, checked whenever they are read.
 
-    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/           payload and manifest.json
-    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
-    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it
+<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/           payload and manifest.json
+<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
+<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it
 """
 
 import contextlib
@@ -203,5 +203,3 @@ def git_state() -> dict | None:
         return None
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit.stdout.strip(), "dirty": changed.stdout.strip() != ""}
-
-

@@ -1,9 +1,9 @@
 """Per-example gradients g_i = ∇_θ f(x0_i; θ), two ways that agree to rounding.
 
-    loop   the K draws of one example are the batch of an ordinary backward pass; memory O(d)
-    vmap   several examples side by side, their draws inside; for networks so small that overhead rules
+loop   the K draws of one example are the batch of an ordinary backward pass; memory O(d)
+vmap   several examples side by side, their draws inside; for networks so small that overhead rules
 
-    B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
+B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
 """
 
 import json

@@ -1,9 +1,10 @@
 """The outputs f(x0; θ): what is attributed, what judges retrained models, and (averaged over a batch) what trains them.
 
-    draw   one (t, ε); draw d of timestep t is the same for every example, query and model
-    K      number of draws;  x0  a clean example […]
+draw   one (t, ε); draw d of timestep t is the same for every example, query and model
+K      number of draws;  x0  a clean example […]
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,7 @@ def all_timestep_draws(
     strata = num_draws // 2 if antithetic else num_draws
     edges = [k * num_timesteps // strata for k in range(strata + 1)]
     random = generator(seed, purpose, "timesteps", num_timesteps, strata)
-    t = [int(torch.randint(low, high, (), generator=random)) for low, high in zip(edges, edges[1:], strict=False)]
+    t = [int(torch.randint(low, high, (), generator=random)) for low, high in itertools.pairwise(edges)]
     return _draws(torch.tensor(t), torch.stack([_noise(shape, seed, purpose, t_k, 0) for t_k in t]), antithetic)
 
 

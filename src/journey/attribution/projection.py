@@ -1,6 +1,6 @@
 """Random projections φ = Pᵀg of gradients, E[PPᵀ] = I: never a d×p matrix in memory, the same on every device.
 
-    d  number of parameters;  p  dimension of the features;  g  gradients [B, d]
+d  number of parameters;  p  dimension of the features;  g  gradients [B, d]
 """
 
 from collections.abc import Callable

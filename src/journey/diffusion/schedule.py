@@ -1,9 +1,9 @@
 """The noise schedule and one step of sampling (Ho et al. 2020, "DDPM"; Song et al. 2021, "DDIM").
 
-    T          number of timesteps; t = 0 … T − 1, larger = noisier
-    alpha_bar  ᾱ_t [T], the fraction of the clean example's variance left at t
-    x_t        noisy examples [B, …]; x0_hat  x̂0_t, the one-step estimate of the clean example [B, …]
-    eps        ε or the network's prediction of it [B, …]; z  the sampler's fresh noise [B, …]
+T          number of timesteps; t = 0 … T − 1, larger = noisier
+alpha_bar  ᾱ_t [T], the fraction of the clean example's variance left at t
+x_t        noisy examples [B, …]; x0_hat  x̂0_t, the one-step estimate of the clean example [B, …]
+eps        ε or the network's prediction of it [B, …]; z  the sampler's fresh noise [B, …]
 """
 
 from dataclasses import dataclass

@@ -47,7 +47,10 @@ def resampling(num_queries: int, num_subsets: int, num_bootstrap: int, seed: int
         subset_weights[:, members] = bootstrap_weights(members.sum(), num_bootstrap, random)
     observed = np.ones((1, num_queries), np.int64), np.ones((1, num_subsets), np.int64)
     return Resampling(
-        query_half, subset_half, np.concatenate([observed[0], query_weights]), np.concatenate([observed[1], subset_weights])
+        query_half,
+        subset_half,
+        np.concatenate([observed[0], query_weights]),
+        np.concatenate([observed[1], subset_weights]),
     )
 
 
@@ -103,7 +106,10 @@ def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) ->
             for name, target in targets.items():
                 best = int(on_half[1 - subset_half][:, target][:, :, ~queries].mean((1, 2)).argmax())
                 chosen[name].append(best)
-                of_cell = predictions[best][target][:, queries][..., subsets], measured[target][:, queries][..., subsets]
+                of_cell = (
+                    predictions[best][target][:, queries][..., subsets],
+                    measured[target][:, queries][..., subsets],
+                )
                 rho = _spearman(*of_cell, resampled.subset_weights[:, subsets])  # [B, targets, queries]
                 replicates[np.ix_(range(len(replicates)), target, np.flatnonzero(queries))] += rho / 2
     return MethodLDS(replicates, chosen)

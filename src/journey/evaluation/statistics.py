@@ -1,6 +1,6 @@
 """Rank correlation under resampling, and intervals.
 
-    M  subsets;  B  bootstrap replicates;  w  how often a replicate holds each subset, [B, M]
+M  subsets;  B  bootstrap replicates;  w  how often a replicate holds each subset, [B, M]
 """
 
 import numpy as np

@@ -70,7 +70,12 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
     heights = ([1.0] * rows_each + [0.35]) * num_queries
     size = (max(4.5, 0.62 * num_steps + 1.3), 0.62 * sum(heights) + 0.8)
     figure, axes = plt.subplots(
-        len(heights), num_steps, figsize=size, squeeze=False, height_ratios=heights, gridspec_kw={"wspace": 0.08, "hspace": 0.08}
+        len(heights),
+        num_steps,
+        figsize=size,
+        squeeze=False,
+        height_ratios=heights,
+        gridspec_kw={"wspace": 0.08, "hspace": 0.08},
     )
     for axis in axes.flat:
         axis.set_axis_off()

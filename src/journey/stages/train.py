@@ -28,7 +28,8 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
     clean = clean.to(device)
 
     # A new model, or the one an interrupted run left.
-    name = "full" if spec.subset is None else f"subset {spec.subset.index}"
+    # All subsets of one seed share initial weights and noise, as is usual in the field: what differs is their images.
+    name = "full" if spec.subset is None else "subset"
     training.initialise(spec.seed, name)
     state = training.new_state(network.build(spec.model, clean.shape).to(device), spec.training)
     checkpoint = partial / CHECKPOINT
@@ -36,9 +37,7 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
         training.restore(state, checkpoint)
 
     # Train.
-    steps = training.train(
-        state, clean, spec.training, spec.precision, schedule.schedule_of(spec.model), spec.seed, name
-    )
+    steps = training.train(state, clean, spec.training, spec.precision, schedule.schedule_of(spec.model), spec.seed, name)
     saved_at, window = time.monotonic(), []
     with track(spec, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:
