@@ -51,13 +51,15 @@ def seconds(function: Callable, *inputs: object) -> float:
 def compare(name: str, model: config.DDPM, shape: tuple[int, ...], num_images: int, num_draws: int) -> None:
     """Print the times of both ways, per image × draw, and their ratio."""
     torch.manual_seed(0)
-    objective = Objective(network.build(model, shape).eval(), linear_schedule(1000, clip=True), config.Precision.fp32)
+    objective = Objective(
+        network.build(model, shape).eval(), linear_schedule(1000, clip=True, device=torch.device("cpu")), config.Precision.fp32
+    )
     examples = Examples(torch.rand(num_images, *shape) * 2 - 1)
     draws = all_timestep_draws(1000, num_draws, shape, 0, "benchmark", antithetic=False)
     d = sum(p.numel() for p in objective.network.parameters())
     project = projection(config.Projection.sparse, d, 4096, 0, "benchmark", torch.device("cpu"))
     plan = choose(objective, examples, draws, config.Gradient.auto, 1.0)
-    batch = min((16, 32, 64, 128, 256), key=lambda size: seconds(floor, objective, examples, draws, size))
+    batch = min((4, 8, 16, 32, 64, 128, 256), key=lambda size: seconds(floor, objective, examples, draws, size))
 
     def ours() -> list[torch.Tensor]:
         return [project(gradients) for gradients in objective.gradients(examples, draws, plan)]

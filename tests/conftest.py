@@ -27,7 +27,7 @@ def clean(digits, model) -> examples.Examples:
 
 @pytest.fixture(scope="session")
 def linear_schedule() -> schedule.Schedule:
-    return schedule.linear_schedule(1000, clip=True)
+    return schedule.linear_schedule(1000, clip=True, device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -59,6 +59,13 @@ def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor
     return total / len(draws)
 
 
+def trak(**changes) -> config.TRAK:
+    """Journey-TRAK with everything small."""
+    settings = {"name": "journey", "at": config.At.step, "num_checkpoints": 1, "num_draws": 8, "antithetic": False}
+    kernel = {"projection": config.Projection.sparse, "projection_dim": 256, "damping": [0.1, 1.0]}
+    return config.TRAK(**{**settings, **kernel, **changes})
+
+
 def small_run(**changes) -> config.Config:
     """A run of seconds: the real stages on 60 digits and 8-channel networks."""
     settings = {
@@ -66,7 +73,7 @@ def small_run(**changes) -> config.Config:
         "model": config.DDPM(block_out_channels=[8, 16]),
         "training": config.Training(num_steps=150, batch_size=16, warmup_steps=4),
         "sampling": config.Sampling(config.Sampler.ddim, 50, num_queries=3, steps=[600, 300]),
-        "method": {"journey": config.TRAK("journey", config.At.step, 1, num_draws=8, projection_dim=256)},
+        "method": {"journey": trak()},
         "evaluation": config.LDS(num_subsets=6, num_draws=4, num_bootstrap=100, paired_steps=[600, 300]),
         "compute": config.Compute(gradient=config.Gradient.loop, checkpoint_seconds=0),
     }

@@ -35,12 +35,24 @@ def test_every_option_composes_and_is_named_after_its_file(option):
         assert getattr(composed(option), group).name == name
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("methods", ["[pixel]", "[journey]", "[trak,random]"])
+def test_every_experiment_composes_with_any_methods(experiment, methods):
+    run = composed(f"experiment={experiment}", f"method={methods}")
+    assert list(run.method) == methods.strip("[]").split(",")
+
+
+def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
+    run = composed("attribution.num_draws=8", "method.trak.num_draws=16")
+    assert (run.method["journey"].num_draws, run.method["trak"].num_draws) == (8, 16)
+
+
 def test_digits_is_what_was_asked_for():
     run = composed("experiment=digits")
-    assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 32, 1)
+    assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 48, 1)
     assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (1200, 64, 24)
     assert run.sampling.steps == [900, 700, 600, 500, 400, 300, 200, 100, 20]
-    assert run.method["journey"].num_draws == run.evaluation.num_draws == 32
+    assert (run.method["journey"].num_draws, run.evaluation.num_draws) == (128, 64)
     assert run.method["journey"].num_checkpoints == 3
 
 
@@ -53,14 +65,15 @@ REFUSED = {
     "training.num_steps=many": r"Value 'many' of type 'str' could not be converted to Integer; full_key: training\.num_steps",
     "training.num_steps=0": r"training\.num_steps=0: must be at least 1",
     "training.batch_size=0": r"training\.batch_size=0",
-    "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive",
+    "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive and finite",
     "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_small, ddpm_tiny",
     "method=[nothing]": r"method=nothing: no such option; available: journey, pixel, random, trak",
+    "method.journey.name=a/b": r"method\.name=a/b",
     "method=[]": r"method=\[\]: must be a non-empty list",
     "method.journey.at=somewhere": r"expected one of \[step, destination\]",
     "method.pixel.at=step": r"method\.pixel\.at",
     "method.journey.damping=[]": r"damping=\[\]: must be a non-empty list",
-    "method.journey.damping=[0]": r"damping=\[0\.0\]",
+    "method.journey.damping=[0]": r"method\.journey\.damping=0\.0: must be positive and finite",
     "method.journey.num_checkpoints=0": r"num_checkpoints=0",
     "method.journey.num_draws=1001": r"method\.journey\.num_draws=1001: must be at most the 1000 timesteps there are",
     "evaluation.num_draws=1002": r"evaluation\.num_draws=1002",
@@ -68,13 +81,20 @@ REFUSED = {
     "evaluation.num_subsets=0": r"evaluation\.num_subsets=0: must be at least 6",
     "evaluation.fraction=1.0": r"evaluation\.fraction=1\.0: must be strictly between 0 and 1",
     "evaluation.fraction=0": r"evaluation\.fraction=0\.0",
+    "evaluation.paired_steps=[]": r"evaluation\.paired_steps=\[\]: must be a non-empty list",
+    "evaluation.fraction=0.001": r"evaluation\.fraction=0\.001: must be such that some but not all of the \d+ images of class",
+    "training.learning_rate=inf": r"training\.learning_rate=inf: must be positive and finite",
+    "dataset.name=../../x": r"dataset\.name=\.\./\.\./x",
+    "model.block_out_channels=[8,8,8,8,8]": r"model\.block_out_channels=.*images of 8×8 can be halved 4 times",
+    "compute.device=cuda:7": r"compute\.device=cuda:7: not available on this machine",
+    "attribution.projection_dim=0": r"method\.journey\.projection_dim=0",
     "evaluation.paired_steps=[7]": r"evaluation\.paired_steps=\[7\]: must be among sampling\.steps",
     "sampling.num_queries=0": r"sampling\.num_queries=0",
     "sampling.steps=[1000]": r"sampling\.steps=\[1000\]: must be in \[0, 1000\)",
     "sampling.steps=[-1]": r"sampling\.steps=\[-1\]",
     "sampling.steps=[]": r"sampling\.steps=\[\]",
     "sampling.num_inference_steps=1001": r"num_inference_steps=1001: must be in 1…1000",
-    "sampling.num_inference_steps=7": r"sampling\.steps=.*must be timesteps the sampler visits: 0, 142, …, 852",
+    "sampling.num_inference_steps=7": r"sampling\.steps=.*must be timesteps the sampler visits: multiples of 142 up to 852",
     "dataset.num_train=0": r"dataset\.num_train=0: must be in 1…1797",
     "compute.device=tpu": r"compute\.device=tpu: must be cpu, cuda",
     "compute.gradient_memory_gib=0": r"compute\.gradient_memory_gib=0\.0",

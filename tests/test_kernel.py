@@ -22,8 +22,17 @@ def test_is_the_dense_formula(n, p):
         kernel += relative * np.trace(kernel) / p * np.eye(p)
         expected = queries @ np.linalg.inv(kernel) @ phi.T
         np.testing.assert_allclose(of_damping, expected, rtol=1e-4, atol=1e-6)
-        if n > p:
+        if n >= p:
             assert condition == pytest.approx(np.linalg.cond(kernel), rel=1e-6)
+
+
+def test_blocks_change_nothing_but_rounding(monkeypatch):
+    for n, p in ((60, 20), (20, 60)):
+        train, queries = features(n, p)
+        whole, _ = kernel_scores(train, queries, [0.1])
+        monkeypatch.setattr("journey.attribution.kernel.BLOCK_BYTES", 8 * 30 * 7)
+        np.testing.assert_allclose(kernel_scores(train, queries, [0.1])[0], whole, rtol=1e-5, atol=1e-8)
+        monkeypatch.undo()
 
 
 def test_is_traks_own_score_computer():

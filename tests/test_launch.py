@@ -18,6 +18,10 @@ def models(run):
     return [specs.full_model(run, c) for c in range(4)]
 
 
+def diverging():
+    return small_run(training=config.Training(200, 16, 1e30, 0))
+
+
 def test_any_number_of_workers_gives_the_same_artifacts(workspace, tmp_path):
     run = small_run()
     launch.run(models(run), with_workers(workspace, 2))
@@ -41,15 +45,17 @@ def test_waves_hold_everything_missing_once_and_in_order(workspace):
 
 
 def test_one_failed_job_stops_no_other_and_is_named_with_its_log(workspace):
-    good, bad = models(small_run()), specs.full_model(small_run(training=config.Training(5, 16, 1e30, 0)), 0)
+    """Neither in its wave nor, where they do not depend on it, in later ones."""
+    good, bad = models(small_run()), specs.full_model(diverging(), 0)
     with pytest.raises(launch.JobsFailedError) as caught:
-        launch.run([bad, *good], with_workers(workspace, 2))
+        launch.run([specs.journeys(diverging()), specs.journeys(small_run()), *good], with_workers(workspace, 2))
     message = str(caught.value)
     assert specs.address(bad) in message
     assert "training step" in message
     log = message.split("(log: ")[1].rstrip(")")
     assert "Traceback" in Path(log).read_text()
-    assert all(workspace.store.find(spec) for spec in good)
+    assert message.count("\n") == 0, "what depends on the failed job is not tried"
+    assert all(workspace.store.find(spec) for spec in [*good, specs.journeys(small_run())])
 
 
 def test_a_killed_worker_costs_only_time(workspace, tmp_path, monkeypatch):

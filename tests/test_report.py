@@ -32,12 +32,12 @@ def test_every_curve_is_drawn_where_the_result_has_it(result):
 
 
 def test_proponents_and_opponents_are_under_their_step():
-    train = np.linspace(-1, 1, 10).reshape(10, 1, 1, 1).repeat(4, 2).repeat(4, 3)
+    train = np.arange(0, 250, 25, dtype=np.uint8).reshape(10, 1, 1, 1).repeat(4, 2).repeat(4, 3)
     scores = np.stack([np.arange(10.0), -np.arange(10.0)])[:, None]  # the first step likes the last image best
     guided = figures.Guided([600, 300], np.zeros((2, 1, 1, 4, 4)), train, scores, [str(i) for i in range(10)])
     figure = figures.journeys(guided, "test", num_queries=1, num_shown=2)
     shown = np.array([[a.images[0].get_array()[0, 0] if a.images else np.nan for a in figure.axes]]).reshape(-1, 2)
-    index = np.rint(np.nan_to_num(shown[1:5]) * 9).astype(int)
+    index = np.rint(np.nan_to_num(shown[1:5]) * 255 / 25).astype(int)
     np.testing.assert_array_equal(index, [[9, 0], [8, 1], [0, 9], [1, 8]])
     plt.close("all")
 

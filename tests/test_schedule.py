@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from journey.config import Sampling
+from journey.config import visited_timesteps
 from journey.diffusion.schedule import add_noise, ddim_step, ddpm_step, estimate_x0
 
 
@@ -18,7 +18,7 @@ def test_add_noise_is_diffusers(linear_schedule, seed):
 def test_ddpm_step_is_diffusers(linear_schedule, num_inference_steps):
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     scheduler.set_timesteps(num_inference_steps)
-    timesteps = Sampling(num_inference_steps=num_inference_steps).timesteps(1000)
+    timesteps = visited_timesteps(1000, num_inference_steps)
     assert timesteps == scheduler.timesteps.tolist()
     for t, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
         x_t, eps = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-GOLDEN_LOSSES = [0.0]
+GOLDEN_LOSSES = [0.550578, 0.380756]
+GOLDEN_OUTPUTS = [0.228471, 0.2144, 0.54889, 0.313643]
+GOLDEN_SCORE_NORMS = [6.4974, 2.4892, 0.6783, 0.1198]
 
 
 def journey(directory, *words):
@@ -38,11 +41,18 @@ def test_report_is_complete_and_named_last(finished):
 
 
 def test_golden_numbers(finished):
-    """Loss of the first full model, and a measured output: other processors differ by rounding only."""
-    directory, _ = finished
-    metrics = next((directory / "artifacts/models").glob("digits-ddpm_tiny-s0-[0-9a-f]*/metrics.jsonl"))
+    """Losses of the full model, outputs of a retrained one by target, norms of the scores by damping.
+
+    Other processors differ by rounding only, which training amplifies.
+    """
+    artifacts = finished[0] / "artifacts"
+    metrics = next(artifacts.glob("models/digits-ddpm_tiny-s0-*/metrics.jsonl"))
     losses = [json.loads(line)["loss"] for line in metrics.read_text().splitlines()]
     assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
+    outputs = np.load(next(artifacts.glob("outputs/digits-ddpm_tiny-m0-s0-*/outputs.npy"))).mean((0, 2))
+    assert outputs.tolist() == pytest.approx(GOLDEN_OUTPUTS, rel=1e-3)
+    scores = np.load(next(artifacts.glob("scores/*-journey-*/scores.npy")))
+    assert np.sqrt(np.square(scores).sum((1, 2, 3))).tolist() == pytest.approx(GOLDEN_SCORE_NORMS, rel=1e-2)
 
 
 def test_second_run_makes_nothing_and_says_the_same(finished):

@@ -1,10 +1,14 @@
+import json
+
 import pytest
 import torch
-from conftest import naive_loss
+from conftest import naive_loss, small_run
 
+from journey import specs
 from journey.config import Precision, Training
 from journey.diffusion import network, training
 from journey.seeding import generator
+from journey.stages import get
 
 SETTINGS = Training(num_steps=12, batch_size=16, warmup_steps=4, ema_decay=0.9)
 
@@ -70,3 +74,33 @@ def test_learning_rate_rises_then_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.25)
     assert rates[-1] < 0.001
+
+
+def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(workspace, monkeypatch):
+    run = small_run()
+    spec = specs.full_model(run, 0)
+
+    def poisoned(state, *rest):
+        for loss, norm in training_loop(state, *rest):
+            yield (loss * float("nan") if state.step == 137 else loss), norm
+
+    training_loop = training.train
+    monkeypatch.setattr(training, "train", poisoned)
+    with pytest.raises(FloatingPointError, match="training step 137: loss nan"):
+        get(spec, workspace)
+    partial = workspace.store.root / (specs.address(spec) + ".partial")
+    state = training.new_state(network.build(run.model, (1, 8, 8)), run.training)
+    training.restore(state, partial / "resume.safetensors")
+    assert state.step == 100
+    monkeypatch.undo()
+    steps = [json.loads(line)["step"] for line in (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [50, 100, 150]
+
+
+def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
+    state = start(model)
+    with torch.no_grad():
+        next(state.network.parameters())[0] = float("inf")
+    with pytest.raises(FloatingPointError, match="a weight is not finite"):
+        training.save(state, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())

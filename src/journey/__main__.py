@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from journey import config, launch, specs
+from journey import config, launch, preflight, specs
 from journey.config import Task
 from journey.stages import Workspace
 from journey.store import Store, StoreError
@@ -31,6 +31,8 @@ def dispatch(run: config.Config, reports: Path) -> None:
     """Do what `task` says."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, run.name)
     evaluation = specs.evaluate(run)
+    if run.task is not Task.plan:
+        preflight.check(run)
     match run.task:
         case Task.plan:
             from journey.report import plan

@@ -1,11 +1,12 @@
 """The door between Hydra and plain Python: every setting with its default, and every check made before any compute."""
 
+import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import II, DictConfig, OmegaConf
 
 
 class ConfigError(ValueError):
@@ -16,6 +17,16 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise ConfigError unless the condition holds."""
     if not condition:
         raise ConfigError(f"{name}={value}: must be {allowed}")
+
+
+def require_name(name: str, value: str) -> None:
+    """Names become parts of paths."""
+    require(re.fullmatch(r"\w[\w.-]*", value) is not None, name, value, "letters, digits, '.', '_' and '-'")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuses NaN and infinity too."""
+    require(0 < value < math.inf, name, value, "positive and finite")
 
 
 # ---------------------------------------------------------------------------------------------------- dataset
@@ -33,6 +44,7 @@ class Digits(Dataset):
     seed: int = 0  # of the split
 
     def __post_init__(self) -> None:
+        require_name("dataset.name", self.name)
         require(1 <= self.num_train <= 1797, "dataset.num_train", self.num_train, "in 1…1797")
 
 
@@ -57,6 +69,7 @@ class DDPM(Model):
     num_timesteps: int = 1000  # T
 
     def __post_init__(self) -> None:
+        require_name("model.name", self.name)
         channels, groups = self.block_out_channels, self.norm_num_groups
         require(len(channels) > 0, "model.block_out_channels", channels, "a non-empty list")
         require(groups >= 1, "model.norm_num_groups", groups, "at least 1")
@@ -81,9 +94,9 @@ class Training:
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, "training.num_steps", self.num_steps, "at least 1")
         require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
-        require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "positive")
+        require_positive("training.learning_rate", self.learning_rate)
         require(self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "at least 0")
-        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "at least 0")
         require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
 
 
@@ -111,10 +124,11 @@ class Sampling:
         require(distinct, "sampling.steps", self.steps, "a non-empty list of distinct timesteps")
         require(self.steps == sorted(self.steps, reverse=True), "sampling.steps", self.steps, "in falling order")
 
-    def timesteps(self, num_timesteps: int) -> list[int]:
-        """The timesteps the sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps)."""
-        stride = num_timesteps // self.num_inference_steps
-        return [i * stride for i in reversed(range(self.num_inference_steps))]
+
+def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]:
+    """The timesteps a sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps)."""
+    stride = num_timesteps // num_inference_steps
+    return [i * stride for i in reversed(range(num_inference_steps))]
 
 
 # ------------------------------------------------------------------------------------------------ attribution
@@ -135,6 +149,18 @@ class Projection(Enum):
 
 
 @dataclass
+class Attribution:
+    """What all gradient methods do, unless one of them says otherwise."""
+
+    num_checkpoints: int = 3
+    num_draws: int = 32  # (timestep, noise) pairs per gradient
+    antithetic: bool = False  # draws come in pairs (ε, −ε)
+    projection: Projection = Projection.sparse
+    projection_dim: int = 4096
+    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
+
+
+@dataclass
 class Method:
     name: str = "???"
 
@@ -145,19 +171,22 @@ class TRAK(Method):
 
     name: str = "trak"
     at: At = At.destination
-    num_checkpoints: int = 3
-    num_draws: int = 32  # (timestep, noise) pairs per gradient
-    antithetic: bool = False  # draws come in pairs (ε, −ε)
-    projection: Projection = Projection.sparse
-    projection_dim: int = 4096
-    damping: list[float] = field(default_factory=lambda: [0.001, 0.01, 0.1, 1.0, 10.0])  # candidates for λ, relative
+    num_checkpoints: int = II("attribution.num_checkpoints")
+    num_draws: int = II("attribution.num_draws")
+    antithetic: bool = II("attribution.antithetic")
+    projection: Projection = II("attribution.projection")
+    projection_dim: int = II("attribution.projection_dim")
+    damping: list[float] = II("attribution.damping")
 
     def __post_init__(self) -> None:
-        require(self.num_checkpoints >= 1, "method.num_checkpoints", self.num_checkpoints, "at least 1")
-        check_draws("method", self.num_draws, self.antithetic)
-        require(self.projection_dim >= 1, "method.projection_dim", self.projection_dim, "at least 1")
-        positive = len(self.damping) > 0 and all(d > 0 for d in self.damping)
-        require(positive, "method.damping", self.damping, "a non-empty list of positive numbers")
+        require_name("method.name", self.name)
+        group = f"method.{self.name}"
+        require(self.num_checkpoints >= 1, f"{group}.num_checkpoints", self.num_checkpoints, "at least 1")
+        check_draws(group, self.num_draws, self.antithetic)
+        require(self.projection_dim >= 1, f"{group}.projection_dim", self.projection_dim, "at least 1")
+        require(len(self.damping) > 0, f"{group}.damping", self.damping, "a non-empty list")
+        for relative in self.damping:
+            require_positive(f"{group}.damping", relative)
 
 
 @dataclass
@@ -203,6 +232,7 @@ class LDS(Evaluation):
         halves = 4 if self.antithetic else 2  # the ceiling compares halves of the draws
         require(self.num_draws % halves == 0, "evaluation.num_draws", self.num_draws, f"a multiple of {halves}")
         require(self.num_bootstrap >= 100, "evaluation.num_bootstrap", self.num_bootstrap, "at least 100")
+        require(len(self.paired_steps) > 0, "evaluation.paired_steps", self.paired_steps, "a non-empty list")
 
 
 def check_draws(group: str, num_draws: int, antithetic: bool) -> None:
@@ -238,8 +268,7 @@ class Compute:
         known = re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None
         require(known, "compute.device", self.device, "cpu, cuda, cuda:<index> or mps")
         require(self.workers >= 0, "compute.workers", self.workers, "at least 0")
-        memory = self.gradient_memory_gib
-        require(memory > 0, "compute.gradient_memory_gib", memory, "positive")
+        require_positive("compute.gradient_memory_gib", self.gradient_memory_gib)
         require(self.checkpoint_seconds >= 0, "compute.checkpoint_seconds", self.checkpoint_seconds, "at least 0")
 
 
@@ -273,6 +302,7 @@ class Config:
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     sampling: Sampling = field(default_factory=Sampling)
+    attribution: Attribution = field(default_factory=Attribution)
     method: dict[str, Method] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
     compute: Compute = field(default_factory=Compute)
@@ -285,27 +315,30 @@ class Config:
 
     def __post_init__(self) -> None:
         require(len(self.method) > 0, "method", list(self.method), "a non-empty list of methods")
-        require(re.fullmatch(r"[\w.-]+", self.name) is not None, "name", self.name, "letters, digits, '.', '_' and '-'")
+        require_name("name", self.name)
         match self.model:
             case DDPM():
-                self._check_steps(self.model.num_timesteps)
-        if isinstance(self.evaluation, LDS):
-            judged = set(self.evaluation.paired_steps) <= set(self.sampling.steps)
-            paired_steps = self.evaluation.paired_steps
-            require(judged, "evaluation.paired_steps", paired_steps, f"among sampling.steps={self.sampling.steps}")
+                num_timesteps = self.model.num_timesteps
+            case _:
+                raise ConfigError(f"model.name={self.model.name}: unknown kind of model")
+        self._check_steps(num_timesteps)
+        self._check_draws(num_timesteps)
 
     def _check_steps(self, num_timesteps: int) -> None:
         steps, inference_steps = self.sampling.steps, self.sampling.num_inference_steps
         require(all(0 <= t < num_timesteps for t in steps), "sampling.steps", steps, f"in [0, {num_timesteps})")
         in_range = inference_steps <= num_timesteps
         require(in_range, "sampling.num_inference_steps", inference_steps, f"in 1…{num_timesteps}")
-        visited = self.sampling.timesteps(num_timesteps)
-        stride = f"timesteps the sampler visits: {visited[-1]}, {visited[-1] + num_timesteps // inference_steps}, …, {visited[0]}"
-        require(set(steps) <= set(visited), "sampling.steps", steps, stride)
+        visited = visited_timesteps(num_timesteps, inference_steps)
+        stride = num_timesteps // inference_steps
+        allowed = f"timesteps the sampler visits: multiples of {stride} up to {visited[0]}"
+        require(set(steps) <= set(visited), "sampling.steps", steps, allowed)
+        paired = self.evaluation.paired_steps
+        require(set(paired) <= set(steps), "evaluation.paired_steps", paired, f"among sampling.steps={steps}")
+
+    def _check_draws(self, num_timesteps: int) -> None:
         draws = {f"method.{k}.num_draws": m.num_draws for k, m in self.method.items() if isinstance(m, TRAK)}
-        if isinstance(self.evaluation, LDS):
-            draws["evaluation.num_draws"] = self.evaluation.num_draws
-        for name, count in draws.items():
+        for name, count in {**draws, "evaluation.num_draws": self.evaluation.num_draws}.items():
             require(count <= num_timesteps, name, count, f"at most the {num_timesteps} timesteps there are")
 
 

@@ -46,29 +46,35 @@ def run(targets: list[Spec], workspace: Workspace) -> None:
     Raises: JobsFailedError, after all jobs that do not depend on a failed one.
     """
     waves = missing(targets, workspace.store)
+    failures: dict[str, str] = {}
+    unmade: set[str] = set()  # failed, or made from something that failed
     with _Workers(workspace.compute) as workers, _progress() as progress:
         for wave in waves:
-            bar = progress.add_task(_title(wave), total=len(wave))
-            failures = {}
-            for spec, error in _outcomes(wave, workspace, workers):
+            ready = [spec for spec in wave if not any(address(parent) in unmade for parent in parents(spec))]
+            unmade |= {address(spec) for spec in wave} - {address(spec) for spec in ready}
+            bar = progress.add_task(_title(wave), total=len(ready))
+            for spec, error in _outcomes(ready, workspace, workers):
                 if error is not None:
                     failures[address(spec)] = error
+                    unmade.add(address(spec))
                 progress.advance(bar)
-            if failures:
-                raise JobsFailedError("\n".join(f"{name}: {error}" for name, error in failures.items()))
+    if failures:
+        raise JobsFailedError("\n".join(f"{name}: {error}" for name, error in failures.items()))
 
 
 def _outcomes(wave: list[Spec], workspace: Workspace, workers: "_Workers") -> Iterator[tuple[Spec, str | None]]:
     """Each job of a wave as it ends, with what went wrong."""
     if len(wave) == 1 and wave[0].stage in ("score", "evaluate"):  # arrays only: all threads, and nothing to divide
-        get(wave[0], workspace)
-        yield wave[0], None
+        yield wave[0], _work(wave[0], workspace)
         return
     waiting = {address(spec): spec for spec in wave}
     fruitless = 0  # generations of workers, in a row, that died before any job ended
     while waiting:
-        jobs: dict[Future, str] = {workers.pool.submit(_work, spec, workspace): key for key, spec in waiting.items()}
         before = len(waiting)
+        jobs: dict[Future, str] = {}
+        with contextlib.suppress(BrokenProcessPool):  # a worker died while it was idle
+            for key, spec in waiting.items():
+                jobs[workers.pool.submit(_work, spec, workspace)] = key
         for future in as_completed(jobs):
             key = jobs[future]
             try:
@@ -86,7 +92,7 @@ def _outcomes(wave: list[Spec], workspace: Workspace, workers: "_Workers") -> It
 
 
 def _work(spec: Spec, workspace: Workspace) -> str | None:
-    """Runs in a worker: make one artifact, or say in one line what went wrong, with the whole story in a log."""
+    """Make one artifact, or say in one line what went wrong, with the whole story in a log."""
     try:
         get(spec, workspace)
     except Exception as error:  # whatever it is, the other jobs go on and this one is reported by name
@@ -170,7 +176,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(elapsed_when_finished=False))
+    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), speed_estimate_period=1e9)  # over all jobs
 
 
 def _title(wave: list[Spec]) -> str:

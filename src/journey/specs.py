@@ -38,12 +38,13 @@ class Train:
     training: config.Training
     precision: config.Precision
     seed: int
+    repeat: int  # which of several trainings on the same images, independent of each other
     subset: Subset | None = None
 
     @property
     def label(self) -> str:
         subset = "" if self.subset is None else f"-m{self.subset.index}"
-        return f"{self.dataset.name}-{self.model.name}-s{self.seed}{subset}"
+        return f"{self.dataset.name}-{self.model.name}{subset}-s{self.repeat}"
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,15 @@ class Score:
     folder: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     method: config.Method
-    dataset: config.Dataset
-    model: config.Model
     journeys: Sample
-    steps: tuple[int, ...]
+    steps: tuple[int, ...]  # whose x̂0_t a method without features looks at
     train_features: tuple[Featurize, ...]
     query_features: tuple[Featurize, ...]
     seed: int
 
     @property
     def label(self) -> str:
-        return f"{self.dataset.name}-{self.model.name}-{self.method.name}"
+        return f"{self.journeys.model.label}-{self.method.name}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,6 @@ class Evaluate:
     folder: ClassVar[str] = "evaluations"
     version: ClassVar[int] = 1
     evaluation: config.LDS
-    dataset: config.Dataset
     scores: dict[str, Score]
     outputs: tuple[tuple[Measure, ...], ...]  # [subset][seed]
     steps: tuple[int, ...]
@@ -142,7 +140,7 @@ class Evaluate:
 
     @property
     def label(self) -> str:
-        return f"{self.dataset.name}-{self.evaluation.name}"
+        return f"{self.outputs[0][0].journeys.label}-{self.evaluation.name}"
 
 
 Spec = Train | Sample | Measure | Featurize | Score | Evaluate
@@ -153,14 +151,13 @@ Spec = Train | Sample | Measure | Featurize | Score | Evaluate
 
 def full_model(run: config.Config, checkpoint: int) -> Train:
     """Checkpoint number `checkpoint`: trained on every training image."""
-    seed = run.seed + checkpoint
-    return Train(run.dataset, run.model, run.training, run.compute.precision, seed)
+    return Train(run.dataset, run.model, run.training, run.compute.precision, run.seed, checkpoint)
 
 
 def subset_model(run: config.Config, index: int, repeat: int) -> Train:
     """Training number `repeat` of subset `index`."""
     subset = Subset(index, run.evaluation.fraction, run.seed)
-    return Train(run.dataset, run.model, run.training, run.compute.precision, run.seed + repeat, subset)
+    return Train(run.dataset, run.model, run.training, run.compute.precision, run.seed, repeat, subset)
 
 
 def journeys(run: config.Config) -> Sample:
@@ -172,12 +169,13 @@ def journeys(run: config.Config) -> Sample:
 def score(run: config.Config, method: config.Method) -> Score:
     """The scores of one method, with the features it needs."""
     steps = tuple(run.sampling.steps)
-    train, query = (), ()
-    if isinstance(method, config.TRAK):
-        train = tuple(_features(run, method, c, None, None) for c in range(method.num_checkpoints))
-        at = steps if method.at is config.At.step else None
-        query = tuple(_features(run, method, c, journeys(run), at) for c in range(method.num_checkpoints))
-    return Score(method, run.dataset, run.model, journeys(run), steps, train, query, run.seed)
+    if not isinstance(method, config.TRAK):
+        return Score(method, journeys(run), steps, (), (), run.seed)
+    checkpoints = range(method.num_checkpoints)
+    at = steps if method.at is config.At.step else None
+    train = tuple(_features(run, method, checkpoint, None, None) for checkpoint in checkpoints)
+    query = tuple(_features(run, method, checkpoint, journeys(run), at) for checkpoint in checkpoints)
+    return Score(method, journeys(run), (), train, query, run.seed)
 
 
 def _features(
@@ -206,7 +204,7 @@ def evaluate(run: config.Config) -> Evaluate:
     subsets, repeats = range(evaluation.num_subsets), range(evaluation.num_seeds)
     outputs = tuple(tuple(measure(index, repeat) for repeat in repeats) for index in subsets)
     scores = {name: score(run, method) for name, method in run.method.items()}
-    return Evaluate(evaluation, run.dataset, scores, outputs, steps, run.seed)
+    return Evaluate(evaluation, scores, outputs, steps, run.seed)
 
 
 # ------------------------------------------------------------------------------------ addresses, and the graph

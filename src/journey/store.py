@@ -3,6 +3,8 @@
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/           payload and manifest.json
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it
+
+In a partial directory, `resume.*` is what an interrupted run continues from; it is no part of the artifact.
 """
 
 import contextlib
@@ -54,6 +56,9 @@ class Store:
         self.root = Path(root)
         self._verified: dict[str, Artifact] = {}
 
+    def __reduce__(self) -> tuple:
+        return Store, (self.root,)  # a worker looks for itself
+
     def find(self, spec: Spec) -> Artifact | None:
         """The artifact of a spec, or None if it has not been made.
 
@@ -97,8 +102,11 @@ class Store:
             _beside(final, ".lock").unlink(missing_ok=True)
 
     def commit(self, spec: Spec, partial: Path, seconds: float) -> Artifact:
-        """Turn a partial directory into the artifact: checksums, manifest, fsync, then the rename that makes it exist."""
-        files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name != MANIFEST)
+        """Turn a partial directory into the artifact: checksums, manifest, fsync, then the rename that makes it exist.
+
+        seconds: what the run that finished it took; an interrupted run before it is not counted.
+        """
+        files = sorted(p for p in partial.rglob("*") if p.is_file() and not _is_scaffolding(p))
         checksums = {str(p.relative_to(partial)): {"sha256": checksum(p), "bytes": p.stat().st_size} for p in files}
         manifest = {
             "address": address(spec),
@@ -113,6 +121,8 @@ class Store:
         write_json(partial / MANIFEST, manifest)
         for file in files:
             _fsync(file)
+        for file in [p for p in partial.rglob("*") if _is_scaffolding(p) and p.name != MANIFEST]:
+            file.unlink()
         final = self.root / address(spec)
         try:
             os.rename(partial, final)
@@ -124,6 +134,10 @@ class Store:
         artifact = self.find(spec)
         assert artifact is not None
         return artifact
+
+
+def _is_scaffolding(path: Path) -> bool:
+    return path.name == MANIFEST or path.name.startswith("resume.") or path.suffix == ".tmp"
 
 
 def _beside(path: Path, suffix: str) -> Path:

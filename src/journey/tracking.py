@@ -23,7 +23,8 @@ def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = 0)
     path = partial / METRICS
     kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
     replace_text(path, "".join(kept))
-    with _wandb_run(spec, workspace) as run, open(path, "a") as file:
+    name = address(spec).split("/")[1]
+    with wandb_run(workspace, name, spec.stage, contents(spec)) as run, open(path, "a") as file:
 
         def log(step: int, **values: float) -> None:
             file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
@@ -38,13 +39,6 @@ def _lines(path: Path) -> list[str]:
     """The whole lines of a file that may have been cut short."""
     text = path.read_text() if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-@contextlib.contextmanager
-def _wandb_run(spec: Spec, workspace: Workspace) -> Iterator:
-    name = address(spec).split("/")[1]
-    with wandb_run(workspace, name=name, job_type=spec.stage, settings=contents(spec)) as run:
-        yield run
 
 
 @contextlib.contextmanager

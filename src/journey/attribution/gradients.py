@@ -6,7 +6,6 @@ vmap   several examples side by side, their draws inside; for networks so small 
 B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +28,6 @@ class Plan:
     strategy: str
     batch: int
     chunk: int
-
-    def to_json(self) -> str:
-        return json.dumps(vars(self))
 
 
 @dataclass(frozen=True)
@@ -96,14 +92,18 @@ def choose(objective: Objective, examples: Examples, draws: Draws, wanted: confi
 
 
 def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> list[Plan]:
-    """Plans that fit. Gradients and their flattened copy take 2·4d bytes an example; activations are measured."""
+    """Plans that fit. A gradient and its flattened copy take 8d bytes an example; activations are measured (vmap: twice)."""
     memory, d = memory_gib * 2**30, sum(p.numel() for p in objective.network.parameters())
-    per_draw = activation_bytes(objective, examples, draws)
-    chunk = min(len(draws), int((memory - 12 * d) // per_draw))
-    plans = [Plan("loop", max(1, min(8, int(memory / 2 // (8 * d)), len(examples))), chunk)] if chunk >= 1 else []
-    largest = int(memory // (12 * d + 2 * len(draws) * per_draw))
-    sizes = {min(size, len(examples)) for size in (4, 16, 64) if min(size, len(examples)) <= largest}
-    return plans + [Plan("vmap", size, len(draws)) for size in sorted(sizes)]
+    per_draw, num_draws = activation_bytes(objective, examples, draws), len(draws)
+
+    def fits(batch: int, draws_at_once: int) -> bool:
+        return batch <= len(examples) and (8 * batch + 4) * d + draws_at_once * per_draw <= memory
+
+    chunks = {min(chunk, num_draws) for chunk in (1, 8, num_draws) if fits(1, min(chunk, num_draws))}
+    chunks -= {1} if len(chunks) > 1 else set()  # one draw at a time only where nothing else fits
+    loops = [Plan("loop", next(b for b in (8, 4, 2, 1) if fits(b, chunk)), chunk) for chunk in sorted(chunks)]
+    sizes = sorted({min(size, len(examples)) for size in (4, 16, 64)})
+    return loops + [Plan("vmap", size, num_draws) for size in sizes if fits(size, 2 * size * num_draws)]
 
 
 def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 4096
+BLOCK_BYTES = 2**27  # of float64, the largest piece of features in memory at once
 
 
 class SingularKernelError(RuntimeError):
@@ -31,9 +31,16 @@ def kernel_scores(train: np.ndarray, queries: np.ndarray, damping: list[float]) 
     check_features(train)
     n, p = train.shape
     dual = n <= p
-    gram = _gram(train.T if dual else train)  # ΦΦᵀ or ΦᵀΦ
-    queries_64 = torch.from_numpy(np.asarray(queries, dtype=np.float64))
-    cross = _cross(train, queries_64) if dual else queries_64  # Φφ_q, or φ_q: right-hand sides [Q, N or p]
+    if dual:  # ΦΦᵀ and φ_q Φᵀ, summed over blocks of columns
+        gram, right = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(queries), n, dtype=torch.float64)
+        rows = _rows(n + len(queries))
+        for phi, phi_q in zip(_blocks(train.T, rows), _blocks(queries.T, rows), strict=True):
+            gram.addmm_(phi.T, phi)
+            right.addmm_(phi_q.T, phi)
+    else:  # ΦᵀΦ, summed over blocks of rows
+        gram, right = torch.zeros(p, p, dtype=torch.float64), torch.cat(list(_blocks(queries, _rows(p))))
+        for phi in _blocks(train, _rows(p)):
+            gram.addmm_(phi.T, phi)
     mean_diagonal = float(gram.trace()) / p
     eigenvalues = torch.linalg.eigvalsh(gram)
     smallest, largest = max(0.0, float(eigenvalues[0])), float(eigenvalues[-1])
@@ -43,38 +50,28 @@ def kernel_scores(train: np.ndarray, queries: np.ndarray, damping: list[float]) 
     for out, relative in zip(scores, damping, strict=True):
         absolute = relative * mean_diagonal
         conditions.append((largest + absolute) / (smallest + absolute))
-        solved = _solve(gram, cross, absolute, conditions[-1], largest / mean_diagonal)
-        out[:] = solved.numpy() if dual else _cross(train, solved).numpy()
+        solved = _solve(gram, right, absolute, conditions[-1], largest / mean_diagonal)
+        out[:] = solved if dual else torch.cat([solved @ phi.T for phi in _blocks(train, _rows(p))], 1)
     return scores, conditions
 
 
 def check_features(features: np.ndarray) -> None:
     """Raises: ValueError naming the first row that holds NaN or infinity, or nothing but zeros."""
-    for first, chunk in _row_chunks(features):
-        squared_norms = np.einsum("ij,ij->i", chunk, chunk)
-        bad = np.flatnonzero(~np.isfinite(squared_norms) | (squared_norms == 0))
-        if len(bad):
-            raise ValueError(f"features of example {first + bad[0]}: squared norm {squared_norms[bad[0]]}, so no score")
+    rows = _rows(features.shape[1])
+    squared_norms = torch.cat([phi.square().sum(1) for phi in _blocks(features, rows)]).numpy()
+    bad = np.flatnonzero(~np.isfinite(squared_norms) | (squared_norms == 0))
+    if len(bad):
+        raise ValueError(f"features of example {bad[0]}: squared norm {squared_norms[bad[0]]}, so no score")
 
 
-def _gram(matrix: np.ndarray) -> Tensor:
-    """AᵀA in float64, A read in chunks of rows."""
-    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for _, chunk in _row_chunks(matrix):
-        rows = torch.from_numpy(chunk.astype(np.float64))
-        gram.addmm_(rows.T, rows)
-    return gram
+def _rows(num_columns: int) -> int:
+    return max(1, BLOCK_BYTES // (8 * num_columns))
 
 
-def _cross(train: np.ndarray, vectors: Tensor) -> Tensor:
-    """Inner products of vectors [Q, p] with every training feature. float64 [Q, N]"""
-    parts = [vectors @ torch.from_numpy(chunk.astype(np.float64)).T for _, chunk in _row_chunks(train)]
-    return torch.cat(parts, 1)
-
-
-def _row_chunks(matrix: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for first in range(0, len(matrix), CHUNK):
-        yield first, np.asarray(matrix[first : first + CHUNK])
+def _blocks(matrix: np.ndarray, rows: int) -> Iterator[Tensor]:
+    """A matrix in float64, some rows at a time."""
+    for first in range(0, len(matrix), rows):
+        yield torch.from_numpy(matrix[first : first + rows].astype(np.float64))
 
 
 def _solve(gram: Tensor, right: Tensor, absolute: float, condition: float, largest: float) -> Tensor:

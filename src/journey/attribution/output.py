@@ -1,4 +1,4 @@
-"""The outputs f(x0; θ): what is attributed, what judges retrained models, and (averaged over a batch) what trains them.
+"""The outputs f(x0; θ): what is attributed, and what judges retrained models: means of the loss that trains them.
 
 draw   one (t, ε); draw d of timestep t is the same for every example, query and model
 K      number of draws;  x0  a clean example […]
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from journey.diffusion.network import Predict
-from journey.diffusion.schedule import Schedule, add_noise
+from journey.diffusion.schedule import Schedule
+from journey.diffusion.training import denoising_loss
 from journey.seeding import generator
 
 
@@ -36,12 +37,6 @@ class Draws:
     def split(self, size: int) -> list["Draws"]:
         """The same draws in chunks of at most `size`."""
         return [Draws(t, eps) for t, eps in zip(self.t.split(size), self.eps.split(size), strict=True)]
-
-
-def denoising_loss(predict: Predict, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor, context=None) -> Tensor:
-    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14). [B]"""
-    predicted = predict(add_noise(schedule, x0, t, eps), t, context)
-    return (eps - predicted).square().flatten(1).mean(1)
 
 
 def output(predict: Predict, schedule: Schedule, x0: Tensor, draws: Draws, context: Tensor | None = None) -> Tensor:

@@ -27,7 +27,7 @@ class Examples:
     def to(self, device: torch.device) -> "Examples":
         return Examples(self.x0.to(device), None if self.context is None else self.context.to(device))
 
-    def __getitem__(self, index: Tensor | slice) -> "Examples":
+    def __getitem__(self, index: Tensor | slice | int) -> "Examples":
         return Examples(self.x0[index], None if self.context is None else self.context[index])
 
 

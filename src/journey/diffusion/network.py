@@ -42,7 +42,7 @@ def load(model: config.Model, path: Path, device: torch.device) -> nn.Module:
     """A trained network, in evaluation mode."""
     match model:
         case config.DDPM():
-            network = UNet2DModel.from_pretrained(path, low_cpu_mem_usage=False, local_files_only=True)
+            network = UNet2DModel.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True)
         case _:
             raise config.ConfigError(f"model.name={model.name}: no such network; available: ddpm_*")
     return network.to(device).eval()

@@ -16,9 +16,14 @@ from journey import config
 
 @dataclass(frozen=True)
 class Schedule:
-    """ᾱ_t in float64, and whether x̂0 is clipped to [−1, 1] (pixels are; latents are not)."""
+    """ᾱ_t in float64, √ᾱ_t and √(1 − ᾱ_t) in float32 on the device, and whether x̂0 is clipped to [−1, 1].
+
+    Pixels are clipped; latents are not.
+    """
 
     alpha_bar: Tensor
+    signal: Tensor
+    noise: Tensor
     clip: bool
 
     @property
@@ -27,21 +32,22 @@ class Schedule:
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 − ᾱ_t) for each example of a batch, shaped to multiply it. [B, 1, …]"""
-        alpha_bar = self.alpha_bar.to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+        shape = (-1, *[1] * (like.ndim - 1))
+        return self.signal[t].view(shape), self.noise[t].view(shape)
 
 
-def linear_schedule(num_timesteps: int, clip: bool) -> Schedule:
+def linear_schedule(num_timesteps: int, clip: bool, device: torch.device) -> Schedule:
     """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, Section 4)."""
     beta = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
-    return Schedule(torch.cumprod(1 - beta, 0), clip)
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    return Schedule(alpha_bar, alpha_bar.sqrt().float().to(device), (1 - alpha_bar).sqrt().float().to(device), clip)
 
 
-def schedule_of(model: config.Model) -> Schedule:
+def schedule_of(model: config.Model, device: torch.device) -> Schedule:
     """The schedule a model is trained and sampled on."""
     match model:
         case config.DDPM():
-            return linear_schedule(model.num_timesteps, clip=True)
+            return linear_schedule(model.num_timesteps, clip=True, device=device)
         case _:
             raise config.ConfigError(f"model.name={model.name}: no schedule")
 

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from journey import config
-from journey.attribution.output import denoising_loss
 from journey.diffusion.examples import Examples
-from journey.diffusion.network import bind
-from journey.diffusion.schedule import Schedule
+from journey.diffusion.network import Predict, bind
+from journey.diffusion.schedule import Schedule, add_noise
 from journey.seeding import entropy, generator
+
+
+def denoising_loss(
+    predict: Predict, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None = None
+) -> Tensor:
+    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14). [B]"""
+    predicted = predict(add_noise(schedule, x0, t, eps), t, context)
+    return (eps - predicted).square().flatten(1).mean(1)
 
 
 @dataclass
@@ -95,14 +102,24 @@ def initialise(seed: int, run: str) -> None:
 
 
 def save(state: State, path: Path) -> None:
-    """Write the whole state, atomically, as safetensors."""
+    """Write the whole state, atomically, as safetensors.
+
+    Raises: FloatingPointError if a weight is not finite; the checkpoint before stays.
+    """
     tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
     moments = state.optimizer.state_dict()["state"]
     tensors |= {f"optimizer.{i}.{key}": value for i, entry in moments.items() for key, value in entry.items()}
     tensors |= {f"ema.{name}": value for name, value in (state.ema or {}).items()}
+    refuse_non_finite(state)
     temporary = path.with_suffix(".tmp")
     safetensors.torch.save_file(tensors, temporary, metadata={"step": str(state.step)})
     temporary.replace(path)
+
+
+def refuse_non_finite(state: State) -> None:
+    """Raises: FloatingPointError if a weight is NaN or infinite."""
+    if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
+        raise FloatingPointError(f"training step {state.step}: a weight is not finite")
 
 
 def restore(state: State, path: Path) -> None:

@@ -8,6 +8,7 @@ correlation, over subsets, of predicted and measured outputs.
 
 Damping and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
 of the four cells (half of queries × half of subsets) is reported with the candidate that is best on the opposite cell.
+Intervals resample queries and subsets and hold these choices fixed.
 """
 
 from dataclasses import dataclass
@@ -60,23 +61,15 @@ def with_aggregates(outputs: np.ndarray) -> np.ndarray:
     return np.concatenate([steps, steps.mean(-2, keepdims=True), destination], -2)
 
 
-def scores_by_target(scores: np.ndarray, num_steps: int) -> np.ndarray:
-    """A method's scores of one read-out [step, query, train] → of all targets [T, Q, N].
-
-    One score per image is judged at every step; a per-step method is judged elsewhere with its mean over steps.
-    """
-    steps = np.broadcast_to(scores, (num_steps, *scores.shape[1:]))
-    mean = scores.mean(0, keepdims=True)
-    return np.concatenate([steps, mean, mean])
-
-
 def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
-    """Predicted outputs of every candidate: scores [damping, step, query, train], masks [M, N] → [candidates, T, Q, M]."""
+    """Predicted outputs of every candidate: scores [damping, step, query, train], masks [M, N] → [candidates, T, Q, M].
+
+    One score per image is judged at every step; the trajectory and the destination are predicted by the mean over steps.
+    """
     kept = masks.T.astype(np.float32)
-    by_candidate = [
-        -(scores_by_target(readout(of_damping), num_steps) @ kept) for of_damping in scores for readout in READOUTS.values()
-    ]
-    return np.stack(by_candidate)
+    steps = np.stack([-(readout(tau) @ kept) for tau in scores for readout in READOUTS.values()])  # [C, S or 1, Q, M]
+    mean = steps.mean(1, keepdims=True)
+    return np.concatenate([np.broadcast_to(steps, (len(steps), num_steps, *steps.shape[2:])), mean, mean], 1)
 
 
 def candidate(index: int, damping: list[float]) -> tuple[float | None, str]:
@@ -128,10 +121,11 @@ def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def ceiling(outputs: np.ndarray, resampled: Resampling) -> np.ndarray:
-    """How well an equally noisy measurement predicts the measured outputs, [B, T, Q].
+    """How well another measurement predicts a measurement, [B, T, Q]: the scale on which an LDS is read.
 
     outputs: [M, R, 2, T, Q]. Several seeds: each seed's outputs against the mean of the others'. One seed: one half of
-    the draws against the other, which leaves out what another training seed would change.
+    the draws against the other half, which is too low, for either has only half of the draws that methods are judged by,
+    and too high, for it leaves out what another training seed would change.
     """
     by_seed = np.moveaxis(outputs.mean(2), (0, 1), (-1, 0))  # [R, T, Q, M]
     if len(by_seed) == 1:

@@ -5,7 +5,7 @@ M  subsets;  B  bootstrap replicates;  w  how often a replicate holds each subse
 
 import numpy as np
 
-BLOCK = 2**25  # elements of the largest temporary
+BLOCK = 2**22  # elements of the largest temporary
 
 
 def weighted_spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:

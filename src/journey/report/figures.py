@@ -51,9 +51,10 @@ def _error(lds: dict) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Guided:
-    """What `journeys` draws, in the range −1 … 1.
+    """What `journeys` draws.
 
-    steps: [S]; x0_hat: [S, Q, C, H, W]; train: [N, C, H, W]; scores: [S, Q, N]; labels: text of every training image.
+    steps: [S]; x0_hat: in −1 … 1, [S, Q, C, H, W]; train: uint8 [N, C, H, W]; scores: [S, Q, N]; labels: text of every
+    training image.
     """
 
     steps: list[int]
@@ -82,7 +83,7 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
     for query in range(num_queries):
         rows = axes[query * (rows_each + 1) :]
         for column, t in enumerate(guided.steps):
-            _show(rows[0, column], guided.x0_hat[column, query], None)
+            _show(rows[0, column], guided.x0_hat[column, query] / 2 + 0.5, None)
             rows[0, column].set_title(f"t={t}", fontsize=7, pad=2)
             order = np.argsort(-guided.scores[column, query])
             for place in range(num_shown):
@@ -90,7 +91,7 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
                     (1 + place, order[place], COLOURS[2]),
                     (1 + num_shown + place, order[-1 - place], COLOURS[0]),
                 ):
-                    _show(rows[row, column], guided.train[index], colour)
+                    _show(rows[row, column], guided.train[index] / 255, colour)
                     rows[row, column].text(0.5, 0.5, guided.labels[index], color=colour, fontsize=6)
         for row, text in ((0, f"query {query}\nx̂0"), (1, "proponents"), (1 + num_shown, "opponents")):
             rows[row, 0].text(-0.15, 0.5, text, transform=rows[row, 0].transAxes, ha="right", va="center", fontsize=7)
@@ -100,8 +101,8 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
 
 
 def _show(axes: plt.Axes, image: np.ndarray, frame: str | None) -> None:
-    """One image [C, H, W], in grey where it has one channel."""
-    pixels = np.clip(image.transpose(1, 2, 0) / 2 + 0.5, 0, 1)
+    """One image in 0 … 1, [C, H, W], in grey where it has one channel."""
+    pixels = np.clip(image.transpose(1, 2, 0), 0, 1)
     axes.set_axis_on()
     axes.set_xticks([])
     axes.set_yticks([])

@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from rich.console import Console
 
 from journey import config, data, specs
 from journey.report import figures, tables
 from journey.stages import Workspace, get
-from journey.stages.measure import estimates_at
+from journey.stages.sample import estimates
 from journey.store import write_json
 from journey.tracking import wandb_run
 
@@ -20,7 +22,7 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     evaluation = get(specs.evaluate(run), workspace)
     result = {"experiment": run.name, **json.loads((evaluation.path / "result.json").read_text())}
     pictures = {"lds_by_step.png": figures.lds_by_step(result)}
-    if shown := next((n for n, m in run.method.items() if getattr(m, "at", None) is config.At.step), None):
+    if shown := next(_per_step(run), None):
         pictures["journeys.png"] = _journeys(run, workspace, shown, result)
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,10 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     console.print(f"{directory}/: result.json, {', '.join(pictures)}", highlight=False, soft_wrap=True)
 
 
+def _per_step(run: config.Config) -> Iterator[str]:
+    return (name for name, m in run.method.items() if isinstance(m, config.TRAK) and m.at is config.At.step)
+
+
 def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:
     """Proponents and opponents under the damping that was chosen most often."""
     journeys = get(specs.journeys(run), workspace)
@@ -45,8 +51,8 @@ def _journeys(run: config.Config, workspace: Workspace, method: str, result: dic
     scores = get(specs.score(run, run.method[method]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
-        x0_hat=estimates_at(journeys, tuple(run.sampling.steps)),
-        train=images.images / 127.5 - 1,
+        x0_hat=np.stack([queries.x0.numpy() for queries in estimates(journeys, tuple(run.sampling.steps))]),
+        train=images.images,
         scores=scores[run.method[method].damping.index(damping)],
         labels=[images.class_names[label] for label in images.labels],
     )

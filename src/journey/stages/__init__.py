@@ -1,5 +1,6 @@
 """Pull: asking for an artifact makes it, and whatever it is made from, unless the store has it."""
 
+import contextlib
 import importlib
 import time
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ def get(spec: Spec, workspace: Workspace) -> Artifact:
         return found
     with store.writing(spec) as partial:
         if (found := store.find(spec)) is not None:  # made by another process while this one waited
-            partial.rmdir()
+            with contextlib.suppress(OSError):  # gone already, or taken by a third process
+                partial.rmdir()
             return found
         started = time.perf_counter()
         stage = importlib.import_module(f"journey.stages.{spec.stage}")  # here, so that cached results import no torch

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from journey import data
+from journey import config, data
 from journey.evaluation import lds, subsets
 from journey.specs import Evaluate, ancestors
 from journey.stages import Workspace, get
 from journey.store import versions, write_json
+from journey.tracking import track
 
 
 def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
-    """Everything the evaluation must print (DESIGN, "Numbers an evaluation must print")."""
+    """Raises: ValueError if an output is the same under every subset model."""
     # Load.
-    images, _ = data.load(spec.dataset)
+    dataset = spec.outputs[0][0].model.dataset
+    images, _ = data.load(dataset)
     masks = np.stack([subsets.mask(images.labels, repeats[0].model.subset) for repeats in spec.outputs])  # [M, N]
     halves = np.stack([[get(m, workspace).array("outputs.npy") for m in repeats] for repeats in spec.outputs])
     outputs = lds.with_aggregates(halves)  # [M, R, 2, T, Q]
@@ -30,13 +32,13 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
     for name, score in spec.scores.items():
         predictions = lds.predict(get(score, workspace).array("scores.npy"), masks, len(spec.steps))
         by_method[name] = lds.lds(predictions, measured, resampled)
-        dampings[name] = getattr(score.method, "damping", [])
+        dampings[name] = score.method.damping if isinstance(score.method, config.TRAK) else []
     means = {name: lds.query_mean(m.replicates, resampled.query_weights) for name, m in by_method.items()}  # [B, T]
     ceiling = lds.query_mean(lds.ceiling(outputs, resampled), resampled.query_weights)
 
     # Save.
     result = {
-        "dataset": spec.dataset.name,
+        "dataset": dataset.name,
         "num_train": len(images),
         "num_subsets": len(masks),
         "num_seeds": evaluation.num_seeds,
@@ -51,6 +53,9 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
         "versions": versions(),
     }
     write_json(partial / "result.json", result)
+    with track(spec, partial, workspace) as log:
+        for i, t in enumerate(spec.steps):
+            log(i, t=t, **{f"lds_{name}": float(mean[0, i]) for name, mean in means.items()})
 
 
 def _by_target(means: np.ndarray) -> dict[str, dict]:

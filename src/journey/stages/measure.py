@@ -10,9 +10,11 @@ import torch
 
 from journey.attribution.output import Draws, all_timestep_draws, output, step_draws
 from journey.diffusion import network, schedule
+from journey.diffusion.examples import Examples
 from journey.specs import Measure
 from journey.stages import Workspace, get
-from journey.store import Artifact
+from journey.stages.sample import destinations, estimates
+from journey.tracking import track
 
 
 def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
@@ -20,32 +22,29 @@ def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
     device = network.device_of(workspace.compute)
     model = spec.model.model
     predict = network.bind(network.load(model, get(spec.model, workspace).path, device), spec.model.precision)
-    noise_schedule = schedule.schedule_of(model)
-    queries = get(spec.journeys, workspace)
-    estimates = estimates_at(queries, spec.steps)  # [steps, Q, …]
-    examples = torch.from_numpy(np.concatenate([estimates, queries.array("final.npy")[None]])).to(device)
+    noise_schedule = schedule.schedule_of(model, device)
+    journeys = get(spec.journeys, workspace)
+    targets = [*estimates(journeys, spec.steps), destinations(journeys)]
+    draws = _draws(spec, noise_schedule.num_timesteps, targets[0].shape)
 
-    outputs = np.empty((2, *examples.shape[:2]))
-    for target, draws in enumerate(_draws(spec, noise_schedule.num_timesteps, tuple(examples.shape[2:]))):
-        for half, some in enumerate(draws.halves(spec.antithetic)):
-            outputs[half, target] = _outputs(predict, noise_schedule, examples[target], some.to(device))
+    outputs = np.empty((2, len(targets), spec.journeys.num_queries))
+    with track(spec, partial, workspace) as log:
+        for i, (queries, all_draws) in enumerate(zip(targets, draws, strict=True)):
+            for half, some in enumerate(all_draws.halves(spec.antithetic)):
+                outputs[half, i] = _outputs(predict, noise_schedule, queries.to(device), some.to(device))
+            log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
     np.save(partial / "outputs.npy", outputs)
 
 
 @torch.no_grad()
-def _outputs(predict: network.Predict, noise_schedule: schedule.Schedule, queries: torch.Tensor, draws: Draws) -> np.ndarray:
-    return torch.stack([output(predict, noise_schedule, x0, draws) for x0 in queries]).cpu().numpy()
+def _outputs(predict: network.Predict, noise_schedule: schedule.Schedule, queries: Examples, draws: Draws) -> np.ndarray:
+    each = [queries[i] for i in range(len(queries))]
+    return torch.stack([output(predict, noise_schedule, q.x0, draws, q.context) for q in each]).cpu().numpy()
 
 
 def _draws(spec: Measure, num_timesteps: int, shape: tuple[int, ...]) -> list[Draws]:
     """The draws of every step, then those of the destination; none that an attribution uses."""
     rest = (spec.num_draws, shape, spec.seed, "measure", spec.antithetic)
     return [step_draws(t, *rest) for t in spec.steps] + [all_timestep_draws(num_timesteps, *rest)]
-
-
-def estimates_at(journeys: Artifact, steps: tuple[int, ...]) -> np.ndarray:
-    """x̂0_t of every query at some of the sampled steps. [steps, Q, …]"""
-    position = {int(t): i for i, t in enumerate(journeys.array("timesteps.npy"))}
-    return journeys.array("x0_hat.npy")[[position[t] for t in steps]]

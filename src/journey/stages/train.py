@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -14,7 +15,7 @@ from journey.stages import Workspace
 from journey.tracking import track
 
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "resume.safetensors"
 
 
 def run(spec: Train, partial: Path, workspace: Workspace) -> None:
@@ -28,8 +29,8 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
     clean = clean.to(device)
 
     # A new model, or the one an interrupted run left.
-    # All subsets of one seed share initial weights and noise, as is usual in the field: what differs is their images.
-    name = "full" if spec.subset is None else "subset"
+    # All subsets of one repeat share initial weights and noise, as is usual in the field: what differs is their images.
+    name = f"{'full' if spec.subset is None else 'subset'} {spec.repeat}"
     training.initialise(spec.seed, name)
     state = training.new_state(network.build(spec.model, clean.shape).to(device), spec.training)
     checkpoint = partial / CHECKPOINT
@@ -37,7 +38,7 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
         training.restore(state, checkpoint)
 
     # Train.
-    steps = training.train(state, clean, spec.training, spec.precision, schedule.schedule_of(spec.model), spec.seed, name)
+    steps = training.train(state, clean, spec.training, spec.precision, schedule.schedule_of(spec.model, device), spec.seed, name)
     saved_at, window = time.monotonic(), []
     with track(spec, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:
@@ -47,7 +48,7 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
             losses, norms = torch.stack(window).T.tolist()
             first = state.step - len(window) + 1
             _refuse_nan(losses, norms, first)
-            log(state.step, loss=sum(losses) / len(losses), gradient_norm=sum(norms) / len(norms))
+            log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
             window.clear()
             if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
                 training.save(state, checkpoint)
@@ -55,8 +56,8 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
 
     # Save.
     training.use_average(state)
+    training.refuse_non_finite(state)
     state.network.save_pretrained(partial)
-    checkpoint.unlink(missing_ok=True)
 
 
 def _refuse_nan(losses: list[float], norms: list[float], first_step: int) -> None:
