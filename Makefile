@@ -12,7 +12,7 @@ test: environment
 # A new virtual environment whenever the pinned versions or the package's own requirements change.
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "journey needs Python 3.11 or newer: make PYTHON=…")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --quiet --requirement requirements.txt
 	.venv/bin/pip install --quiet --no-deps --editable .
 	touch $@

@@ -82,4 +82,4 @@ def small_run(**changes) -> config.Config:
 
 @pytest.fixture
 def workspace(tmp_path):
-    return stages.Workspace(store.Store(tmp_path / "store"), small_run().compute, config.Tracking(), "test")
+    return stages.Workspace(store.Store(tmp_path / "store"), small_run().compute, config.JSONLines(), "test")

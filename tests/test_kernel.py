@@ -51,8 +51,10 @@ def test_bad_features_are_refused_by_name():
     for bad in (np.nan, 0.0, np.inf):
         broken = train.copy()
         broken[7] = bad
-        with pytest.raises(ValueError, match="features of example 7"):
+        with pytest.raises(ValueError, match="features of training example 7"):
             kernel_scores(broken, queries, [1.0])
+        with pytest.raises(ValueError, match="features of query 7"):
+            kernel_scores(train, broken, [1.0])
 
 
 def test_singular_kernel_names_a_damping_that_would_do():

@@ -25,7 +25,7 @@ def diverging():
 def test_any_number_of_workers_gives_the_same_artifacts(workspace, tmp_path):
     run = small_run()
     launch.run(models(run), with_workers(workspace, 2))
-    alone = Workspace(Store(tmp_path / "alone"), run.compute, config.Tracking(), "test")
+    alone = Workspace(Store(tmp_path / "alone"), run.compute, config.JSONLines(), "test")
     for spec in models(run):
         assert get(spec, alone).manifest["checksums"] == workspace.store.find(spec).manifest["checksums"]
 

@@ -21,10 +21,11 @@ from journey import config, specs, store
 from journey.stages import Workspace, get
 run = small_run()
 {before}
-get({spec}, Workspace(store.Store({root!r}), run.compute, config.Tracking(), "test"))
+get({spec}, Workspace(store.Store({root!r}), run.compute, config.JSONLines(), "test"))
 """
 TRAIN = "specs.full_model(run, 0)"
 FEATURIZE = "specs.score(run, run.method['journey']).train_features[0]"
+SAMPLE = "specs.journeys(run)"
 QUERIES = "specs.score(run, run.method['journey']).query_features[0]"
 
 
@@ -48,7 +49,7 @@ def undisturbed(tmp_path_factory):
     def make(spec):
         run = small_run()
         root = tmp_path_factory.mktemp("undisturbed")
-        return get(spec, Workspace(Store(root), run.compute, config.Tracking(), "test")).manifest["checksums"]
+        return get(spec, Workspace(Store(root), run.compute, config.JSONLines(), "test")).manifest["checksums"]
 
     return make
 
@@ -72,6 +73,11 @@ def test_killed_in_the_middle_and_resumed_is_bit_identical(workspace, undisturbe
     assert list(workspace.store.root.glob(appears)), "the interrupted work is kept"
     assert get(spec_of(spec), workspace).manifest["checksums"] == undisturbed(spec_of(spec))
     assert not list(workspace.store.root.glob("*/*/resume.*"))
+
+
+def test_killed_in_a_stage_without_checkpoints_and_done_again_is_bit_identical(workspace, undisturbed):
+    kill_when(child(workspace.store.root, SAMPLE), "journeys/*.partial/x0_hat.npy", workspace.store.root)
+    assert get(spec_of(SAMPLE), workspace).manifest["checksums"] == undisturbed(spec_of(SAMPLE))
 
 
 @pytest.mark.parametrize("moment", ["store.os.rename", "store.checksum", "store._fsync", "store.write_json", "store.os.replace"])

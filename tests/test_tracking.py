@@ -40,7 +40,7 @@ def inspect(directory):
 
 def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    tracking = config.Tracking(config.Wandb.offline)
+    tracking = config.Wandb(mode=config.WandbMode.offline)
     run = small_run(tracking=tracking)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
     artifact = get(specs.full_model(run, 0), tracked)
@@ -63,6 +63,6 @@ def test_disabled_wandb_is_not_even_imported(workspace):
         "import sys; from journey import config, specs; from journey.stages import Workspace, get; "
         "sys.path.insert(0, 'tests'); from conftest import small_run; from journey.store import Store; "
         f"get(specs.full_model(small_run(), 0), Workspace(Store({str(workspace.store.root)!r}), "
-        "small_run().compute, config.Tracking(), 'x')); assert 'wandb' not in sys.modules"
+        "small_run().compute, config.JSONLines(), 'x')); assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,7 +24,7 @@ from journey.stages import Workspace
 from journey.store import Store, StoreError
 
 CONF = Path(__file__).parent / "conf"
-EXPECTED = (config.ConfigError, StoreError, launch.JobsFailedError, FloatingPointError)
+EXPECTED = (config.ConfigError, StoreError, launch.JobsFailedError)
 
 
 def dispatch(run: config.Config, reports: Path) -> None:
@@ -60,7 +60,7 @@ def _run(composed: DictConfig) -> None:
         job = HydraConfig.get()
         reports = Path(run.reports) / run.name
         if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
-            reports = reports / (job.job.override_dirname.replace("/", "-") or str(job.job.num))
+            reports = reports / f"{job.job.num}-{job.job.override_dirname}".replace("/", "-")[:200]
         dispatch(run, reports)
 
 

@@ -159,6 +159,9 @@ class Attribution:
     projection_dim: int = 4096
     damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
 
+    def __post_init__(self) -> None:
+        check_gradients("attribution", self)
+
 
 @dataclass
 class Method:
@@ -167,7 +170,10 @@ class Method:
 
 @dataclass
 class TRAK(Method):
-    """Kernel attribution (Park et al. 2023): τ = φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i, averaged over checkpoints."""
+    """Kernel attribution (Park et al. 2023): τ = φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i, averaged over checkpoints.
+
+    Its defaults are OmegaConf's references to `attribution`: outside a composed configuration, give every value.
+    """
 
     name: str = "trak"
     at: At = At.destination
@@ -179,14 +185,17 @@ class TRAK(Method):
     damping: list[float] = II("attribution.damping")
 
     def __post_init__(self) -> None:
-        require_name("method.name", self.name)
-        group = f"method.{self.name}"
-        require(self.num_checkpoints >= 1, f"{group}.num_checkpoints", self.num_checkpoints, "at least 1")
-        check_draws(group, self.num_draws, self.antithetic)
-        require(self.projection_dim >= 1, f"{group}.projection_dim", self.projection_dim, "at least 1")
-        require(len(self.damping) > 0, f"{group}.damping", self.damping, "a non-empty list")
-        for relative in self.damping:
-            require_positive(f"{group}.damping", relative)
+        check_gradients(f"method.{self.name}", self)
+
+
+def check_gradients(group: str, settings: Attribution | TRAK) -> None:
+    """Refuse what no gradient method can do."""
+    require(settings.num_checkpoints >= 1, f"{group}.num_checkpoints", settings.num_checkpoints, "at least 1")
+    check_draws(group, settings.num_draws, settings.antithetic)
+    require(settings.projection_dim >= 1, f"{group}.projection_dim", settings.projection_dim, "at least 1")
+    require(len(settings.damping) > 0, f"{group}.damping", settings.damping, "a non-empty list")
+    for relative in settings.damping:
+        require_positive(f"{group}.damping", relative)
 
 
 @dataclass
@@ -272,15 +281,30 @@ class Compute:
         require(self.checkpoint_seconds >= 0, "compute.checkpoint_seconds", self.checkpoint_seconds, "at least 0")
 
 
-class Wandb(Enum):
-    disabled = "disabled"
-    offline = "offline"
-    online = "online"
+@dataclass
+class Tracking:
+    name: str = "???"
 
 
 @dataclass
-class Tracking:
-    wandb: Wandb = Wandb.disabled
+class JSONLines(Tracking):
+    """`metrics.jsonl` beside every artifact, which there always is, and nothing else."""
+
+    name: str = "jsonl"
+
+
+class WandbMode(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class Wandb(Tracking):
+    """Weights & Biases too."""
+
+    name: str = "wandb"
+    mode: WandbMode = WandbMode.offline
     project: str = "journey"
 
 
@@ -316,6 +340,11 @@ class Config:
     def __post_init__(self) -> None:
         require(len(self.method) > 0, "method", list(self.method), "a non-empty list of methods")
         require_name("name", self.name)
+        require_name("evaluation.name", self.evaluation.name)
+        for key, method in self.method.items():
+            require_name("method", key)
+            require(isinstance(method, Method), f"method.{key}", method, "a method's settings")
+            require(method.name == key, f"method.{key}.name", method.name, f"{key}, what it is called by")
         match self.model:
             case DDPM():
                 num_timesteps = self.model.num_timesteps
@@ -334,10 +363,12 @@ class Config:
         allowed = f"timesteps the sampler visits: multiples of {stride} up to {visited[0]}"
         require(set(steps) <= set(visited), "sampling.steps", steps, allowed)
         paired = self.evaluation.paired_steps
+        require(len(set(paired)) == len(paired), "evaluation.paired_steps", paired, "distinct")
         require(set(paired) <= set(steps), "evaluation.paired_steps", paired, f"among sampling.steps={steps}")
 
     def _check_draws(self, num_timesteps: int) -> None:
-        draws = {f"method.{k}.num_draws": m.num_draws for k, m in self.method.items() if isinstance(m, TRAK)}
+        draws = {"attribution.num_draws": self.attribution.num_draws}
+        draws |= {f"method.{k}.num_draws": m.num_draws for k, m in self.method.items() if isinstance(m, TRAK)}
         for name, count in {**draws, "evaluation.num_draws": self.evaluation.num_draws}.items():
             require(count <= num_timesteps, name, count, f"at most the {num_timesteps} timesteps there are")
 
@@ -349,7 +380,7 @@ def register_schemas() -> None:
     """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    variants = {"dataset": [Digits], "model": [DDPM], "evaluation": [LDS]}
+    variants = {"dataset": [Digits], "model": [DDPM], "evaluation": [LDS], "tracking": [JSONLines, Wandb]}
     for group, nodes in variants.items():
         for node in nodes:
             store.store(group=group, name=f"schema_{node.__name__.lower()}", node=node, package=group)
@@ -364,8 +395,6 @@ def parse(composed: DictConfig) -> Config:
     """
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    for key, method in config.method.items():
-        require(isinstance(method, Method), f"method.{key}", method, "a method's settings")
     _refuse_extra_keys(config, "")
     return config
 

@@ -52,7 +52,9 @@ def run(targets: list[Spec], workspace: Workspace) -> None:
         for wave in waves:
             ready = [spec for spec in wave if not any(address(parent) in unmade for parent in parents(spec))]
             unmade |= {address(spec) for spec in wave} - {address(spec) for spec in ready}
-            bar = progress.add_task(_title(wave), total=len(ready))
+            if not ready:
+                continue
+            bar = progress.add_task(_title(ready), total=len(ready))
             for spec, error in _outcomes(ready, workspace, workers):
                 if error is not None:
                     failures[address(spec)] = error
@@ -97,7 +99,7 @@ def _work(spec: Spec, workspace: Workspace) -> str | None:
         get(spec, workspace)
     except Exception as error:  # whatever it is, the other jobs go on and this one is reported by name
         log = workspace.store.root / "logs" / (address(spec).replace("/", "-") + ".log")
-        return f"{type(error).__name__}: {error}{_written(log)}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}{_written(log)}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Checks that need the data or this machine, made once before the first job rather than by every one of them."""
+"""Checks that need the data or this machine, made before the first job, so that not every one of them fails."""
 
 from journey import config, data
 from journey.evaluation import subsets

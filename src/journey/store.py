@@ -119,10 +119,8 @@ class Store:
             "versions": versions(),
         }
         write_json(partial / MANIFEST, manifest)
-        for file in files:
-            _fsync(file)
-        for file in [p for p in partial.rglob("*") if _is_scaffolding(p) and p.name != MANIFEST]:
-            file.unlink()
+        for path in (*files, partial):
+            _fsync(path)
         final = self.root / address(spec)
         try:
             os.rename(partial, final)
@@ -131,12 +129,16 @@ class Store:
                 raise
             shutil.rmtree(partial)  # another writer was first, and made the same
         _fsync(final.parent)
+        for path in final.rglob("*"):
+            if _is_scaffolding(path) and path.name != MANIFEST:
+                path.unlink(missing_ok=True)
         artifact = self.find(spec)
         assert artifact is not None
         return artifact
 
 
 def _is_scaffolding(path: Path) -> bool:
+    """Files that are no payload: the manifest, what a run resumes from, what a crash left half written."""
     return path.name == MANIFEST or path.name.startswith("resume.") or path.suffix == ".tmp"
 
 

@@ -15,7 +15,7 @@ Log = Callable[..., None]
 
 
 @contextlib.contextmanager
-def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = 0) -> Iterator[Log]:
+def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1) -> Iterator[Log]:
     """A function `log(step, name=value, …)` that appends a line to `metrics.jsonl` and, if asked for, to a W&B run.
 
     A resumed stage gives the step it resumes from: later lines of the interrupted run are dropped, since they come again.
@@ -45,7 +45,7 @@ def _lines(path: Path) -> list[str]:
 def wandb_run(workspace: Workspace, name: str, job_type: str, settings: dict) -> Iterator:
     """A W&B run (group = experiment, job type = stage), or None where W&B is disabled."""
     tracking = workspace.tracking
-    if tracking.wandb is config.Wandb.disabled:
+    if not isinstance(tracking, config.Wandb) or tracking.mode is config.WandbMode.disabled:
         yield None
         return
     import wandb
@@ -56,7 +56,7 @@ def wandb_run(workspace: Workspace, name: str, job_type: str, settings: dict) ->
         job_type=job_type,
         name=name,
         config=settings,
-        mode=tracking.wandb.value,
+        mode=tracking.mode.value,
         settings=wandb.Settings(silent=True),
     ) as run:
         yield run

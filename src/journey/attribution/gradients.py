@@ -80,24 +80,25 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
 def choose(objective: Objective, examples: Examples, draws: Draws, wanted: config.Gradient, memory_gib: float) -> Plan:
     """The fastest plan within the memory budget, found by timing on the first examples.
 
-    Raises: ConfigError if the budget does not hold one example and one draw.
+    Raises: ConfigError if no plan of the wanted kind fits the budget.
     """
     plans = candidates(objective, examples, draws, memory_gib)
     if wanted is not config.Gradient.auto:
         plans = [plan for plan in plans if plan.strategy == wanted.value]
     if not plans:
-        need = "a larger compute.gradient_memory_gib, or compute.gradient=loop"
-        raise config.ConfigError(f"compute.gradient_memory_gib={memory_gib}: too small for one example; needs {need}")
+        raise config.ConfigError(f"compute.gradient_memory_gib={memory_gib}: too small for compute.gradient={wanted.value}")
     return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: _seconds(objective, examples, draws, plan))
 
 
 def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> list[Plan]:
-    """Plans that fit. A gradient and its flattened copy take 8d bytes an example; activations are measured (vmap: twice)."""
+    """Plans that fit: 12d bytes an example (its gradient in pieces, flattened, and the block before), 20d for the network,
+    one gradient and the projection, and activations as measured (vmap: twice).
+    """
     memory, d = memory_gib * 2**30, sum(p.numel() for p in objective.network.parameters())
     per_draw, num_draws = activation_bytes(objective, examples, draws), len(draws)
 
     def fits(batch: int, draws_at_once: int) -> bool:
-        return batch <= len(examples) and (8 * batch + 4) * d + draws_at_once * per_draw <= memory
+        return batch <= len(examples) and (12 * batch + 20) * d + draws_at_once * per_draw <= memory
 
     chunks = {min(chunk, num_draws) for chunk in (1, 8, num_draws) if fits(1, min(chunk, num_draws))}
     chunks -= {1} if len(chunks) > 1 else set()  # one draw at a time only where nothing else fits
@@ -107,7 +108,12 @@ def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gi
 
 
 def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
-    """What a forward pass keeps for the backward pass, for each draw."""
+    """What a forward pass keeps for the backward pass for each draw, beside what it keeps once (cast weights)."""
+    one, two = (_kept_bytes(objective, examples[0], draws.split(count)[0]) for count in (1, 2))
+    return max(1, two - one if len(draws) > 1 else one)
+
+
+def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
     parameters = {p.data_ptr() for p in objective.network.parameters()}
     kept: dict[int, int] = {}
 
@@ -116,10 +122,9 @@ def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> 
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    few = draws.split(2)[0]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output(bind(objective.network, objective.precision), objective.schedule, examples[0].x0, few, examples[0].context)
-    return max(1, sum(kept.values()) // len(few))
+        output(bind(objective.network, objective.precision), objective.schedule, example.x0, draws, example.context)
+    return sum(kept.values())
 
 
 def _seconds(objective: Objective, examples: Examples, draws: Draws, plan: Plan) -> float:

@@ -26,9 +26,10 @@ def kernel_scores(train: np.ndarray, queries: np.ndarray, damping: list[float]) 
 
     `train` and `queries` may be mapped from disk: they are read in chunks.
 
-    Raises: ValueError on NaN or an all-zero row of `train`; SingularKernelError.
+    Raises: ValueError on NaN or an all-zero row; SingularKernelError.
     """
-    check_features(train)
+    check_features(train, "training example")
+    check_features(queries, "query")
     n, p = train.shape
     dual = n <= p
     if dual:  # ΦΦᵀ and φ_q Φᵀ, summed over blocks of columns
@@ -55,13 +56,13 @@ def kernel_scores(train: np.ndarray, queries: np.ndarray, damping: list[float]) 
     return scores, conditions
 
 
-def check_features(features: np.ndarray) -> None:
+def check_features(features: np.ndarray, of: str) -> None:
     """Raises: ValueError naming the first row that holds NaN or infinity, or nothing but zeros."""
     rows = _rows(features.shape[1])
     squared_norms = torch.cat([phi.square().sum(1) for phi in _blocks(features, rows)]).numpy()
     bad = np.flatnonzero(~np.isfinite(squared_norms) | (squared_norms == 0))
     if len(bad):
-        raise ValueError(f"features of example {bad[0]}: squared norm {squared_norms[bad[0]]}, so no score")
+        raise ValueError(f"features of {of} {bad[0]}: squared norm {squared_norms[bad[0]]}, so no score")
 
 
 def _rows(num_columns: int) -> int:
@@ -74,10 +75,10 @@ def _blocks(matrix: np.ndarray, rows: int) -> Iterator[Tensor]:
         yield torch.from_numpy(matrix[first : first + rows].astype(np.float64))
 
 
-def _solve(gram: Tensor, right: Tensor, absolute: float, condition: float, largest: float) -> Tensor:
+def _solve(gram: Tensor, right: Tensor, absolute: float, condition: float, largest_relative: float) -> Tensor:
     """(gram + λI)⁻¹ applied to every row of `right`."""
     factor, failed = torch.linalg.cholesky_ex(gram + absolute * torch.eye(len(gram), dtype=torch.float64))
     if failed or not condition < 1e14:
-        enough = f"damping={largest * 1e-12:.1g} would do"
+        enough = f"damping={largest_relative * 1e-12:.1g} would do"
         raise SingularKernelError(f"kernel matrix of size {len(gram)} is singular: condition number {condition:.1g}; {enough}")
     return torch.cholesky_solve(right.T, factor).T

@@ -9,7 +9,7 @@ from journey.seeding import numpy_generator
 
 
 def load(dataset: config.Digits) -> tuple[ImageSet, ImageSet]:
-    """A seeded, class-balanced split: `num_train` images for training, the rest held out. 16 grey levels span 0…255."""
+    """A seeded, class-balanced split: `num_train` images for training, the rest held out. The grey levels 0…16 become 0…255."""
     raw = load_digits()
     images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
     order = balanced_order(raw.target, dataset.seed)

@@ -69,6 +69,7 @@ def device_of(compute: config.Compute) -> torch.device:
     Raises: ConfigError if this machine has no such device.
     """
     device = torch.device(compute.device)
-    if device.type != "cpu" and not torch.get_device_module(device).is_available():
+    module = torch.get_device_module(device)
+    if device.type != "cpu" and not (module.is_available() and (device.index or 0) < module.device_count()):
         raise config.ConfigError(f"compute.device={compute.device}: not available on this machine; cpu is")
     return device

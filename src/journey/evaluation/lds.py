@@ -64,7 +64,8 @@ def with_aggregates(outputs: np.ndarray) -> np.ndarray:
 def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
     """Predicted outputs of every candidate: scores [damping, step, query, train], masks [M, N] → [candidates, T, Q, M].
 
-    One score per image is judged at every step; the trajectory and the destination are predicted by the mean over steps.
+    One score per image is judged at every step; the trajectory and the destination are predicted by the mean over
+    steps, each read out first.
     """
     kept = masks.T.astype(np.float32)
     steps = np.stack([-(readout(tau) @ kept) for tau in scores for readout in READOUTS.values()])  # [C, S or 1, Q, M]

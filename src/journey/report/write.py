@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,7 +21,7 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     evaluation = get(specs.evaluate(run), workspace)
     result = {"experiment": run.name, **json.loads((evaluation.path / "result.json").read_text())}
     pictures = {"lds_by_step.png": figures.lds_by_step(result)}
-    if shown := next(_per_step(run), None):
+    if shown := _per_step(run):
         pictures["journeys.png"] = _journeys(run, workspace, shown, result)
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -39,8 +38,10 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     console.print(f"{directory}/: result.json, {', '.join(pictures)}", highlight=False, soft_wrap=True)
 
 
-def _per_step(run: config.Config) -> Iterator[str]:
-    return (name for name, m in run.method.items() if isinstance(m, config.TRAK) and m.at is config.At.step)
+def _per_step(run: config.Config) -> str | None:
+    """The first method that scores steps."""
+    names = [name for name, m in run.method.items() if isinstance(m, config.TRAK) and m.at is config.At.step]
+    return names[0] if names else None
 
 
 def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:

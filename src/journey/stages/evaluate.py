@@ -8,7 +8,7 @@ import numpy as np
 
 from journey import config, data
 from journey.evaluation import lds, subsets
-from journey.specs import Evaluate, ancestors
+from journey.specs import Evaluate, ancestors, describe
 from journey.stages import Workspace, get
 from journey.store import versions, write_json
 from journey.tracking import track
@@ -50,6 +50,7 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
         "ceiling": _by_target(ceiling) | {"kind": "split-half over draws" if evaluation.num_seeds == 1 else "seeds"},
         "paired": [pair for a, b in combinations(means, 2) for pair in _paired(a, b, means, spec)],
         **_costs(spec, workspace),
+        "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         "versions": versions(),
     }
     write_json(partial / "result.json", result)
@@ -88,12 +89,12 @@ def _paired(a: str, b: str, means: dict[str, np.ndarray], spec: Evaluate) -> lis
 
 
 def _costs(spec: Evaluate, workspace: Workspace) -> dict[str, dict]:
-    """Worker-seconds and bytes of everything this result is made from, by stage."""
+    """Worker-seconds and bytes, by stage, of what this result is made from and the store still has."""
     seconds, size = defaultdict(float), defaultdict(int)
     for ancestor in ancestors(spec):
-        manifest = get(ancestor, workspace).manifest
-        seconds[ancestor.stage] += manifest["seconds"]
-        size[ancestor.stage] += manifest["bytes"]
+        if artifact := workspace.store.find(ancestor):
+            seconds[ancestor.stage] += artifact.manifest["seconds"]
+            size[ancestor.stage] += artifact.manifest["bytes"]
     totals = {"seconds": seconds, "bytes": size}
     return {name: {k: round(v, 1) for k, v in {**of, "total": sum(of.values())}.items()} for name, of in totals.items()}
 

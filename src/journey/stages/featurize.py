@@ -51,15 +51,13 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
 
     # Begin, or continue where an interrupted run stopped, in the same way.
     num_rows, done = sum(len(batch.examples) for batch in batches), 0
-    if (partial / PLAN).exists():
-        plan = Plan(**json.loads((partial / PLAN).read_text()))
-    else:
-        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, compute.gradient_memory_gib)
-        write_json(partial / PLAN, vars(plan))
     if (partial / PROGRESS).exists():
+        plan = Plan(**json.loads((partial / PLAN).read_text()))
         done = json.loads((partial / PROGRESS).read_text())["rows"]
         features = open_memmap(partial / "features.npy", "r+")
     else:
+        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, compute.gradient_memory_gib)
+        write_json(partial / PLAN, vars(plan))
         features = new_array(partial / "features.npy", (num_rows, p))
 
     # Compute, a block of rows at a time.
