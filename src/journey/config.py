@@ -270,7 +270,7 @@ class Compute:
     precision: Precision = Precision.fp32
     workers: int = 0  # processes; 0: one per core on a CPU, one on an accelerator
     gradient: Gradient = Gradient.auto
-    gradient_memory_gib: float = 0.5  # per worker
+    gradient_memory_gib: float = 0.75  # per worker
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
