@@ -49,7 +49,7 @@ def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
 
 def test_digits_is_what_was_asked_for():
     run = composed("experiment=digits")
-    assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 48, 1)
+    assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 32, 1)
     assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (1200, 64, 24)
     assert run.sampling.steps == [900, 700, 600, 500, 400, 300, 200, 100, 20]
     assert (run.method["journey"].num_draws, run.evaluation.num_draws) == (128, 64)

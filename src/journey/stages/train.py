@@ -29,8 +29,9 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
     clean = clean.to(device)
 
     # A new model, or the one an interrupted run left.
-    # All subsets of one repeat share initial weights and noise, as is usual in the field: what differs is their images.
-    name = f"{'full' if spec.subset is None else 'subset'} {spec.repeat}"
+    # Initial weights and noise depend on the repeat alone, as is usual in the field: models that share one differ by their
+    # images only, and a subset model is what checkpoint `repeat` would have been without the images left out.
+    name = f"repeat {spec.repeat}"
     training.initialise(spec.seed, name)
     state = training.new_state(network.build(spec.model, clean.shape).to(device), spec.training)
     checkpoint = partial / CHECKPOINT
