@@ -126,7 +126,7 @@ class _Workers:
     def pool(self) -> ProcessPoolExecutor:
         if self._pool is None:
             threads = max(1, self.cores // self.num)
-            with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):  # read at a worker's start
+            with _inherited(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):  # read at a worker's start
                 spawn = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(self.num, spawn, _begin_worker, (os.getpid(),))
                 for _ in range(self.num):  # start them now, while the environment holds
@@ -151,7 +151,6 @@ class _Workers:
 
 
 def _begin_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
@@ -162,13 +161,15 @@ def _die_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for the processes started inside."""
+def _inherited(**values: str) -> Iterator[None]:
+    """What processes started inside inherit: environment variables, and deafness to Ctrl-C, on which the parent decides."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, on_interrupt)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
