@@ -14,6 +14,11 @@ def check(run: config.Config) -> None:
         fits = all(pixels % 2 ** (levels - 1) == 0 for pixels in side)
         allowed = f"so few that images of {side[0]}×{side[1]} can be halved {levels - 1} times"
         config.require(fits, "model.block_out_channels", run.model.block_out_channels, allowed)
+    for method in run.judged.values():
+        if isinstance(method, config.Encoder):
+            from journey.attribution import encoders
+
+            encoders.weights(method)
     if run.compute.device != "cpu":
         from journey.diffusion import network  # imports torch: only where it has something to tell
 

@@ -1,8 +1,11 @@
 """The graph of artifacts. A spec is exactly what determines an artifact: settings, and the specs it is made from.
 
-    masks ── Train(full, seed) ─────────────┬── Featurize ── Score(method) ─┐
-      │                                     Sample ──┘                      ├── Evaluate
-      └── Train(subset, seed) ── Measure(Sample's journeys) ────────────────┘
+    masks ── Train(full, seed) ── Sample ──┬── Featurize ── Score(method) ─┐
+      │                                    │                               ├── Evaluate
+      └── Train(subset, seed) ── Measure ──┘───────────────────────────────┘
+
+Some methods ask for more: Snapshot (a model along its training), Curvature (the Gauss–Newton matrix at a model), Unlearn
+(losses after forgetting a query), Measure of subset models that do not judge.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
 `task`, `name` and the directories.
@@ -10,7 +13,7 @@ What is no part of any spec, because it changes no number beyond rounding: `comp
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -85,17 +88,57 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A model as it was after `step` steps of its training, with all that the training continues from."""
+
+    stage: ClassVar[str] = "snapshot"
+    folder: ClassVar[str] = "snapshots"
+    version: ClassVar[int] = 1
+    of: Train
+    step: int
+    previous: "Snapshot | None"
+
+    @property
+    def label(self) -> str:
+        return f"{self.of.label}-step{self.step}"
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC."""
+
+    stage: ClassVar[str] = "curvature"
+    folder: ClassVar[str] = "curvatures"
+    version: ClassVar[int] = 1
+    model: Train
+    num_draws: int
+    precision: config.Precision
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.model.label
+
+
+@dataclass(frozen=True)
 class Featurize:
     """Projected per-example gradients under one model, of the training images or (with `journeys`) of the queries."""
 
     stage: ClassVar[str] = "featurize"
     folder: ClassVar[str] = "features"
-    version: ClassVar[int] = 1
-    model: Train
+    version: ClassVar[int] = 2
+    model: Train | Snapshot
     journeys: Sample | None
-    steps: tuple[int, ...] | None  # the queries' x̂0_t, each at its t; None: clean examples, at all t
+    steps: tuple[int, ...] | None  # the queries' x̂0_t, each at its t; None: clean examples, at all t or in `window`
+    window: tuple[int, int] | None  # first and end of the timesteps that training images are asked at
+    output: config.Output
+    normalize: bool
     num_draws: int
+    stratified: bool
     antithetic: bool
+    precision: config.Precision
+    curvature: Curvature | None  # its inverse square root is applied, with every λ of `damping`
+    damping: tuple[float, ...]
     projection: config.Projection
     projection_dim: int
     seed: int
@@ -103,22 +146,50 @@ class Featurize:
     @property
     def label(self) -> str:
         examples = "train" if self.journeys is None else "destination" if self.steps is None else "step"
-        return f"{self.model.label}-{examples}"
+        window = "" if self.window is None else f"-t{self.window[0]}"
+        return f"{self.model.label}-{self.output.value}-{examples}{window}"
+
+
+@dataclass(frozen=True)
+class Unlearn:
+    """How much every training image's loss rises when one model forgets each query."""
+
+    stage: ClassVar[str] = "unlearn"
+    folder: ClassVar[str] = "unlearned"
+    version: ClassVar[int] = 1
+    model: Train
+    curvature: Curvature
+    journeys: Sample
+    steps: tuple[int, ...] | None  # None: the destinations
+    num_draws: int
+    precision: config.Precision
+    damping: float
+    rise: tuple[float, ...]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.label}-{'destination' if self.steps is None else 'step'}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """One method's scores[damping, step, query, train]; a method with one score per query has a single step."""
+    """One method's scores[candidate, step, query, train]; a method with one score per query has a single step.
+
+    Of the artifacts, those that its method asks for.
+    """
 
     stage: ClassVar[str] = "score"
     folder: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     method: config.Method
     journeys: Sample
-    steps: tuple[int, ...]  # whose x̂0_t a method without features looks at
-    train_features: tuple[Featurize, ...]
-    query_features: tuple[Featurize, ...]
+    steps: tuple[int, ...]
     seed: int
+    train_features: tuple[tuple[Featurize, ...], ...] = ()  # [checkpoint][one for all steps, or one for each]
+    query_features: tuple[Featurize, ...] = ()  # [checkpoint]
+    unlearned: tuple[Unlearn, ...] = ()  # [checkpoint]
+    outputs: tuple[Measure, ...] = ()  # [subset]
 
     @property
     def label(self) -> str:
@@ -131,7 +202,7 @@ class Evaluate:
 
     stage: ClassVar[str] = "evaluate"
     folder: ClassVar[str] = "evaluations"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     evaluation: config.LDS
     scores: dict[str, Score]
     outputs: tuple[tuple[Measure, ...], ...]  # [subset][seed]
@@ -143,7 +214,7 @@ class Evaluate:
         return f"{self.outputs[0][0].journeys.label}-{self.evaluation.name}"
 
 
-Spec = Train | Sample | Measure | Featurize | Score | Evaluate
+Spec = Train | Sample | Measure | Snapshot | Curvature | Featurize | Unlearn | Score | Evaluate
 
 
 # ------------------------------------------------------------------------------- from a run's settings to its specs
@@ -166,45 +237,107 @@ def journeys(run: config.Config) -> Sample:
     return Sample(full_model(run, 0), sampling.sampler, sampling.num_inference_steps, sampling.num_queries, run.seed)
 
 
-def score(run: config.Config, method: config.Method) -> Score:
-    """The scores of one method, with the features it needs."""
+def measure(run: config.Config, index: int, repeat: int) -> Measure:
+    """The outputs of one retrained model."""
+    evaluation, model = run.evaluation, subset_model(run, index, repeat)
     steps = tuple(run.sampling.steps)
-    if not isinstance(method, config.TRAK):
-        return Score(method, journeys(run), steps, (), (), run.seed)
-    checkpoints = range(method.num_checkpoints)
-    at = steps if method.at is config.At.step else None
-    train = tuple(_features(run, method, checkpoint, None, None) for checkpoint in checkpoints)
-    query = tuple(_features(run, method, checkpoint, journeys(run), at) for checkpoint in checkpoints)
-    return Score(method, journeys(run), (), train, query, run.seed)
+    return Measure(model, journeys(run), steps, evaluation.num_draws, evaluation.antithetic, run.seed)
+
+
+def score(run: config.Config, method: config.Method) -> Score:
+    """The scores of one method, with the artifacts it needs."""
+    of = Score(method, journeys(run), tuple(run.sampling.steps), run.seed)
+    match method:
+        case config.GradientMethod():
+            models = _models(run, method)
+            train = tuple(tuple(_features(run, method, m, None, w) for w in _windows(run, method)) for m in models)
+            query = tuple(_features(run, method, model, journeys(run), None) for model in models)
+            return replace(of, train_features=train, query_features=query)
+        case config.Unlearning():
+            return replace(of, unlearned=tuple(_unlearn(run, method, c) for c in range(method.num_checkpoints)))
+        case config.Datamodel():
+            first = run.evaluation.num_subsets  # the ones before it judge
+            return replace(of, outputs=tuple(measure(run, first + i, 0) for i in range(method.num_subsets)))
+        case config.NonparametricScore() | config.Pixel() | config.Encoder() | config.Random():
+            return of
+        case _:
+            raise config.ConfigError(f"method.{method.name}: unknown kind of method")
+
+
+def _models(run: config.Config, method: config.GradientMethod) -> list[Train | Snapshot]:
+    """The checkpoints of an ensemble; along a run, evenly spaced between its start and its end."""
+    count = method.num_checkpoints
+    if method.ensemble is config.Ensemble.seeds:
+        return [full_model(run, checkpoint) for checkpoint in range(count)]
+    snapshots: list[Snapshot] = []
+    for k in range(1, count + 1):
+        step = run.training.num_steps * k // (count + 1)
+        snapshots.append(Snapshot(full_model(run, 0), step, snapshots[-1] if snapshots else None))
+    return snapshots
+
+
+def _windows(run: config.Config, method: config.GradientMethod) -> list[tuple[int, int] | None]:
+    """The timesteps of the training images for each step: as many as asked for, around it, within the schedule."""
+    if not method.train_window:
+        return [None]
+    last = run.model.num_timesteps - method.train_window
+    starts = [min(max(0, t - method.train_window // 2), last) for t in run.sampling.steps]
+    return [(start, start + method.train_window) for start in starts]
 
 
 def _features(
-    run: config.Config, method: config.TRAK, checkpoint: int, queries: Sample | None, steps: tuple[int, ...] | None
+    run: config.Config,
+    method: config.GradientMethod,
+    model: Train | Snapshot,
+    queries: Sample | None,
+    window: tuple[int, int] | None,
 ) -> Featurize:
+    destination = queries is None or method.at is config.At.destination
+    whitened = method.kernel is config.Kernel.ekfac
     return Featurize(
-        model=full_model(run, checkpoint),
+        model=model,
         journeys=queries,
-        steps=steps,
+        steps=None if destination else tuple(run.sampling.steps),
+        window=window,
+        output=method.output,
+        normalize=method.normalize,
         num_draws=method.num_draws,
+        stratified=method.stratified,
         antithetic=method.antithetic,
+        precision=method.precision,
+        curvature=_curvature(run, model, method.precision) if whitened else None,
+        damping=tuple(method.damping) if whitened else (),
         projection=method.projection,
         projection_dim=0 if method.projection is config.Projection.none else method.projection_dim,
         seed=run.seed,
     )
 
 
+def _curvature(run: config.Config, model: Train, precision: config.Precision) -> Curvature:
+    return Curvature(model, run.attribution.num_draws, precision, run.seed)
+
+
+def _unlearn(run: config.Config, method: config.Unlearning, checkpoint: int) -> Unlearn:
+    model = full_model(run, checkpoint)
+    return Unlearn(
+        model=model,
+        curvature=_curvature(run, model, method.precision),
+        journeys=journeys(run),
+        steps=None if method.at is config.At.destination else tuple(run.sampling.steps),
+        num_draws=method.num_draws,
+        precision=method.precision,
+        damping=method.damping,
+        rise=tuple(method.rise),
+        seed=run.seed,
+    )
+
+
 def evaluate(run: config.Config) -> Evaluate:
     """The whole experiment."""
-    evaluation, steps = run.evaluation, tuple(run.sampling.steps)
-
-    def measure(index: int, repeat: int) -> Measure:
-        model = subset_model(run, index, repeat)
-        return Measure(model, journeys(run), steps, evaluation.num_draws, evaluation.antithetic, run.seed)
-
-    subsets, repeats = range(evaluation.num_subsets), range(evaluation.num_seeds)
-    outputs = tuple(tuple(measure(index, repeat) for repeat in repeats) for index in subsets)
-    scores = {name: score(run, method) for name, method in run.method.items()}
-    return Evaluate(evaluation, scores, outputs, steps, run.seed)
+    subsets, repeats = range(run.evaluation.num_subsets), range(run.evaluation.num_seeds)
+    outputs = tuple(tuple(measure(run, index, repeat) for repeat in repeats) for index in subsets)
+    scores = {name: score(run, method) for name, method in run.judged.items()}
+    return Evaluate(run.evaluation, scores, outputs, tuple(run.sampling.steps), run.seed)
 
 
 # ------------------------------------------------------------------------------------ addresses, and the graph

@@ -34,14 +34,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Objective:
-    """The function whose gradient is taken."""
+    """The function whose gradient is taken; normalize: the gradient of every draw gets unit norm before the mean."""
 
     network: nn.Module
     schedule: Schedule
     precision: config.Precision
+    output: config.Output = config.Output.loss
+    normalize: bool = False
 
     def gradients(self, examples: Examples, draws: Draws, plan: Plan) -> Iterator[Tensor]:
-        """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32"""
+        """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32
+
+        Raises: FloatingPointError if a gradient to be normalised is zero.
+        """
         ways = {"loop": loop_gradients, "vmap": vmap_gradients}
         for first in range(0, len(examples), plan.batch):
             yield ways[plan.strategy](self, examples[first : first + plan.batch], draws, plan.chunk)
@@ -51,29 +56,49 @@ def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     """One backward pass per example and chunk of draws. [B, d]"""
     predict = bind(objective.network, objective.precision)
     parameters = list(objective.network.parameters())
-    rows = []
+    sizes = [p.numel() for p in parameters]
+    rows = torch.zeros(len(examples), sum(sizes), device=examples.x0.device)
     for i in range(len(examples)):
-        example = examples[i]
-        row = 0
-        for part in draws.split(chunk):
-            f = output(predict, objective.schedule, example.x0, part, example.context) * (len(part) / len(draws))
-            row = row + torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters)])
-        rows.append(row)
-    return torch.stack(rows)
+        example, pieces = examples[i], list(rows[i].split(sizes))
+        for part in draws.split(1 if objective.normalize else chunk):
+            f = output(predict, objective.schedule, example.x0, part, example.context, objective.output)
+            gradients = [g.flatten() for g in torch.autograd.grad(f, parameters)]
+            if objective.normalize:
+                torch._foreach_div_(gradients, _norm(torch.stack([g.norm() for g in gradients])))
+            torch._foreach_add_(pieces, gradients, alpha=len(part) / len(draws))
+    return rows
 
 
 def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
-    """All examples of the block at once, each with all its draws (`chunk` is the loop's). [B, d]"""
+    """All examples of the block at once, each with all its draws; where draws are normalised, `chunk` of them. [B, d]"""
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
-    def f(parameters: dict[str, Tensor], x0: Tensor, context: Tensor | None) -> Tensor:
+    def f(parameters: dict[str, Tensor], x0: Tensor, context: Tensor | None, t: Tensor, eps: Tensor) -> Tensor:
         predict = bind(objective.network, objective.precision, parameters)
-        return output(predict, objective.schedule, x0, draws, context)
+        return output(predict, objective.schedule, x0, Draws(t, eps), context, objective.output)
 
-    in_dims = (None, 0, None if examples.context is None else 0)
+    over_examples = (None, 0, None if examples.context is None else 0, None, None)
+    inputs = (parameters, examples.x0, examples.context)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-        by_name = torch.func.vmap(torch.func.grad(f), in_dims)(parameters, examples.x0, examples.context)
-    return torch.cat([g.flatten(1) for g in by_name.values()], 1)
+        if not objective.normalize:
+            by_name = torch.func.vmap(torch.func.grad(f), over_examples)(*inputs, draws.t, draws.eps)
+            return torch.cat([g.flatten(1) for g in by_name.values()], 1)
+        of_draw = torch.func.vmap(torch.func.grad(f), (None, None, None, 0, 0))
+        rows = 0
+        for part in draws.split(chunk):
+            by_name = torch.func.vmap(of_draw, over_examples)(*inputs, part.t[:, None], part.eps[:, None])
+            pieces = [g.flatten(2) for g in by_name.values()]  # [B, chunk, …]
+            norms = _norm(torch.stack([g.norm(dim=2) for g in pieces], 2), dim=2)
+            rows = rows + torch.cat([torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1) / len(draws)
+        return rows
+
+
+def _norm(parts: Tensor, dim: int = 0) -> Tensor:
+    """Norm of a vector from the norms of its parts."""
+    norm = parts.norm(dim=dim)
+    if not bool((norm > 0).all()):
+        raise FloatingPointError("the gradient of a draw is zero, so it cannot be normalised")
+    return norm
 
 
 # ------------------------------------------------------------------------------------------- choosing the way
@@ -99,13 +124,19 @@ def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gi
     memory, d = memory_gib * 2**30, sum(p.numel() for p in objective.network.parameters())
     per_draw, num_draws = activation_bytes(objective, examples, draws), len(draws)
 
-    def fits(batch: int, draws_at_once: int) -> bool:
-        return batch <= len(examples) and (12 * batch + 20) * d + draws_at_once * per_draw <= memory
+    def fits(gradients: int, draws_at_once: int) -> bool:
+        return (12 * gradients + 20) * d + draws_at_once * per_draw <= memory
 
     chunks = {min(chunk, num_draws) for chunk in (1, 8, num_draws) if fits(1, min(chunk, num_draws))}
     chunks -= {1} if len(chunks) > 1 else set()  # one draw at a time only where nothing else fits
-    loops = [Plan("loop", next(b for b in (8, 4, 2, 1) if fits(b, chunk)), chunk) for chunk in sorted(chunks)]
+    if objective.normalize:  # a backward pass, and under vmap a gradient, for each draw
+        chunks = {1} if fits(1, 1) else set()
+    batches = {chunk: next(b for b in (8, 4, 2, 1) if b <= len(examples) and fits(b, chunk)) for chunk in sorted(chunks)}
+    loops = [Plan("loop", batch, chunk) for chunk, batch in batches.items()]
     sizes = sorted({min(size, len(examples)) for size in (4, 16, 64)})
+    if objective.normalize:
+        tiles = [(size, min(16, num_draws)) for size in sizes]
+        return loops + [Plan("vmap", b, k) for b, k in tiles if fits(b * (1 + k), VMAP_COPIES * b * k)]
     return loops + [Plan("vmap", size, num_draws) for size in sizes if fits(size, VMAP_COPIES * size * num_draws)]
 
 

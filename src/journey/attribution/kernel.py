@@ -1,11 +1,12 @@
 """Kernel scores (Park et al. 2023, "TRAK", Equation 13 with Q = 1; Georgiev et al. 2023, Section 3).
 
-    τ(q, i) = φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i,   λ = damping × mean diagonal of ΦᵀΦ
+    τ(q, i) = φ_qᵀ K⁻¹ φ_i,   K = ΦᵀΦ + λI,   λ = damping × mean diagonal of ΦᵀΦ
 
-    Φ  features of the training images [N, p];  φ_q  of the queries [Q, p];  K  the matrix that is solved
+    Φ  features of the training images [N, p];  φ_q  of the queries [Q, p]
 
-Solves are float64 Cholesky, in whichever of two equal forms is smaller: K = ΦᵀΦ + λI [p, p], or, since
-(ΦᵀΦ + λI)⁻¹ Φᵀ = Φᵀ (ΦΦᵀ + λI)⁻¹, K = ΦΦᵀ + λI [N, N].
+Solves are float64 Cholesky, in whichever of two equal forms is smaller: K [p, p], or, since K⁻¹ Φᵀ = Φᵀ (ΦΦᵀ + λI)⁻¹,
+ΦΦᵀ + λI [N, N]. Features may be mapped from disk: they are read in blocks. Scores are added to `out`, float32, which may be
+mapped too, so memory holds blocks and the smaller matrix.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from journey.config import Scale
+
 BLOCK_BYTES = 2**27  # of float64, the largest piece of features in memory at once
 
 
@@ -21,64 +24,124 @@ class SingularKernelError(RuntimeError):
     """A kernel matrix that cannot be factorised. The message names its condition number and a damping that would do."""
 
 
-def kernel_scores(train: np.ndarray, queries: np.ndarray, damping: list[float]) -> tuple[np.ndarray, list[float]]:
-    """Scores for every damping, float32 [damping, Q, N], and the condition number of each K.
+def inner_products(
+    out: np.ndarray, train: np.ndarray, queries: np.ndarray, scale: Scale = Scale.none, weight: float = 1.0
+) -> None:
+    """Add weight × φ_qᵀ φ_i, scaled, to out [Q, N].
 
-    `train` and `queries` may be mapped from disk: they are read in chunks.
+    Raises: ValueError on NaN or an all-zero row.
+    """
+    norms = feature_norms(train, "training example"), feature_norms(queries, "query")
+    right = torch.cat(list(_blocks(queries, _rows(queries.shape[1]))))
+    for rows, phi in _row_blocks(train):
+        out[:, rows] += weight * _scaled((right @ phi.T).numpy(), scale, norms[0][rows], norms[1], None)
+
+
+def kernel_scores(
+    out: np.ndarray, train: np.ndarray, queries: np.ndarray, damping: list[float], scale: Scale = Scale.none, weight: float = 1.0
+) -> list[float]:
+    """Add weight × τ, scaled, for every damping to out [damping, Q, N]; returns the condition number of each K.
 
     Raises: ValueError on NaN or an all-zero row; SingularKernelError.
     """
-    check_features(train, "training example")
-    check_features(queries, "query")
+    train_norms, query_norms = feature_norms(train, "training example"), feature_norms(queries, "query")
     n, p = train.shape
     dual = n <= p
-    if dual:  # ΦΦᵀ and φ_q Φᵀ, summed over blocks of columns
-        gram, right = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(queries), n, dtype=torch.float64)
-        rows = _rows(n + len(queries))
-        for phi, phi_q in zip(_blocks(train.T, rows), _blocks(queries.T, rows), strict=True):
-            gram.addmm_(phi.T, phi)
-            right.addmm_(phi_q.T, phi)
-    else:  # ΦᵀΦ, summed over blocks of rows
-        gram, right = torch.zeros(p, p, dtype=torch.float64), torch.cat(list(_blocks(queries, _rows(p))))
-        for phi in _blocks(train, _rows(p)):
-            gram.addmm_(phi.T, phi)
-    mean_diagonal = float(gram.trace()) / p
+    gram, right = _dual_gram(train, queries) if dual else _primal_gram(train, queries)
+    mean_diagonal = float(np.square(train_norms).sum()) / p
     eigenvalues = torch.linalg.eigvalsh(gram)
     smallest, largest = max(0.0, float(eigenvalues[0])), float(eigenvalues[-1])
 
-    scores = np.empty((len(damping), len(queries), n), np.float32)
     conditions = []
-    for out, relative in zip(scores, damping, strict=True):
+    for scores, relative in zip(out, damping, strict=True):
         absolute = relative * mean_diagonal
         conditions.append((largest + absolute) / (smallest + absolute))
-        solved = _solve(gram, right, absolute, conditions[-1], largest / mean_diagonal)
-        out[:] = solved if dual else torch.cat([solved @ phi.T for phi in _blocks(train, _rows(p))], 1)
-    return scores, conditions
+        factor = _factorise(gram, absolute, conditions[-1], largest / mean_diagonal)
+        solved = torch.cholesky_solve(right.T, factor).T  # [Q, N] or [Q, p]
+        for rows, phi in [(slice(None), None)] if dual else _row_blocks(train):
+            tau = solved if dual else solved @ phi.T
+            influence = _influence_norms(factor, gram if dual else phi, dual) if scale is Scale.influence else None
+            scores[:, rows] += weight * _scaled(tau.numpy(), scale, train_norms[rows], query_norms, influence)
+    return conditions
 
 
-def check_features(features: np.ndarray, of: str) -> None:
-    """Raises: ValueError naming the first row that holds NaN or infinity, or nothing but zeros."""
-    rows = _rows(features.shape[1])
-    squared_norms = torch.cat([phi.square().sum(1) for phi in _blocks(features, rows)]).numpy()
-    bad = np.flatnonzero(~np.isfinite(squared_norms) | (squared_norms == 0))
+def feature_norms(features: np.ndarray, of: str) -> np.ndarray:
+    """‖φ‖ of every row, float64.
+
+    Raises: ValueError naming the first row that holds NaN or infinity, or nothing but zeros.
+    """
+    norms = torch.cat([phi.norm(dim=1) for _, phi in _row_blocks(features)]).numpy()
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
-        raise ValueError(f"features of {of} {bad[0]}: squared norm {squared_norms[bad[0]]}, so no score")
+        raise ValueError(f"features of {of} {bad[0]}: norm {norms[bad[0]]}, so no score")
+    return norms
+
+
+def _dual_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor]:
+    """ΦΦᵀ [N, N] and φ_q Φᵀ [Q, N], summed over blocks of columns."""
+    n, num_queries = len(train), len(queries)
+    gram, right = torch.zeros(n, n, dtype=torch.float64), torch.zeros(num_queries, n, dtype=torch.float64)
+    rows = _rows(n + num_queries)
+    for phi, phi_q in zip(_blocks(train.T, rows), _blocks(queries.T, rows), strict=True):
+        gram.addmm_(phi.T, phi)
+        right.addmm_(phi_q.T, phi)
+    return gram, right
+
+
+def _primal_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor]:
+    """ΦᵀΦ [p, p], summed over blocks of rows, and φ_q [Q, p]."""
+    p = train.shape[1]
+    gram = torch.zeros(p, p, dtype=torch.float64)
+    for _, phi in _row_blocks(train):
+        gram.addmm_(phi.T, phi)
+    return gram, torch.cat(list(_blocks(queries, _rows(p))))
+
+
+def _factorise(gram: Tensor, absolute: float, condition: float, largest_relative: float) -> Tensor:
+    """The Cholesky factor of gram + λI."""
+    factor, failed = torch.linalg.cholesky_ex(gram + absolute * torch.eye(len(gram), dtype=torch.float64))
+    if failed or not condition < 1e14:
+        enough = f"damping={largest_relative * 1e-12:.1g} would do"
+        raise SingularKernelError(f"kernel matrix of size {len(gram)} is singular: condition number {condition:.1g}; {enough}")
+    return factor
+
+
+def _influence_norms(factor: Tensor, block: Tensor, dual: bool) -> np.ndarray:
+    """‖K⁻¹ φ_i‖: of the rows φ of a block, or, of everything, from X = (ΦΦᵀ + λI)⁻¹ as √diag(X ΦΦᵀ X)."""
+    if not dual:
+        return torch.cholesky_solve(block.T, factor).norm(dim=0).numpy()
+    inverse = torch.cholesky_inverse(factor)
+    return ((inverse @ block) * inverse).sum(1).sqrt().numpy()
+
+
+def _scaled(
+    tau: np.ndarray, scale: Scale, train_norms: np.ndarray, query_norms: np.ndarray, influence_norms: np.ndarray | None
+) -> np.ndarray:
+    match scale:
+        case Scale.none:
+            return tau
+        case Scale.gradient:
+            return tau / train_norms
+        case Scale.cosine:
+            return tau / train_norms / query_norms[:, None]
+        case Scale.influence if influence_norms is not None:
+            return tau / influence_norms
+        case _:
+            raise ValueError(f"scale={scale.value}: needs a kernel")
 
 
 def _rows(num_columns: int) -> int:
     return max(1, BLOCK_BYTES // (8 * num_columns))
 
 
+def _row_blocks(matrix: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+    """Which rows, and they."""
+    rows = _rows(matrix.shape[1])
+    for first, block in zip(range(0, len(matrix), rows), _blocks(matrix, rows), strict=True):
+        yield slice(first, first + len(block)), block
+
+
 def _blocks(matrix: np.ndarray, rows: int) -> Iterator[Tensor]:
     """A matrix in float64, some rows at a time."""
     for first in range(0, len(matrix), rows):
         yield torch.from_numpy(matrix[first : first + rows].astype(np.float64))
-
-
-def _solve(gram: Tensor, right: Tensor, absolute: float, condition: float, largest_relative: float) -> Tensor:
-    """(gram + λI)⁻¹ applied to every row of `right`."""
-    factor, failed = torch.linalg.cholesky_ex(gram + absolute * torch.eye(len(gram), dtype=torch.float64))
-    if failed or not condition < 1e14:
-        enough = f"damping={largest_relative * 1e-12:.1g} would do"
-        raise SingularKernelError(f"kernel matrix of size {len(gram)} is singular: condition number {condition:.1g}; {enough}")
-    return torch.cholesky_solve(right.T, factor).T

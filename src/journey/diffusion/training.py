@@ -45,19 +45,20 @@ def train(
     state: State,
     examples: Examples,
     training: config.Training,
+    until: int,
     precision: config.Precision,
     schedule: Schedule,
     seed: int,
     run: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Minimise the denoising loss; yields (loss, gradient norm) after each step, on the device and not yet synchronised.
+    """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
     Batches, timesteps and noise of a step are functions of (seed, run, step), so a continued run sees the same ones.
     """
     predict = bind(state.network, precision)
     device = examples.x0.device
     names, parameters = zip(*state.network.named_parameters(), strict=True)
-    while state.step < training.num_steps:
+    while state.step < until:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(training, state.step)
         batch = examples[batch_index(len(examples), training.batch_size, state.step, seed, run).to(device)]

@@ -4,9 +4,9 @@ A model trained on subset S is predicted to have output −Σ_{i∈S} τ_i + con
 correlation, over subsets, of predicted and measured outputs.
 
     M  subsets;  T  targets: the steps, the trajectory (mean of the steps), the destination;  Q  queries;  N  training images
-    candidates  every (damping, read-out) of a method
+    candidates  every (hyper-parameter, read-out) of a method
 
-Damping and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
+Hyper-parameter and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
 of the four cells (half of queries × half of subsets) is reported with the candidate that is best on the opposite cell.
 Intervals resample queries and subsets and hold these choices fixed.
 """
@@ -62,7 +62,7 @@ def with_aggregates(outputs: np.ndarray) -> np.ndarray:
 
 
 def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
-    """Predicted outputs of every candidate: scores [damping, step, query, train], masks [M, N] → [candidates, T, Q, M].
+    """Predicted outputs of every candidate: scores [hyper-parameter, step, query, train], masks [M, N] → [candidates, T, Q, M].
 
     One score per image is judged at every step; the trajectory and the destination are predicted by the mean over
     steps, each read out first.
@@ -73,10 +73,14 @@ def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray
     return np.concatenate([np.broadcast_to(steps, (len(steps), num_steps, *steps.shape[2:])), mean, mean], 1)
 
 
-def candidate(index: int, damping: list[float]) -> tuple[float | None, str]:
-    """(damping, read-out) of a candidate's index; methods without a kernel have no damping."""
-    of_damping, of_readout = divmod(index, len(READOUTS))
-    return (damping[of_damping] if damping else None), list(READOUTS)[of_readout]
+def labels(hyperparameters: list[dict[str, float]]) -> list[dict[str, float | str]]:
+    """What each candidate is, in the order of `predict`."""
+    return [{**of, "readout": readout} for of in hyperparameters for readout in READOUTS]
+
+
+def linear(predictions: np.ndarray) -> np.ndarray:
+    """The candidates that read scores out as they are."""
+    return predictions[list(READOUTS).index("linear") :: len(READOUTS)]
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,62 @@ def lds_by_step(result: dict) -> Figure:
         axes.axhline(0, color="black", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     by_step.legend(frameon=False, fontsize=8)
-    sizes = f"{result['num_train']} training images, {result['num_subsets']} subsets × {result['num_seeds']} seeds"
-    figure.suptitle(f"{result['experiment']}: {sizes}, {result['num_queries']} queries, 95% intervals", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
+
+
+def lds_by_method(result: dict) -> Figure:
+    """LDS of many methods as two maps, best and linear read-out: a row for each, highest mean over the paired steps first."""
+    order = sorted(result["lds"], key=lambda name: -result["lds"][name]["paired_steps"]["mean"])
+    columns = [f"{t}" for t in result["steps"]] + ["traj.", "dest."]
+    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * (len(order) + 1))
+    figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axes, title in zip(panels, ("best read-out", "linear read-out"), strict=True):
+        judged = [result["lds"][name] if title.startswith("best") else result["lds"][name]["linear"] for name in order]
+        rows = [
+            [*lds["step"]["mean"], lds["trajectory"]["mean"], lds["destination"]["mean"]] for lds in [*judged, result["ceiling"]]
+        ]
+        values = 100 * np.array(rows)
+        axes.imshow(values, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 42 else "black")
+        axes.axhline(len(order) - 0.5, color="black", linewidth=0.8)
+        axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(columns)), columns, fontsize=7)
+        axes.set_yticks(range(len(order) + 1), [*order, "ceiling"], fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_xlabel("judged at step t", fontsize=8)
+        axes.set_title(title, fontsize=8)
+    sizes = _sizes(result).removesuffix(", 95% intervals")
+    figure.suptitle(f"{result['experiment']}: LDS × 100; {sizes}", fontsize=9)
+    return figure
+
+
+def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, str]]]) -> Figure:
+    """LDS along every axis that was varied: axes_values[axis] is (value as text, name of the method), base included."""
+    figure, panels = plt.subplots(
+        1, len(axes_values), figsize=(2.3 * len(axes_values) + 0.6, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    targets = {"paired_steps": "steps " + ", ".join(map(str, result["paired_steps"])), "trajectory": "trajectory"}
+    for axes, (axis, points) in zip(panels[0], axes_values.items(), strict=True):
+        for (target, label), colour in zip(targets.items(), COLOURS, strict=False):
+            judged = [result["lds"][name][target] for _, name in points]
+            errors = np.concatenate([_error(j) for j in judged], 1)
+            style = {"fmt": "o-", "color": colour, "capsize": 2, "markersize": 4, "elinewidth": 1}
+            axes.errorbar(range(len(points)), [j["mean"] for j in judged], errors, label=label, **style)
+        axes.set_xticks(range(len(points)), [v for v, _ in points], fontsize=7, rotation=30)
+        axes.set_xlabel(axis, fontsize=8)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("LDS", fontsize=8)
+    panels[0, 0].legend(frameon=False, fontsize=6)
+    figure.suptitle(f"{result['experiment']}: {base}, one setting changed at a time; {_sizes(result)}", fontsize=9)
+    return figure
+
+
+def _sizes(result: dict) -> str:
+    subsets = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
+    return f"{result['num_train']} training images, {subsets}, {result['num_queries']} queries, 95% intervals"
 
 
 def _error(lds: dict) -> np.ndarray:

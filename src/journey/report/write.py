@@ -1,7 +1,8 @@
-"""Write the report of a run: result.json, lds_by_step.png, journeys.png, and the tables on the terminal."""
+"""Write the report of a run: result.json, lds.md, the pictures, and the tables on the terminal."""
 
 import json
-from collections import Counter
+import sys
+from enum import Enum
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from journey import config, data, specs
 from journey.report import figures, tables
 from journey.stages import Workspace, get
 from journey.stages.sample import estimates
-from journey.store import write_json
+from journey.store import replace_text, write_json
 from journey.tracking import wandb_run
 
 
@@ -20,44 +21,68 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     """Everything a run is reported by, in one directory."""
     evaluation = get(specs.evaluate(run), workspace)
     result = {"experiment": run.name, **json.loads((evaluation.path / "result.json").read_text())}
-    pictures = {"lds_by_step.png": figures.lds_by_step(result)}
+    pictures = {"lds_by_step.png": figures.lds_by_step(result)} if len(result["lds"]) <= len(figures.COLOURS) else {}
+    if not pictures:
+        pictures["lds_by_method.png"] = figures.lds_by_method(result)
+    if axes := _axes(run):
+        pictures["ablations.png"] = figures.ablations(result, next(iter(run.method)), axes)
     if shown := _per_step(run):
         pictures["journeys.png"] = _journeys(run, workspace, shown, result)
 
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "result.json", result)
+    replace_text(directory / "lds.md", tables.markdown(result))
     for name, figure in pictures.items():
         figure.savefig(directory / name, dpi=160)
         plt.close(figure)
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width to keep to
     console.print(tables.lds_table(result))
     if result["paired"]:
         console.print(tables.paired_table(result))
     _to_wandb(result, directory, list(pictures), workspace)
-    console.print(f"{directory}/: result.json, {', '.join(pictures)}", highlight=False, soft_wrap=True)
+    console.print(f"{directory}/: result.json, lds.md, {', '.join(pictures)}", highlight=False, soft_wrap=True)
+
+
+def _axes(run: config.Config) -> dict[str, list[tuple[str, str]]]:
+    """Every axis that the first method was varied along: (value, name), in rising order where the values are numbers."""
+    base = next(iter(run.method.values()))
+    variants = run.vary.variants(base)
+    axes = {}
+    for axis in (axis for axis, values in vars(run.vary).items() if values and axis != "at" and hasattr(base, axis)):
+        own = [m for m in variants if m.name.startswith(f"{base.name}-{axis}-")]
+        if axis != "damping":  # the base chooses among several
+            own = [base] + [m for m in own if getattr(m, axis) != getattr(base, axis)]
+        values = [getattr(m, axis)[0] if axis == "damping" else getattr(m, axis) for m in own]
+        texts = [v.value if isinstance(v, Enum) else v for v in values]
+        points = sorted(zip(texts, own, strict=True), key=lambda p: p[0])
+        axes[axis] = [(f"{text:g}" if isinstance(text, float) else str(text), m.name) for text, m in points]
+    return axes
 
 
 def _per_step(run: config.Config) -> str | None:
     """The first method that scores steps."""
-    names = [name for name, m in run.method.items() if isinstance(m, config.TRAK) and m.at is config.At.step]
+    names = [n for n, m in run.method.items() if isinstance(m, config.GradientMethod) and m.at is config.At.step]
     return names[0] if names else None
 
 
 def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:
-    """Proponents and opponents under the damping that was chosen most often."""
+    """Proponents and opponents under the hyper-parameter that was chosen most often."""
     journeys = get(specs.journeys(run), workspace)
     images, _ = data.load(run.dataset)
-    damping = Counter(result["lds"][method]["damping"]["step"]).most_common(1)[0][0]
+    candidates = config.candidates(run.method[method])
+    chosen = [{k: v for k, v in c.items() if k != "readout"} for c in result["lds"][method]["chosen"]["step"]]
+    best = max(candidates, key=chosen.count)
     scores = get(specs.score(run, run.method[method]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
         x0_hat=np.stack([queries.x0.numpy() for queries in estimates(journeys, tuple(run.sampling.steps))]),
         train=images.images,
-        scores=scores[run.method[method].damping.index(damping)],
+        scores=scores[candidates.index(best)],
         labels=[images.class_names[label] for label in images.labels],
     )
-    return figures.journeys(guided, f"{run.name}: what guided each step ({method}, damping {damping:g})")
+    setting = "".join(f", {name} {value:g}" for name, value in best.items())
+    return figures.journeys(guided, f"{run.name}: what guided each step ({method}{setting})")
 
 
 def _to_wandb(result: dict, directory: Path, pictures: list[str], workspace: Workspace) -> None:

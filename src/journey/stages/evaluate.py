@@ -1,14 +1,13 @@
 """Judge every method by retrained models. Payload: result.json."""
 
 from collections import defaultdict
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from journey import config, data
 from journey.evaluation import lds, subsets
-from journey.specs import Evaluate, ancestors, describe
+from journey.specs import Curvature, Evaluate, Featurize, Sample, Score, Train, Unlearn, ancestors, describe
 from journey.stages import Workspace, get
 from journey.store import versions, write_json
 from journey.tracking import track
@@ -28,15 +27,17 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
     # Judge all methods under one resampling.
     evaluation, num_queries = spec.evaluation, measured.shape[1]
     resampled = lds.resampling(num_queries, len(masks), evaluation.num_bootstrap, spec.seed)
-    by_method, dampings = {}, {}
+    means, summaries = {}, {}
     for name, score in spec.scores.items():
         predictions = lds.predict(get(score, workspace).array("scores.npy"), masks, len(spec.steps))
-        by_method[name] = lds.lds(predictions, measured, resampled)
-        dampings[name] = score.method.damping if isinstance(score.method, config.TRAK) else []
-    means = {name: lds.query_mean(m.replicates, resampled.query_weights) for name, m in by_method.items()}  # [B, T]
+        labels = lds.labels(config.candidates(score.method))
+        means[name], best = _judge(predictions, labels, measured, resampled, spec)
+        _, linear = _judge(lds.linear(predictions), lds.linear(labels), measured, resampled, spec)
+        summaries[name] = best | {"linear": linear, "cost": _cost_of_method(score, len(images), workspace)}
     ceiling = lds.query_mean(lds.ceiling(outputs, resampled), resampled.query_weights)
 
     # Save.
+    first = next(iter(means))
     result = {
         "dataset": dataset.name,
         "num_train": len(images),
@@ -46,9 +47,10 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
         "draws": evaluation.num_draws,
         "num_bootstrap": evaluation.num_bootstrap,
         "steps": list(spec.steps),
-        "lds": {name: _by_target(mean) | _choices(by_method[name], dampings[name]) for name, mean in means.items()},
-        "ceiling": _by_target(ceiling) | {"kind": "split-half over draws" if evaluation.num_seeds == 1 else "seeds"},
-        "paired": [pair for a, b in combinations(means, 2) for pair in _paired(a, b, means, spec)],
+        "paired_steps": list(evaluation.paired_steps),
+        "lds": summaries,
+        "ceiling": _by_target(ceiling, spec) | {"kind": "split-half over draws" if evaluation.num_seeds == 1 else "seeds"},
+        "paired": [{"a": first, "b": other, **_by_target(means[first] - means[other], spec)} for other in list(means)[1:]],
         **_costs(spec, workspace),
         "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         "versions": versions(),
@@ -59,33 +61,43 @@ def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
             log(i, t=t, **{f"lds_{name}": float(mean[0, i]) for name, mean in means.items()})
 
 
-def _by_target(means: np.ndarray) -> dict[str, dict]:
-    targets = {lds.STEP: means[:, :-2], lds.TRAJECTORY: means[:, -2], lds.DESTINATION: means[:, -1]}
+def _judge(
+    predictions: np.ndarray, labels: list[dict], measured: np.ndarray, resampled: lds.Resampling, spec: Evaluate
+) -> tuple[np.ndarray, dict]:
+    """Replicates of the mean over queries [B, T]; their summary, with what was chosen for each of the four cells."""
+    judged = lds.lds(predictions, measured, resampled)
+    mean = lds.query_mean(judged.replicates, resampled.query_weights)
+    chosen = {target: [labels[i] for i in indices] for target, indices in judged.chosen.items()}
+    return mean, _by_target(mean, spec) | {"chosen": chosen}
+
+
+def _by_target(means: np.ndarray, spec: Evaluate) -> dict[str, dict]:
+    """Every step, the mean of the paired steps, the trajectory and the destination, each with its interval."""
+    paired = means[:, [spec.steps.index(t) for t in spec.evaluation.paired_steps]].mean(1)
+    targets = {lds.STEP: means[:, :-2], "paired_steps": paired, lds.TRAJECTORY: means[:, -2], lds.DESTINATION: means[:, -1]}
     return {name: lds.mean_and_interval(values) for name, values in targets.items()}
 
 
-def _choices(method: lds.MethodLDS, damping: list[float]) -> dict[str, dict]:
-    """What was chosen for each target, on the opposite of each of the four cells."""
-    chosen = {t: [lds.candidate(i, damping) for i in indices] for t, indices in method.chosen.items()}
-    return {
-        "damping": {target: [c[0] for c in cells] for target, cells in chosen.items()},
-        "readout": {target: [c[1] for c in cells] for target, cells in chosen.items()},
-    }
+def _cost_of_method(score: Score, num_train: int, workspace: Workspace) -> dict[str, float]:
+    """What a method's scores cost beside the models and journeys they explain; shared features count for every method.
 
-
-def _paired(a: str, b: str, means: dict[str, np.ndarray], spec: Evaluate) -> list[dict]:
-    """Difference a − b, under the same resampling."""
-    difference = means[a] - means[b]
-    steps = spec.evaluation.paired_steps
-    columns = [spec.steps.index(t) for t in steps]
-    targets = {
-        lds.STEP: difference[:, columns].mean(1),
-        lds.TRAJECTORY: difference[:, -2],
-        lds.DESTINATION: difference[:, -1],
-    }
-    pairs = [{"a": a, "b": b, "target": target, **lds.mean_and_interval(d)} for target, d in targets.items()]
-    pairs[0]["steps"] = list(steps)
-    return pairs
+    gradients: backward passes, one for each example and draw.
+    """
+    seconds, size, gradients = 0.0, 0, 0
+    for made in [score, *ancestors(score)]:
+        explained = isinstance(made, Sample) or (isinstance(made, Train) and made.subset is None)
+        if explained or (artifact := workspace.store.find(made)) is None:
+            continue
+        seconds += artifact.manifest["seconds"]
+        size += artifact.manifest["bytes"]
+        match made:
+            case Featurize():
+                gradients += len(artifact.array("features.npy")) * made.num_draws
+            case Curvature():
+                gradients += 2 * num_train * made.num_draws
+            case Unlearn():
+                gradients += artifact.array("rises.npy").shape[1] * made.num_draws
+    return {"seconds": round(seconds, 1), "gradients": gradients, "bytes": size}
 
 
 def _costs(spec: Evaluate, workspace: Workspace) -> dict[str, dict]:

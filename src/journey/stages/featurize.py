@@ -1,7 +1,7 @@
 """Projected per-example gradients under one model.
 
-Payload: features.npy, float32 [rows, p]: the training images, or the queries [step × query] or [query]; plan.json, how
-the gradients were computed.
+Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, damping, p]: the training images, or the queries
+[step × query] or [query]; plan.json, how the gradients were computed.
 """
 
 import json
@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
+from torch import Tensor, nn
 
 from journey import data
+from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose
-from journey.attribution.output import Draws, all_timestep_draws, step_draws
-from journey.attribution.projection import projection
+from journey.attribution.output import Draws, step_draws, window_draws
+from journey.attribution.projection import Project, projection
 from journey.diffusion import network, schedule
 from journey.diffusion.examples import Examples, encode
-from journey.specs import Featurize
+from journey.specs import Featurize, Snapshot, Train
 from journey.stages import Workspace, get
+from journey.stages.curvature import FILE as CURVATURE
 from journey.stages.sample import destinations, estimates
-from journey.store import new_array, write_json
+from journey.store import Artifact, new_array, write_json
 from journey.tracking import track
 
 PLAN, PROGRESS = "plan.json", "resume.json"
@@ -40,14 +43,16 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if a feature is not finite."""
     # Load.
     device = network.device_of(workspace.compute)
-    model, compute = spec.model.model, workspace.compute
-    denoiser = network.load(model, get(spec.model, workspace).path, device)
-    noise_schedule = schedule.schedule_of(model, device)
-    batches = _batches(spec, noise_schedule.num_timesteps, workspace, device)
+    trained, compute = spec.model.of if isinstance(spec.model, Snapshot) else spec.model, workspace.compute
+    denoiser = network.load(trained.model, get(spec.model, workspace).path, device)
+    noise_schedule = schedule.schedule_of(trained.model, device)
+    batches = _batches(spec, trained, noise_schedule.num_timesteps, workspace, device)
     d = sum(p.numel() for p in denoiser.parameters())
     p = spec.projection_dim or d
-    project = projection(spec.projection, d, p, spec.seed, f"checkpoint {spec.model.repeat}", device)
-    objective = Objective(denoiser, noise_schedule, spec.model.precision)
+    project = projection(spec.projection, d, p, spec.seed, f"checkpoint {trained.repeat}", device)
+    if spec.curvature is not None:
+        project = _whitened(project, get(spec.curvature, workspace), denoiser, spec.damping, device)
+    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
 
     # Begin, or continue where an interrupted run stopped, in the same way.
     num_rows, done = sum(len(batch.examples) for batch in batches), 0
@@ -58,7 +63,7 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     else:
         plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, compute.gradient_memory_gib)
         write_json(partial / PLAN, vars(plan))
-        features = new_array(partial / "features.npy", (num_rows, p))
+        features = new_array(partial / "features.npy", (num_rows, *([len(spec.damping)] if spec.damping else []), p))
 
     # Compute, a block of rows at a time.
     row, saved_at = 0, time.monotonic()
@@ -72,7 +77,7 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
                     raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
                 features[row : row + len(block)] = block
                 row += len(block)
-                log(row, norm=float(np.linalg.norm(block, axis=1).mean()))
+                log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
                 if time.monotonic() - saved_at >= compute.checkpoint_seconds:
                     features.flush()
                     write_json(partial / PROGRESS, {"rows": row})
@@ -80,14 +85,31 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     features.flush()
 
 
-def _batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
-    """Clean images or destinations, with draws over all t; or the x̂0_t of each step, with draws at it."""
+def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
+    """Clean images or destinations, with draws over all t or in the window; or the x̂0_t of each step, with draws at it."""
     if spec.journeys is None:
-        examples = [encode(data.load(spec.model.dataset)[0], spec.model.model)]
+        examples = [encode(data.load(trained.dataset)[0], trained.model)]
     elif spec.steps is None:
         examples = [destinations(get(spec.journeys, workspace))]
     else:
         examples = estimates(get(spec.journeys, workspace), spec.steps)
     rest = (spec.num_draws, examples[0].shape, spec.seed, "attribute", spec.antithetic)
-    draws = [step_draws(t, *rest) for t in spec.steps] if spec.steps else [all_timestep_draws(num_timesteps, *rest)]
+    if spec.steps is None:
+        draws = [window_draws(spec.window or (0, num_timesteps), *rest, spec.stratified)]
+    else:
+        draws = [step_draws(t, *rest) for t in spec.steps]
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
+
+
+def _whitened(
+    project: Project, artifact: Artifact, denoiser: nn.Module, damping: tuple[float, ...], device: torch.device
+) -> Project:
+    """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC."""
+    estimated = curvature.load(artifact.path / CURVATURE, denoiser, device)
+    factors = [estimated.damped(relative).rsqrt() for relative in damping]
+
+    def whiten(gradients: Tensor) -> Tensor:
+        rotated = estimated.rotate(gradients)
+        return torch.stack([project(rotated * factor) for factor in factors], 1)
+
+    return whiten

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from journey.attribution.output import Draws, all_timestep_draws, output, step_draws
+from journey.attribution.output import Draws, output, step_draws, window_draws
 from journey.diffusion import network, schedule
 from journey.diffusion.examples import Examples
 from journey.specs import Measure
@@ -47,4 +47,4 @@ def _outputs(predict: network.Predict, noise_schedule: schedule.Schedule, querie
 def _draws(spec: Measure, num_timesteps: int, shape: tuple[int, ...]) -> list[Draws]:
     """The draws of every step, then those of the destination; none that an attribution uses."""
     rest = (spec.num_draws, shape, spec.seed, "measure", spec.antithetic)
-    return [step_draws(t, *rest) for t in spec.steps] + [all_timestep_draws(num_timesteps, *rest)]
+    return [step_draws(t, *rest) for t in spec.steps] + [window_draws((0, num_timesteps), *rest)]

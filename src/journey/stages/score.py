@@ -1,47 +1,88 @@
-"""The scores of one method. Payload: scores.npy, float32 [damping, step, query, train]; kernel.json, what was solved."""
+"""The scores of one method. Payload: scores.npy, float32 [candidate, step, query, train]; kernel.json, what was solved."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from journey import config, data
-from journey.specs import Score
+from journey.attribution import encoders
+from journey.attribution.methods import cosine, datamodel, gradient, nonparametric, random
+from journey.diffusion.examples import encode
+from journey.diffusion.schedule import schedule_of
+from journey.diffusion.training import learning_rate
+from journey.evaluation import lds, subsets
+from journey.specs import Score, Snapshot
 from journey.stages import Workspace, get
 from journey.stages.sample import estimates
-from journey.store import write_json
+from journey.store import new_array, write_json
 from journey.tracking import track
 
 
 def run(spec: Score, partial: Path, workspace: Workspace) -> None:
     """Raises: ValueError if a score is not finite."""
-    journeys, model = get(spec.journeys, workspace), spec.journeys.model
-    damping, conditions = [], []
-    match spec.method:
-        case config.TRAK():
-            from journey.attribution.methods import trak
-
-            damping = spec.method.damping
-            train, queries = (
-                [get(features, workspace).array("features.npy") for features in checkpoints]
-                for checkpoints in (spec.train_features, spec.query_features)
-            )
-            scores, conditions = trak.score(train, queries, spec.journeys.num_queries, damping)
-        case config.Pixel():
-            from journey.attribution.methods import pixel
-            from journey.diffusion.examples import encode
-
-            clean = encode(data.load(model.dataset)[0], model.model).x0.numpy()
-            scores = pixel.score(clean, np.stack([q.x0.numpy() for q in estimates(journeys, spec.steps)]))
+    method, dataset, model = spec.method, spec.journeys.model.dataset, spec.journeys.model.model
+    num_steps = 1 if getattr(method, "at", config.At.step) is not config.At.step else len(spec.steps)
+    num_train = len(data.load(dataset)[0])
+    shape = (len(config.candidates(method)), num_steps, spec.journeys.num_queries, num_train)
+    scores, conditions = new_array(partial / "scores.npy", shape), []
+    match method:
+        case config.GradientMethod():
+            train = [[get(f, workspace).array("features.npy") for f in steps] for steps in spec.train_features]
+            queries = [get(f, workspace).array("features.npy") for f in spec.query_features]
+            weights = _weights([steps[0].model for steps in spec.train_features])
+            conditions = gradient.score(scores, method, train, queries, weights)
+        case config.Unlearning():
+            for unlearned in spec.unlearned:
+                rises = get(unlearned, workspace).array("rises.npy").reshape(len(scores), -1, *shape[2:])
+                mean = rises.mean(1, keepdims=True) if method.at is config.At.trajectory else rises
+                scores += mean / len(spec.unlearned)
+        case config.Datamodel():
+            labels = data.load(dataset)[0].labels
+            masks = np.stack([subsets.mask(labels, m.model.subset) for m in spec.outputs])
+            outputs = np.stack([get(m, workspace).array("outputs.npy").mean(0) for m in spec.outputs])
+            of_target = lds.with_aggregates(outputs)[:, _targets(method.at, len(spec.steps))]
+            match method.estimator:
+                case config.Estimator.difference:
+                    scores[:] = datamodel.difference(masks, of_target)
+                case config.Estimator.ridge:
+                    scores[:] = datamodel.ridge(masks, of_target, method.damping)
+        case config.NonparametricScore():
+            journeys = get(spec.journeys, workspace)
+            index = [journeys.array("timesteps.npy").tolist().index(t) for t in spec.steps]
+            x_t = torch.from_numpy(journeys.array("x_t.npy")[index])
+            alpha_bar = schedule_of(model, torch.device("cpu")).alpha_bar[list(spec.steps)]
+            scores[:] = nonparametric.score(encode(data.load(dataset)[0], model).x0, x_t, alpha_bar, method.patch_size)
+        case config.Pixel() | config.Encoder():
+            clean = encode(data.load(dataset)[0], model).x0
+            x0_hat = torch.stack([q.x0 for q in estimates(get(spec.journeys, workspace), spec.steps)])
+            if isinstance(method, config.Encoder):
+                clean = encoders.embed(clean, method)
+                x0_hat = encoders.embed(x0_hat.flatten(0, 1), method).unflatten(0, shape[1:3])
+            scores[:] = cosine.score(clean.numpy(), x0_hat.numpy())
         case config.Random():
-            from journey.attribution.methods import random
-
-            num_train = len(data.load(model.dataset)[0])
-            scores = random.score(len(spec.steps), spec.journeys.num_queries, num_train, spec.seed)
+            scores[:] = random.score(*shape[1:], spec.seed)
         case _:
-            raise config.ConfigError(f"method.{spec.method.name}: unknown; available: journey, trak, pixel, random")
+            raise config.ConfigError(f"method.{method.name}: no such method")
     if not np.isfinite(scores).all():
-        raise ValueError(f"scores of {spec.method.name} are not finite")
-    np.save(partial / "scores.npy", scores)
-    write_json(partial / "kernel.json", {"damping": damping, "condition_number": conditions})
+        raise ValueError(f"scores of {method.name} are not finite")
+    scores.flush()
+    write_json(partial / "kernel.json", {"condition_number": conditions})
     with track(spec, partial, workspace) as log:
-        log(0, std=float(scores.std()), largest_condition_number=max(map(max, conditions), default=1.0))
+        log(0, std=float(scores.std()), largest_condition_number=max((max(c) for c in conditions if c), default=1.0))
+
+
+def _weights(models: list) -> list[float]:
+    """What each checkpoint counts: the same, or its learning rate (Pruthi et al. 2020)."""
+    if isinstance(models[0], Snapshot):
+        return [learning_rate(m.of.training, m.step) for m in models]
+    return [1 / len(models)] * len(models)
+
+
+def _targets(at: config.At, num_steps: int) -> list[int]:
+    """Which rows of steps, trajectory and destination."""
+    return {
+        config.At.step: list(range(num_steps)),
+        config.At.trajectory: [num_steps],
+        config.At.destination: [num_steps + 1],
+    }[at]

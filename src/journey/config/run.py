@@ -1,33 +1,21 @@
-"""The door between Hydra and plain Python: every setting with its default, and every check made before any compute."""
+"""The settings of a run, group by group."""
 
 import math
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import II, DictConfig, OmegaConf
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be honoured. The message is one line: the field, its value and what is allowed."""
-
-
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ConfigError unless the condition holds."""
-    if not condition:
-        raise ConfigError(f"{name}={value}: must be {allowed}")
-
-
-def require_name(name: str, value: str) -> None:
-    """Names become parts of paths."""
-    require(re.fullmatch(r"\w[\w.-]*", value) is not None, name, value, "letters, digits, '.', '_' and '-'")
-
-
-def require_positive(name: str, value: float) -> None:
-    """Refuses NaN and infinity too."""
-    require(0 < value < math.inf, name, value, "positive and finite")
-
+from journey.config.checks import ConfigError, require, require_draws, require_name, require_positive
+from journey.config.methods import (
+    At,
+    Attribution,
+    Encoder,
+    GradientMethod,
+    Method,
+    NonparametricScore,
+    Precision,
+    Projection,
+)
 
 # ---------------------------------------------------------------------------------------------------- dataset
 
@@ -131,87 +119,6 @@ def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]
     return [i * stride for i in reversed(range(num_inference_steps))]
 
 
-# ------------------------------------------------------------------------------------------------ attribution
-
-
-class At(Enum):
-    """Which output of a query is attributed: one per step of the journey, or one of the final image."""
-
-    step = "step"
-    destination = "destination"
-
-
-class Projection(Enum):
-    sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
-    gaussian = "gaussian"
-    rademacher = "rademacher"
-    none = "none"  # the whole gradient: the exact kernel
-
-
-@dataclass
-class Attribution:
-    """What all gradient methods do, unless one of them says otherwise."""
-
-    num_checkpoints: int = 3
-    num_draws: int = 32  # (timestep, noise) pairs per gradient
-    antithetic: bool = False  # draws come in pairs (ε, −ε)
-    projection: Projection = Projection.sparse
-    projection_dim: int = 4096
-    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
-
-    def __post_init__(self) -> None:
-        check_gradients("attribution", self)
-
-
-@dataclass
-class Method:
-    name: str = "???"
-
-
-@dataclass
-class TRAK(Method):
-    """Kernel attribution (Park et al. 2023): τ = φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i, averaged over checkpoints.
-
-    Its defaults are OmegaConf's references to `attribution`: outside a composed configuration, give every value.
-    """
-
-    name: str = "trak"
-    at: At = At.destination
-    num_checkpoints: int = II("attribution.num_checkpoints")
-    num_draws: int = II("attribution.num_draws")
-    antithetic: bool = II("attribution.antithetic")
-    projection: Projection = II("attribution.projection")
-    projection_dim: int = II("attribution.projection_dim")
-    damping: list[float] = II("attribution.damping")
-
-    def __post_init__(self) -> None:
-        check_gradients(f"method.{self.name}", self)
-
-
-def check_gradients(group: str, settings: Attribution | TRAK) -> None:
-    """Refuse what no gradient method can do."""
-    require(settings.num_checkpoints >= 1, f"{group}.num_checkpoints", settings.num_checkpoints, "at least 1")
-    check_draws(group, settings.num_draws, settings.antithetic)
-    require(settings.projection_dim >= 1, f"{group}.projection_dim", settings.projection_dim, "at least 1")
-    require(len(settings.damping) > 0, f"{group}.damping", settings.damping, "a non-empty list")
-    for relative in settings.damping:
-        require_positive(f"{group}.damping", relative)
-
-
-@dataclass
-class Pixel(Method):
-    """Cosine similarity between the query's x̂0_t and a training example."""
-
-    name: str = "pixel"
-
-
-@dataclass
-class Random(Method):
-    """Scores drawn from N(0, 1): the floor."""
-
-    name: str = "random"
-
-
 # ------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -237,25 +144,14 @@ class LDS(Evaluation):
         require(self.num_subsets >= 6, "evaluation.num_subsets", self.num_subsets, "at least 6 (three in each half)")
         require(self.num_seeds >= 1, "evaluation.num_seeds", self.num_seeds, "at least 1")
         require(0 < self.fraction < 1, "evaluation.fraction", self.fraction, "strictly between 0 and 1")
-        check_draws("evaluation", self.num_draws, self.antithetic)
+        require_draws("evaluation", self.num_draws, self.antithetic)
         halves = 4 if self.antithetic else 2  # the ceiling compares halves of the draws
         require(self.num_draws % halves == 0, "evaluation.num_draws", self.num_draws, f"a multiple of {halves}")
         require(self.num_bootstrap >= 100, "evaluation.num_bootstrap", self.num_bootstrap, "at least 100")
         require(len(self.paired_steps) > 0, "evaluation.paired_steps", self.paired_steps, "a non-empty list")
 
 
-def check_draws(group: str, num_draws: int, antithetic: bool) -> None:
-    """Refuse no draws, and an odd number of them where they come in pairs."""
-    require(num_draws >= 1, f"{group}.num_draws", num_draws, "at least 1")
-    require(not antithetic or num_draws % 2 == 0, f"{group}.num_draws", num_draws, "even when antithetic=true")
-
-
 # ------------------------------------------------------------------------------------------ compute, tracking
-
-
-class Precision(Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 class Gradient(Enum):
@@ -321,6 +217,32 @@ class Task(Enum):
 
 
 @dataclass
+class Vary:
+    """Axes: every method of the run that has such a field is also judged with each of these values of it, one at a time."""
+
+    at: list[At] = field(default_factory=list)
+    num_checkpoints: list[int] = field(default_factory=list)
+    num_draws: list[int] = field(default_factory=list)
+    stratified: list[bool] = field(default_factory=list)
+    antithetic: list[bool] = field(default_factory=list)
+    train_window: list[int] = field(default_factory=list)
+    precision: list[Precision] = field(default_factory=list)
+    projection: list[Projection] = field(default_factory=list)
+    projection_dim: list[int] = field(default_factory=list)
+    damping: list[float] = field(default_factory=list)
+
+    def variants(self, method: Method) -> list[Method]:
+        """The method with one field changed, named `<method>-<field>-<value>`, or `<method>-<value>` where it is `at`."""
+        found = []
+        for axis, values in vars(self).items():
+            for value in values if hasattr(method, axis) else ():
+                shown = value.value if isinstance(value, Enum) else value
+                name = f"{method.name}-{shown}" if axis == "at" else f"{method.name}-{axis}-{shown}"
+                found.append(replace(method, **{axis: [value] if axis == "damping" else value, "name": name}))
+        return found
+
+
+@dataclass
 class Config:
     dataset: Dataset = field(default_factory=Dataset)
     model: Model = field(default_factory=Model)
@@ -328,6 +250,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     attribution: Attribution = field(default_factory=Attribution)
     method: dict[str, Method] = field(default_factory=dict)
+    vary: Vary = field(default_factory=Vary)
     evaluation: Evaluation = field(default_factory=Evaluation)
     compute: Compute = field(default_factory=Compute)
     tracking: Tracking = field(default_factory=Tracking)
@@ -345,6 +268,10 @@ class Config:
             require_name("method", key)
             require(isinstance(method, Method), f"method.{key}", method, "a method's settings")
             require(method.name == key, f"method.{key}.name", method.name, f"{key}, what it is called by")
+            pixels = isinstance(self.model, DDPM) or not isinstance(method, NonparametricScore | Encoder)
+            require(
+                pixels, f"method.{key}", f"{key} on model={self.model.name}", "used with a model of pixels, such as ddpm_tiny"
+            )
         match self.model:
             case DDPM():
                 num_timesteps = self.model.num_timesteps
@@ -352,6 +279,16 @@ class Config:
                 raise ConfigError(f"model.name={self.model.name}: unknown kind of model")
         self._check_steps(num_timesteps)
         self._check_draws(num_timesteps)
+
+    @property
+    def judged(self) -> dict[str, Method]:
+        """All methods: the chosen ones, then their variants, each once."""
+        judged = dict(self.method)
+        for method in self.method.values():
+            for variant in self.vary.variants(method):
+                if all(replace(variant, name=other.name) != other for other in judged.values()):
+                    judged[variant.name] = variant
+        return judged
 
     def _check_steps(self, num_timesteps: int) -> None:
         steps, inference_steps = self.sampling.steps, self.sampling.num_inference_steps
@@ -368,44 +305,10 @@ class Config:
 
     def _check_draws(self, num_timesteps: int) -> None:
         draws = {"attribution.num_draws": self.attribution.num_draws}
-        draws |= {f"method.{k}.num_draws": m.num_draws for k, m in self.method.items() if isinstance(m, TRAK)}
+        draws |= {f"method.{k}.num_draws": m.num_draws for k, m in self.judged.items() if hasattr(m, "num_draws")}
         for name, count in {**draws, "evaluation.num_draws": self.evaluation.num_draws}.items():
             require(count <= num_timesteps, name, count, f"at most the {num_timesteps} timesteps there are")
-
-
-# ------------------------------------------------------------------------------------------------ Hydra's side
-
-
-def register_schemas() -> None:
-    """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    variants = {"dataset": [Digits], "model": [DDPM], "evaluation": [LDS], "tracking": [JSONLines, Wandb]}
-    for group, nodes in variants.items():
-        for node in nodes:
-            store.store(group=group, name=f"schema_{node.__name__.lower()}", node=node, package=group)
-    for node in (TRAK, Pixel, Random):
-        store.store(group="method", name=f"schema_{node.__name__.lower()}", node=node)
-
-
-def parse(composed: DictConfig) -> Config:
-    """The composed configuration as plain dataclasses.
-
-    Raises: ConfigError naming the setting, if a value is out of range or a key was added that no code reads.
-    """
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
-    _refuse_extra_keys(config, "")
-    return config
-
-
-def _refuse_extra_keys(node: object, path: str) -> None:
-    if is_dataclass(node):
-        names = [f.name for f in fields(node)]
-        for key, value in vars(node).items():
-            if key not in names:
-                raise ConfigError(f"{path}{key}={value}: no such key; allowed here: {', '.join(names)}")
-            _refuse_extra_keys(value, f"{path}{key}.")
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            _refuse_extra_keys(value, f"{path}{key}.")
+        for name, method in self.judged.items():
+            if isinstance(method, GradientMethod):
+                window = method.train_window
+                require(window <= num_timesteps, f"method.{name}.train_window", window, f"at most {num_timesteps}")

@@ -1,4 +1,4 @@
-"""Cosine similarity of a query's estimate x̂0_t and a training example, in the space of the model."""
+"""Cosine similarity of a query's estimate x̂0_t and a training example: of their pixels, or in an encoder's space."""
 
 import numpy as np
 
@@ -16,5 +16,5 @@ def score(train: np.ndarray, x0_hat: np.ndarray) -> np.ndarray:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not (norms > 0).all():
-        raise ValueError("pixel: an image is all zeros in the model's range, so it has no cosine similarity")
+        raise ValueError("cosine: an image is all zeros in this space, so it has no direction")
     return vectors / norms

@@ -1,0 +1,178 @@
+"""EK-FAC: the generalised Gauss–Newton matrix G of the denoising loss, diagonal in a Kronecker eigenbasis.
+
+George et al. 2018 ("EKFAC"); Mlodozeniec et al. 2025 for diffusion models, with pseudo-targets N(ε_θ, I).
+
+Of a layer with weight and bias as one matrix [out, in + 1]:
+    a  inputs, with a 1 for the bias (patches, of a convolution)  [positions, in + 1]
+    b  gradient at its outputs of the loss of a pseudo-target     [positions, out]
+    the gradient of one example and draw is bᵀa; A = E[aᵀa] = Q_A … Q_Aᵀ, B = E[bᵀb] = Q_B … Q_Bᵀ;
+    eigenvalues Λ = E[(Q_Bᵀ bᵀa Q_A)²]
+
+Layers that are no Linear or Conv2d (normalisations) are held fixed: their directions count nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from journey.attribution.output import Draws
+from journey.diffusion.network import Predict
+from journey.diffusion.schedule import Schedule, add_noise
+
+Batch = tuple[Tensor, Draws, Tensor, Tensor | None]
+"""clean examples [B, …]; a draw for each; what a pseudo-target is off by, N(0, I) [B, …]; contexts"""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where the parameters of a layer are among all parameters, and its eigenbasis."""
+
+    weight: slice
+    bias: slice | None
+    in_basis: Tensor  # Q_A [in + 1, in + 1]
+    out_basis: Tensor  # Q_B [out, out]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """G = Q diag(Λ) Qᵀ. eigenvalues: of all d parameters, float32 [d]; infinite where the parameter is held fixed."""
+
+    layers: dict[str, Layer]
+    eigenvalues: Tensor
+
+    def rotate(self, gradients: Tensor, back: bool = False) -> Tensor:
+        """Qᵀg, or Qg, of gradients [B, d]."""
+        rotated = torch.zeros_like(gradients)
+        for layer in self.layers.values():
+            q_b, q_a = (layer.out_basis.T, layer.in_basis.T) if back else (layer.out_basis, layer.in_basis)
+            whole = q_b.T @ _as_matrix(gradients, layer) @ q_a
+            if layer.bias is not None:
+                rotated[:, layer.bias] = whole[..., -1]
+                whole = whole[..., :-1]
+            rotated[:, layer.weight] = whole.flatten(1)
+        return rotated
+
+    def damped(self, relative: float) -> Tensor:
+        """Λ + λ, with λ relative to the mean eigenvalue. [d]"""
+        return self.eigenvalues + relative * self.eigenvalues[self.eigenvalues.isfinite()].mean()
+
+
+def _as_matrix(gradients: Tensor, layer: Layer) -> Tensor:
+    """A layer's part of gradients [B, d], weight and bias as one matrix. [B, out, in + 1]"""
+    weight = gradients[:, layer.weight].unflatten(1, (len(layer.out_basis), -1))
+    return weight if layer.bias is None else torch.cat([weight, gradients[:, layer.bias, None]], 2)
+
+
+def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: Callable[[], Iterator[Batch]]) -> Curvature:
+    """Two passes over the same batches: one for the bases, one for the eigenvalues."""
+    modules = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    in_sums: dict[str, Tensor] = {}  # of the layers that are used
+    out_sums: dict[str, Tensor] = {}
+    for signals in _signals(modules, predict, schedule, batches()):
+        for name, (a, b) in signals.items():
+            in_sums[name] = in_sums.get(name, 0) + torch.einsum("npi,npj->ij", a, a)
+            out_sums[name] = out_sums.get(name, 0) + torch.einsum("npi,npj->ij", b, b)
+    places = _places(network)
+    layers = {
+        name: Layer(
+            places[f"{name}.weight"],
+            places.get(f"{name}.bias"),
+            torch.linalg.eigh(in_sums[name].double())[1].float(),
+            torch.linalg.eigh(out_sums[name].double())[1].float(),
+        )
+        for name in in_sums
+    }
+    eigenvalues = torch.full((sum(p.numel() for p in network.parameters()),), torch.inf, device=next(network.parameters()).device)
+    squares: dict[str, Tensor] = {}
+    count = 0
+    for signals in _signals(modules, predict, schedule, batches()):
+        count += len(next(iter(signals.values()))[0])
+        for name, (a, b) in signals.items():
+            rotated = (b @ layers[name].out_basis).mT @ (a @ layers[name].in_basis)  # [B, out, in + 1]
+            squares[name] = squares.get(name, 0) + rotated.square().sum(0)
+    for name, layer in layers.items():
+        of_layer = squares[name] / count
+        if layer.bias is not None:
+            eigenvalues[layer.bias] = of_layer[:, -1]
+            of_layer = of_layer[:, :-1]
+        eigenvalues[layer.weight] = of_layer.flatten()
+    return Curvature(layers, eigenvalues)
+
+
+def _signals(
+    modules: dict[str, nn.Module], predict: Predict, schedule: Schedule, batches: Iterator[Batch]
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """a and b of every layer, for every batch: [B, positions, in + 1] and [B, positions, out]."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Callable:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            inputs[name], outputs[name] = args[0].detach(), out
+
+        return hook
+
+    hooks = [module.register_forward_hook(remember(name)) for name, module in modules.items()]
+    try:
+        for x0, draws, off, context in batches:
+            predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context)
+            residual = off * (2 / off[0].numel()) ** 0.5  # G of a mean over D elements is (2 / D) E[JᵀJ]
+            gradients = torch.autograd.grad((predicted * residual).sum(), list(outputs.values()))
+            yield {
+                name: (_inputs(modules[name], inputs[name]), _positions(modules[name], b))
+                for name, b in zip(outputs, gradients, strict=True)
+            }
+            inputs.clear()
+            outputs.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _inputs(module: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(module, nn.Conv2d):
+        x = F.unfold(x.float(), module.kernel_size, module.dilation, module.padding, module.stride).mT
+    else:
+        x = x.float().reshape(len(x), -1, x.shape[-1])
+    return x if module.bias is None else torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+
+
+def _positions(module: nn.Module, b: Tensor) -> Tensor:
+    b = b.float()
+    return b.flatten(2).mT if isinstance(module, nn.Conv2d) else b.reshape(len(b), -1, b.shape[-1])
+
+
+def _places(network: nn.Module) -> dict[str, slice]:
+    """Where each parameter is among all, flattened in their order."""
+    places, first = {}, 0
+    for name, parameter in network.named_parameters():
+        places[name] = slice(first, first + parameter.numel())
+        first += parameter.numel()
+    return places
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+def save(curvature: Curvature, path: Path) -> None:
+    """Write the bases and eigenvalues as safetensors."""
+    tensors = {"eigenvalues": curvature.eigenvalues}
+    for name, layer in curvature.layers.items():
+        tensors |= {f"in.{name}": layer.in_basis.contiguous(), f"out.{name}": layer.out_basis.contiguous()}
+    safetensors.torch.save_file(tensors, path)
+
+
+def load(path: Path, network: nn.Module, device: torch.device) -> Curvature:
+    """What `save` wrote, of this network."""
+    tensors, places = safetensors.torch.load_file(path, device=str(device)), _places(network)
+    names = [key.removeprefix("in.") for key in tensors if key.startswith("in.")]
+    layers = {
+        name: Layer(places[f"{name}.weight"], places.get(f"{name}.bias"), tensors[f"in.{name}"], tensors[f"out.{name}"])
+        for name in names
+    }
+    return Curvature(layers, tensors["eigenvalues"])

@@ -1,0 +1,47 @@
+"""Every setting with its default, and every check made before any compute: the door between Hydra and plain Python."""
+
+from journey.config.checks import ConfigError, require
+from journey.config.compose import parse, register_schemas
+from journey.config.methods import (
+    At,
+    Attribution,
+    Datamodel,
+    Encoder,
+    Ensemble,
+    Estimator,
+    GradientMethod,
+    ImageEncoder,
+    Kernel,
+    Method,
+    NonparametricScore,
+    Output,
+    Pixel,
+    Precision,
+    Projection,
+    Random,
+    Readout,
+    Scale,
+    Unlearning,
+    candidates,
+)
+from journey.config.run import (
+    DDPM,
+    LDS,
+    Compute,
+    Config,
+    Dataset,
+    Digits,
+    Evaluation,
+    Gradient,
+    JSONLines,
+    Model,
+    Sampler,
+    Sampling,
+    Task,
+    Tracking,
+    Training,
+    Vary,
+    Wandb,
+    WandbMode,
+    visited_timesteps,
+)
