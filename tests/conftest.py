@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from journey import config, data, stages, store
-from journey.attribution.output import Draws, all_timestep_draws
+from journey.attribution.output import Draws, window_draws
 from journey.diffusion import examples, network, schedule
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def net(model) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def draws() -> Draws:
-    return all_timestep_draws(1000, 6, (1, 8, 8), seed=0, purpose="test", antithetic=False)
+    return window_draws((0, 1000), 6, (1, 8, 8), seed=0, purpose="test")
 
 
 def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
@@ -59,11 +59,12 @@ def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor
     return total / len(draws)
 
 
-def trak(**changes) -> config.TRAK:
+def journey(**changes) -> config.GradientMethod:
     """Journey-TRAK with everything small."""
-    settings = {"name": "journey", "at": config.At.step, "num_checkpoints": 1, "num_draws": 8, "antithetic": False}
+    draws = {"num_draws": 8, "stratified": True, "antithetic": False, "train_window": 0}
+    settings = {"num_checkpoints": 1, "precision": config.Precision.fp32, **draws}
     kernel = {"projection": config.Projection.sparse, "projection_dim": 256, "damping": [0.1, 1.0]}
-    return config.TRAK(**{**settings, **kernel, **changes})
+    return config.GradientMethod(**{**settings, **kernel, **changes})
 
 
 def small_run(**changes) -> config.Config:
@@ -73,7 +74,7 @@ def small_run(**changes) -> config.Config:
         "model": config.DDPM(block_out_channels=[8, 16]),
         "training": config.Training(num_steps=150, batch_size=16, warmup_steps=4),
         "sampling": config.Sampling(config.Sampler.ddim, 50, num_queries=3, steps=[600, 300]),
-        "method": {"journey": trak()},
+        "method": {"journey": journey()},
         "evaluation": config.LDS(num_subsets=6, num_draws=4, num_bootstrap=100, paired_steps=[600, 300]),
         "compute": config.Compute(gradient=config.Gradient.loop, checkpoint_seconds=0),
     }

@@ -47,6 +47,23 @@ def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
     assert (run.method["journey"].num_draws, run.method["trak"].num_draws) == (8, 16)
 
 
+def test_variants_differ_in_one_field_and_none_is_there_twice():
+    run = composed("method=[journey,trak,pixel]", "vary.at=[step,trajectory,destination]", "vary.num_draws=[8,32]")
+    expected = ["journey", "trak", "pixel", "journey-trajectory", "journey-num_draws-8", "trak-num_draws-8"]
+    assert list(run.judged) == expected
+    assert run.judged["journey-num_draws-8"].num_draws == 8
+    assert run.judged["journey-trajectory"].at is config.At.trajectory
+
+
+def test_a_method_of_pixels_is_refused_on_another_model():
+    class Latent(config.Model):
+        pass
+
+    for method in (config.NonparametricScore(), config.Encoder()):
+        with pytest.raises(config.ConfigError, match=rf"method\.{method.name}={method.name} on ldm: must be used with"):
+            config.Config(model=Latent("ldm"), method={method.name: method}, evaluation=config.LDS())
+
+
 def test_digits_is_what_was_asked_for():
     run = composed("experiment=digits")
     assert (run.dataset.num_train, run.evaluation.num_subsets, run.evaluation.num_seeds) == (1000, 32, 1)
@@ -67,13 +84,13 @@ REFUSED = {
     "training.batch_size=0": r"training\.batch_size=0",
     "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive and finite",
     "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_small, ddpm_tiny",
-    "method=[nothing]": r"method=nothing: no such option; available: journey, pixel, random, trak",
+    "method=[nothing]": r"method=nothing: no such option; available: abu, das, datamodel",
     "method.journey.name=trak": r"method\.journey\.name=trak: must be journey",
     "method.pixel.name=../x": r"method\.pixel\.name=\.\./x: must be pixel",
     "evaluation.name=../x": r"evaluation\.name=\.\./x",
     "evaluation.paired_steps=[600,600]": r"evaluation\.paired_steps=\[600, 600\]: must be distinct",
     "method=[]": r"method=\[\]: must be a non-empty list",
-    "method.journey.at=somewhere": r"expected one of \[step, destination\]",
+    "method.journey.at=somewhere": r"expected one of \[step, trajectory, destination\]",
     "method.pixel.at=step": r"method\.pixel\.at",
     "method.journey.damping=[]": r"damping=\[\]: must be a non-empty list",
     "method.journey.damping=[0]": r"method\.journey\.damping=0\.0: must be positive and finite",
@@ -103,15 +120,28 @@ REFUSED = {
     "compute.gradient_memory_gib=0": r"compute\.gradient_memory_gib=0\.0",
     "tracking.mode=offline": r"tracking\.mode",
     "tracking=tensorboard": r"tracking=tensorboard: no such option; available: jsonl, wandb",
-    "experiment=nothing": r"experiment=nothing: no such option; available: digits, smoke",
+    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, digits, methods, smoke",
     "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan\]",
     "name=../up": r"name=\.\./up",
+    "vary.num_draws=[0]": r"method\.journey-num_draws-0\.num_draws=0: must be at least 1",
+    "vary.colour=[1]": r"colour",
+    "attribution.train_window=16": r"attribution\.train_window=16: must be 0 \(all\) or at least num_draws=32",
+    "method.trak.train_window=64": r"method\.trak\.train_window=64: must be 0 \(all timesteps\) unless at=step",
+    "method.journey.train_window=1001": r"method\.journey\.train_window=1001: must be at most 1000",
+    "method.journey.ensemble=run method.journey.num_checkpoints=1": r"num_checkpoints=1: must be at least 2",
+    "method.journey.ensemble=run method.journey.kernel=ekfac": r"kernel=ekfac: must be gram or identity where ensemble=run",
+    "method.journey.kernel=identity method.journey.scale=influence": r"kernel=identity: must be gram",
+    "method=[tracin] attribution.num_checkpoints=1": r"method\.tracin\.num_checkpoints=1: must be at least 2",
+    "method=[encoder] method.encoder.encoder=clip method.encoder.path=/nowhere": r"method\.encoder\.path=/nowhere: no weights",
+    "method=[nda] method.nda.patch_size=[4]": r"method\.nda\.patch_size=\[4\]: must be odd sizes",
+    "method=[abu] method.abu.rise=[]": r"method\.abu\.rise=\[\]: must be a non-empty list",
+    "method=[datamodel] method.datamodel.num_subsets=1": r"method\.datamodel\.num_subsets=1: must be at least 2",
 }
 
 
 @pytest.mark.parametrize(("override", "message"), REFUSED.items())
 def test_bad_input_is_one_line_before_any_compute(override, message, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["journey", override, f"artifacts={tmp_path / 'store'}"])
+    monkeypatch.setattr("sys.argv", ["journey", *override.split(), f"artifacts={tmp_path / 'store'}"])
     with pytest.raises(SystemExit) as stopped:
         entry.main()
     text = str(stopped.value)

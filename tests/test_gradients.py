@@ -30,9 +30,9 @@ def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=6, attention_head_dim=2,
     ).eval()  # fmt: skip
-    from journey.attribution.output import all_timestep_draws
+    from journey.attribution.output import window_draws
 
-    draws = all_timestep_draws(1000, 6, (4, 4, 4), 0, "test", antithetic=False)
+    draws = window_draws((0, 1000), 6, (4, 4, 4), 0, "test")
     examples = Examples(torch.randn(3, 4, 4, 4), torch.randn(3, 5, 6))
     pairs = zip(examples.x0, examples.context, strict=True)
     expected = torch.stack([naive_gradient(net, linear_schedule, x0, draws, context) for x0, context in pairs])
@@ -64,3 +64,16 @@ def test_choice_is_one_of_the_candidates(net, linear_schedule, clean, draws):
     objective = Objective(net, linear_schedule, Precision.fp32)
     assert choose(objective, clean, draws, Gradient.auto, 1.0) in candidates(objective, clean, draws, 1.0)
     assert choose(objective, clean, draws, Gradient.loop, 1.0).strategy == "loop"
+
+
+@pytest.mark.parametrize("plan", [Plan("loop", 2, 1), Plan("vmap", 2, 4), Plan("vmap", 5, 6)], ids=str)
+def test_normalised_draws_are_the_naive_loop(net, linear_schedule, clean, draws, plan):
+    expected = torch.zeros(3, sum(p.numel() for p in net.parameters()))
+    for row, x0 in zip(expected, clean.x0[:3], strict=True):
+        for one in draws.split(1):
+            g = naive_gradient(net, linear_schedule, x0, one)
+            row += g / g.norm() / len(draws)
+    objective = Objective(net, linear_schedule, Precision.fp32, normalize=True)
+    torch.testing.assert_close(gradients(objective, clean[:3], draws, plan), expected, rtol=1e-3, atol=1e-5)
+    assert {p.strategy for p in candidates(objective, clean, draws, 1.0)} == {"loop", "vmap"}
+    assert all(p.chunk == 1 for p in candidates(objective, clean, draws, 1.0) if p.strategy == "loop")

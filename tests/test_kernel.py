@@ -3,7 +3,8 @@ import pytest
 import torch
 from trak.score_computers import BasicScoreComputer
 
-from journey.attribution.kernel import SingularKernelError, kernel_scores
+from journey.attribution.kernel import SingularKernelError, inner_products, kernel_scores
+from journey.config import Scale
 
 
 def features(n, p, q=5, seed=0):
@@ -11,11 +12,16 @@ def features(n, p, q=5, seed=0):
     return random.standard_normal((n, p), np.float32), random.standard_normal((q, p), np.float32)
 
 
+def scored(train, queries, damping, scale=Scale.none):
+    out = np.zeros((len(damping), len(queries), len(train)), np.float32)
+    return out, kernel_scores(out, train, queries, damping, scale)
+
+
 @pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 5000)])
 def test_is_the_dense_formula(n, p):
     train, queries = features(n, p)
     damping = [0.01, 1.0]
-    scores, conditions = kernel_scores(train, queries, damping)
+    scores, conditions = scored(train, queries, damping)
     phi = train.astype(np.float64)
     for of_damping, relative, condition in zip(scores, damping, conditions, strict=True):
         kernel = phi.T @ phi
@@ -29,9 +35,9 @@ def test_is_the_dense_formula(n, p):
 def test_blocks_change_nothing_but_rounding(monkeypatch):
     for n, p in ((60, 20), (20, 60)):
         train, queries = features(n, p)
-        whole, _ = kernel_scores(train, queries, [0.1])
+        whole, _ = scored(train, queries, [0.1])
         monkeypatch.setattr("journey.attribution.kernel.BLOCK_BYTES", 8 * 30 * 7)
-        np.testing.assert_allclose(kernel_scores(train, queries, [0.1])[0], whole, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(scored(train, queries, [0.1])[0], whole, rtol=1e-5, atol=1e-8)
         monkeypatch.undo()
 
 
@@ -41,7 +47,7 @@ def test_is_traks_own_score_computer():
     phi, phi_q = torch.from_numpy(train).double(), torch.from_numpy(queries).double()
     accumulator = torch.zeros(500, 5, dtype=torch.float64)
     computer.get_scores(computer.get_x_xtx_inv(phi, computer.get_xtx(phi)), phi_q, accumulator)
-    scores, _ = kernel_scores(train, queries, [1e-9])
+    scores, _ = scored(train, queries, [1e-9])
     correlation = np.corrcoef(scores[0].T.ravel(), accumulator.numpy().ravel())[0, 1]
     assert correlation > 0.999999  # trak divides by a constant
 
@@ -52,15 +58,36 @@ def test_bad_features_are_refused_by_name():
         broken = train.copy()
         broken[7] = bad
         with pytest.raises(ValueError, match="features of training example 7"):
-            kernel_scores(broken, queries, [1.0])
+            scored(broken, queries, [1.0])
         with pytest.raises(ValueError, match="features of query 7"):
-            kernel_scores(train, broken, [1.0])
+            scored(train, broken, [1.0])
 
 
 def test_singular_kernel_names_a_damping_that_would_do():
     train, queries = features(30, 10)
     train[:] = train[:, :1]
     with pytest.raises(SingularKernelError, match=r"damping=1e-11 would do") as caught:
-        kernel_scores(train, queries, [1e-17])
+        scored(train, queries, [1e-17])
     enough = float(str(caught.value).split("damping=")[1].split()[0])
-    kernel_scores(train, queries, [enough])
+    scored(train, queries, [enough])
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60)])
+def test_scales_are_the_dense_formulas(n, p, monkeypatch):
+    monkeypatch.setattr("journey.attribution.kernel.BLOCK_BYTES", 8 * 30 * 7)
+    train, queries = features(n, p)
+    phi = train.astype(np.float64)
+    kernel = phi.T @ phi
+    inverse = np.linalg.inv(kernel + 0.5 * np.trace(kernel) / p * np.eye(p))
+    tau, norms = queries @ inverse @ phi.T, np.linalg.norm(phi, axis=1)
+    expected = {
+        Scale.gradient: tau / norms,
+        Scale.influence: tau / np.linalg.norm(inverse @ phi.T, axis=0),
+        Scale.cosine: tau / norms / np.linalg.norm(queries, axis=1)[:, None],
+    }
+    for scale, by_formula in expected.items():
+        np.testing.assert_allclose(scored(train, queries, [0.5], scale)[0][0], by_formula, rtol=1e-4, atol=1e-7)
+    out = np.ones((5, n), np.float32)
+    inner_products(out, train, queries, Scale.cosine, weight=0.5)
+    cosine = queries @ phi.T / norms / np.linalg.norm(queries, axis=1)[:, None]
+    np.testing.assert_allclose(out, 1 + 0.5 * cosine, rtol=1e-5)

@@ -77,7 +77,10 @@ def test_each_cell_is_judged_with_the_choice_of_the_opposite_one(random):
     predictions = lds.predict(scores, masks, 3)
     result = lds.lds(predictions, measured, resampled)
     assert result.chosen["step"] == [3, 3, 3, 3]
-    assert lds.candidate(3, [0.1, 1.0]) == (1.0, "linear")
+    labels = lds.labels([{"damping": 0.1}, {"damping": 1.0}])
+    assert labels[3] == {"damping": 1.0, "readout": "linear"}
+    assert lds.linear(labels) == [label for label in labels if label["readout"] == "linear"]
+    np.testing.assert_array_equal(lds.linear(predictions), predictions[[0, 3]])
     expected = np.zeros((3, 6))
     for q in range(6):
         for half in (0, 1):

@@ -1,8 +1,9 @@
+import pytest
 import torch
 from conftest import naive_loss
 
-from journey.attribution.output import Draws, all_timestep_draws, output, step_draws
-from journey.config import Precision
+from journey.attribution.output import Draws, output, step_draws, window_draws
+from journey.config import Output, Precision
 from journey.diffusion.network import bind
 
 
@@ -20,7 +21,7 @@ def test_step_draws_share_noise_whatever_their_number():
 
 def test_all_timestep_draws_have_one_t_in_each_stratum():
     for k in (1, 3, 7, 1000):
-        t = all_timestep_draws(1000, k, (1,), 0, "test", antithetic=False).t
+        t = window_draws((0, 1000), k, (1,), 0, "test").t
         edges = torch.arange(k + 1) * 1000 // k
         assert ((edges[:-1] <= t) & (t < edges[1:])).all()
 
@@ -39,3 +40,30 @@ def test_halves_and_chunks_hold_every_draw_once(draws):
     assert [len(c) for c in chunks] == [4, 2]
     assert torch.equal(torch.cat([c.eps for c in chunks]), draws.eps)
     assert isinstance(chunks[0], Draws)
+
+
+def test_windows_and_independent_draws_keep_to_their_timesteps_and_share_noise():
+    whole = window_draws((0, 1000), 1000, (2,), 0, "test")
+    for draws in (window_draws((200, 260), 60, (2,), 0, "test"), window_draws((200, 230), 30, (2,), 0, "test")):
+        assert torch.equal(draws.eps, whole.eps[draws.t])
+    independent = window_draws((200, 260), 60, (2,), 0, "test", stratified=False)
+    assert ((independent.t >= 200) & (independent.t < 260)).all()
+    assert len(independent.t.unique()) < 60
+    assert len(independent.eps.unique(dim=0)) == 60, "a timestep that comes up twice has noise of its own"
+
+
+@pytest.mark.parametrize("kind", Output)
+def test_outputs_are_their_formulas(kind, net, linear_schedule, clean, draws):
+    x0, total = clean.x0[0], 0
+    for t, eps in zip(draws.t, draws.eps, strict=True):
+        alpha_bar = linear_schedule.alpha_bar[t].float()
+        predicted = net((alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps)[None], t[None]).sample[0]
+        formulas = {
+            "loss": (eps - predicted) ** 2,
+            "square": predicted**2,
+            "mean": predicted,
+            "absolute": (eps - predicted).abs(),
+        }
+        total = total + formulas[kind.value].mean() / len(draws)
+    ours = output(bind(net, Precision.fp32), linear_schedule, x0, draws, kind=kind)
+    torch.testing.assert_close(ours, total, rtol=1e-4, atol=1e-6)

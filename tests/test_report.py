@@ -11,12 +11,20 @@ def result():
     def lds(shift):
         step = {"mean": [0.1 + shift, 0.2 + shift], "ci95": [[0.0 + shift, 0.2 + shift], [0.1 + shift, 0.35 + shift]]}
         whole = {"mean": 0.3 + shift, "ci95": [0.2 + shift, 0.4 + shift]}
-        return {"step": step, "trajectory": whole, "destination": whole}
+        targets = {"step": step, "paired_steps": whole, "trajectory": whole, "destination": whole}
+        chosen = {"step": [{"damping": 0.1, "readout": "relu"}] * 4}
+        return {
+            **targets,
+            "chosen": chosen,
+            "linear": {**targets, "chosen": chosen},
+            "cost": {"seconds": 1.0, "gradients": 7000, "bytes": 5e6},
+        }
 
     return {
         "experiment": "test", "num_train": 10, "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
         "lds": {"journey": lds(0.0), "trak": lds(-0.1)}, "ceiling": {"kind": "seeds", **lds(0.5)},
-        "paired": [{"a": "journey", "b": "trak", "target": "step", "mean": 0.1, "ci95": [0.05, 0.15], "steps": [600, 300]}],
+        "paired_steps": [600, 300],
+        "paired": [{"a": "journey", "b": "trak", **{t: {"mean": 0.1, "ci95": [0.05, 0.15]} for t in tables.COLUMNS}}],
     }  # fmt: skip
 
 
@@ -47,12 +55,33 @@ def test_tables_hold_the_numbers(result):
     console.print(tables.lds_table(result), tables.paired_table(result))
     text = console.export_text()
     for expected in (
-        "10.0 ± 10.0",
-        "20.0 ± 12.5",
-        "30.0 ± 10.0",
-        "80.0 ± 10.0",
-        "+10.0",
-        "[+5.0, +15.0]",
+        "10 ± 10",
+        "20 ± 12",
+        "30 ± 10",
+        "80 ± 10",
+        "+10.0 [+5.0, +15.0]",
         "t=600, 300",
     ):
         assert expected in text
+
+
+def test_markdown_has_every_interval_choice_and_cost(result):
+    lines = tables.markdown(result).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert (
+        "| trak | best | 0 [−10, 10] | 10 [0, 25] | 20 [10, 30] | 20 [10, 30] | 20 [10, 30] | 0.1 relu | 1 | 7,000 | 5.0 |"
+        in lines
+    )
+
+
+def test_a_map_of_methods_is_sorted_and_holds_both_readouts(result):
+    result["lds"] = {"worse": result["lds"]["trak"], "better": result["lds"]["journey"]}
+    for axes in figures.lds_by_method(result).axes:
+        np.testing.assert_allclose(axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80]])
+    plt.close("all")
+
+
+def test_ablations_draw_every_axis(result):
+    figure = figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
+    np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3])
+    plt.close("all")

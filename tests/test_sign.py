@@ -15,7 +15,7 @@ def train(examples, model, schedule):
     settings = Training(num_steps=250, batch_size=32, learning_rate=3e-3, warmup_steps=20)
     training.initialise(0, "sign")
     state = training.new_state(network.build(model, (1, 8, 8)), settings)
-    for _ in training.train(state, examples, settings, Precision.fp32, schedule, 0, "sign"):
+    for _ in training.train(state, examples, settings, settings.num_steps, Precision.fp32, schedule, 0, "sign"):
         pass
     return state.network.eval()
 
@@ -28,7 +28,9 @@ def test_removing_proponents_raises_the_loss_at_the_step(model, clean, linear_sc
 
     objective = Objective(full, linear_schedule, Precision.fp32)
     phi, phi_q = (torch.cat(list(objective.gradients(some, draws, Plan("vmap", 14, 32)))).numpy() for some in (examples, queries))
-    tau = kernel_scores(phi, phi_q, [1.0])[0][0].mean(0)  # [N], of the queries' mean loss
+    scores = np.zeros((1, num_queries, len(examples)), np.float32)
+    kernel_scores(scores, phi, phi_q, [1.0])
+    tau = scores[0].mean(0)  # [N], of the queries' mean loss
     order = np.argsort(-tau)
 
     def loss_without(index):

@@ -27,7 +27,7 @@ def finished(tmp_path_factory):
 
 def test_report_is_complete_and_named_last(finished):
     directory, done = finished
-    assert done.stdout.rstrip().endswith("reports/smoke/: result.json, lds_by_step.png, journeys.png")
+    assert done.stdout.rstrip().endswith("reports/smoke/: result.json, lds.md, lds_by_step.png, journeys.png")
     for name in ("lds_by_step.png", "journeys.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
     result = json.loads((directory / "reports/smoke/result.json").read_text())
@@ -35,7 +35,7 @@ def test_report_is_complete_and_named_last(finished):
     for lds in (*result["lds"].values(), result["ceiling"]):
         assert len(lds["step"]["mean"]) == len(lds["step"]["ci95"]) == len(result["steps"]) == 3
         assert all(-1 <= low <= high <= 1 for low, high in lds["step"]["ci95"])
-    assert len(result["paired"]) == 6 * 3
+    assert [(pair["a"], pair["b"]) for pair in result["paired"]] == [("journey", m) for m in ("trak", "pixel", "random")]
     assert set(result["seconds"]) == {"train", "sample", "measure", "featurize", "score", "total"}
     assert not (directory / "outputs").exists(), "Hydra leaves no directory"
 

@@ -19,7 +19,7 @@ def start(model, settings=SETTINGS):
 
 
 def loop(state, clean, schedule, settings=SETTINGS):
-    return training.train(state, clean, settings, Precision.fp32, schedule, 0, "test")
+    return training.train(state, clean, settings, settings.num_steps, Precision.fp32, schedule, 0, "test")
 
 
 def parameters(state):
