@@ -60,7 +60,7 @@ def test_a_method_of_pixels_is_refused_on_another_model():
         pass
 
     for method in (config.NonparametricScore(), config.Encoder()):
-        with pytest.raises(config.ConfigError, match=rf"method\.{method.name}={method.name} on ldm: must be used with"):
+        with pytest.raises(config.ConfigError, match=rf"method\.{method.name}={method.name} on model=ldm: must be used with"):
             config.Config(model=Latent("ldm"), method={method.name: method}, evaluation=config.LDS())
 
 

@@ -8,7 +8,7 @@ from journey.attribution import curvature
 from journey.attribution.output import Draws
 from journey.diffusion.schedule import add_noise
 
-NUM_BATCHES, BATCH, SHAPE = 40, 64, (1, 3, 3)
+NUM_BATCHES, BATCH, SHAPE = 100, 100, (1, 3, 3)
 
 
 def batches():
@@ -24,15 +24,19 @@ def estimated(net, schedule):
 
 
 def dense(net, schedule):
-    """(2 / D) E[JᵀJ], one output at a time. [d, d]"""
-    parameters, total, count = list(net.parameters()), 0, 0
-    for x0, draws, _, _ in list(batches())[:4]:
-        for example in add_noise(schedule, x0, draws.t, draws.eps):
-            out = net(example[None]).flatten()
-            rows = [torch.autograd.grad(o, parameters, retain_graph=True) for o in out]
-            jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
-            total, count = total + 2 / len(out) * jacobian.T @ jacobian, count + 1
-    return total / count
+    """(2 / D) E[JᵀJ], from whole Jacobians. [d, d]"""
+    parameters = dict(net.named_parameters())
+
+    def out(parameters, x):
+        return torch.func.functional_call(net, parameters, (x[None],)).flatten()
+
+    total = 0
+    for x0, draws, _, _ in batches():
+        x_t = add_noise(schedule, x0, draws.t, draws.eps)
+        by_name = torch.func.vmap(torch.func.jacrev(out), (None, 0))(parameters, x_t)
+        jacobian = torch.cat([j.detach().flatten(2) for j in by_name.values()], 2).flatten(0, 1)  # [B D, d]
+        total = total + 2 / len(jacobian) * jacobian.T @ jacobian
+    return total / NUM_BATCHES
 
 
 @pytest.fixture
@@ -59,10 +63,10 @@ def test_is_exact_for_one_linear_layer(linear, linear_schedule):
     """There, gradients at the outputs do not depend on the inputs, so the Kronecker factorisation is no approximation."""
     ours, _ = matrix(estimated(linear, linear_schedule))
     expected = dense(linear, linear_schedule)
-    assert (ours - expected).norm() / expected.norm() < 0.2  # pseudo-targets are random, and so is the sample of images
+    assert (ours - expected).norm() / expected.norm() < 0.1  # what is left is the randomness of the pseudo-targets
 
 
-def test_influence_is_close_to_the_dense_one(convolutions, linear_schedule):
+def test_eigenvalues_are_the_dense_curvature_and_influence_is_closer_than_without_it(convolutions, linear_schedule):
     ours = estimated(convolutions, linear_schedule)
     expected = dense(convolutions, linear_schedule)
     _, free = matrix(ours)
@@ -70,21 +74,20 @@ def test_influence_is_close_to_the_dense_one(convolutions, linear_schedule):
     assert held == {"1.weight", "1.bias"}, "normalisations are held fixed, and nothing else"
 
     random = torch.Generator().manual_seed(1)
-    gradients = torch.randn(30, len(free), generator=random) * expected.diagonal().sqrt()
-    damping = 0.1
-    kept = torch.where(free)[0]
-    small = expected[kept][:, kept]
-    inverse = torch.linalg.inv(small + damping * small.trace() / len(kept) * torch.eye(len(kept)))
-    wanted = gradients[:, kept] @ inverse @ gradients[:, kept].T
-    whitened = ours.rotate(gradients) * ours.damped(damping).rsqrt()
+    gradients = (torch.randn(30, len(free), generator=random) * expected.diagonal().sqrt())[:, free]
+    whole = expected[free][:, free]
+    basis = ours.rotate(torch.eye(len(free)))[:, free][free]  # columns: eigenvectors
+    torch.testing.assert_close((basis * (whole @ basis)).sum(0), ours.eigenvalues[free], rtol=0.15, atol=1e-3)
+
+    padded = torch.zeros(30, len(free)).masked_scatter(free, gradients)
+    whitened = ours.rotate(padded) * ours.damped(0.1).rsqrt()
+    wanted = gradients @ torch.linalg.solve(whole + 0.1 * whole.trace() / len(whole) * torch.eye(len(whole)), gradients.T)
     off_diagonal = ~torch.eye(30, dtype=bool)
-    by_ekfac, by_identity = whitened @ whitened.T, gradients[:, kept] @ gradients[:, kept].T
 
     def agreement(scores):
         return torch.corrcoef(torch.stack([scores[off_diagonal], wanted[off_diagonal]]))[0, 1]
 
-    assert agreement(by_ekfac) > 0.9
-    assert agreement(by_ekfac) > agreement(by_identity) + 0.05
+    assert agreement(whitened @ whitened.T) > 0.75 > agreement(gradients @ gradients.T) + 0.05
 
 
 def test_rotating_there_and_back_is_nothing(convolutions, linear_schedule):
@@ -98,5 +101,5 @@ def test_a_file_holds_it_all(convolutions, linear_schedule, tmp_path):
     curvature.save(ours, tmp_path / "c.safetensors")
     again = curvature.load(tmp_path / "c.safetensors", convolutions, torch.device("cpu"))
     gradients = torch.randn(4, len(ours.eigenvalues))
-    assert torch.equal(ours.rotate(gradients), again.rotate(gradients))
+    torch.testing.assert_close(ours.rotate(gradients), again.rotate(gradients), rtol=1e-4, atol=1e-5)
     assert torch.equal(ours.eigenvalues, again.eigenvalues)

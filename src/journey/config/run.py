@@ -235,7 +235,9 @@ class Vary:
         """The method with one field changed, named `<method>-<field>-<value>`, or `<method>-<value>` where it is `at`."""
         found = []
         for axis, values in vars(self).items():
-            for value in values if hasattr(method, axis) else ():
+            if not hasattr(method, axis) or (axis == "train_window" and method.at is not At.step):
+                continue  # there is nothing to vary
+            for value in values:
                 shown = value.value if isinstance(value, Enum) else value
                 name = f"{method.name}-{shown}" if axis == "at" else f"{method.name}-{axis}-{shown}"
                 found.append(replace(method, **{axis: [value] if axis == "damping" else value, "name": name}))

@@ -1,0 +1,42 @@
+"""LDS of every step and query against `dattri`'s.
+
+    command   OMP_NUM_THREADS=2 python benchmarks/lds.py
+    claim     9 steps × 1,000 queries × 64 subsets of N = 50,000: at least 5× faster, equal to 1e-6 apart from ties
+"""
+
+import time
+
+import numpy as np
+import torch
+from dattri.metric import lds as dattri_lds
+
+from journey.evaluation.lds import linear, predict
+from journey.evaluation.statistics import weighted_spearman
+
+STEPS, QUERIES, SUBSETS, N = 9, 1000, 64, 50_000
+
+
+def main() -> None:
+    """Print seconds of both, their ratio and the largest difference; the scores of a step stand for all nine."""
+    random = np.random.default_rng(0)
+    scores = random.standard_normal((1, 1, QUERIES, N), np.float32)
+    masks = random.random((SUBSETS, N)) < 0.5
+    measured = random.standard_normal((STEPS, QUERIES, SUBSETS))
+
+    started = time.perf_counter()
+    ours = []
+    for step in range(STEPS):
+        predicted = linear(predict(scores, masks, 1))[0, 0]
+        ours.append(weighted_spearman(predicted, measured[step], np.ones((1, SUBSETS)))[0])
+    seconds = time.perf_counter() - started
+
+    lists = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+    started = time.perf_counter()
+    theirs = [dattri_lds(torch.from_numpy(scores[0, 0].T), (torch.from_numpy(-m.T), lists))[0].numpy() for m in measured]
+    reference = time.perf_counter() - started
+    difference = np.abs(np.array(ours) - np.array(theirs)).max()
+    print(f"ours {seconds:.1f} s, dattri {reference:.1f} s, ratio {reference / seconds:.1f}, largest difference {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()
