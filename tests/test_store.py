@@ -24,7 +24,7 @@ run = small_run()
 get({spec}, Workspace(store.Store({root!r}), run.compute, config.JSONLines(), "test"))
 """
 TRAIN = "specs.full_model(run, 0)"
-FEATURIZE = "specs.score(run, run.method['journey']).train_features[0]"
+FEATURIZE = "specs.score(run, run.method['journey']).train_features[0][0]"
 SAMPLE = "specs.journeys(run)"
 QUERIES = "specs.score(run, run.method['journey']).query_features[0]"
 
