@@ -3,7 +3,7 @@
     command   OMP_NUM_THREADS=1 python benchmarks/featurize.py [digits] [middle] [cifar]
     floor     a plain batched forward and backward pass, one gradient for the whole batch
     usual     one vmap pass per timestep, accumulated, as `trak.TRAKer` does it, and traker's projector for CPUs
-    claim     ours at most 1.8× the floor on the digits U-Net and 1.15× on larger ones; 7× and 3× faster than the usual way
+    bar       ours at most 1.8× the floor on the digits U-Net and 1.15× on larger ones; 7× and 3× faster than the usual way
 
 Each way runs at its own best batch size; ours and the floor alternate, and medians are printed. Where the projector of
 the usual way cannot run (35.7M × 2,048 needs 14 GB and minutes), only its gradients are timed.

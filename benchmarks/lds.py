@@ -1,7 +1,7 @@
 """LDS of every step and query against `dattri`'s.
 
 command   OMP_NUM_THREADS=2 python benchmarks/lds.py
-claim     9 steps × 1,000 queries × 64 subsets of N = 50,000: at least 5× faster, equal to 1e-6 apart from ties
+bar       9 steps × 1,000 queries × 64 subsets of N = 50,000: at least 5× faster, equal to 1e-6 apart from ties
 """
 
 import time

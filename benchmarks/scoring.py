@@ -1,7 +1,7 @@
 """Kernel scores of a large training set, from disk, against the bare matrix products in memory.
 
 command   OMP_NUM_THREADS=2 python benchmarks/scoring.py
-claim     50,000 × 4,096 features, 1,000 queries: within 1.5× of ΦᵀΦ and φ_q Φᵀ as two float64 products
+bar       50,000 × 4,096 features, 1,000 queries: within 1.5× of ΦᵀΦ and φ_q Φᵀ as two float64 products
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """Our training loop against a bare loop: batch, forward, backward, optimizer, and nothing else.
 
 command   OMP_NUM_THREADS=1 python benchmarks/train.py
-claim     at least 0.95 of the images per second
+bar       at least 0.95 of the images per second
 """
 
 import statistics

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import small_run
 
-from journey import config, launch, specs
+from journey import config, experiment, launch, specs
 from journey.stages import Workspace, get
 from journey.store import Store
 
@@ -15,7 +15,7 @@ def with_workers(workspace, num):
 
 
 def models(run):
-    return [specs.full_model(run, c) for c in range(4)]
+    return [experiment.full_model(run, c) for c in range(4)]
 
 
 def diverging():
@@ -32,30 +32,30 @@ def test_any_number_of_workers_gives_the_same_artifacts(workspace, tmp_path):
 
 def test_waves_hold_everything_missing_once_and_in_order(workspace):
     run = small_run()
-    target = specs.evaluate(run)
+    target = experiment.evaluate(run)
     waves = launch.missing([target], workspace.store)
     order = {specs.address(spec): i for i, wave in enumerate(waves) for spec in wave}
     everything = [target, *specs.ancestors(target)]
     assert sorted(order) == sorted(specs.address(spec) for spec in everything)
     for spec in everything:
         assert all(order[specs.address(parent)] < order[specs.address(spec)] for parent in specs.parents(spec))
-    get(specs.full_model(run, 0), workspace)
+    get(experiment.full_model(run, 0), workspace)
     left = {specs.address(spec) for wave in launch.missing([target], workspace.store) for spec in wave}
-    assert left == set(order) - {specs.address(specs.full_model(run, 0))}
+    assert left == set(order) - {specs.address(experiment.full_model(run, 0))}
 
 
 def test_one_failed_job_stops_no_other_and_is_named_with_its_log(workspace):
     """Neither in its wave nor, where they do not depend on it, in later ones."""
-    good, bad = models(small_run()), specs.full_model(diverging(), 0)
+    good, bad = models(small_run()), experiment.full_model(diverging(), 0)
     with pytest.raises(launch.JobsFailedError) as caught:
-        launch.run([specs.journeys(diverging()), specs.journeys(small_run()), *good], with_workers(workspace, 2))
+        launch.run([experiment.journeys(diverging()), experiment.journeys(small_run()), *good], with_workers(workspace, 2))
     message = str(caught.value)
     assert specs.address(bad) in message
     assert "training step" in message
     log = message.split("(log: ")[1].rstrip(")")
     assert "Traceback" in Path(log).read_text()
     assert message.count("\n") == 0, "what depends on the failed job is not tried"
-    assert all(workspace.store.find(spec) for spec in [*good, specs.journeys(small_run())])
+    assert all(workspace.store.find(spec) for spec in [*good, experiment.journeys(small_run())])
 
 
 def test_a_killed_worker_costs_only_time(workspace, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from conftest import journey, small_run
 from sklearn.linear_model import Ridge
 
-from journey import config, specs
+from journey import config, experiment, specs
 from journey.attribution import encoders
 from journey.attribution.gradients import Objective
 from journey.attribution.methods import cosine, datamodel, gradient, nonparametric, unlearning
@@ -145,7 +145,7 @@ def test_every_kind_of_method_through_the_stages(workspace):
     run = small_run(method=METHODS, training=config.Training(num_steps=20, batch_size=16, warmup_steps=4))
     shapes = {}
     for name, method in run.judged.items():
-        scores = get(specs.score(run, method), workspace).array("scores.npy")
+        scores = get(experiment.score(run, method), workspace).array("scores.npy")
         assert scores.std() > 0, name
         shapes[name] = scores.shape
     whole = {"retrac": 1, "ekfac": 1}
@@ -157,19 +157,19 @@ def test_methods_share_features(workspace):
     """Kernel, scale, read-out and damping cost no gradients, and a trajectory is asked about by its steps."""
     changes = [{}, {"scale": Scale.cosine}, {"kernel": Kernel.identity}, {"readout": Readout.square}, {"damping": [3.0]}]
     run = small_run()
-    scores = [specs.score(run, journey(**change, at=at)) for change in changes for at in (At.step, At.trajectory)]
+    scores = [experiment.score(run, journey(**change, at=at)) for change in changes for at in (At.step, At.trajectory)]
     assert len({specs.address(f) for score in scores for f in score.query_features}) == 1
     assert len({specs.address(f) for score in scores for (f,) in score.train_features}) == 1
 
 
 def test_snapshots_are_the_training_itself(workspace):
     run = small_run(training=config.Training(num_steps=12, batch_size=16, warmup_steps=4))
-    full = specs.full_model(run, 0)
+    full = experiment.full_model(run, 0)
     first = specs.Snapshot(full, 5, None)
     last = specs.Snapshot(full, 12, first)
     ours, whole = (network.load(run.model, get(spec, workspace).path, torch.device("cpu")) for spec in (last, full))
     for a, b in zip(ours.parameters(), whole.parameters(), strict=True):
         assert torch.equal(a, b)
     method = journey(ensemble=Ensemble.run, num_checkpoints=2)
-    assert [steps[0].model.step for steps in specs.score(run, method).train_features] == [4, 8]
+    assert [steps[0].model.step for steps in experiment.score(run, method).train_features] == [4, 8]
     assert training.learning_rate(run.training, 4) > training.learning_rate(run.training, 8) > 0

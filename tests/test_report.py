@@ -1,9 +1,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import journey, small_run
 from rich.console import Console
 
-from journey.report import figures, tables
+from journey import config
+from journey.report import figures, tables, write
 
 
 @pytest.fixture
@@ -85,3 +87,11 @@ def test_ablations_draw_every_axis(result):
     figure = figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3])
     plt.close("all")
+
+
+def test_axes_find_every_point_once_whatever_it_is_called():
+    base = journey(damping=[1.0])
+    vary = config.Vary(num_draws=[32, 4, 8], damping=[1.0, 10.0], at=[config.At.trajectory])
+    axes = write._axes(small_run(method={"journey": base}, vary=vary))
+    draws = [("4", "journey-num_draws-4"), ("8", "journey"), ("32", "journey-num_draws-32")]
+    assert axes == {"num_draws": draws, "damping": [("1.0", "journey"), ("10.0", "journey-damping-10.0")]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import small_run
 
-from journey import config, specs
+from journey import config, experiment, specs
 from journey.stages import Workspace, get
 from journey.store import MANIFEST, Store, StoreError, differences, write_json
 
@@ -17,16 +17,16 @@ CHILD = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from conftest import small_run
-from journey import config, specs, store
+from journey import config, experiment, store
 from journey.stages import Workspace, get
 run = small_run()
 {before}
 get({spec}, Workspace(store.Store({root!r}), run.compute, config.JSONLines(), "test"))
 """
-TRAIN = "specs.full_model(run, 0)"
-FEATURIZE = "specs.score(run, run.method['journey']).train_features[0][0]"
-SAMPLE = "specs.journeys(run)"
-QUERIES = "specs.score(run, run.method['journey']).query_features[0]"
+TRAIN = "experiment.full_model(run, 0)"
+FEATURIZE = "experiment.score(run, run.method['journey']).train_features[0][0]"
+SAMPLE = "experiment.journeys(run)"
+QUERIES = "experiment.score(run, run.method['journey']).query_features[0]"
 
 
 def child(root: Path, spec: str, before: str = "") -> subprocess.Popen:
@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory):
 
 
 def spec_of(name: str):
-    return eval(name, {"specs": specs, "run": small_run()})
+    return eval(name, {"experiment": experiment, "run": small_run()})
 
 
 @pytest.mark.parametrize(
@@ -167,23 +167,23 @@ def test_a_second_rename_is_dropped(workspace):
 
 def test_address_changes_with_settings_and_parents_and_nothing_else():
     run = small_run()
-    one = specs.evaluate(run)
+    one = experiment.evaluate(run)
     same = small_run(compute=config.Compute(workers=7, device="cuda"), name="x", artifacts="elsewhere")
-    assert specs.address(specs.evaluate(same)) == specs.address(one)
+    assert specs.address(experiment.evaluate(same)) == specs.address(one)
     for changes in (
         {"seed": 1},
         {"training": config.Training(num_steps=151, batch_size=16, warmup_steps=4)},
         {"compute": config.Compute(precision=config.Precision.bf16)},
     ):
         other = small_run(**changes)
-        for make in (lambda r: specs.full_model(r, 0), specs.journeys, specs.evaluate):
+        for make in (lambda r: experiment.full_model(r, 0), experiment.journeys, experiment.evaluate):
             assert specs.address(make(other)) != specs.address(make(run))
 
 
 def test_more_subsets_reuse_the_first_ones():
     def addresses(count):
         run = small_run(evaluation=config.LDS(num_subsets=count, num_draws=4, paired_steps=[600]))
-        return [specs.address(m[0]) for m in specs.evaluate(run).outputs]
+        return [specs.address(m[0]) for m in experiment.evaluate(run).outputs]
 
     assert addresses(8)[:6] == addresses(6)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conftest import small_run
 
-from journey import config, specs
+from journey import config, experiment
 from journey.report import write
 from journey.stages import Workspace, get
 from journey.tracking import track
@@ -16,7 +16,7 @@ def lines(path):
 
 
 def test_a_resumed_run_has_every_line_once(workspace, tmp_path):
-    spec = specs.full_model(small_run(), 0)
+    spec = experiment.full_model(small_run(), 0)
     with track(spec, tmp_path, workspace) as log:
         for step in (50, 100, 150):
             log(step, loss=step / 100)
@@ -43,7 +43,7 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     tracking = config.Wandb(mode=config.WandbMode.offline)
     run = small_run(tracking=tracking)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
-    artifact = get(specs.full_model(run, 0), tracked)
+    artifact = get(experiment.full_model(run, 0), tracked)
     write.write(run, tracked, tmp_path / "report")
 
     runs = {found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))}
@@ -60,9 +60,9 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
 
 def test_disabled_wandb_is_not_even_imported(workspace):
     code = (
-        "import sys; from journey import config, specs; from journey.stages import Workspace, get; "
+        "import sys; from journey import config, experiment; from journey.stages import Workspace, get; "
         "sys.path.insert(0, 'tests'); from conftest import small_run; from journey.store import Store; "
-        f"get(specs.full_model(small_run(), 0), Workspace(Store({str(workspace.store.root)!r}), "
+        f"get(experiment.full_model(small_run(), 0), Workspace(Store({str(workspace.store.root)!r}), "
         "small_run().compute, config.JSONLines(), 'x')); assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import naive_loss, small_run
 
-from journey import specs
+from journey import experiment, specs
 from journey.config import Precision, Training
 from journey.diffusion import network, training
 from journey.seeding import generator
@@ -78,7 +78,7 @@ def test_learning_rate_rises_then_falls():
 
 def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(workspace, monkeypatch):
     run = small_run()
-    spec = specs.full_model(run, 0)
+    spec = experiment.full_model(run, 0)
 
     def poisoned(state, *rest):
         for loss, norm in training_loop(state, *rest):

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from journey import config, launch, preflight, specs
+from journey import config, experiment, launch, preflight, specs
 from journey.config import Task
 from journey.stages import Workspace
 from journey.store import Store, StoreError
@@ -30,7 +30,7 @@ EXPECTED = (config.ConfigError, StoreError, launch.JobsFailedError)
 def dispatch(run: config.Config, reports: Path) -> None:
     """Do what `task` says."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, run.name)
-    evaluation = specs.evaluate(run)
+    evaluation = experiment.evaluate(run)
     if run.task is not Task.plan:
         preflight.check(run)
     match run.task:
@@ -41,7 +41,7 @@ def dispatch(run: config.Config, reports: Path) -> None:
         case Task.train:
             launch.run([s for s in specs.ancestors(evaluation) if isinstance(s, specs.Train)], workspace)
         case Task.sample:
-            launch.run([specs.journeys(run)], workspace)
+            launch.run([experiment.journeys(run)], workspace)
         case Task.attribute:
             launch.run(list(evaluation.scores.values()), workspace)
         case Task.evaluate:

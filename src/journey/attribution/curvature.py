@@ -82,8 +82,8 @@ def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: 
         name: Layer(
             places[f"{name}.weight"],
             places.get(f"{name}.bias"),
-            torch.linalg.eigh(in_sums[name].double())[1].float(),
-            torch.linalg.eigh(out_sums[name].double())[1].float(),
+            _eigenvectors(in_sums[name]),
+            _eigenvectors(out_sums[name]),
         )
         for name in in_sums
     }
@@ -102,6 +102,11 @@ def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: 
             of_layer = of_layer[:, :-1]
         eigenvalues[layer.weight] = of_layer.flatten()
     return Curvature(layers, eigenvalues)
+
+
+def _eigenvectors(symmetric: Tensor) -> Tensor:
+    """In float64, on the CPU, since not every accelerator has it."""
+    return torch.linalg.eigh(symmetric.cpu().double())[1].float().to(symmetric.device)
 
 
 def _signals(

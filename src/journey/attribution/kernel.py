@@ -99,7 +99,9 @@ def _primal_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor
 
 def _factorise(gram: Tensor, absolute: float, condition: float, largest_relative: float) -> Tensor:
     """The Cholesky factor of gram + λI."""
-    factor, failed = torch.linalg.cholesky_ex(gram + absolute * torch.eye(len(gram), dtype=torch.float64))
+    damped = gram.clone()
+    damped.diagonal().add_(absolute)
+    factor, failed = torch.linalg.cholesky_ex(damped)
     if failed or not condition < 1e14:
         enough = f"damping={largest_relative * 1e-12:.1g} would do"
         raise SingularKernelError(f"kernel matrix of size {len(gram)} is singular: condition number {condition:.1g}; {enough}")

@@ -43,5 +43,6 @@ from journey.config.run import (
     Vary,
     Wandb,
     WandbMode,
+    same_but_for_its_name,
     visited_timesteps,
 )

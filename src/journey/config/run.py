@@ -231,8 +231,8 @@ class Vary:
     projection_dim: list[int] = field(default_factory=list)
     damping: list[float] = field(default_factory=list)
 
-    def variants(self, method: Method) -> list[Method]:
-        """The method with one field changed, named `<method>-<field>-<value>`, or `<method>-<value>` where it is `at`."""
+    def variants(self, method: Method) -> list[tuple[str, Method]]:
+        """Axis, and the method with that field changed: `<method>-<field>-<value>`, or `<method>-<value>` where it is `at`."""
         found = []
         for axis, values in vars(self).items():
             if not hasattr(method, axis) or (axis == "train_window" and method.at is not At.step):
@@ -240,8 +240,14 @@ class Vary:
             for value in values:
                 shown = value.value if isinstance(value, Enum) else value
                 name = f"{method.name}-{shown}" if axis == "at" else f"{method.name}-{axis}-{shown}"
-                found.append(replace(method, **{axis: [value] if axis == "damping" else value, "name": name}))
+                changed = replace(method, **{axis: [value] if axis == "damping" else value, "name": name})
+                found.append((axis, changed))
         return found
+
+
+def same_but_for_its_name(one: Method, other: Method) -> bool:
+    """Whether two methods have the same scores."""
+    return replace(one, name=other.name) == other
 
 
 @dataclass
@@ -287,8 +293,8 @@ class Config:
         """All methods: the chosen ones, then their variants, each once."""
         judged = dict(self.method)
         for method in self.method.values():
-            for variant in self.vary.variants(method):
-                if all(replace(variant, name=other.name) != other for other in judged.values()):
+            for _, variant in self.vary.variants(method):
+                if not any(same_but_for_its_name(variant, other) for other in judged.values()):
                     judged[variant.name] = variant
         return judged
 

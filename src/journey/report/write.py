@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 
-from journey import config, data, specs
+from journey import config, data, experiment
 from journey.report import figures, tables
 from journey.stages import Workspace, get
 from journey.stages.sample import estimates
@@ -19,7 +19,7 @@ from journey.tracking import wandb_run
 
 def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
     """Everything a run is reported by, in one directory."""
-    evaluation = get(specs.evaluate(run), workspace)
+    evaluation = get(experiment.evaluate(run), workspace)
     result = {"experiment": run.name, **json.loads((evaluation.path / "result.json").read_text())}
     pictures = {"lds_by_step.png": figures.lds_by_step(result)} if len(result["lds"]) <= len(figures.COLOURS) else {}
     if not pictures:
@@ -47,17 +47,20 @@ def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
 def _axes(run: config.Config) -> dict[str, list[tuple[str, str]]]:
     """Every axis that the first method was varied along: (value, name), in rising order where the values are numbers."""
     base = next(iter(run.method.values()))
-    variants = run.vary.variants(base)
-    axes = {}
-    for axis in (axis for axis, values in vars(run.vary).items() if values and axis != "at" and hasattr(base, axis)):
-        own = [m for m in variants if m.name.startswith(f"{base.name}-{axis}-")]
-        if axis != "damping":  # the base chooses among several
-            own = [base] + [m for m in own if getattr(m, axis) != getattr(base, axis)]
-        values = [getattr(m, axis)[0] if axis == "damping" else getattr(m, axis) for m in own]
-        texts = [v.value if isinstance(v, Enum) else v for v in values]
-        points = sorted(zip(texts, own, strict=True), key=lambda p: p[0])
-        axes[axis] = [(f"{text:g}" if isinstance(text, float) else str(text), m.name) for text, m in points]
-    return axes
+    points: dict[str, dict] = {}
+    for axis, variant in run.vary.variants(base):
+        if axis == "at":
+            continue
+        if axis != "damping":  # of which the base chooses among several
+            points.setdefault(axis, {_value(base, axis): base.name})
+        same = (name for name, method in run.judged.items() if config.same_but_for_its_name(variant, method))
+        points.setdefault(axis, {})[_value(variant, axis)] = next(same)
+    return {axis: [(str(value), name) for value, name in sorted(of.items())] for axis, of in points.items()}
+
+
+def _value(method: config.Method, axis: str) -> float | str:
+    value = getattr(method, axis)
+    return value.value if isinstance(value, Enum) else value[0] if isinstance(value, list) else value
 
 
 def _per_step(run: config.Config) -> str | None:
@@ -68,12 +71,12 @@ def _per_step(run: config.Config) -> str | None:
 
 def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:
     """Proponents and opponents under the hyper-parameter that was chosen most often."""
-    journeys = get(specs.journeys(run), workspace)
+    journeys = get(experiment.journeys(run), workspace)
     images, _ = data.load(run.dataset)
     candidates = config.candidates(run.method[method])
     chosen = [{k: v for k, v in c.items() if k != "readout"} for c in result["lds"][method]["chosen"]["step"]]
     best = max(candidates, key=chosen.count)
-    scores = get(specs.score(run, run.method[method]), workspace).array("scores.npy")
+    scores = get(experiment.score(run, run.method[method]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
         x0_hat=np.stack([queries.x0.numpy() for queries in estimates(journeys, tuple(run.sampling.steps))]),

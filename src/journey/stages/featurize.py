@@ -43,7 +43,8 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if a feature is not finite."""
     # Load.
     device = network.device_of(workspace.compute)
-    trained, compute = spec.model.of if isinstance(spec.model, Snapshot) else spec.model, workspace.compute
+    compute = workspace.compute
+    trained = spec.model.of if isinstance(spec.model, Snapshot) else spec.model
     denoiser = network.load(trained.model, get(spec.model, workspace).path, device)
     noise_schedule = schedule.schedule_of(trained.model, device)
     batches = _batches(spec, trained, noise_schedule.num_timesteps, workspace, device)

@@ -23,8 +23,8 @@ def run(spec: Score, partial: Path, workspace: Workspace) -> None:
     """Raises: ValueError if a score is not finite."""
     method, dataset, model = spec.method, spec.journeys.model.dataset, spec.journeys.model.model
     num_steps = 1 if getattr(method, "at", config.At.step) is not config.At.step else len(spec.steps)
-    num_train = len(data.load(dataset)[0])
-    shape = (len(config.candidates(method)), num_steps, spec.journeys.num_queries, num_train)
+    images, _ = data.load(dataset)
+    shape = (len(config.candidates(method)), num_steps, spec.journeys.num_queries, len(images))
     scores, conditions = new_array(partial / "scores.npy", shape), []
     match method:
         case config.GradientMethod():
@@ -38,8 +38,7 @@ def run(spec: Score, partial: Path, workspace: Workspace) -> None:
                 mean = rises.mean(1, keepdims=True) if method.at is config.At.trajectory else rises
                 scores += mean / len(spec.unlearned)
         case config.Datamodel():
-            labels = data.load(dataset)[0].labels
-            masks = np.stack([subsets.mask(labels, m.model.subset) for m in spec.outputs])
+            masks = np.stack([subsets.mask(images.labels, m.model.subset) for m in spec.outputs])
             outputs = np.stack([get(m, workspace).array("outputs.npy").mean(0) for m in spec.outputs])
             of_target = lds.with_aggregates(outputs)[:, _targets(method.at, len(spec.steps))]
             match method.estimator:
@@ -52,9 +51,9 @@ def run(spec: Score, partial: Path, workspace: Workspace) -> None:
             index = [journeys.array("timesteps.npy").tolist().index(t) for t in spec.steps]
             x_t = torch.from_numpy(journeys.array("x_t.npy")[index])
             alpha_bar = schedule_of(model, torch.device("cpu")).alpha_bar[list(spec.steps)]
-            scores[:] = nonparametric.score(encode(data.load(dataset)[0], model).x0, x_t, alpha_bar, method.patch_size)
+            scores[:] = nonparametric.score(encode(images, model).x0, x_t, alpha_bar, method.patch_size)
         case config.Pixel() | config.Encoder():
-            clean = encode(data.load(dataset)[0], model).x0
+            clean = encode(images, model).x0
             x0_hat = torch.stack([q.x0 for q in estimates(get(spec.journeys, workspace), spec.steps)])
             if isinstance(method, config.Encoder):
                 clean = encoders.embed(clean, method)
