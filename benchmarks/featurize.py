@@ -1,54 +1,155 @@
-"""Featurization against its floor and against the usual way, on the same images, draws and networks, in one process.
+"""Featurization against its floor and against `trak.TRAKer`, on the same images, draws and networks, in one process.
 
-    command   OMP_NUM_THREADS=1 python benchmarks/featurize.py [digits] [middle] [cifar]
-    floor     a plain batched forward and backward pass, one gradient for the whole batch
-    usual     one vmap pass per timestep, accumulated, as `trak.TRAKer` does it, and traker's projector for CPUs
-    bar       ours at most 1.8× the floor on the digits U-Net and 1.15× on larger ones; 7× and 3× faster than the usual way
+    command    OMP_NUM_THREADS=1 python benchmarks/featurize.py [digits] [middle] [cifar]
+    floor      a plain batched forward and backward pass, one gradient for the whole batch
+    reference  `trak.TRAKer.featurize`: one vmap pass per timestep, accumulated, and its projector for CPUs
+    dattri     `dattri.func.projection.random_project`, of all gradients in one batch: the projection alone
+    bar        ours at most 1.8× the floor on the digits U-Net and 1.15× on larger ones; 7×, 3× and 8× faster than the reference
 
-Each way runs at its own best batch size; ours and the floor alternate, and medians are printed. Where the projector of
-the usual way cannot run (35.7M × 2,048 needs 14 GB and minutes), only its gradients are timed.
+Each way runs at its own best batch size. Ours and the floor alternate, and medians are printed; the reference runs once.
+Its projector redraws a matrix for every batch, whatever its size, so with more images in a batch it costs less for each; the
+35.7M U-Net needs 14 GB for it. Peaks are what the process held at most (Linux).
 """
 
-import resource
+import logging
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from trak.projectors import BasicProjector, ProjectionType
+from dattri.func.projection import random_project
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from trak import TRAKer
+from trak.gradient_computers import FunctionalGradientComputer
+from trak.modelout_functions import AbstractModelOutput
 
 from journey import config
-from journey.attribution.gradients import Objective, choose, vmap_gradients
+from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, window_draws
-from journey.attribution.projection import projection
+from journey.attribution.projection import Project, projection
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
-from journey.diffusion.schedule import linear_schedule
+from journey.diffusion.schedule import Schedule, linear_schedule
 from journey.diffusion.training import denoising_loss
 
 P = 4096
+REPETITIONS = 3
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, how many images and draws, and which batch sizes are tried."""
+
+    model: config.DDPM
+    shape: tuple[int, ...]
+    num_images: int
+    num_draws: int
+    floor_batches: tuple[int, ...]
+    reference_batches: tuple[int, ...]
+
+
 CASES = {
-    "digits": (config.DDPM(), (1, 8, 8), 128, 20),
-    "middle": (
-        config.DDPM(block_out_channels=[32, 64, 64], attention_blocks=[2], mid_block_attention=True), (3, 32, 32), 8, 20
+    "digits": Case(config.DDPM(), (1, 8, 8), 128, 20, (32, 64, 128, 256), (16, 32, 64, 128)),
+    "middle": Case(
+        config.DDPM(block_out_channels=[32, 64, 64], attention_blocks=[2], mid_block_attention=True),
+        (3, 32, 32), 16, 20, (4, 8, 16, 32), (4, 8, 16),
     ),
-    "cifar": (
+    "cifar": Case(
         config.DDPM(
             block_out_channels=[128, 256, 256, 256], layers_per_block=2, attention_blocks=[1], mid_block_attention=True,
             norm_num_groups=32,
-        ), (3, 32, 32), 2, 10,
+        ),
+        (3, 32, 32), 4, 10, (4, 8, 16), (4,),
     ),
 }  # fmt: skip
-REPETITIONS = 3
 
 
-def usual_gradients(objective: Objective, examples: Examples, draws: Draws, batch: int) -> list[torch.Tensor]:
-    """One pass of vmap over a batch of images for every draw, accumulated."""
-    return [
-        sum(vmap_gradients(objective, examples[first : first + batch], one, 1) for one in draws.split(1))
-        for first in range(0, len(examples), batch)
-    ]
+class Loss(AbstractModelOutput):
+    """The denoising loss of one draw, which is set from outside, as TRAKer's model output."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def get_output(self, model: nn.Module, weights: dict, buffers: dict, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        predict = network.bind(model, config.Precision.fp32, weights)
+        return denoising_loss(predict, self.schedule, x0[None], t[None], eps[None])[0]
+
+    def get_out_to_loss_grad(self, model: nn.Module, weights: dict, buffers: dict, batch: list[Tensor]) -> Tensor:
+        return torch.ones(len(batch[0]), 1)
+
+
+class Accumulated(FunctionalGradientComputer):
+    """One vmap pass for every draw."""
+
+    draws: Draws
+
+    def compute_per_sample_grad(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        (x0,) = batch
+        total: dict[str, Tensor] = {}
+        with sdpa_kernel(SDPBackend.MATH):
+            for one in self.draws.split(1):
+                drawn = [x0, one.t.expand(len(x0)), one.eps.expand(len(x0), *one.eps.shape[1:])]
+                gradients = super().compute_per_sample_grad(drawn)
+                total = {name: g + total[name] if total else g for name, g in gradients.items()}
+        return total
+
+
+def setting(case: Case) -> tuple[Objective, Examples, Draws]:
+    """An untrained network, random images and stratified draws."""
+    torch.manual_seed(0)
+    schedule = linear_schedule(1000, clip=True, device=CPU)
+    objective = Objective(network.build(case.model, case.shape).eval(), schedule, config.Precision.fp32)
+    examples = Examples(torch.rand(case.num_images, *case.shape) * 2 - 1)
+    return objective, examples, window_draws((0, 1000), case.num_draws, case.shape, 0, "benchmark")
+
+
+def sparse(objective: Objective) -> Project:
+    """Our projection by default."""
+    d = sum(p.numel() for p in objective.network.parameters())
+    return projection(config.Projection.sparse, d, P, 0, "benchmark", CPU)
+
+
+def reference(objective: Objective, examples: Examples, draws: Draws, batch: int) -> tuple[float, float]:
+    """Seconds of TRAKer's featurization, and of its projector within."""
+    projecting = 0.0
+    with tempfile.TemporaryDirectory() as directory:
+        traker = TRAKer(
+            objective.network, Loss(objective.schedule), len(examples), directory, device="cpu", gradient_computer=Accumulated,
+            proj_dim=P, use_half_precision=False, logging_level=logging.ERROR,
+        )  # fmt: skip
+        traker.gradient_computer.draws = draws
+        traker.load_checkpoint(objective.network.state_dict(), model_id=0)
+        project = traker.projector.project
+
+        def timed(*args: object, **kwargs: object) -> Tensor:
+            nonlocal projecting
+            started = time.perf_counter()
+            features = project(*args, **kwargs)
+            projecting += time.perf_counter() - started
+            return features
+
+        traker.projector.project = timed
+        started = time.perf_counter()
+        for x0 in examples.x0.split(batch):
+            traker.featurize([x0], num_samples=len(x0))
+        return time.perf_counter() - started, projecting
+
+
+def reference_batch(objective: Objective, examples: Examples, draws: Draws, sizes: tuple[int, ...]) -> int:
+    """The fastest for all draws, as a few draws say."""
+    few = draws.split(2)[0]
+
+    def expected(size: int) -> float:
+        total, projecting = reference(objective, examples, few, size)
+        return projecting + (total - projecting) * len(draws) / len(few)
+
+    return sizes[0] if len(sizes) == 1 else min(sizes, key=expected)
 
 
 def floor(objective: Objective, examples: Examples, draws: Draws, batch: int) -> None:
@@ -61,6 +162,12 @@ def floor(objective: Objective, examples: Examples, draws: Draws, batch: int) ->
         torch.autograd.grad(denoising_loss(predict, objective.schedule, *some).mean(), parameters)
 
 
+def ours(objective: Objective, examples: Examples, draws: Draws, plan: Plan, project: Project) -> None:
+    """Gradients and their projection."""
+    for gradients in objective.gradients(examples, draws, plan):
+        project(gradients)
+
+
 def seconds(function: Callable, *inputs: object) -> float:
     """Of one call."""
     started = time.perf_counter()
@@ -68,51 +175,53 @@ def seconds(function: Callable, *inputs: object) -> float:
     return time.perf_counter() - started
 
 
-def compare(name: str, model: config.DDPM, shape: tuple[int, ...], num_images: int, num_draws: int) -> None:
-    """Print seconds of each way and the ratios."""
-    torch.manual_seed(0)
-    schedule = linear_schedule(1000, clip=True, device=torch.device("cpu"))
-    objective = Objective(network.build(model, shape).eval(), schedule, config.Precision.fp32)
-    examples = Examples(torch.rand(num_images, *shape) * 2 - 1)
-    draws = window_draws((0, 1000), num_draws, shape, 0, "benchmark")
+def forget_peak() -> None:
+    """Start measuring the peak anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib() -> float:
+    """The most this process held since."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def compare(name: str, case: Case) -> None:
+    """Print seconds and peak of each way and the ratios."""
+    objective, examples, draws = setting(case)
     d = sum(p.numel() for p in objective.network.parameters())
-    big = d > 10_000_000
-    project = projection(config.Projection.sparse, d, P, 0, "benchmark", torch.device("cpu"))
+    print(f"{name}: {d:,} parameters, {case.num_images} images × {case.num_draws} draws, {torch.get_num_threads()} threads")
+
+    project = sparse(objective)
     plan = choose(objective, examples, draws, config.Gradient.auto, 2.0)
-    batch = min(
-        (4, 8, 16) if big else (4, 8, 16, 32, 64, 128, 256), key=lambda size: seconds(floor, objective, examples, draws, size)
-    )
-
-    def ours() -> list[torch.Tensor]:
-        return [project(gradients) for gradients in objective.gradients(examples, draws, plan)]
-
-    times = [(seconds(floor, objective, examples, draws, batch), seconds(ours)) for _ in range(REPETITIONS)]
-    gradients = next(objective.gradients(examples, draws, plan))
-    projecting = seconds(project, gradients) / len(gradients) * num_images
+    forget_peak()
+    ours(objective, examples, draws, plan, project)
+    peak = peak_gib()
+    batch = min(case.floor_batches, key=lambda size: seconds(floor, objective, examples, draws, size))
+    times = [
+        (seconds(floor, objective, examples, draws, batch), seconds(ours, objective, examples, draws, plan, project))
+        for _ in range(REPETITIONS)
+    ]
     low, high = (statistics.median(t) for t in zip(*times, strict=True))
     ratios = sorted(b / a for a, b in times)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{name}: {d:,} parameters, {num_images} images × {num_draws} draws, {torch.get_num_threads()} threads")
-    print(f"  floor {low:8.2f} s, batch {batch}")
-    print(f"  ours  {high:8.2f} s, {plan}; of which projection {100 * projecting / high:.1f}%; process peak {peak:.2f} GiB")
-    print(
-        f"  ours / floor  {high / low:.2f}  (from {ratios[0]:.2f} to {ratios[-1]:.2f} in {REPETITIONS} repetitions)", flush=True
-    )
+    block = next(objective.gradients(examples, draws, plan))
+    projecting = statistics.median(seconds(project, block) for _ in range(REPETITIONS)) * case.num_images / len(block)
+    print(f"  floor      {low:7.2f} s, batch {batch}")
+    print(f"  ours       {high:7.2f} s, {plan}; projection {100 * projecting / high:.1f}% of it; peak {peak:.2f} GiB")
+    print(f"  ours / floor  {high / low:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} in {REPETITIONS} repetitions", flush=True)
 
-    few = draws.split(4)[0]  # the best batch size is found on a part
-    sizes = [size for size in (1, 2) if big] or [size for size in (8, 16, 32, 64) if size <= num_images]
-    usual_batch = min(sizes, key=lambda size: seconds(usual_gradients, objective, examples, few, size))
-    accumulating = seconds(usual_gradients, objective, examples, draws, usual_batch)
-    usual_projecting = 0.0
-    if not big:
-        projector = BasicProjector(d, P, 0, ProjectionType.normal, "cpu", dtype=torch.float32)
-        usual_projecting = seconds(projector.project, torch.randn(num_images, d), 0)
-        del projector
-    total = accumulating + usual_projecting
-    print(f"  usual {total:8.2f} s: gradients {accumulating:.2f} in batches of {usual_batch}, projection {usual_projecting:.2f}")
-    print(f"  usual / ours  {total / high:.1f}  (gradients alone {accumulating / (high - projecting):.1f})", flush=True)
+    forget_peak()
+    size = reference_batch(objective, examples, draws, case.reference_batches)
+    total, its_projecting = reference(objective, examples, draws, size)
+    peak, accumulating = peak_gib(), total - its_projecting
+    print(f"  reference  {total:7.2f} s, batch {size}; peak {peak:.2f} GiB")
+    print(f"             {accumulating:7.2f} s gradients, {its_projecting:.2f} s projector")
+    print(f"  reference / ours  {total / high:.1f}, gradients alone {accumulating / (high - projecting):.1f}", flush=True)
+    gradients = torch.randn(case.num_images, d)
+    theirs = seconds(random_project(gradients, len(gradients), P, 8, device="cpu"), gradients)
+    print(f"  dattri     {theirs:7.2f} s for the projection alone, ours {projecting:.3f}", flush=True)
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
-        compare(name, *CASES[name])
+        compare(name, CASES[name])

@@ -28,8 +28,8 @@ def test_is_the_dense_formula(n, p):
         kernel += relative * np.trace(kernel) / p * np.eye(p)
         expected = queries @ np.linalg.inv(kernel) @ phi.T
         np.testing.assert_allclose(of_damping, expected, rtol=1e-4, atol=1e-6)
-        if n >= p:
-            assert condition == pytest.approx(np.linalg.cond(kernel), rel=1e-6)
+        if n >= p:  # the estimate is a lower bound, nearly always the number itself
+            assert condition == pytest.approx(np.linalg.cond(kernel, 1), rel=0.3)
 
 
 def test_blocks_change_nothing_but_rounding(monkeypatch):

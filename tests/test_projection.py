@@ -3,6 +3,7 @@ import torch
 
 from journey.attribution.projection import projection
 from journey.config import Projection
+from journey.stages.featurize import joined
 
 CPU = torch.device("cpu")
 KINDS = [Projection.sparse, Projection.gaussian, Projection.rademacher]
@@ -40,3 +41,12 @@ def test_key_and_seed_decide(model):
 def test_none_is_the_whole_gradient():
     g = torch.randn(2, 500)
     assert projection(Projection.none, 500, 0, 0, "a", CPU)(g) is g
+
+
+@pytest.mark.parametrize(("num_rows", "sizes"), [(1, [3, 3, 1]), (4, [6, 1]), (7, [7]), (100, [7])])
+def test_a_dense_projection_gets_joined_blocks_in_their_order(num_rows, sizes):
+    rows = torch.randn(7, 5)
+    groups = list(joined(iter(rows.split(3)), num_rows))
+    assert [len(group) for group in groups] == sizes
+    assert torch.equal(torch.cat(groups), rows)
+    assert list(joined(iter([]), num_rows)) == []

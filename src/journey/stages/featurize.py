@@ -6,6 +6,7 @@ Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, dam
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from journey import data
+from journey import config, data
 from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws
@@ -51,6 +52,8 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     d = sum(p.numel() for p in denoiser.parameters())
     p = spec.projection_dim or d
     project = projection(spec.projection, d, p, spec.seed, f"checkpoint {trained.repeat}", device)
+    dense = spec.projection in (config.Projection.gaussian, config.Projection.rademacher)
+    at_once = int(compute.gradient_memory_gib * 2**30 / 4 / (8 * d)) if dense else 1  # joined, they are in memory twice
     if spec.curvature is not None:
         project = _whitened(project, get(spec.curvature, workspace), denoiser, spec.damping, device)
     objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
@@ -62,28 +65,46 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
         done = json.loads((partial / PROGRESS).read_text())["rows"]
         features = open_memmap(partial / "features.npy", "r+")
     else:
-        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, compute.gradient_memory_gib)
+        memory = compute.gradient_memory_gib * (3 / 4 if dense else 1)  # the rest is for gradients that wait
+        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, memory)
         write_json(partial / PLAN, vars(plan))
         features = new_array(partial / "features.npy", (num_rows, *([len(spec.damping)] if spec.damping else []), p))
 
-    # Compute, a block of rows at a time.
-    row, saved_at = 0, time.monotonic()
+    # Compute, some rows at a time.
+    row, saved_at = done, time.monotonic()
     with track(spec, partial, workspace, resume_step=done) as log:
-        for batch in batches:
-            skip = max(0, min(done - row, len(batch.examples)))  # whole blocks
-            row += skip
-            for gradients in objective.gradients(batch.examples[skip:], batch.draws, plan):
-                block = project(gradients).cpu().numpy()
-                if not np.isfinite(block).all():
-                    raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
-                features[row : row + len(block)] = block
-                row += len(block)
-                log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
-                if time.monotonic() - saved_at >= compute.checkpoint_seconds:
-                    features.flush()
-                    write_json(partial / PROGRESS, {"rows": row})
-                    saved_at = time.monotonic()
+        for gradients in joined(_gradients(objective, batches, plan, done), at_once):
+            block = project(gradients).cpu().numpy()
+            if not np.isfinite(block).all():
+                raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
+            features[row : row + len(block)] = block
+            row += len(block)
+            log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
+            if time.monotonic() - saved_at >= compute.checkpoint_seconds:
+                features.flush()
+                write_json(partial / PROGRESS, {"rows": row})
+                saved_at = time.monotonic()
     features.flush()
+
+
+def _gradients(objective: Objective, batches: list[Batch], plan: Plan, done: int) -> Iterator[Tensor]:
+    """All gradients, in blocks, after the rows that are done (whole blocks)."""
+    for batch in batches:
+        skip = min(done, len(batch.examples))
+        done -= skip
+        yield from objective.gradients(batch.examples[skip:], batch.draws, plan)
+
+
+def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
+    """Blocks of at least so many rows, but for the last: a dense projection draws its matrix anew for each."""
+    waiting: list[Tensor] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= num_rows:
+            yield waiting.pop() if len(waiting) == 1 else torch.cat(waiting)
+            waiting.clear()
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
