@@ -1,4 +1,4 @@
-"""Featurization against its floor and against `trak.TRAKer`, on the same images, draws and networks, in one process.
+"""Featurization against its floor and against `trak.TRAKer`, on the same images, draws and networks, a process for each network.
 
     command    OMP_NUM_THREADS=1 python benchmarks/featurize.py [digits] [middle] [cifar]
     floor      a plain batched forward and backward pass, one gradient for the whole batch
@@ -13,6 +13,7 @@ Its projector redraws a matrix for every batch, whatever its size, so with more 
 
 import logging
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -223,5 +224,8 @@ def compare(name: str, case: Case) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CASES:
-        compare(name, CASES[name])
+    if len(sys.argv) == 2:
+        compare(sys.argv[1], CASES[sys.argv[1]])
+    else:  # a process each, for the peak of one is not the other's
+        for name in sys.argv[1:] or CASES:
+            subprocess.run([sys.executable, __file__, name], check=True)

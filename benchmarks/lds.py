@@ -17,10 +17,15 @@ STEPS, QUERIES, SUBSETS, N = 9, 1000, 64, 50_000
 
 
 def main() -> None:
-    """Print seconds of both, their ratio and the largest difference; the scores of a step stand for all nine."""
+    """Print seconds of both, their ratio and how they differ; the scores of a step stand for all nine.
+
+    Ours reads scores out in three ways, as an evaluation does, and one of them is compared.
+    """
     random = np.random.default_rng(0)
     scores = random.standard_normal((1, 1, QUERIES, N), np.float32)
-    masks = random.random((SUBSETS, N)) < 0.5
+    kept = np.stack([random.permutation(N)[: N // 2] for _ in range(SUBSETS)])
+    masks = np.zeros((SUBSETS, N), bool)
+    np.put_along_axis(masks, kept, True, 1)
     measured = random.standard_normal((STEPS, QUERIES, SUBSETS))
 
     started = time.perf_counter()
@@ -30,12 +35,16 @@ def main() -> None:
         ours.append(weighted_spearman(predicted, measured[step], np.ones((1, SUBSETS)))[0])
     seconds = time.perf_counter() - started
 
-    lists = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+    by_image, indices = torch.from_numpy(scores[0, 0].T), torch.from_numpy(kept)
     started = time.perf_counter()
-    theirs = [dattri_lds(torch.from_numpy(scores[0, 0].T), (torch.from_numpy(-m.T), lists))[0].numpy() for m in measured]
+    theirs = [dattri_lds(by_image, (torch.from_numpy(-m.T), indices))[0].numpy() for m in measured]
     reference = time.perf_counter() - started
-    difference = np.abs(np.array(ours) - np.array(theirs)).max()
-    print(f"ours {seconds:.1f} s, dattri {reference:.1f} s, ratio {reference / seconds:.1f}, largest difference {difference:.1e}")
+    differences = np.abs(np.array(ours) - np.array(theirs))
+    other = differences > 1e-6
+    print(f"ours {seconds:.1f} s, dattri {reference:.1f} s, ratio {reference / seconds:.1f}, {torch.get_num_threads()} threads")
+    print(
+        f"{other.sum()} of {other.size} differ, by {differences.max():.1e} at most; the others by {differences[~other].max():.1e}"
+    )
 
 
 if __name__ == "__main__":

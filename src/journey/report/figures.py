@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#c1272d", "#0000a7", "#008176", "#eecc16", "#7f3fbf", "#d46a00")
@@ -71,24 +72,37 @@ def lds_by_method(result: dict) -> Figure:
 
 def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, str]]]) -> Figure:
     """LDS along every axis that was varied: axes_values[axis] is (value as text, name of the method), base included."""
-    figure, panels = plt.subplots(
-        1, len(axes_values), figsize=(2.3 * len(axes_values) + 0.6, 3.2), sharey=True, squeeze=False, layout="constrained"
-    )
-    targets = {"paired_steps": "steps " + ", ".join(map(str, result["paired_steps"])), "trajectory": "trajectory"}
-    for axes, (axis, points) in zip(panels[0], axes_values.items(), strict=True):
-        for (target, label), colour in zip(targets.items(), COLOURS, strict=False):
-            judged = [result["lds"][name][target] for _, name in points]
-            errors = np.concatenate([_error(j) for j in judged], 1)
-            style = {"fmt": "o-", "color": colour, "capsize": 2, "markersize": 4, "elinewidth": 1}
-            axes.errorbar(range(len(points)), [j["mean"] for j in judged], errors, label=label, **style)
-        axes.set_xticks(range(len(points)), [v for v, _ in points], fontsize=7, rotation=30)
-        axes.set_xlabel(axis, fontsize=8)
-        axes.axhline(0, color="black", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set_ylabel("LDS", fontsize=8)
-    panels[0, 0].legend(frameon=False, fontsize=6)
+    columns = min(5, len(axes_values))
+    rows = -(-len(axes_values) // columns)
+    size = (2.3 * columns + 0.6, 2.7 * rows + 0.5)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    panels = grid.flatten()
+    for axes, (axis, points) in zip(panels, axes_values.items(), strict=False):
+        _along(axes, axis, points, result)
+    for axes in panels[len(axes_values) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("LDS", fontsize=8)
+    grid[0, 0].legend(frameon=False, fontsize=6)
     figure.suptitle(f"{result['experiment']}: {base}, one setting changed at a time; {_sizes(result)}", fontsize=9)
     return figure
+
+
+def _along(axes: Axes, axis: str, points: list[tuple[str, str]], result: dict) -> None:
+    """One setting. Values that are no numbers are not joined by a line."""
+    targets = {"paired_steps": "steps " + ", ".join(map(str, result["paired_steps"])), "trajectory": "trajectory"}
+    line = "o-" if all(value.replace(".", "", 1).isdigit() for value, _ in points) else "o"
+    for i, (target, label) in enumerate(targets.items()):
+        judged = [result["lds"][name][target] for _, name in points]
+        errors = np.concatenate([_error(j) for j in judged], 1)
+        style = {"fmt": line, "color": COLOURS[i], "capsize": 2, "markersize": 4, "elinewidth": 1}
+        at = np.arange(len(points)) + 0.1 * i  # beside each other
+        axes.errorbar(at, [j["mean"] for j in judged], errors, label=label, **style)
+    axes.set_xticks(range(len(points)), [v for v, _ in points], fontsize=7)
+    axes.set_xlim(-0.5, len(points) - 0.4)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _sizes(result: dict) -> str:
