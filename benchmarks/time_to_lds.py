@@ -5,20 +5,21 @@
     reference  independent draws, one vmap pass per draw with `trak.TRAKer` and its projector, as `featurize.py` times it
     bar        ours 15× cheaper at the best LDS of the reference
 
-LDS: Journey-TRAK, mean of t = 600…300, on the 64 subsets × 2 seeds of experiment=ablations. The reference's LDS is that of our
-features of independent draws: gradients are equal, and how they are projected matters less (experiments/ablations).
-Seconds: gradients counted in the artifacts × seconds of a gradient, and projections likewise, as measured here, in one process.
+LDS: Journey-TRAK, on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are
+the same, and how they are projected hardly matters (experiments/ablations). Seconds: those of an image with so many draws,
+measured here, × the rows of an attribution (training images and queries, 3 checkpoints); the reference at its best batch size.
 """
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import featurize
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 
 from journey import config, experiment, launch
+from journey.__main__ import CONF
 from journey.attribution.gradients import choose
 from journey.stages import Workspace, get
 from journey.store import Store
@@ -28,23 +29,10 @@ BATCHES = (32, 64, 128)  # of the reference
 EXPERIMENT = ["experiment=digits", "method=[journey]", "evaluation.num_subsets=64", "evaluation.num_seeds=2"]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a gradient, seconds of projecting a batch, and its size."""
-
-    gradient: float
-    projection: float
-    batch: int
-
-    def seconds(self, gradients: int, rows: int) -> float:
-        """Of featurizing so many gradients, averaged into so many rows."""
-        return gradients * self.gradient + rows / self.batch * self.projection
-
-
 def judged(stratified: bool, overrides: list[str]) -> dict[int, dict]:
     """LDS and cost of Journey-TRAK for every number of draws."""
     swept = [f"attribution.num_draws={DRAWS[0]}", f"vary.num_draws={list(DRAWS[1:])}", f"attribution.stratified={stratified}"]
-    with initialize_config_module("journey.conf", version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         run = config.parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
     evaluation = experiment.evaluate(run)
@@ -53,45 +41,56 @@ def judged(stratified: bool, overrides: list[str]) -> dict[int, dict]:
     return {run.judged[name].num_draws: of for name, of in lds.items()}
 
 
-def costs() -> tuple[Cost, list[Cost]]:
-    """Ours, and the reference at each batch size."""
-    case = featurize.CASES["digits"]
+def ours(num_draws: int) -> float:
+    """Seconds of an image, with its projection."""
+    case = replace(featurize.CASES["digits"], num_draws=num_draws)
     setting = featurize.setting(case)
-    plan = choose(*setting, config.Gradient.auto, 2.0)
-    project = featurize.sparse(setting[0])
-    featurize.ours(*setting, plan, project)  # warm
-    total = featurize.seconds(featurize.ours, *setting, plan, project)
-    gradients = case.num_images * case.num_draws
-    mine = Cost(total / gradients, 0.0, 1)  # with its projection
-    theirs = []
+    plan, project = choose(*setting, config.Gradient.auto, 2.0), featurize.sparse(setting[0], case.projection_dim)
+    return min(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / case.num_images
+
+
+def reference() -> dict[int, tuple[float, float]]:
+    """Seconds of a gradient and of the projection of a row, for each batch size."""
+    case = featurize.CASES["digits"]
+    costs = {}
     for batch in BATCHES:
-        total, projecting = featurize.reference(*setting, batch)
-        theirs.append(Cost((total - projecting) / gradients, projecting * batch / case.num_images, batch))
-    return mine, theirs
+        total, projecting = featurize.reference(*featurize.setting(case), case.projection_dim, batch)
+        costs[batch] = (total - projecting) / case.num_images / case.num_draws, projecting / case.num_images
+    return costs
 
 
 def main() -> None:
-    """Print the sweep and the ratio."""
+    """Print the sweep and the ratio, for the steps and for the trajectory."""
     config.register_schemas()
     sweeps = {"ours": judged(True, sys.argv[1:]), "reference": judged(False, sys.argv[1:])}
-    mine, theirs = costs()
-    reached: dict[str, list[tuple[float, float]]] = {"ours": [], "reference": []}
-    for way, by_draws in sweeps.items():
-        for draws, lds in sorted(by_draws.items()):
-            gradients = lds["cost"]["gradients"]
-            rows = gradients // draws
-            seconds = mine.seconds(gradients, rows) if way == "ours" else min(c.seconds(gradients, rows) for c in theirs)
-            mean, (low, high) = lds["paired_steps"]["mean"], lds["paired_steps"]["ci95"]
-            reached[way].append((mean, seconds))
-            print(f"{way:9}  {draws:4} draws  LDS {100 * mean:5.1f} [{100 * low:.1f}, {100 * high:.1f}]  {seconds:8.1f} s")
+    of_reference = reference()
+    seconds: dict[tuple[str, int], float] = {}
+    for draws in DRAWS:
+        rows = sweeps["ours"][draws]["cost"]["gradients"] // draws
+        seconds["ours", draws] = rows * ours(draws)
+        seconds["reference", draws] = min(rows * (draws * gradient + row) for gradient, row in of_reference.values())
+    for target in ("paired_steps", "trajectory"):
+        print(f"LDS × 100 [95%], {target}")
+        for draws in DRAWS:
+            cells = [f"{_lds(sweeps[way][draws][target])}  {seconds[way, draws]:7.1f} s" for way in sweeps]
+            print(f"  {draws:4} draws  ours {cells[0]}   reference {cells[1]}")
+        _compare({way: [(by[k][target]["mean"], seconds[way, k]) for k in DRAWS] for way, by in sweeps.items()})
+
+
+def _lds(judged: dict) -> str:
+    low, high = judged["ci95"]
+    return f"{100 * judged['mean']:5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
+
+
+def _compare(reached: dict[str, list[tuple[float, float]]]) -> None:
     best, its_seconds = max(reached["reference"])
-    enough = [seconds for mean, seconds in reached["ours"] if mean >= best]
-    if enough:
-        print(
-            f"at {100 * best:.1f}: reference {its_seconds:.0f} s, ours {min(enough):.0f} s, ratio {its_seconds / min(enough):.1f}"
-        )
-    else:
-        print(f"ours does not reach {100 * best:.1f}, the best of the reference")
+    enough = [seconds for lds, seconds in reached["ours"] if lds >= best]
+    if not enough:
+        print(f"  ours does not reach {100 * best:.1f}, the best of the reference")
+        return
+    print(
+        f"  at {100 * best:.1f}: reference {its_seconds:.0f} s, ours {min(enough):.0f} s, ratio {its_seconds / min(enough):.1f}"
+    )
 
 
 if __name__ == "__main__":

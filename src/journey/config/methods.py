@@ -145,7 +145,7 @@ class Unlearning(Method):
     num_checkpoints: int = 1
     num_draws: int = 16
     precision: Precision = II("attribution.precision")
-    damping: float = 0.1  # of the Fisher matrix, relative to its mean eigenvalue
+    damping: float = 0.01  # of the Fisher matrix, relative to its mean eigenvalue
     rise: list[float] = field(default_factory=lambda: [0.1, 1.0])  # of the query's loss, to first order, relative: candidates
 
     def __post_init__(self) -> None:
