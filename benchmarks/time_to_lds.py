@@ -1,13 +1,15 @@
-"""Seconds of featurization that ours and the reference need to reach an LDS on digits, sweeping draws.
+"""Seconds of featurization that each way needs to reach an LDS on digits, sweeping draws.
 
-    command    OMP_NUM_THREADS=1 python benchmarks/time_to_lds.py [artifacts=…]
-    ours       stratified draws, all draws of an image at once, sparse projection
-    reference  independent draws, one vmap pass per draw with `trak.TRAKer` and its projector, as `featurize.py` times it
-    bar        ours 15× cheaper at the best LDS of the reference
+    command     OMP_NUM_THREADS=1 python benchmarks/time_to_lds.py [artifacts=…]
+    reference   Journey-TRAK, independent draws, one vmap pass per draw with `trak.TRAKer` and its projector (featurize.py)
+    ours        Journey-TRAK, stratified draws, all draws of an image at once, sparse projection
+    antithetic  ours, with pairs (ε, −ε)
+    ekfac       EK-FAC at the step, with its curvature, beginning from the same gradients
+    bar         ours 15× cheaper at the best LDS of the reference
 
-LDS: Journey-TRAK, on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are
-the same, and how they are projected hardly matters (experiments/ablations). Seconds: those of an image with so many draws,
-measured here, × the rows of an attribution (training images and queries, 3 checkpoints); the reference at its best batch size.
+LDS on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are the same, and how
+they are projected hardly matters (experiments/ablations). Seconds: those of an image with so many draws, measured here, × the
+rows of an attribution (training images and queries, 3 checkpoints); the reference at its best batch size.
 """
 
 import json
@@ -16,22 +18,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import featurize
+import torch
 from hydra import compose, initialize_config_dir
 
 from journey import config, experiment, launch
 from journey.__main__ import CONF
+from journey.attribution import curvature
 from journey.attribution.gradients import choose
+from journey.diffusion import network
 from journey.stages import Workspace, get
+from journey.stages.featurize import whitened
 from journey.store import Store
 
+DIGITS = featurize.CASES["digits"]
+EXPERIMENT = ["experiment=digits", "evaluation.num_subsets=64", "evaluation.num_seeds=2"]
 DRAWS = (2, 4, 8, 16, 32, 64, 128)
+WAYS = {
+    "reference": (DRAWS, ["method=[journey]", "attribution.stratified=false"]),
+    "ours": (DRAWS, ["method=[journey]"]),
+    "antithetic": (DRAWS, ["method=[journey]", "attribution.antithetic=true"]),
+    "ekfac": (DRAWS[:4], ["method=[ekfac]"]),
+}
 BATCHES = (32, 64, 128)  # of the reference
-EXPERIMENT = ["experiment=digits", "method=[journey]", "evaluation.num_subsets=64", "evaluation.num_seeds=2"]
 
 
-def judged(stratified: bool, overrides: list[str]) -> dict[int, dict]:
-    """LDS and cost of Journey-TRAK for every number of draws."""
-    swept = [f"attribution.num_draws={DRAWS[0]}", f"vary.num_draws={list(DRAWS[1:])}", f"attribution.stratified={stratified}"]
+def judged(draws: tuple[int, ...], overrides: list[str]) -> dict[int, dict]:
+    """LDS and cost for every number of draws."""
+    swept = [f"attribution.num_draws={draws[0]}", f"vary.num_draws={list(draws[1:])}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         run = config.parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
@@ -41,56 +54,65 @@ def judged(stratified: bool, overrides: list[str]) -> dict[int, dict]:
     return {run.judged[name].num_draws: of for name, of in lds.items()}
 
 
-def ours(num_draws: int) -> float:
-    """Seconds of an image, with its projection."""
-    case = replace(featurize.CASES["digits"], num_draws=num_draws)
-    setting = featurize.setting(case)
-    plan, project = choose(*setting, config.Gradient.auto, 2.0), featurize.sparse(setting[0], case.projection_dim)
-    return min(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / case.num_images
+def of_reference(num_draws: int, gradient_and_row: list[tuple[float, float]]) -> float:
+    """Seconds of an image at the best batch size."""
+    return min(num_draws * gradient + row for gradient, row in gradient_and_row)
 
 
-def reference() -> dict[int, tuple[float, float]]:
-    """Seconds of a gradient and of the projection of a row, for each batch size."""
-    case = featurize.CASES["digits"]
-    costs = {}
+def gradient_and_row() -> list[tuple[float, float]]:
+    """Of the reference: seconds of a gradient and of a projection, for each batch size."""
+    costs = []
     for batch in BATCHES:
-        total, projecting = featurize.reference(*featurize.setting(case), case.projection_dim, batch)
-        costs[batch] = (total - projecting) / case.num_images / case.num_draws, projecting / case.num_images
+        total, projecting = featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch)
+        costs.append(((total - projecting) / DIGITS.num_images / DIGITS.num_draws, projecting / DIGITS.num_images))
     return costs
 
 
+def of_ours(num_draws: int, estimated: curvature.Curvature | None = None) -> float:
+    """Seconds of an image, its projections included; of EK-FAC with what an image costs the curvature."""
+    setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
+    plan, project = choose(*setting, config.Gradient.auto, 2.0), featurize.sparse(setting[0], DIGITS.projection_dim)
+    if estimated is not None:
+        project = whitened(project, estimated, (0.0001, 0.001, 0.01, 0.1, 1.0))
+    return min(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
+
+
+def estimate() -> curvature.Curvature:
+    """The curvature of the benchmark's network."""
+    objective, examples, draws = featurize.setting(replace(DIGITS, num_draws=experiment.CURVATURE_DRAWS))
+    each = [(x.expand(len(draws), *x.shape), draws, torch.randn_like(draws.eps), None) for x in examples.x0]
+    predict = network.bind(objective.network, objective.precision)
+    return curvature.estimate(objective.network, predict, objective.schedule, lambda: iter(each))
+
+
 def main() -> None:
-    """Print the sweep and the ratio, for the steps and for the trajectory."""
+    """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
     config.register_schemas()
-    sweeps = {"ours": judged(True, sys.argv[1:]), "reference": judged(False, sys.argv[1:])}
-    of_reference = reference()
-    seconds: dict[tuple[str, int], float] = {}
-    for draws in DRAWS:
-        rows = sweeps["ours"][draws]["cost"]["gradients"] // draws
-        seconds["ours", draws] = rows * ours(draws)
-        seconds["reference", draws] = min(rows * (draws * gradient + row) for gradient, row in of_reference.values())
+    sweeps = {way: judged(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
+    estimated = estimate()
+    estimating = featurize.seconds(estimate) / DIGITS.num_images
+    costs = gradient_and_row()
+    rows = sweeps["ours"][2]["cost"]["gradients"] // 2
+    seconds = {
+        "reference": {k: rows * of_reference(k, costs) for k in sweeps["reference"]},
+        "ours": {k: rows * of_ours(k) for k in sweeps["ours"]},
+        "ekfac": {k: rows * (estimating + of_ours(k, estimated)) for k in sweeps["ekfac"]},  # queries need no curvature: a bound
+    }
+    seconds["antithetic"] = seconds["ours"]
     for target in ("paired_steps", "trajectory"):
-        print(f"LDS × 100 [95%], {target}")
-        for draws in DRAWS:
-            cells = [f"{_lds(sweeps[way][draws][target])}  {seconds[way, draws]:7.1f} s" for way in sweeps]
-            print(f"  {draws:4} draws  ours {cells[0]}   reference {cells[1]}")
-        _compare({way: [(by[k][target]["mean"], seconds[way, k]) for k in DRAWS] for way, by in sweeps.items()})
+        print(f"{target}: LDS × 100 [95%], seconds")
+        best, its_seconds = max((lds[target]["mean"], seconds["reference"][k]) for k, lds in sweeps["reference"].items())
+        for way, by_draws in sweeps.items():
+            for k, lds in by_draws.items():
+                print(f"  {way:10} {k:4} draws  {_lds(lds[target])}  {seconds[way][k]:6.1f}")
+            enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["mean"] >= best]
+            cheapest = f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached"
+            print(f"  {way:10} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
 
 
 def _lds(judged: dict) -> str:
     low, high = judged["ci95"]
     return f"{100 * judged['mean']:5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
-
-
-def _compare(reached: dict[str, list[tuple[float, float]]]) -> None:
-    best, its_seconds = max(reached["reference"])
-    enough = [seconds for lds, seconds in reached["ours"] if lds >= best]
-    if not enough:
-        print(f"  ours does not reach {100 * best:.1f}, the best of the reference")
-        return
-    print(
-        f"  at {100 * best:.1f}: reference {its_seconds:.0f} s, ours {min(enough):.0f} s, ratio {its_seconds / min(enough):.1f}"
-    )
 
 
 if __name__ == "__main__":

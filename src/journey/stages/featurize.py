@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from torch import Tensor, nn
+from torch import Tensor
 
 from journey import config, data
 from journey.attribution import curvature
@@ -26,7 +26,7 @@ from journey.specs import Featurize, Snapshot, Train
 from journey.stages import Workspace, get
 from journey.stages.curvature import FILE as CURVATURE
 from journey.stages.sample import destinations, estimates
-from journey.store import Artifact, new_array, write_json
+from journey.store import new_array, write_json
 from journey.tracking import track
 
 PLAN, PROGRESS = "plan.json", "resume.json"
@@ -55,7 +55,8 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     dense = spec.projection in (config.Projection.gaussian, config.Projection.rademacher)
     at_once = int(compute.gradient_memory_gib * 2**30 / 4 / (8 * d)) if dense else 1  # joined, they are in memory twice
     if spec.curvature is not None:
-        project = _whitened(project, get(spec.curvature, workspace), denoiser, spec.damping, device)
+        estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
+        project = whitened(project, estimated, spec.damping)
     objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
 
     # Begin, or continue where an interrupted run stopped, in the same way.
@@ -123,11 +124,8 @@ def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Wor
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
 
 
-def _whitened(
-    project: Project, artifact: Artifact, denoiser: nn.Module, damping: tuple[float, ...], device: torch.device
-) -> Project:
+def whitened(project: Project, estimated: curvature.Curvature, damping: tuple[float, ...]) -> Project:
     """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC."""
-    estimated = curvature.load(artifact.path / CURVATURE, denoiser, device)
     factors = [estimated.damped(relative).rsqrt() for relative in damping]
 
     def whiten(gradients: Tensor) -> Tensor:
