@@ -96,8 +96,11 @@ class Accumulated(FunctionalGradientComputer):
         with sdpa_kernel(SDPBackend.MATH):
             for one in self.draws.split(1):
                 drawn = [x0, one.t.expand(len(x0)), one.eps.expand(len(x0), *one.eps.shape[1:])]
-                gradients = super().compute_per_sample_grad(drawn)
-                total = {name: g + total[name] if total else g for name, g in gradients.items()}
+                for name, gradient in super().compute_per_sample_grad(drawn).items():
+                    if name in total:
+                        total[name] += gradient.detach()  # or the graphs of all draws stay in memory
+                    else:
+                        total[name] = gradient.detach()
         return total
 
 
@@ -200,6 +203,7 @@ def compare(name: str, case: Case) -> None:
     print(f"  ours       {high:7.2f} s, {plan}; projection {100 * projecting / high:.1f}% of it; peak {peak:.2f} GiB")
     print(f"  ours / floor  {high / low:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} in {REPETITIONS} repetitions", flush=True)
 
+    del project, block
     for size in case.reference_batches:
         forget_peak()
         total, its_projecting = reference(objective, examples, draws, case.projection_dim, size)

@@ -2,6 +2,7 @@
 
 command   OMP_NUM_THREADS=2 python benchmarks/scoring.py
 bar       50,000 × 4,096 features, 1,000 queries: within 1.5× of ΦᵀΦ and φ_q Φᵀ as two float64 products
+          (ours makes a little more than half of the symmetric one)
 """
 
 import tempfile

@@ -8,11 +8,12 @@
     bar         ours 15× cheaper at the best LDS of the reference
 
 LDS on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are the same, and how
-they are projected hardly matters (experiments/ablations). Seconds: those of an image with so many draws, measured here, × the
-rows of an attribution (training images and queries, 3 checkpoints); the reference at its best batch size.
+they are projected hardly matters (experiments/ablations). Seconds: those of an image, measured here, × the rows of an attribution
+(training images and queries, 3 checkpoints); of the reference, draws × a gradient + a projection, at the best of its batch sizes.
 """
 
 import json
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,6 @@ WAYS = {
     "antithetic": (DRAWS, ["method=[journey]", "attribution.antithetic=true"]),
     "ekfac": (DRAWS[:4], ["method=[ekfac]"]),
 }
-BATCHES = (32, 64, 128)  # of the reference
 
 
 def judged(draws: tuple[int, ...], overrides: list[str]) -> dict[int, dict]:
@@ -54,27 +54,23 @@ def judged(draws: tuple[int, ...], overrides: list[str]) -> dict[int, dict]:
     return {run.judged[name].num_draws: of for name, of in lds.items()}
 
 
-def of_reference(num_draws: int, gradient_and_row: list[tuple[float, float]]) -> float:
-    """Seconds of an image at the best batch size."""
-    return min(num_draws * gradient + row for gradient, row in gradient_and_row)
-
-
-def gradient_and_row() -> list[tuple[float, float]]:
-    """Of the reference: seconds of a gradient and of a projection, for each batch size."""
+def reference() -> list[tuple[float, float]]:
+    """Seconds of a gradient and of the projection of an image, for each batch size."""
     costs = []
-    for batch in BATCHES:
-        total, projecting = featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch)
+    for batch in DIGITS.reference_batches:
+        runs = [featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch) for _ in range(3)]
+        total, projecting = (statistics.median(parts) for parts in zip(*runs, strict=True))
         costs.append(((total - projecting) / DIGITS.num_images / DIGITS.num_draws, projecting / DIGITS.num_images))
     return costs
 
 
-def of_ours(num_draws: int, estimated: curvature.Curvature | None = None) -> float:
-    """Seconds of an image, its projections included; of EK-FAC with what an image costs the curvature."""
+def ours(num_draws: int, estimated: curvature.Curvature | None = None) -> float:
+    """Seconds of an image, its projections included."""
     setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
     plan, project = choose(*setting, config.Gradient.auto, 2.0), featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
         project = whitened(project, estimated, (0.0001, 0.001, 0.01, 0.1, 1.0))
-    return min(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
+    return statistics.median(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
 
 
 def estimate() -> curvature.Curvature:
@@ -91,12 +87,12 @@ def main() -> None:
     sweeps = {way: judged(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
     estimated = estimate()
     estimating = featurize.seconds(estimate) / DIGITS.num_images
-    costs = gradient_and_row()
+    costs = reference()
     rows = sweeps["ours"][2]["cost"]["gradients"] // 2
     seconds = {
-        "reference": {k: rows * of_reference(k, costs) for k in sweeps["reference"]},
-        "ours": {k: rows * of_ours(k) for k in sweeps["ours"]},
-        "ekfac": {k: rows * (estimating + of_ours(k, estimated)) for k in sweeps["ekfac"]},  # queries need no curvature: a bound
+        "reference": {k: rows * min(k * gradient + row for gradient, row in costs) for k in sweeps["reference"]},
+        "ours": {k: rows * ours(k) for k in sweeps["ours"]},
+        "ekfac": {k: rows * (estimating + ours(k, estimated)) for k in sweeps["ekfac"]},  # queries need no curvature: a bound
     }
     seconds["antithetic"] = seconds["ours"]
     for target in ("paired_steps", "trajectory"):
@@ -104,15 +100,15 @@ def main() -> None:
         best, its_seconds = max((lds[target]["mean"], seconds["reference"][k]) for k, lds in sweeps["reference"].items())
         for way, by_draws in sweeps.items():
             for k, lds in by_draws.items():
-                print(f"  {way:10} {k:4} draws  {_lds(lds[target])}  {seconds[way][k]:6.1f}")
+                print(f"  {way:10} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
             enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["mean"] >= best]
             cheapest = f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached"
             print(f"  {way:10} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
 
 
-def _lds(judged: dict) -> str:
-    low, high = judged["ci95"]
-    return f"{100 * judged['mean']:5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
+def _interval(lds: dict) -> str:
+    low, high = lds["ci95"]
+    return f"{100 * lds['mean']:5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_none_is_the_whole_gradient():
     assert projection(Projection.none, 500, 0, 0, "a", CPU)(g) is g
 
 
-@pytest.mark.parametrize(("num_rows", "sizes"), [(1, [3, 3, 1]), (4, [6, 1]), (7, [7]), (100, [7])])
+@pytest.mark.parametrize(("num_rows", "sizes"), [(1, [3, 3, 1]), (4, [3, 4]), (6, [6, 1]), (7, [7]), (100, [7])])
 def test_a_dense_projection_gets_joined_blocks_in_their_order(num_rows, sizes):
     rows = torch.randn(7, 5)
     groups = list(joined(iter(rows.split(3)), num_rows))

@@ -42,8 +42,8 @@ def inner_products(
 def kernel_scores(
     out: np.ndarray, train: np.ndarray, queries: np.ndarray, damping: list[float], scale: Scale = Scale.none, weight: float = 1.0
 ) -> list[float]:
-    """Add weight × τ, scaled, for every damping to out [damping, Q, N]; returns the condition number of each K
-    (1-norm, as LAPACK estimates it).
+    """Add weight × τ, scaled, for every damping to out [damping, Q, N]; returns the condition number of each
+    matrix that is solved (in the 1-norm, as LAPACK estimates it).
 
     Raises: ValueError on NaN or an all-zero row; SingularKernelError.
     """
@@ -99,9 +99,11 @@ def _primal_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor
 
 def _add_gram(gram: Tensor, phi: Tensor) -> None:
     """Add ΦᵀΦ to the lower triangle of gram, strip by strip up to the diagonal: nearly half of the work is left out."""
-    for rows in torch.arange(phi.shape[1]).chunk(STRIPS):
-        first, stop = int(rows[0]), int(rows[-1]) + 1
-        gram[first:stop, :stop].addmm_(phi[:, first:stop].T, phi[:, :stop])
+    p = phi.shape[1]
+    size = -(-p // STRIPS)
+    for first in range(0, p, size):
+        strip = slice(first, first + size)
+        gram[strip, : first + size].addmm_(phi[:, strip].T, phi[:, : first + size])
 
 
 def _symmetric(gram: Tensor) -> Tensor:
@@ -111,18 +113,17 @@ def _symmetric(gram: Tensor) -> Tensor:
 
 
 def _factorise(gram: Tensor, relative: float, mean_diagonal: float) -> tuple[Tensor, float]:
-    """The Cholesky factor of gram + λI, and its condition number in the 1-norm, estimated from the factor."""
+    """The Cholesky factor of gram + λI, and its condition number in the 1-norm, as LAPACK estimates it from the factor."""
     damped = gram.clone()
     damped.diagonal().add_(relative * mean_diagonal)
+    norm = float(damped.abs().sum(0).max())
     factor, failed = torch.linalg.cholesky_ex(damped)
-    if not failed:
-        reciprocal, _ = scipy.linalg.lapack.dpocon(factor.numpy().T, float(damped.abs().sum(0).max()))
-        if reciprocal > 1e-14:
-            return factor, 1 / reciprocal
-    smallest, *_, largest = torch.linalg.eigvalsh(damped).tolist()
-    condition = largest / max(smallest, largest * 1e-17)
-    enough = f"damping={largest / mean_diagonal * 1e-12:.1g} would do"
-    raise SingularKernelError(f"kernel matrix of size {len(gram)} is singular: condition number {condition:.1g}; {enough}")
+    reciprocal = 0.0 if failed else scipy.linalg.lapack.dpocon(factor.numpy(), norm, uplo="L")[0]
+    if not reciprocal > 1e-14:
+        condition, enough = 1 / max(reciprocal, 1e-17), norm / mean_diagonal * 1e-12
+        message = f"is singular: condition number {condition:.1g} or more; damping={enough:.1g} would do"
+        raise SingularKernelError(f"kernel matrix of size {len(gram)} {message}")
+    return factor, 1 / reciprocal
 
 
 def _influence_norms(factor: Tensor, block: Tensor, dual: bool) -> np.ndarray:

@@ -7,7 +7,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#c1272d", "#0000a7", "#008176", "#eecc16", "#7f3fbf", "#d46a00")
@@ -88,10 +87,10 @@ def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, st
     return figure
 
 
-def _along(axes: Axes, axis: str, points: list[tuple[str, str]], result: dict) -> None:
+def _along(axes: plt.Axes, axis: str, points: list[tuple[str, str]], result: dict) -> None:
     """One setting. Values that are no numbers are not joined by a line."""
     targets = {"paired_steps": "steps " + ", ".join(map(str, result["paired_steps"])), "trajectory": "trajectory"}
-    line = "o-" if all(value.replace(".", "", 1).isdigit() for value, _ in points) else "o"
+    line = "o-" if all(value[0].isdigit() for value, _ in points) else "o"
     for i, (target, label) in enumerate(targets.items()):
         judged = [result["lds"][name][target] for _, name in points]
         errors = np.concatenate([_error(j) for j in judged], 1)

@@ -30,6 +30,7 @@ from journey.store import new_array, write_json
 from journey.tracking import track
 
 PLAN, PROGRESS = "plan.json", "resume.json"
+WAITING = 0.25  # of the memory budget, for gradients that wait for a dense projection
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     d = sum(p.numel() for p in denoiser.parameters())
     p = spec.projection_dim or d
     project = projection(spec.projection, d, p, spec.seed, f"checkpoint {trained.repeat}", device)
-    dense = spec.projection in (config.Projection.gaussian, config.Projection.rademacher)
-    at_once = int(compute.gradient_memory_gib * 2**30 / 4 / (8 * d)) if dense else 1  # joined, they are in memory twice
+    at_once = _at_once(spec, d, compute.gradient_memory_gib)
     if spec.curvature is not None:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
         project = whitened(project, estimated, spec.damping)
@@ -66,8 +66,8 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
         done = json.loads((partial / PROGRESS).read_text())["rows"]
         features = open_memmap(partial / "features.npy", "r+")
     else:
-        memory = compute.gradient_memory_gib * (3 / 4 if dense else 1)  # the rest is for gradients that wait
-        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, memory)
+        left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
+        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, left)
         write_json(partial / PLAN, vars(plan))
         features = new_array(partial / "features.npy", (num_rows, *([len(spec.damping)] if spec.damping else []), p))
 
@@ -96,16 +96,27 @@ def _gradients(objective: Objective, batches: list[Batch], plan: Plan, done: int
         yield from objective.gradients(batch.examples[skip:], batch.draws, plan)
 
 
+def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
+    """How many gradients a dense projection, which draws its matrix anew each time, should have at once; else 1.
+
+    Joined, they are in memory twice; whitened, four times.
+    """
+    if spec.projection in (config.Projection.none, config.Projection.sparse):
+        return 1
+    copies = 2 if spec.curvature is None else 4
+    return max(1, int(WAITING * memory_gib * 2**30 / (4 * copies * d)))
+
+
 def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
-    """Blocks of at least so many rows, but for the last: a dense projection draws its matrix anew for each."""
+    """Blocks joined to at most so many rows; a block that is larger comes as it is."""
     waiting: list[Tensor] = []
     for block in blocks:
-        waiting.append(block)
-        if sum(map(len, waiting)) >= num_rows:
+        if waiting and sum(map(len, waiting)) + len(block) > num_rows:
             yield waiting.pop() if len(waiting) == 1 else torch.cat(waiting)
             waiting.clear()
+        waiting.append(block)
     if waiting:
-        yield torch.cat(waiting)
+        yield waiting.pop() if len(waiting) == 1 else torch.cat(waiting)
 
 
 def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:

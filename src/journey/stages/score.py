@@ -36,7 +36,7 @@ def run(spec: Score, partial: Path, workspace: Workspace) -> None:
 
 
 def _fill(scores: np.ndarray, spec: Score, images: data.ImageSet, workspace: Workspace) -> list[list[float]]:
-    """What a method needs is loaded here; returns the condition numbers of its kernels."""
+    """The scores, by kind of method; returns the condition numbers of its kernels."""
     method = spec.method
     match method:
         case config.GradientMethod():
