@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 import subprocess
@@ -73,6 +74,16 @@ def test_killed_in_the_middle_and_resumed_is_bit_identical(workspace, undisturbe
     assert list(workspace.store.root.glob(appears)), "the interrupted work is kept"
     assert get(spec_of(spec), workspace).manifest["checksums"] == undisturbed(spec_of(spec))
     assert not list(workspace.store.root.glob("*/*/resume.*"))
+
+
+def test_a_dense_projection_killed_in_the_middle_and_resumed_is_bit_identical(workspace, undisturbed, monkeypatch):
+    spec = f"dataclasses.replace({FEATURIZE}, projection=config.Projection.gaussian)"
+    monkeypatch.setattr("journey.stages.featurize._at_once", lambda *_: 20)  # several blocks, several times
+    before = "import dataclasses; from journey.stages import featurize; featurize._at_once = lambda *_: 20"
+    kill_when(child(workspace.store.root, spec, before), "features/*.partial/resume.json", workspace.store.root)
+    dense = dataclasses.replace(spec_of(FEATURIZE), projection=config.Projection.gaussian)
+    assert workspace.store.find(dense) is None
+    assert get(dense, workspace).manifest["checksums"] == undisturbed(dense)
 
 
 def test_killed_in_a_stage_without_checkpoints_and_done_again_is_bit_identical(workspace, undisturbed):
