@@ -39,6 +39,7 @@ from journey.diffusion.schedule import Schedule, linear_schedule
 from journey.diffusion.training import denoising_loss
 
 REPETITIONS = 3
+MEMORY_GIB = 2.0  # for our gradients
 CPU = torch.device("cpu")
 
 
@@ -186,7 +187,7 @@ def compare(name: str, case: Case) -> None:
     print(f"{name}: {d:,} parameters, {case.num_images} images × {case.num_draws} draws, {torch.get_num_threads()} threads")
 
     project = sparse(objective, case.projection_dim)
-    plan = choose(objective, examples, draws, config.Gradient.auto, 2.0)
+    plan = choose(objective, examples, draws, config.Gradient.auto, MEMORY_GIB)
     forget_peak()
     ours(objective, examples, draws, plan, project)
     peak = peak_gib()

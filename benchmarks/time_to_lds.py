@@ -42,11 +42,15 @@ WAYS = {
 }
 
 
-def judged(draws: tuple[int, ...], overrides: list[str]) -> dict[int, dict]:
-    """LDS and cost for every number of draws."""
+def composed(draws: tuple[int, ...], overrides: list[str]) -> config.Config:
+    """A sweep over draws."""
     swept = [f"attribution.num_draws={draws[0]}", f"vary.num_draws={list(draws[1:])}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        run = config.parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
+        return config.parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
+
+
+def judged(run: config.Config) -> dict[int, dict]:
+    """LDS and cost for every number of draws."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
     evaluation = experiment.evaluate(run)
     launch.run([evaluation], workspace)
@@ -64,12 +68,15 @@ def reference() -> list[tuple[float, float]]:
     return costs
 
 
-def ours(num_draws: int, estimated: curvature.Curvature | None = None) -> float:
-    """Seconds of an image, its projections included."""
+def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: tuple[float, ...] = ()) -> float:
+    """Seconds of an image, its projections included; whitened for every λ where there is a curvature."""
     setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
-    plan, project = choose(*setting, config.Gradient.auto, 2.0), featurize.sparse(setting[0], DIGITS.projection_dim)
+    plan, project = (
+        choose(*setting, config.Gradient.auto, featurize.MEMORY_GIB),
+        featurize.sparse(setting[0], DIGITS.projection_dim),
+    )
     if estimated is not None:
-        project = whitened(project, estimated, (0.0001, 0.001, 0.01, 0.1, 1.0))
+        project = whitened(project, estimated, damping)
     return statistics.median(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
 
 
@@ -84,7 +91,9 @@ def estimate() -> curvature.Curvature:
 def main() -> None:
     """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
     config.register_schemas()
-    sweeps = {way: judged(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
+    runs = {way: composed(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
+    sweeps = {way: judged(run) for way, run in runs.items()}
+    damping = tuple(runs["ekfac"].method["ekfac"].damping)
     estimated = estimate()
     estimating = featurize.seconds(estimate) / DIGITS.num_images
     costs = reference()
@@ -92,7 +101,8 @@ def main() -> None:
     seconds = {
         "reference": {k: rows * min(k * gradient + row for gradient, row in costs) for k in sweeps["reference"]},
         "ours": {k: rows * ours(k) for k in sweeps["ours"]},
-        "ekfac": {k: rows * (estimating + ours(k, estimated)) for k in sweeps["ekfac"]},  # queries need no curvature: a bound
+        # A bound: queries need no curvature.
+        "ekfac": {k: rows * (estimating + ours(k, estimated, damping)) for k in sweeps["ekfac"]},
     }
     seconds["antithetic"] = seconds["ours"]
     for target in ("paired_steps", "trajectory"):

@@ -2,6 +2,24 @@
 
 from journey.config.checks import ConfigError, require
 from journey.config.compose import parse, register_schemas
+from journey.config.groups import (
+    DDPM,
+    LDS,
+    Compute,
+    Dataset,
+    Digits,
+    Evaluation,
+    Gradient,
+    JSONLines,
+    Model,
+    Sampler,
+    Sampling,
+    Tracking,
+    Training,
+    Wandb,
+    WandbMode,
+    visited_timesteps,
+)
 from journey.config.methods import (
     At,
     Attribution,
@@ -24,25 +42,4 @@ from journey.config.methods import (
     Unlearning,
     candidates,
 )
-from journey.config.run import (
-    DDPM,
-    LDS,
-    Compute,
-    Config,
-    Dataset,
-    Digits,
-    Evaluation,
-    Gradient,
-    JSONLines,
-    Model,
-    Sampler,
-    Sampling,
-    Task,
-    Tracking,
-    Training,
-    Vary,
-    Wandb,
-    WandbMode,
-    same_but_for_its_name,
-    visited_timesteps,
-)
+from journey.config.run import Config, Task, Vary, same_but_for_its_name

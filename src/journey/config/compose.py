@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from journey.config import methods
 from journey.config.checks import ConfigError
-from journey.config.run import DDPM, LDS, Config, Digits, JSONLines, Wandb
+from journey.config.groups import DDPM, LDS, Digits, JSONLines, Wandb
+from journey.config.run import Config
 
 METHODS = {
     "gradient": methods.GradientMethod,

@@ -108,15 +108,18 @@ def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
 
 
 def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
-    """Blocks joined to at most so many rows; a block that is larger comes as it is."""
+    """Blocks [B, d] joined to at most so many rows; a block that is larger comes by itself. 1: as they are."""
+    if num_rows == 1:
+        yield from blocks
+        return
     waiting: list[Tensor] = []
     for block in blocks:
         if waiting and sum(map(len, waiting)) + len(block) > num_rows:
-            yield waiting.pop() if len(waiting) == 1 else torch.cat(waiting)
+            yield torch.cat(waiting)
             waiting.clear()
         waiting.append(block)
     if waiting:
-        yield waiting.pop() if len(waiting) == 1 else torch.cat(waiting)
+        yield torch.cat(waiting)
 
 
 def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
@@ -136,7 +139,10 @@ def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Wor
 
 
 def whitened(project: Project, estimated: curvature.Curvature, damping: tuple[float, ...]) -> Project:
-    """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC."""
+    """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC.
+
+    damping: λ relative to the mean eigenvalue. Gradients [B, d] → features [B, damping, p].
+    """
     factors = [estimated.damped(relative).rsqrt() for relative in damping]
 
     def whiten(gradients: Tensor) -> Tensor:
