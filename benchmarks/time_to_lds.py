@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import featurize
-import torch
 from hydra import compose, initialize_config_dir
 
 from journey import config, experiment, launch
@@ -28,7 +27,8 @@ from journey.attribution import curvature
 from journey.attribution.gradients import choose
 from journey.diffusion import network
 from journey.stages import Workspace, get
-from journey.stages.featurize import whitened
+from journey.stages.curvature import batches
+from journey.stages.featurize import CACHED, whitened
 from journey.store import Store
 
 DIGITS = featurize.CASES["digits"]
@@ -76,16 +76,15 @@ def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: 
         featurize.sparse(setting[0], DIGITS.projection_dim),
     )
     if estimated is not None:
-        project = whitened(project, estimated, damping)
+        project = whitened(project, estimated, damping, CACHED)
     return statistics.median(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
 
 
-def estimate() -> curvature.Curvature:
-    """The curvature of the benchmark's network."""
-    objective, examples, draws = featurize.setting(replace(DIGITS, num_draws=experiment.CURVATURE_DRAWS))
-    each = [(x.expand(len(draws), *x.shape), draws, torch.randn_like(draws.eps), None) for x in examples.x0]
-    predict = network.bind(objective.network, objective.precision)
-    return curvature.estimate(objective.network, predict, objective.schedule, lambda: iter(each))
+def estimate(num_images: int) -> curvature.Curvature:
+    """The curvature of the benchmark's network, from so many images."""
+    objective, examples, _ = featurize.setting(replace(DIGITS, num_images=num_images))
+    predict, num_timesteps = network.bind(objective.network, objective.precision), objective.schedule.num_timesteps
+    return curvature.estimate(objective.network, predict, objective.schedule, lambda: batches(examples, num_timesteps, 0))
 
 
 def main() -> None:

@@ -5,8 +5,6 @@ from dataclasses import replace
 from journey import config
 from journey.specs import Curvature, Evaluate, Featurize, Measure, Sample, Score, Snapshot, Subset, Train, Unlearn
 
-CURVATURE_DRAWS = 4  # of each training image, which all have draws of their own: N × 4 samples of the Gauss–Newton matrix
-
 
 def full_model(run: config.Config, checkpoint: int) -> Train:
     """Checkpoint number `checkpoint`: trained on every training image."""
@@ -93,7 +91,7 @@ def _features(
         stratified=method.stratified,
         antithetic=method.antithetic,
         precision=method.precision,
-        curvature=_curvature(run, model, method.precision) if whitened else None,
+        curvature=Curvature(model, method.precision, run.seed) if whitened else None,
         damping=tuple(method.damping) if whitened else (),
         projection=method.projection,
         projection_dim=0 if method.projection is config.Projection.none else method.projection_dim,
@@ -101,15 +99,11 @@ def _features(
     )
 
 
-def _curvature(run: config.Config, model: Train, precision: config.Precision) -> Curvature:
-    return Curvature(model, CURVATURE_DRAWS, precision, run.seed)
-
-
 def _unlearn(run: config.Config, method: config.Unlearning, checkpoint: int) -> Unlearn:
     model = full_model(run, checkpoint)
     return Unlearn(
         model=model,
-        curvature=_curvature(run, model, method.precision),
+        curvature=Curvature(model, method.precision, run.seed),
         journeys=journeys(run),
         steps=None if method.at is config.At.destination else tuple(run.sampling.steps),
         num_draws=method.num_draws,

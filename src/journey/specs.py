@@ -105,13 +105,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC."""
+    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC, from a draw for each training image."""
 
     stage: ClassVar[str] = "curvature"
     folder: ClassVar[str] = "curvatures"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     model: Train
-    num_draws: int
     precision: config.Precision
     seed: int
 

@@ -11,6 +11,7 @@ Of a layer with weight and bias as one matrix [out, in + 1]:
 Layers that are no Linear or Conv2d (normalisations) are held fixed: their directions count nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ class Layer:
     bias: slice | None
     in_basis: Tensor  # Q_A [in + 1, in + 1]
     out_basis: Tensor  # Q_B [out, out]
+
+    def rotate(self, a: Tensor, b: Tensor) -> Tensor:
+        """Q_Bᵀ bᵀa Q_A of every example, in the order that is cheaper. [B, out, in + 1]"""
+        if a.shape[1] < b.shape[2]:  # fewer positions than outputs
+            return (b @ self.out_basis).mT @ (a @ self.in_basis)
+        return self.out_basis.T @ (b.mT @ a) @ self.in_basis
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,9 @@ def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: 
     modules = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     in_sums: dict[str, Tensor] = {}  # of the layers that are used
     out_sums: dict[str, Tensor] = {}
-    for signals in _signals(modules, predict, schedule, batches()):
-        for name, (a, b) in signals.items():
-            in_sums[name] = in_sums.get(name, 0) + torch.einsum("npi,npj->ij", a, a)
-            out_sums[name] = out_sums.get(name, 0) + torch.einsum("npi,npj->ij", b, b)
+    for name, a, b in _signals(modules, predict, schedule, batches()):
+        in_sums[name] = in_sums.get(name, 0) + torch.einsum("npi,npj->ij", a, a)
+        out_sums[name] = out_sums.get(name, 0) + torch.einsum("npi,npj->ij", b, b)
     places = _places(network)
     layers = {
         name: Layer(
@@ -89,14 +95,12 @@ def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: 
     }
     eigenvalues = torch.full((sum(p.numel() for p in network.parameters()),), torch.inf, device=next(network.parameters()).device)
     squares: dict[str, Tensor] = {}
-    count = 0
-    for signals in _signals(modules, predict, schedule, batches()):
-        count += len(next(iter(signals.values()))[0])
-        for name, (a, b) in signals.items():
-            rotated = (b @ layers[name].out_basis).mT @ (a @ layers[name].in_basis)  # [B, out, in + 1]
-            squares[name] = squares.get(name, 0) + rotated.square().sum(0)
+    count: Counter[str] = Counter()
+    for name, a, b in _signals(modules, predict, schedule, batches()):
+        squares[name] = squares.get(name, 0) + layers[name].rotate(a, b).square().sum(0)
+        count[name] += len(a)
     for name, layer in layers.items():
-        of_layer = squares[name] / count
+        of_layer = squares[name] / count[name]
         if layer.bias is not None:
             eigenvalues[layer.bias] = of_layer[:, -1]
             of_layer = of_layer[:, :-1]
@@ -111,8 +115,8 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
 
 def _signals(
     modules: dict[str, nn.Module], predict: Predict, schedule: Schedule, batches: Iterator[Batch]
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """a and b of every layer, for every batch: [B, positions, in + 1] and [B, positions, out]."""
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, a and b of every layer, one after the other, for every batch: [B, positions, in + 1] and [B, positions, out]."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -128,10 +132,8 @@ def _signals(
             predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context)
             residual = off * (2 / off[0].numel()) ** 0.5  # G of a mean over D elements is (2 / D) E[JᵀJ]
             gradients = torch.autograd.grad((predicted * residual).sum(), list(outputs.values()))
-            yield {
-                name: (_inputs(modules[name], inputs[name]), _positions(modules[name], b))
-                for name, b in zip(outputs, gradients, strict=True)
-            }
+            for name, b in zip(outputs, gradients, strict=True):
+                yield name, _inputs(modules[name], inputs[name]), _positions(modules[name], b)
             inputs.clear()
             outputs.clear()
     finally:

@@ -7,7 +7,7 @@ B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flatte
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -81,9 +81,9 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     inputs = (parameters, examples.x0, examples.context)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
         if not objective.normalize:
-            by_name = torch.func.vmap(torch.func.grad(f), over_examples)(*inputs, draws.t, draws.eps)
+            by_name = torch.func.vmap(_gradient(f), over_examples)(*inputs, draws.t, draws.eps)
             return torch.cat([g.flatten(1) for g in by_name.values()], 1)
-        of_draw = torch.func.vmap(torch.func.grad(f), (None, None, None, 0, 0))
+        of_draw = torch.func.vmap(_gradient(f), (None, None, None, 0, 0))
         rows = 0
         for part in draws.split(chunk):
             by_name = torch.func.vmap(of_draw, over_examples)(*inputs, part.t[:, None], part.eps[:, None])
@@ -91,6 +91,19 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
             norms = _norm(torch.stack([g.norm(dim=2) for g in pieces], 2), dim=2)
             rows = rows + torch.cat([torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1) / len(draws)
         return rows
+
+
+def _gradient(f: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+    """∇_θ f(θ, …). `torch.func.grad` prepares for second derivatives, which breaks the backward pass of silu and of group
+    normalisation into many small operations: a quarter of the time of a tiny network.
+    """
+
+    def gradient(parameters: dict[str, Tensor], *rest: Tensor | None) -> dict[str, Tensor]:
+        value, pull_back = torch.func.vjp(lambda parameters: f(parameters, *rest), parameters)
+        with torch.no_grad():
+            return pull_back(torch.ones_like(value))[0]
+
+    return gradient
 
 
 def _norm(parts: Tensor, dim: int = 0) -> Tensor:

@@ -94,7 +94,7 @@ def _cost_of_method(score: Score, num_train: int, workspace: Workspace) -> dict[
             case Featurize():
                 gradients += len(artifact.array("features.npy")) * made.num_draws
             case Curvature():
-                gradients += 2 * num_train * made.num_draws
+                gradients += 2 * num_train
             case Unlearn():
                 gradients += artifact.array("rises.npy").shape[1] * made.num_draws
     return {"seconds": round(seconds, 1), "gradients": gradients, "bytes": size}

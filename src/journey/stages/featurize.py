@@ -31,6 +31,7 @@ from journey.tracking import track
 
 PLAN, PROGRESS = "plan.json", "resume.json"
 WAITING = 0.25  # of the memory budget, for gradients that wait for a dense projection
+CACHED = 4  # gradients whitened and projected at once: few enough for the cache of a CPU
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
     at_once = _at_once(spec, d, compute.gradient_memory_gib)
     if spec.curvature is not None:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
-        project = whitened(project, estimated, spec.damping)
+        project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
 
     # Begin, or continue where an interrupted run stopped, in the same way.
@@ -138,15 +139,16 @@ def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Wor
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
 
 
-def whitened(project: Project, estimated: curvature.Curvature, damping: tuple[float, ...]) -> Project:
+def whitened(project: Project, estimated: curvature.Curvature, damping: tuple[float, ...], num_rows: int) -> Project:
     """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC.
 
-    damping: λ relative to the mean eigenvalue. Gradients [B, d] → features [B, damping, p].
+    damping: λ relative to the mean eigenvalue; num_rows: how many gradients to project at once.
+    Gradients [B, d] → features [B, damping, p].
     """
     factors = [estimated.damped(relative).rsqrt() for relative in damping]
 
     def whiten(gradients: Tensor) -> Tensor:
-        rotated = estimated.rotate(gradients)
-        return torch.stack([project(rotated * factor) for factor in factors], 1)
+        parts = estimated.rotate(gradients).split(num_rows)
+        return torch.cat([torch.stack([project(part * factor) for factor in factors], 1) for part in parts])
 
     return whiten
