@@ -6,7 +6,10 @@ from torch import nn
 
 from journey.attribution import curvature
 from journey.attribution.output import Draws
+from journey.diffusion.examples import Examples
 from journey.diffusion.schedule import add_noise
+from journey.stages.curvature import batches as one_draw_each
+from journey.stages.featurize import whitened
 
 NUM_BATCHES, BATCH, SHAPE = 100, 100, (1, 3, 3)
 
@@ -90,6 +93,18 @@ def test_eigenvalues_are_the_dense_curvature_and_influence_is_closer_than_withou
     assert agreement(whitened @ whitened.T) > 0.75 > agreement(gradients @ gradients.T) + 0.05
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 5])
+def test_whitened_gradients_have_the_inner_products_of_influence(convolutions, linear_schedule, num_rows):
+    ours = estimated(convolutions, linear_schedule)
+    g = matrix(ours)[0]
+    gradients = torch.randn(5, len(ours.eigenvalues)) * ours.eigenvalues.isfinite()
+    features = whitened(lambda g: g, ours, (0.01, 1.0), num_rows)(gradients)
+    for k, relative in enumerate((0.01, 1.0)):
+        damped = g + relative * ours.eigenvalues[ours.eigenvalues.isfinite()].mean() * torch.eye(len(g))
+        expected = gradients @ torch.linalg.solve(damped, gradients.T)
+        torch.testing.assert_close(features[:, k] @ features[:, k].T, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_rotating_there_and_back_is_nothing(convolutions, linear_schedule):
     ours = estimated(convolutions, linear_schedule)
     gradients = torch.randn(4, len(ours.eigenvalues)) * ours.eigenvalues.isfinite()
@@ -103,3 +118,15 @@ def test_a_file_holds_it_all(convolutions, linear_schedule, tmp_path):
     gradients = torch.randn(4, len(ours.eigenvalues))
     torch.testing.assert_close(ours.rotate(gradients), again.rotate(gradients), rtol=1e-4, atol=1e-5)
     assert torch.equal(ours.eigenvalues, again.eigenvalues)
+
+
+def test_every_image_is_drawn_once_and_a_batch_sees_every_timestep():
+    clean = Examples(torch.arange(20.0)[:, None])
+    first, last = one_draw_each(clean, 1000, seed=0)
+    assert torch.equal(torch.cat([first[0], last[0]]), clean.x0)
+    for x0, draws, off, _ in (first, last):
+        assert (draws.t * len(x0) // 1000).tolist() == list(range(len(x0)))
+        assert draws.eps.shape == off.shape == x0.shape
+        assert not torch.equal(draws.eps, off)
+    again, _ = one_draw_each(clean, 1000, seed=0)
+    assert torch.equal(first[2], again[2]), "two passes see the same"
