@@ -71,10 +71,8 @@ def reference() -> list[tuple[float, float]]:
 def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: tuple[float, ...] = ()) -> float:
     """Seconds of an image, its projections included; whitened for every λ where there is a curvature."""
     setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
-    plan, project = (
-        choose(*setting, config.Gradient.auto, featurize.MEMORY_GIB),
-        featurize.sparse(setting[0], DIGITS.projection_dim),
-    )
+    plan = choose(*setting, config.Gradient.auto, featurize.MEMORY_GIB)
+    project = featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
         project = whitened(project, estimated, damping, CACHED)
     return statistics.median(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
