@@ -95,7 +95,7 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
 
 def _gradient(f: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
     """∇_θ f(θ, …). `torch.func.grad` would prepare for second derivatives, which breaks the backward pass of silu and of
-    group normalisation into many small operations: a third more time on a tiny network, and twice the memory.
+    group normalisation into many small operations: a quarter more time on a tiny network, and twice the memory.
     """
 
     def gradient(parameters: dict[str, Tensor], *rest: Tensor | None) -> dict[str, Tensor]:
