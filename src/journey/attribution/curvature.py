@@ -57,11 +57,7 @@ class Curvature:
         rotated = torch.zeros_like(gradients)
         for layer in self.layers.values():
             q_b, q_a = (layer.out_basis.T, layer.in_basis.T) if back else (layer.out_basis, layer.in_basis)
-            whole = q_b.T @ _as_matrix(gradients, layer) @ q_a
-            if layer.bias is not None:
-                rotated[:, layer.bias] = whole[..., -1]
-                whole = whole[..., :-1]
-            rotated[:, layer.weight] = whole.flatten(1)
+            _put(rotated, layer, q_b.T @ _as_matrix(gradients, layer) @ q_a)
         return rotated
 
     def damped(self, relative: float) -> Tensor:
@@ -73,6 +69,14 @@ def _as_matrix(gradients: Tensor, layer: Layer) -> Tensor:
     """A layer's part of gradients [B, d], weight and bias as one matrix. [B, out, in + 1]"""
     weight = gradients[:, layer.weight].unflatten(1, (len(layer.out_basis), -1))
     return weight if layer.bias is None else torch.cat([weight, gradients[:, layer.bias, None]], 2)
+
+
+def _put(flat: Tensor, layer: Layer, matrix: Tensor) -> None:
+    """Write a layer's [B, out, in + 1] (or [out, in + 1]) where it belongs in [B, d] (or [d])."""
+    if layer.bias is not None:
+        flat[..., layer.bias] = matrix[..., -1]
+        matrix = matrix[..., :-1]
+    flat[..., layer.weight] = matrix.flatten(-2)
 
 
 def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: Callable[[], Iterator[Batch]]) -> Curvature:
@@ -100,11 +104,7 @@ def estimate(network: nn.Module, predict: Predict, schedule: Schedule, batches: 
         squares[name] = squares.get(name, 0) + layers[name].rotate(a, b).square().sum(0)
         count[name] += len(a)
     for name, layer in layers.items():
-        of_layer = squares[name] / count[name]
-        if layer.bias is not None:
-            eigenvalues[layer.bias] = of_layer[:, -1]
-            of_layer = of_layer[:, :-1]
-        eigenvalues[layer.weight] = of_layer.flatten()
+        _put(eigenvalues, layer, squares[name] / count[name])
     return Curvature(layers, eigenvalues)
 
 
