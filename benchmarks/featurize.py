@@ -30,11 +30,12 @@ from trak import TRAKer
 from trak.gradient_computers import FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from journey import config
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, window_draws
 from journey.attribution.projection import Project, projection
+from journey.config.groups import Precision, Projection
 from journey.diffusion import network
+from journey.diffusion.ddpm import DDPM
 from journey.diffusion.examples import Examples
 from journey.diffusion.schedule import Schedule, linear_schedule
 from journey.diffusion.training import denoising_loss
@@ -48,7 +49,7 @@ CPU = torch.device("cpu")
 class Case:
     """A network, how many images and draws, and which batch sizes are tried."""
 
-    model: config.DDPM
+    model: DDPM
     shape: tuple[int, ...]
     num_images: int
     num_draws: int
@@ -58,13 +59,13 @@ class Case:
 
 
 CASES = {
-    "digits": Case(config.DDPM(), (1, 8, 8), 128, 20, (32, 64, 128, 256), (32, 64, 128)),
+    "digits": Case(DDPM(), (1, 8, 8), 128, 20, (32, 64, 128, 256), (32, 64, 128)),
     "middle": Case(
-        config.DDPM(block_out_channels=[32, 64, 64], attention_blocks=[2], mid_block_attention=True),
+        DDPM(block_out_channels=[32, 64, 64], attention_blocks=[2], mid_block_attention=True),
         (3, 32, 32), 16, 20, (4, 8, 16, 32), (4, 16),
     ),
     "cifar": Case(
-        config.DDPM(
+        DDPM(
             block_out_channels=[128, 256, 256, 256], layers_per_block=2, attention_blocks=[1], mid_block_attention=True,
             norm_num_groups=32,
         ),
@@ -80,7 +81,7 @@ class Loss(AbstractModelOutput):
         self.schedule = schedule
 
     def get_output(self, model: nn.Module, weights: dict, buffers: dict, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        predict = network.bind(model, config.Precision.fp32, weights)
+        predict = network.bind(model, Precision.fp32, weights)
         return denoising_loss(predict, self.schedule, x0[None], t[None], eps[None])[0]
 
     def get_out_to_loss_grad(self, model: nn.Module, weights: dict, buffers: dict, batch: list[Tensor]) -> Tensor:
@@ -110,7 +111,7 @@ def setting(case: Case) -> tuple[Objective, Examples, Draws]:
     """An untrained network, random images and stratified draws."""
     torch.manual_seed(0)
     schedule = linear_schedule(1000, clip=True, device=CPU)
-    objective = Objective(network.build(case.model, case.shape).eval(), schedule, config.Precision.fp32)
+    objective = Objective(case.model.build(case.shape).eval(), schedule, Precision.fp32)
     examples = Examples(torch.rand(case.num_images, *case.shape) * 2 - 1)
     return objective, examples, window_draws((0, 1000), case.num_draws, case.shape, 0, "benchmark")
 
@@ -118,7 +119,7 @@ def setting(case: Case) -> tuple[Objective, Examples, Draws]:
 def sparse(objective: Objective, p: int) -> Project:
     """Our projection by default."""
     d = sum(p.numel() for p in objective.network.parameters())
-    return projection(config.Projection.sparse, d, p, 0, "benchmark", CPU)
+    return projection(Projection.sparse, d, p, 0, "benchmark", CPU)
 
 
 def reference(objective: Objective, examples: Examples, draws: Draws, p: int, batch: int) -> tuple[float, float]:
@@ -188,7 +189,7 @@ def compare(name: str, case: Case) -> None:
     print(f"{name}: {d:,} parameters, {case.num_images} images × {case.num_draws} draws, {torch.get_num_threads()} threads")
 
     project = sparse(objective, case.projection_dim)
-    plan = choose(objective, examples, draws, config.Gradient.auto, MEMORY_GIB)
+    plan = choose(objective, examples, draws, MEMORY_GIB)
     forget_peak()
     ours(objective, examples, draws, plan, project)
     peak = peak_gib()

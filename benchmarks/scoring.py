@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from journey.artifacts.store import new_array
 from journey.attribution.kernel import kernel_scores
-from journey.store import new_array
 
 N, P, QUERIES = 50_000, 4096, 1000
 

@@ -21,18 +21,25 @@ from pathlib import Path
 import featurize
 from hydra import compose, initialize_config_dir
 
-from journey import config, experiment, launch
-from journey.__main__ import CONF
+from journey import experiment
+from journey.artifacts.specs import Curvature
+from journey.artifacts.store import Store
+from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.gradients import choose
+from journey.config.compose import CONF, parse, register_schemas
+from journey.config.settings import Config
 from journey.diffusion import network
-from journey.stages import Workspace, get
+from journey.evaluation.rows import Row, names, select
+from journey.evaluation.targets import PAIRED, TRAJECTORY
+from journey.kinds import KINDS
+from journey.report.costs import of_method
 from journey.stages.curvature import batches
 from journey.stages.featurize import CACHED, whitened
-from journey.store import Store
 
 DIGITS = featurize.CASES["digits"]
-EXPERIMENT = ["experiment=digits", "evaluation.num_subsets=64", "evaluation.num_seeds=2"]
+BATCH = Curvature.batch_size
+EXPERIMENT = ["experiment=digits", "retraining.num_subsets=64", "retraining.num_seeds=2"]
 DRAWS = (2, 4, 8, 16, 32, 64, 128)
 WAYS = {
     "reference": (DRAWS, ["method=[journey]", "attribution.stratified=false"]),
@@ -42,20 +49,29 @@ WAYS = {
 }
 
 
-def composed(draws: tuple[int, ...], overrides: list[str]) -> config.Config:
+def composed(draws: tuple[int, ...], overrides: list[str]) -> Config:
     """A sweep over draws."""
     swept = [f"attribution.num_draws={draws[0]}", f"vary.num_draws={list(draws[1:])}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
+        return parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
 
 
-def judged(run: config.Config) -> dict[int, dict]:
-    """LDS and cost for every number of draws."""
+def judged(run: Config) -> dict[int, dict[str, Row]]:
+    """LDS by target for every number of draws."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
-    evaluation = experiment.evaluate(run)
-    launch.run([evaluation], workspace)
-    lds = json.loads((get(evaluation, workspace).path / "result.json").read_text())["lds"]
-    return {run.judged[name].num_draws: of for name, of in lds.items()}
+    target = experiment.recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
+    for _ in run.compute.run([target], workspace):
+        pass
+    rows = json.loads((get(target, workspace).path / "result.json").read_text())["rows"]
+    of = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}
+    return {run.judged[name].num_draws: {row["target"]: row for row in found} for name, found in of.items()}
+
+
+def num_gradients(run: Config) -> int:
+    """How many examples have a gradient: training images and queries, at every checkpoint."""
+    store = Store(Path(run.artifacts))
+    method = run.method["journey"]
+    return int(of_method(experiment.recipes(run, store).score(method), store)["gradients"]) // method.num_draws
 
 
 def reference() -> list[tuple[float, float]]:
@@ -71,7 +87,7 @@ def reference() -> list[tuple[float, float]]:
 def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: tuple[float, ...] = ()) -> float:
     """Seconds of an image, its projections included; whitened for every λ where there is a curvature."""
     setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
-    plan = choose(*setting, config.Gradient.auto, featurize.MEMORY_GIB)
+    plan = choose(*setting, featurize.MEMORY_GIB)
     project = featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
         project = whitened(project, estimated, damping, CACHED)
@@ -82,19 +98,19 @@ def estimate(num_images: int) -> curvature.Curvature:
     """The curvature of the benchmark's network, from so many images."""
     objective, examples, _ = featurize.setting(replace(DIGITS, num_images=num_images))
     predict, num_timesteps = network.bind(objective.network, objective.precision), objective.schedule.num_timesteps
-    return curvature.estimate(objective.network, predict, objective.schedule, lambda: batches(examples, num_timesteps, 0))
+    return curvature.estimate(objective.network, predict, objective.schedule, lambda: batches(examples, num_timesteps, 0, BATCH))
 
 
 def main() -> None:
     """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
-    config.register_schemas()
+    register_schemas(KINDS)
     runs = {way: composed(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
     sweeps = {way: judged(run) for way, run in runs.items()}
     method, num_train = runs["ekfac"].method["ekfac"], runs["ekfac"].dataset.num_train
     damping, estimated = tuple(method.damping), estimate(DIGITS.num_images)
     estimating = method.num_checkpoints * statistics.median(featurize.seconds(estimate, num_train) for _ in range(3))
     costs = reference()
-    rows = sweeps["ours"][2]["cost"]["gradients"] // 2
+    rows = num_gradients(runs["ours"])
     seconds = {
         "reference": {k: rows * min(k * gradient + row for gradient, row in costs) for k in sweeps["reference"]},
         "ours": {k: rows * ours(k) for k in sweeps["ours"]},
@@ -102,20 +118,19 @@ def main() -> None:
     }
     seconds["antithetic"] = seconds["ours"]
     print(f"a curvature of {num_train} images: {estimating / method.num_checkpoints:.1f} s")
-    for target in ("paired_steps", "trajectory"):
+    for target in (PAIRED, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
-        best, its_seconds = max((lds[target]["mean"], seconds["reference"][k]) for k, lds in sweeps["reference"].items())
+        best, its_seconds = max((lds[target]["value"], seconds["reference"][k]) for k, lds in sweeps["reference"].items())
         for way, by_draws in sweeps.items():
             for k, lds in by_draws.items():
                 print(f"  {way:10} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
-            enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["mean"] >= best]
+            enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["value"] >= best]
             cheapest = f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached"
             print(f"  {way:10} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
 
 
-def _interval(lds: dict) -> str:
-    low, high = lds["ci95"]
-    return f"{100 * lds['mean']:5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
+def _interval(row: Row) -> str:
+    return f"{100 * row['value']:5.1f} [{100 * row['low']:5.1f}, {100 * row['high']:5.1f}]"
 
 
 if __name__ == "__main__":

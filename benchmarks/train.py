@@ -9,8 +9,9 @@ import time
 
 import torch
 
-from journey import config
+from journey.config.groups import Precision, Training
 from journey.diffusion import network, training
+from journey.diffusion.ddpm import DDPM
 from journey.diffusion.examples import Examples
 from journey.diffusion.schedule import linear_schedule
 
@@ -29,13 +30,13 @@ def bare(state: training.State, examples: Examples, batch_size: int, predict: ne
 
 def main() -> None:
     """Print images per second of both, alternating, and the median ratio."""
-    settings = config.Training(num_steps=10**6)
+    settings = Training(num_steps=10**6)
     examples = Examples(torch.rand(1000, 1, 8, 8) * 2 - 1)
     schedule = linear_schedule(1000, clip=True, device=torch.device("cpu"))
     training.initialise(0, "benchmark")
-    state = training.new_state(network.build(config.DDPM(), (1, 8, 8)), settings)
-    predict = network.bind(state.network, config.Precision.fp32)
-    loop = training.train(state, examples, settings, settings.num_steps, config.Precision.fp32, schedule, 0, "benchmark")
+    state = training.new_state(DDPM().build((1, 8, 8)), settings)
+    predict = network.bind(state.network, Precision.fp32)
+    loop = training.train(state, examples, settings, settings.num_steps, Precision.fp32, schedule, 0, "benchmark")
     bare(state, examples, settings.batch_size, predict, schedule)
     times = []
     for _ in range(REPETITIONS):

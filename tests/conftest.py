@@ -1,39 +1,57 @@
 """Small real things: real digits, real diffusers networks, and the naive loops that everything is compared with."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from journey import config, data, stages, store
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.store import Store
+from journey.artifacts.workspace import Workspace
+from journey.attribution.methods.gradient import GradientMethod
 from journey.attribution.output import Draws, window_draws
-from journey.diffusion import examples, network, schedule
+from journey.config.groups import Retraining, Sampler, Sampling, Training
+from journey.config.settings import Config
+from journey.data import ImageSet
+from journey.data.digits import Digits
+from journey.diffusion.ddpm import DDPM
+from journey.diffusion.examples import Examples
+from journey.diffusion.schedule import Schedule
+from journey.diffusion.schedule import linear_schedule as on_linear_schedule
+from journey.evaluation.lds import LDS
+from journey.experiment import recipes
+from journey.launch.local import Local
+from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def digits() -> data.ImageSet:
-    return data.load(config.Digits(num_train=200))[0]
+def digits() -> ImageSet:
+    return Digits(num_train=200).load()[0]
 
 
 @pytest.fixture(scope="session")
-def model() -> config.DDPM:
-    return config.DDPM(block_out_channels=[8, 16])
+def model() -> DDPM:
+    return DDPM(block_out_channels=[8, 16])
 
 
 @pytest.fixture(scope="session")
-def clean(digits, model) -> examples.Examples:
-    return examples.encode(digits, model)
+def clean(digits, model) -> Examples:
+    return model.encode(digits)
 
 
 @pytest.fixture(scope="session")
-def linear_schedule() -> schedule.Schedule:
-    return schedule.linear_schedule(1000, clip=True, device=torch.device("cpu"))
+def linear_schedule() -> Schedule:
+    return on_linear_schedule(1000, clip=True, device=torch.device("cpu"))
 
 
 @pytest.fixture
 def net(model) -> torch.nn.Module:
     torch.manual_seed(0)
-    return network.build(model, (1, 8, 8)).eval()
+    return model.build((1, 8, 8)).eval()
 
 
 @pytest.fixture(scope="session")
@@ -59,28 +77,57 @@ def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor
     return total / len(draws)
 
 
-def journey(**changes) -> config.GradientMethod:
+def journey_trak(**changes) -> GradientMethod:
     """Journey-TRAK with everything small."""
-    draws = {"num_draws": 8, "stratified": True, "antithetic": False, "train_window": 0}
-    settings = {"num_checkpoints": 1, "precision": config.Precision.fp32, **draws}
-    kernel = {"projection": config.Projection.sparse, "projection_dim": 256, "damping": [0.1, 1.0]}
-    return config.GradientMethod(**{**settings, **kernel, **changes})
+    settings = {"num_checkpoints": 1, "num_draws": 8, "projection_dim": 256, "damping": [0.1, 1.0]}
+    return GradientMethod(**{**settings, **changes})
 
 
-def small_run(**changes) -> config.Config:
+def small_run(**changes) -> Config:
     """A run of seconds: the real stages on 60 digits and 8-channel networks."""
     settings = {
-        "dataset": config.Digits(num_train=60),
-        "model": config.DDPM(block_out_channels=[8, 16]),
-        "training": config.Training(num_steps=150, batch_size=16, warmup_steps=4),
-        "sampling": config.Sampling(config.Sampler.ddim, 50, num_queries=3, steps=[600, 300]),
-        "method": {"journey": journey()},
-        "evaluation": config.LDS(num_subsets=6, num_draws=4, num_bootstrap=100, paired_steps=[600, 300]),
-        "compute": config.Compute(gradient=config.Gradient.loop, checkpoint_seconds=0),
+        "dataset": Digits(num_train=60),
+        "model": DDPM(block_out_channels=[8, 16]),
+        "training": Training(num_steps=150, batch_size=16, warmup_steps=4),
+        "sampling": Sampling(Sampler.ddim, 50, num_queries=3, steps=[600, 300]),
+        "method": {"journey": journey_trak()},
+        "retraining": Retraining(num_subsets=6, num_draws=4),
+        "evaluation": LDS(num_bootstrap=100, paired_steps=[600, 300]),
+        "compute": Local(checkpoint_seconds=0),
+        "tracking": JSONLines(),
     }
-    return config.Config(**{**settings, **changes})
+    return Config(**{**settings, **changes})
 
 
 @pytest.fixture
-def workspace(tmp_path):
-    return stages.Workspace(store.Store(tmp_path / "store"), small_run().compute, config.JSONLines(), "test")
+def workspace(tmp_path) -> Workspace:
+    run = small_run()
+    return Workspace(Store(tmp_path / "store"), run.compute, run.tracking, "test")
+
+
+@pytest.fixture
+def small(workspace) -> Recipes:
+    """What artifacts of the small run are made from."""
+    return recipes(small_run(), workspace.store)
+
+
+TINY = (
+    "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_draws=4",
+    "sampling={num_inference_steps:5,num_queries:2,steps:[600,200]}", "evaluation.paired_steps=[600]",
+    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}",
+)  # fmt: skip
+"""The smallest experiment there is: most of its time is the start of processes."""
+
+JOURNEY = ("-m", "journey")
+
+
+def command(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> subprocess.CompletedProcess:
+    """Run the command, or a user's script, in a directory, to its end."""
+    return subprocess.run([sys.executable, *of, *words], cwd=directory, capture_output=True, text=True, timeout=600)
+
+
+def succeeds(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> str:
+    """What it printed."""
+    done = command(directory, *words, of=of)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

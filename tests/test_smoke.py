@@ -1,11 +1,15 @@
 """The whole road through the real entry point, once, and a number that must not move."""
 
 import json
-import subprocess
-import sys
+import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
+from conftest import TINY, command
+
+from journey.evaluation.rows import names, select
 
 GOLDEN_LOSSES = [0.525122, 0.366571]
 GOLDEN_OUTPUTS = [0.245949, 0.225413, 0.539132, 0.286476]
@@ -13,8 +17,7 @@ GOLDEN_SCORE_NORMS = [6.1971, 2.4591, 0.7456, 0.156]
 
 
 def journey(directory, *words):
-    command = [sys.executable, "-m", "journey", "experiment=smoke", *words]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
+    return command(directory, "experiment=smoke", *words)
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +28,45 @@ def finished(tmp_path_factory):
     return directory, done
 
 
+def result_of(directory):
+    return json.loads((directory / "reports/smoke/result.json").read_text())
+
+
 def test_report_is_complete_and_named_last(finished):
     directory, done = finished
     assert done.stdout.rstrip().endswith("reports/smoke/: result.json, lds.md, lds_by_step.png, journeys.png")
+    assert done.stderr == ""
     for name in ("lds_by_step.png", "journeys.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
-    result = json.loads((directory / "reports/smoke/result.json").read_text())
-    assert list(result["lds"]) == ["journey", "trak", "pixel", "random"]
-    for lds in (*result["lds"].values(), result["ceiling"]):
-        assert len(lds["step"]["mean"]) == len(lds["step"]["ci95"]) == len(result["steps"]) == 3
-        assert all(-1 <= low <= high <= 1 for low, high in lds["step"]["ci95"])
-    assert [(pair["a"], pair["b"]) for pair in result["paired"]] == [("journey", m) for m in ("trak", "pixel", "random")]
-    assert set(result["seconds"]) == {"train", "sample", "measure", "featurize", "score", "total"}
+    result = result_of(directory)
+    rows = result["rows"]
+    assert names(rows, "lds") == ["journey", "trak", "pixel", "random"]
+    judged = [select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")]
+    for found in (*judged, select(rows, quantity="ceiling")):
+        of_steps = select(found, target="step")
+        assert [row["step"] for row in of_steps] == result["steps"] == [600, 300, 100]
+        assert all(-1 <= row["low"] <= row["high"] <= 1 for row in found)
+        assert {row["target"] for row in found} == {"step", "paired_steps", "trajectory", "destination"}
+    paired = {(row["method"], row["against"]) for row in select(rows, quantity="difference")}
+    assert paired == {("journey", m) for m in ("trak", "pixel", "random")}
+    assert set(result["seconds"]) == {"images", "train", "sample", "measure", "featurize", "score", "total"}
     assert not (directory / "outputs").exists(), "Hydra leaves no directory"
+    assert sorted(p.name for p in directory.iterdir()) == ["artifacts", "reports"]
+
+
+def test_a_result_says_what_made_it(finished):
+    directory, _ = finished
+    result = result_of(directory)
+    wanted = {"num_steps": 60, "batch_size": 32, "warmup_steps": 10}.items()
+    assert wanted <= result["settings"]["training"].items()
+    addresses = result["addresses"]
+    each = [addresses["evaluation"], addresses["images"], addresses["journeys"], *addresses["checkpoints"]]
+    for address in [*each, *addresses["scores"].values()]:
+        assert (directory / "artifacts" / address / "manifest.json").exists()
+    assert set(result["versions"]) > {"python", "torch", "diffusers", "numpy"}
+    for method, cost in result["cost"].items():
+        assert cost["bytes"] > 0, method
+        assert (cost["gradients"] > 0) == (method in ("journey", "trak"))
 
 
 def test_golden_numbers(finished):
@@ -46,12 +75,12 @@ def test_golden_numbers(finished):
     Other processors differ by rounding only, which training amplifies.
     """
     artifacts = finished[0] / "artifacts"
-    metrics = next(artifacts.glob("models/digits-ddpm_tiny-s0-*/metrics.jsonl"))
+    metrics = next(artifacts.glob("models/digits200-ddpm8-16-s0-*/metrics.jsonl"))
     losses = [json.loads(line)["loss"] for line in metrics.read_text().splitlines()]
     assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
-    outputs = np.load(next(artifacts.glob("outputs/digits-ddpm_tiny-m0-s0-*/outputs.npy"))).mean((0, 2))
+    outputs = np.load(next(artifacts.glob("outputs/digits200-ddpm8-16-m0-s0-*/outputs.npy"))).mean((0, 2))
     assert outputs.tolist() == pytest.approx(GOLDEN_OUTPUTS, rel=1e-3)
-    scores = np.load(next(artifacts.glob("scores/*-journey-*/scores.npy")))
+    scores = np.load(artifacts / result_of(finished[0])["addresses"]["scores"]["journey"] / "scores.npy")
     assert np.sqrt(np.square(scores).sum((1, 2, 3))).tolist() == pytest.approx(GOLDEN_SCORE_NORMS, rel=1e-2)
 
 
@@ -66,19 +95,74 @@ def test_second_run_makes_nothing_and_says_the_same(finished):
 
 def test_plan_says_what_is_cached_and_what_is_not(finished):
     directory, _ = finished
-    plan = journey(directory, "task=plan", "evaluation.num_subsets=8").stdout
+    plan = journey(directory, "task=plan", "retraining.num_subsets=8").stdout
     train = next(line for line in plan.splitlines() if "train" in line)
     assert [cell.strip() for cell in train.split("│")[2:5]] == ["9", "7", "2"]
 
 
 def test_a_corrupted_artifact_is_one_line(finished):
     directory, _ = finished
-    scores = next((directory / "artifacts/evaluations").glob("*/result.json"))
-    text = scores.read_text()
-    scores.write_text(text.replace("digits", "digitz"))
-    done = journey(directory)
-    scores.write_text(text)
-    assert done.returncode == 1
+    judged = next((directory / "artifacts/evaluations").glob("*/result.json"))
+    text, times = judged.read_text(), judged.stat()
+    judged.write_text(text.replace("journey", "journez"))
+    done, verified = journey(directory), journey(directory, "task=verify")
+    judged.write_text(text)
+    assert done.returncode == verified.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "result.json: corrupted" in done.stderr
+    assert verified.stdout.count("\n") == 1
+    assert "result.json: corrupted" in verified.stdout
+    assert verified.stderr.startswith("error: artifacts: 1 damaged")
+    assert times.st_size == judged.stat().st_size
+    sound = journey(directory, "task=verify")
+    assert (sound.returncode, sound.stdout) == (0, "artifacts: every payload is what its manifest says\n")
+
+
+def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
+    directory, _ = finished
+    before = {p.name for p in (directory / "artifacts/models").iterdir()}
+    done = command(directory, "-m", "experiment=smoke", "evaluation.num_bootstrap=200,300", "reports=sweep")
+    assert done.returncode == 0, done.stderr
+    points = {path.name: json.loads((path / "result.json").read_text()) for path in (directory / "sweep/smoke").iterdir()}
+    assert {name[0]: result["num_bootstrap"] for name, result in points.items()} == {"0": 200, "1": 300}
+    assert all("evaluation.num_bootstrap=" in name for name in points)
+    table = [line.split("│") for line in done.stdout.splitlines()][-4:]
+    labels = [cells[1].strip() for cells in table if len(cells) > 1]
+    assert labels == [f"smoke evaluation.num_bootstrap={count}" for count in (200, 300)]
+    assert {p.name for p in (directory / "artifacts/models").iterdir()} == before, "the same models"
+
+
+def test_a_sweep_with_a_bad_point_runs_none(tmp_path):
+    done = command(tmp_path, "-m", *TINY, "seed=0,-1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: seed=-1: must be in 0…")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pack_judges_scores_of_others_beside_ours(finished, tmp_path):
+    """As its card says: nothing is trained, and our own scores come out as they were."""
+    directory, _ = finished
+    done = journey(directory, "task=export")
+    assert done.returncode == 0, done.stderr
+    shutil.unpack_archive(directory / "reports/smoke-pack.tar.gz", tmp_path)
+    pack = tmp_path / "smoke-pack"
+    card = (pack / "README.md").read_text()
+    (said,) = re.findall(r"^    journey (.*)$", card, re.MULTILINE)
+    ours = result_of(directory)
+    scores = np.load(pack / ours["addresses"]["scores"]["pixel"] / "scores.npy")[0]
+    np.savez(pack / "mine.npz", scores=scores, **json.loads((pack / "axes.json").read_text()))
+    masks, outputs = np.load(pack / "masks.npz"), list((pack / "outputs").iterdir())
+    assert sorted(masks.files) == sorted(path.name for path in outputs)
+    assert all(masks[name].sum() == 100 for name in masks.files)
+
+    done = command(pack, *shlex.split(said))
+    assert done.returncode == 0, done.stderr
+    rows = result_of(pack)["rows"]
+    for quantity, methods in (("lds", names(ours["rows"], "lds")), ("ceiling", ["ceiling"])):
+        for method in methods:
+            assert select(rows, quantity=quantity, method=method) == select(ours["rows"], quantity=quantity, method=method)
+    judged = [[row["value"] for row in select(rows, quantity="lds", method=method)] for method in ("external", "pixel")]
+    assert judged[0] == judged[1]
+    assert len(list((pack / "models").iterdir())) == 1, "the checkpoint alone, and nothing is trained"

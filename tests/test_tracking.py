@@ -5,18 +5,18 @@ from pathlib import Path
 
 from conftest import small_run
 
-from journey import config, experiment
+from journey.artifacts.workspace import Workspace, get
+from journey.experiment import recipes
 from journey.report import write
-from journey.stages import Workspace, get
-from journey.tracking import track
+from journey.tracking import Wandb, WandbMode, track
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_resumed_run_has_every_line_once(workspace, tmp_path):
-    spec = experiment.full_model(small_run(), 0)
+def test_a_resumed_run_has_every_line_once(small, workspace, tmp_path):
+    spec = small.trained(0)
     with track(spec, tmp_path, workspace) as log:
         for step in (50, 100, 150):
             log(step, loss=step / 100)
@@ -40,11 +40,12 @@ def inspect(directory):
 
 def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    tracking = config.Wandb(mode=config.WandbMode.offline)
+    tracking = Wandb(mode=WandbMode.offline)
     run = small_run(tracking=tracking)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
-    artifact = get(experiment.full_model(run, 0), tracked)
-    write.write(run, tracked, tmp_path / "report")
+    made_from = recipes(run, workspace.store)
+    artifact = get(made_from.trained(0), tracked)
+    write.write(run, made_from, tracked, tmp_path / "report")
 
     runs = {found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))}
     last = lines(artifact.path / "metrics.jsonl")[-1]
@@ -53,16 +54,17 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     assert curve["config"]["training"]["num_steps"] == 150
     assert b"the-experiment" in Path(curve["file"]).read_bytes()
     report = json.dumps(runs["adhoc-report"]["summary"])
-    for expected in ("lds_by_step", "journeys", "lds/journey/trajectory"):
+    for expected in ("lds_by_step", "journeys", "lds/journey/paired_steps", "tables/rows"):
         assert expected in report
     assert not list(tmp_path.glob("wandb/run-*")), "nothing goes online"
 
 
 def test_disabled_wandb_is_not_even_imported(workspace):
     code = (
-        "import sys; from journey import config, experiment; from journey.stages import Workspace, get; "
-        "sys.path.insert(0, 'tests'); from conftest import small_run; from journey.store import Store; "
-        f"get(experiment.full_model(small_run(), 0), Workspace(Store({str(workspace.store.root)!r}), "
-        "small_run().compute, config.JSONLines(), 'x')); assert 'wandb' not in sys.modules"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from conftest import small_run; "
+        "from journey.artifacts.store import Store; from journey.artifacts.workspace import Workspace, get; "
+        f"from journey.experiment import recipes; run, store = small_run(), Store({str(workspace.store.root)!r}); "
+        "get(recipes(run, store).trained(0), Workspace(store, run.compute, run.tracking, 'x')); "
+        "assert 'torch' in sys.modules; assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,68 +8,123 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from journey import config, experiment, launch, preflight, specs
-from journey.config import Task
-from journey.stages import Workspace
-from journey.store import Store, StoreError
+from journey import command_line, experiment, preflight
+from journey.artifacts.graph import ancestors
+from journey.artifacts.specs import Train
+from journey.artifacts.store import Store, StoreError
+from journey.artifacts.workspace import Workspace
+from journey.config import compose
+from journey.config.checks import ConfigError
+from journey.config.contracts import Kind
+from journey.config.settings import Config, Task
+from journey.kinds import KINDS
+from journey.launch.jobs import JobsFailedError
 
-CONF = Path(__file__).parent / "conf"
-EXPECTED = (config.ConfigError, StoreError, launch.JobsFailedError)
+EXPECTED = (ConfigError, StoreError)
+MENDABLE = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP")
+SWEPT: dict[str, list[dict]] = {}  # the headline of every point of a sweep, by its overrides
 
 
-def dispatch(run: config.Config, reports: Path) -> None:
-    """Do what `task` says."""
-    workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, run.name)
-    evaluation = experiment.evaluate(run)
-    if run.task is not Task.plan:
-        preflight.check(run)
+def dispatch(run: Config, reports: Path, words: str) -> dict | None:
+    """Do what `task` says; returns the result where there is a report. words: the overrides that compose the run."""
+    store = Store(Path(run.artifacts))
+    if run.task is Task.verify:
+        return _verify(store)
+    preflight.check_machine(run)
+    made_from = experiment.recipes(run, store)
+    preflight.check_data(run, made_from, experiment.train_images(made_from.images, store))
+    target = made_from.evaluate(run.evaluation, run.judged)
+    workspace = Workspace(store, run.compute, run.tracking, run.name)
+    if run.task is Task.plan:
+        from journey.report import plan
+
+        return plan.show([target], store)
+    for directory in (store, Store(reports.parent)):
+        directory.writable()
+    experiment.remember_images(made_from.images, store)
     match run.task:
-        case Task.plan:
-            from journey.report import plan
-
-            plan.show([evaluation], workspace.store)
         case Task.train:
-            launch.run([s for s in specs.ancestors(evaluation) if isinstance(s, specs.Train)], workspace)
+            _make([spec for spec in ancestors(target) if isinstance(spec, Train)], workspace)
         case Task.sample:
-            launch.run([experiment.journeys(run)], workspace)
+            _make([made_from.journeys], workspace)
         case Task.attribute:
-            launch.run(list(evaluation.scores.values()), workspace)
+            _make(list(target.scores.values()), workspace)
         case Task.evaluate:
-            launch.run([evaluation], workspace)
+            _make([target], workspace)
+        case Task.export:
+            _make([target], workspace)
+            from journey.report import export
+
+            export.write(run, made_from, workspace, reports.with_name(f"{reports.name}-pack.tar.gz"), words)
         case Task.report:
-            launch.run([evaluation], workspace)
             from journey.report import write
 
-            write.write(run, workspace, reports)
+            return write.write(run, made_from, workspace, reports)
+    return None
 
 
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _make(targets: list, workspace: Workspace) -> None:
+    for _ in workspace.compute.run(targets, workspace):
+        pass
+
+
+def _verify(store: Store) -> None:
+    damaged = 0
+    for line in store.verify():
+        damaged += 1
+        print(line, flush=True)
+    if damaged:
+        raise StoreError(f"{store.root}: {damaged} damaged; what is deleted is made anew when it is asked for")
+    nothing = "" if store.root.is_dir() else "no such directory, so "
+    print(f"{store.root}: {nothing}every payload is what its manifest says")
+
+
+@hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
 def _run(composed: DictConfig) -> None:
     with one_line_errors():  # inside too: Hydra would print more than a line
-        run = config.parse(composed)
+        run = compose.parse(composed)
         job = HydraConfig.get()
+        command_line.refuse_shadowed(job)
+        command_line.refuse_numbers_for_truths(job.overrides.task, composed)
         reports = Path(run.reports) / run.name
+        point = job.job.override_dirname
         if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
-            reports = reports / f"{job.job.num}-{job.job.override_dirname}".replace("/", "-")[:200]
-        dispatch(run, reports)
+            reports = reports / command_line.directory_of(job.job.num, point)
+        result = dispatch(run, reports, command_line.composing(job.overrides.task))
+        if result is not None and job.mode is RunMode.MULTIRUN:
+            SWEPT[f"{run.name} {point}"] = run.evaluation.headline(result)
 
 
-def main() -> None:
-    """The command `journey`."""
-    config.register_schemas()
+def main(kinds: Sequence[type[Kind]] = ()) -> None:
+    """The command `journey`, with a user's own kinds as further choices."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of to Hydra's own printing
+    command_line.open_streams()
     with one_line_errors():
-        _run()
+        compose.register_schemas(KINDS, kinds)
+        if command_line.asks_for_help(sys.argv[1:]):
+            print(command_line.help_text(kinds))
+            return
+        command_line.check(sys.argv[1:])
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["JOURNEY_SCRATCH"] = scratch  # where Hydra notes what a sweep was; the reports say so
+            _run()
+        if SWEPT:
+            from rich.console import Console
+
+            from journey.report import tables
+
+            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(SWEPT))
 
 
 @contextlib.contextmanager
@@ -77,27 +132,23 @@ def one_line_errors() -> Iterator[None]:
     """Turn what users can mend into one line on standard error, and exit status 1."""
     try:
         yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues where this one stopped")
+    except BrokenPipeError:  # whoever read our output has stopped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_one_line(error)}")
+        sys.exit(f"error: {command_line.one_line(error)}")
     except EXPECTED as error:
+        sys.exit(f"error: {command_line.plain(str(error))}")
+    except JobsFailedError as error:  # a line for each
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if errno.errorcode.get(error.errno) not in MENDABLE:
             raise
-        sys.exit(f"error: {error.filename or 'writing an artifact'}: {error.strerror}; the same command continues")
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's message and its cause, without the lines that suggest getting round the check."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={option}: no such option; available: {', '.join(options)}"
-    parts = [str(error), str(error.__cause__ or "")]
-    lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
-    return "; ".join(line for line in lines if not line.startswith(("To append", "reference_type", "Config search", "provider")))
+        where = command_line.plain(str(error.filename or "writing"))
+        sys.exit(f"error: {where}: {error.strerror}; the same command continues")
 
 
 if __name__ == "__main__":

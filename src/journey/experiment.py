@@ -1,122 +1,74 @@
-"""From the settings of a run to the specs of the artifacts it needs."""
+"""From the settings of a run to the artifacts they ask for."""
 
-from dataclasses import replace
+import hashlib
+import json
+from pathlib import Path
 
-from journey import config
-from journey.specs import Curvature, Evaluate, Featurize, Measure, Sample, Score, Snapshot, Subset, Train, Unlearn
-
-
-def full_model(run: config.Config, checkpoint: int) -> Train:
-    """Checkpoint number `checkpoint`: trained on every training image."""
-    return Train(run.dataset, run.model, run.training, run.compute.precision, run.seed, checkpoint)
-
-
-def subset_model(run: config.Config, index: int, repeat: int) -> Train:
-    """Training number `repeat` of subset `index`."""
-    subset = Subset(index, run.evaluation.fraction, run.seed)
-    return Train(run.dataset, run.model, run.training, run.compute.precision, run.seed, repeat, subset)
+from journey import data
+from journey.artifacts.graph import describe
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Images
+from journey.artifacts.store import Store, write_json
+from journey.config.contracts import Dataset
+from journey.config.settings import Config
+from journey.data import ImageSet
 
 
-def journeys(run: config.Config) -> Sample:
-    """The queries, made by checkpoint 0; every other checkpoint is asked about these."""
-    sampling = run.sampling
-    return Sample(full_model(run, 0), sampling.sampler, sampling.num_inference_steps, sampling.num_queries, run.seed)
+def recipes(run: Config, store: Store) -> Recipes:
+    """What artifacts of this run are made from."""
+    images = images_of(run.dataset, store)
+    return Recipes(images, run.model, run.training, run.sampling, run.retraining, run.compute.precision, run.seed)
 
 
-def measure(run: config.Config, index: int, repeat: int) -> Measure:
-    """The outputs of one retrained model."""
-    evaluation, model = run.evaluation, subset_model(run, index, repeat)
-    steps = tuple(run.sampling.steps)
-    return Measure(model, journeys(run), steps, evaluation.num_draws, evaluation.antithetic, run.seed)
+def train_images(images: Images, store: Store) -> ImageSet:
+    """The training images as they are kept, or, while they are not, as their dataset gives them."""
+    kept = store.find(images)
+    return images.dataset.load()[0] if kept is None else data.read(kept.path / "train")
 
 
-def score(run: config.Config, method: config.Method) -> Score:
-    """The scores of one method, with the artifacts it needs."""
-    of = Score(method, journeys(run), tuple(run.sampling.steps), run.seed)
-    match method:
-        case config.GradientMethod():
-            models = _models(run, method)
-            train = tuple(tuple(_features(run, method, m, None, w) for w in _windows(run, method)) for m in models)
-            query = tuple(_features(run, method, model, journeys(run), None) for model in models)
-            return replace(of, train_features=train, query_features=query)
-        case config.Unlearning():
-            return replace(of, unlearned=tuple(_unlearn(run, method, c) for c in range(method.num_checkpoints)))
-        case config.Datamodel():
-            first = run.evaluation.num_subsets  # the ones before it judge
-            return replace(of, outputs=tuple(measure(run, first + i, 0) for i in range(method.num_subsets)))
-        case config.NonparametricScore() | config.Pixel() | config.Encoder() | config.Random():
-            return of
-        case _:
-            raise config.ConfigError(f"method.{method.name}: unknown kind of method")
+def images_of(dataset: Dataset, store: Store) -> Images:
+    """The images of a dataset, by their content: as remembered while its settings, source and files are the same, or loaded.
+
+    Raises: ConfigError if the dataset gives no proper images.
+    """
+    if (known := _remembered(dataset, store)) is not None:
+        return known
+    train, held_out = dataset.load()
+    for part, name in ((train, "training"), (held_out, "held-out")):
+        data.check(part, f"dataset={dataset.kind}, {name} images")
+    return Images(data.content_hash(train, held_out), dataset, len(train), train.images.shape[1:])
 
 
-def _models(run: config.Config, method: config.GradientMethod) -> list[Train | Snapshot]:
-    """The checkpoints of an ensemble; along a run, evenly spaced between its start and its end."""
-    count = method.num_checkpoints
-    if method.ensemble is config.Ensemble.seeds:
-        return [full_model(run, checkpoint) for checkpoint in range(count)]
-    snapshots: list[Snapshot] = []
-    for k in range(1, count + 1):
-        step = run.training.num_steps * k // (count + 1)
-        snapshots.append(Snapshot(full_model(run, 0), step, snapshots[-1] if snapshots else None))
-    return snapshots
+def remember_images(images: Images, store: Store) -> None:
+    """So that the dataset need not be loaded to know them."""
+    if _remembered(images.dataset, store) is None:
+        memory = memory_of(images.dataset, store.root)
+        memory.parent.mkdir(exist_ok=True)
+        write_json(memory, memory_contents(images, _files(images.dataset)))
 
 
-def _windows(run: config.Config, method: config.GradientMethod) -> list[tuple[int, int] | None]:
-    """The timesteps of the training images for each step: as many as asked for, around it, within the schedule."""
-    if not method.train_window:
-        return [None]
-    last = run.model.num_timesteps - method.train_window
-    starts = [min(max(0, t - method.train_window // 2), last) for t in run.sampling.steps]
-    return [(start, start + method.train_window) for start in starts]
+def memory_of(dataset: Dataset, root: Path) -> Path:
+    """Where a store remembers which images a dataset of these settings and this source has."""
+    source = json.dumps(describe(dataset), sort_keys=True)
+    return root / "images" / f".{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
 
 
-def _features(
-    run: config.Config,
-    method: config.GradientMethod,
-    model: Train | Snapshot,
-    queries: Sample | None,
-    window: tuple[int, int] | None,
-) -> Featurize:
-    destination = queries is None or method.at is config.At.destination
-    whitened = method.kernel is config.Kernel.ekfac
-    return Featurize(
-        model=model,
-        journeys=queries,
-        steps=None if destination else tuple(run.sampling.steps),
-        window=window,
-        output=method.output,
-        normalize=method.normalize,
-        num_draws=method.num_draws,
-        stratified=method.stratified,
-        antithetic=method.antithetic,
-        precision=method.precision,
-        curvature=Curvature(model, method.precision, run.seed) if whitened else None,
-        damping=tuple(method.damping) if whitened else (),
-        projection=method.projection,
-        projection_dim=0 if method.projection is config.Projection.none else method.projection_dim,
-        seed=run.seed,
-    )
+def memory_contents(images: Images, files: list[list] | None) -> dict:
+    """What is remembered. files: path, size and time of each that was read; None: whatever there is (in a pack)."""
+    return {"files": files, "content": images.content, "num_train": images.num_train, "shape": list(images.shape)}
 
 
-def _unlearn(run: config.Config, method: config.Unlearning, checkpoint: int) -> Unlearn:
-    model = full_model(run, checkpoint)
-    return Unlearn(
-        model=model,
-        curvature=Curvature(model, method.precision, run.seed),
-        journeys=journeys(run),
-        steps=None if method.at is config.At.destination else tuple(run.sampling.steps),
-        num_draws=method.num_draws,
-        precision=method.precision,
-        damping=method.damping,
-        rise=tuple(method.rise),
-        seed=run.seed,
-    )
+def _files(dataset: Dataset) -> list[list]:
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in dataset.sources() if path.exists()]
 
 
-def evaluate(run: config.Config) -> Evaluate:
-    """The whole experiment."""
-    subsets, repeats = range(run.evaluation.num_subsets), range(run.evaluation.num_seeds)
-    outputs = tuple(tuple(measure(run, index, repeat) for repeat in repeats) for index in subsets)
-    scores = {name: score(run, method) for name, method in run.judged.items()}
-    return Evaluate(run.evaluation, scores, outputs, tuple(run.sampling.steps), run.seed)
+def _remembered(dataset: Dataset, store: Store) -> Images | None:
+    try:
+        known = json.loads(memory_of(dataset, store.root).read_text())
+        if known["files"] not in (_files(dataset), None):
+            return None
+        content, num_train, shape = known["content"], known["num_train"], known["shape"]
+        sound = [type(part) for part in (content, num_train, *shape)] == [str, int, int, int, int]
+        return Images(content, dataset, num_train, tuple(shape)) if sound else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing that can be read: it is looked up again
+        return None

@@ -1,25 +1,28 @@
 """Checks that need the data or this machine, made before the first job, so that not every one of them fails."""
 
-from journey import config, data
-from journey.evaluation import subsets
-from journey.specs import Subset
+import os
+
+from journey.artifacts.recipes import Recipes
+from journey.config.checks import require, require_count
+from journey.config.settings import Config
+from journey.data import ImageSet, subsets
 
 
-def check(run: config.Config) -> None:
-    """Raises: ConfigError naming the setting that these data or this machine cannot honour."""
-    images, _ = data.load(run.dataset)
-    subsets.mask(images.labels, Subset(0, run.evaluation.fraction, run.seed))
-    if isinstance(run.model, config.DDPM):
-        side, levels = images.images.shape[-2:], len(run.model.block_out_channels)
-        fits = all(pixels % 2 ** (levels - 1) == 0 for pixels in side)
-        allowed = f"so few that images of {side[0]}×{side[1]} can be halved {levels - 1} times"
-        config.require(fits, "model.block_out_channels", run.model.block_out_channels, allowed)
-    for method in run.judged.values():
-        if isinstance(method, config.Encoder):
-            from journey.attribution import encoders
+def check_data(run: Config, made_from: Recipes, train: ImageSet) -> None:
+    """Raises: ConfigError naming the setting that these data cannot honour."""
+    run.model.fits(made_from.images.shape)
+    require_count("training.batch_size", run.training.batch_size, most=len(train))
+    subsets.mask(train.labels, made_from.subset(0))
+    for name, method in run.judged.items():
+        method.check_data(f"method.{name}", made_from.journeys, train)
 
-            encoders.weights(method)
+
+def check_machine(run: Config) -> None:
+    """Raises: ConfigError if this machine cannot do what is asked of it."""
+    for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
+        require(os.path.isdir(path) or not os.path.lexists(path), name, path, "a directory, or nothing yet")
     if run.compute.device != "cpu":
         from journey.diffusion import network  # imports torch: only where it has something to tell
 
         network.device_of(run.compute)
+    run.tracking.ready()

@@ -3,60 +3,126 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
-from journey import config
-from journey.specs import Spec, address, contents
-from journey.stages import Workspace
-from journey.store import replace_text
+from journey.artifacts.graph import address, contents
+from journey.artifacts.specs import Spec
+from journey.artifacts.store import replace_text
+from journey.artifacts.workspace import Workspace
+from journey.config.checks import ConfigError, require_name
+from journey.config.contracts import Tracking, Watcher
 
 METRICS = "metrics.jsonl"
 Log = Callable[..., None]
 
 
+@dataclass
+class JSONLines(Tracking):
+    """`metrics.jsonl` beside every artifact, which there always is, and nothing else."""
+
+    kind: ClassVar[str] = "jsonl"
+
+    @contextlib.contextmanager
+    def watch(self, name: str, group: str, job_type: str, settings: dict) -> Iterator[Watcher | None]:
+        yield None
+
+
+class WandbMode(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class Wandb(Tracking):
+    """Weights & Biases too: a run for each training (group = experiment) and one for the report."""
+
+    kind: ClassVar[str] = "wandb"
+    mode: WandbMode = WandbMode.offline
+    project: str = "journey"
+
+    def check(self, where: str) -> None:
+        require_name(f"{where}.project", self.project)
+
+    def ready(self) -> None:
+        if self.mode is not WandbMode.online:
+            return
+        import wandb
+
+        try:
+            key = wandb.login(verify=True, timeout=10)
+        except Exception as error:  # whatever it is: no network, no key, no account
+            raise ConfigError(f"tracking.mode=online: W&B says: {_one_line(error)}; mode=offline needs no network") from None
+        if not key:
+            raise ConfigError("tracking.mode=online: no W&B key; run `wandb login`, or use mode=offline")
+
+    @contextlib.contextmanager
+    def watch(self, name: str, group: str, job_type: str, settings: dict) -> Iterator[Watcher | None]:
+        if self.mode is WandbMode.disabled:
+            yield None
+            return
+        import wandb
+
+        with wandb.init(
+            project=self.project,
+            group=group,
+            job_type=job_type,
+            name=name,
+            config=settings,
+            mode=self.mode.value,
+            settings=wandb.Settings(silent=True),
+        ) as run:
+            yield lambda values, step=None: run.log({key: _shown(value) for key, value in values.items()}, step=step)
+
+
+def _shown(value: object) -> object:
+    """What W&B takes for a number, the path of a picture or rows."""
+    import wandb
+
+    if isinstance(value, Path):
+        return wandb.Image(str(value))
+    if isinstance(value, list):
+        columns = list(dict.fromkeys(key for row in value for key in row))
+        return wandb.Table(columns=columns, data=[[row.get(key) for key in columns] for row in value])
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
 @contextlib.contextmanager
 def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1) -> Iterator[Log]:
-    """A function `log(step, name=value, …)` that appends a line to `metrics.jsonl` and, if asked for, to a W&B run.
+    """A function `log(step, name=value, …)` that appends a line to `metrics.jsonl` and tells whoever watches.
 
     A resumed stage gives the step it resumes from: later lines of the interrupted run are dropped, since they come again.
     """
     path = partial / METRICS
     kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
     replace_text(path, "".join(kept))
-    name = address(spec).split("/")[1]
-    with wandb_run(workspace, name, spec.stage, contents(spec)) as run, open(path, "a") as file:
+    with _watched(spec, workspace) as watcher, open(path, "a") as file:
 
         def log(step: int, **values: float) -> None:
             file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
             file.flush()
-            if run is not None:
-                run.log(values, step=step)
+            if watcher is not None:
+                watcher(values, step=step)
 
         yield log
+
+
+def _watched(spec: Spec, workspace: Workspace) -> AbstractContextManager[Watcher | None]:
+    if not spec.has_curves:
+        return contextlib.nullcontext()
+    name, stage = address(spec).split("/")[1], spec.stage.rpartition(".")[2]
+    return workspace.tracking.watch(name, workspace.group, stage, contents(spec))
 
 
 def _lines(path: Path) -> list[str]:
     """The whole lines of a file that may have been cut short."""
     text = path.read_text() if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-@contextlib.contextmanager
-def wandb_run(workspace: Workspace, name: str, job_type: str, settings: dict) -> Iterator:
-    """A W&B run (group = experiment, job type = stage), or None where W&B is disabled."""
-    tracking = workspace.tracking
-    if not isinstance(tracking, config.Wandb) or tracking.mode is config.WandbMode.disabled:
-        yield None
-        return
-    import wandb
-
-    with wandb.init(
-        project=tracking.project,
-        group=workspace.group,
-        job_type=job_type,
-        name=name,
-        config=settings,
-        mode=tracking.mode.value,
-        settings=wandb.Settings(silent=True),
-    ) as run:
-        yield run

@@ -6,7 +6,6 @@ vmap   several examples side by side, their draws inside; for networks so small 
 B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from journey import config
 from journey.attribution.output import Draws, output
+from journey.config.checks import require
+from journey.config.groups import Output, Precision
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import bind
 from journey.diffusion.schedule import Schedule
 
+TINY = 2**19  # parameters: 160k are faster under vmap, 1.1M in a loop, as measured
+TOGETHER = (16, 4, 1)  # examples under vmap: of 160k parameters, 16 beat 4 and 64 at 8 to 128 draws, as measured
+ACTIVATIONS = {"vmap": 2**30, "loop": 2**29}  # bytes of a forward pass that are kept for the backward pass, at most
 VMAP_COPIES = 2  # peak memory under vmap over what a plain forward pass keeps: 1.5 to 1.9 as measured on two U-Nets
 
 
@@ -38,8 +41,8 @@ class Objective:
 
     network: nn.Module
     schedule: Schedule
-    precision: config.Precision
-    output: config.Output = config.Output.loss
+    precision: Precision
+    output: Output = Output.loss
     normalize: bool = False
 
     def gradients(self, examples: Examples, draws: Draws, plan: Plan) -> Iterator[Tensor]:
@@ -117,40 +120,38 @@ def _norm(parts: Tensor, dim: int = 0) -> Tensor:
 # ------------------------------------------------------------------------------------------- choosing the way
 
 
-def choose(objective: Objective, examples: Examples, draws: Draws, wanted: config.Gradient, memory_gib: float) -> Plan:
-    """The fastest plan within the memory budget, found by timing on the first examples.
+def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> Plan:
+    """How to compute, as network, draws and precision say, and nothing else: other plans round otherwise.
 
-    Raises: ConfigError if no plan of the wanted kind fits the budget.
+    vmap in fp32 up to `TINY` parameters, where overhead rules; a loop above. As many examples (vmap) or draws (loop) at once as
+    `ACTIVATIONS` hold. A loop's block of examples changes no bit, so it follows the memory there is.
+
+    Raises: ConfigError if memory_gib does not hold the plan.
     """
-    plans = candidates(objective, examples, draws, memory_gib)
-    if wanted is not config.Gradient.auto:
-        plans = [plan for plan in plans if plan.strategy == wanted.value]
-    if not plans:
-        raise config.ConfigError(f"compute.gradient_memory_gib={memory_gib}: too small for compute.gradient={wanted.value}")
-    return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: _seconds(objective, examples, draws, plan))
+    d, num_draws = sum(p.numel() for p in objective.network.parameters()), len(draws)
+    per_draw = activation_bytes(objective, examples, draws)
+    memory = memory_gib * 2**30
+    if d <= TINY and objective.precision is Precision.fp32:
+        chunk = min(16, num_draws) if objective.normalize else num_draws
+        fits = [size for size in TOGETHER if VMAP_COPIES * size * chunk * per_draw <= ACTIVATIONS["vmap"]]
+        plan = Plan("vmap", fits[0] if fits else 1, chunk)
+        gradients = plan.batch * (1 + chunk if objective.normalize else 1)
+        needed = _bytes(d, gradients, VMAP_COPIES * plan.batch * chunk * per_draw)
+    else:
+        chunk = 1 if objective.normalize else max(1, min(num_draws, ACTIVATIONS["loop"] // per_draw))
+        most = int((memory - _bytes(d, 0, chunk * per_draw)) // (12 * d))
+        plan = Plan("loop", max(1, min(8, most)), chunk)
+        needed = _bytes(d, 1, chunk * per_draw)
+    allowed = f"at least {needed / 2**30:.2f} for this network, precision and num_draws"
+    require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
+    return plan
 
 
-def candidates(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> list[Plan]:
-    """Plans that fit: 12d bytes an example (its gradient in pieces, flattened, and the block before), 20d for the network,
-    one gradient and the projection, and activations as measured, `VMAP_COPIES` times under vmap.
+def _bytes(d: int, gradients: int, activations: int) -> int:
+    """12d bytes an example (its gradient in pieces, flattened, and the block before), 20d for the network, one gradient and
+    the projection.
     """
-    memory, d = memory_gib * 2**30, sum(p.numel() for p in objective.network.parameters())
-    per_draw, num_draws = activation_bytes(objective, examples, draws), len(draws)
-
-    def fits(gradients: int, draws_at_once: int) -> bool:
-        return (12 * gradients + 20) * d + draws_at_once * per_draw <= memory
-
-    chunks = {min(chunk, num_draws) for chunk in (1, 8, num_draws) if fits(1, min(chunk, num_draws))}
-    chunks -= {1} if len(chunks) > 1 else set()  # one draw at a time only where nothing else fits
-    if objective.normalize:  # a backward pass, and under vmap a gradient, for each draw
-        chunks = {1} if fits(1, 1) else set()
-    batches = {chunk: next(b for b in (8, 4, 2, 1) if b <= len(examples) and fits(b, chunk)) for chunk in sorted(chunks)}
-    loops = [Plan("loop", batch, chunk) for chunk, batch in batches.items()]
-    sizes = sorted({min(size, len(examples)) for size in (4, 16, 64)})
-    if objective.normalize:
-        tiles = [(size, min(16, num_draws)) for size in sizes]
-        return loops + [Plan("vmap", b, k) for b, k in tiles if fits(b * (1 + k), VMAP_COPIES * b * k)]
-    return loops + [Plan("vmap", size, num_draws) for size in sizes if fits(size, VMAP_COPIES * size * num_draws)]
+    return (12 * gradients + 20) * d + activations
 
 
 def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
@@ -171,14 +172,3 @@ def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output(bind(objective.network, objective.precision), objective.schedule, example.x0, draws, example.context)
     return sum(kept.values())
-
-
-def _seconds(objective: Objective, examples: Examples, draws: Draws, plan: Plan) -> float:
-    """Per example, the faster of two runs: the first warms up, and either can be disturbed."""
-    few, runs = examples[: plan.batch], []
-    for _ in range(2):
-        started = time.perf_counter()
-        for block in objective.gradients(few, draws, plan):
-            block[0, 0].item()  # waits for an accelerator
-        runs.append(time.perf_counter() - started)
-    return min(runs) / len(few)

@@ -16,7 +16,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from journey.config import Scale
+from journey.config.groups import Scale
 
 BLOCK_BYTES = 2**27  # of float64, the largest piece of features in memory at once
 STRIPS = 8  # of a Gram matrix

@@ -7,11 +7,12 @@ K      number of draws;  x0  a clean example […]
 import itertools
 from collections import Counter
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from journey import config
+from journey.config.groups import Output
 from journey.diffusion.network import Predict
 from journey.diffusion.schedule import Schedule, add_noise
 from journey.diffusion.training import denoising_loss
@@ -47,7 +48,7 @@ def output(
     x0: Tensor,
     draws: Draws,
     context: Tensor | None = None,
-    kind: config.Output = config.Output.loss,
+    kind: Output = Output.loss,
 ) -> Tensor:
     """f(x0; θ) of one example, averaged over draws and elements. Scalar.
 
@@ -60,18 +61,18 @@ def output(
     """
     repeated = None if context is None else context.expand(len(draws), *context.shape)
     x0 = x0.expand(len(draws), *x0.shape)  # [K, …]
-    if kind is config.Output.loss:
+    if kind is Output.loss:
         return denoising_loss(predict, schedule, x0, draws.t, draws.eps, repeated).mean()
     predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, repeated)
     match kind:
-        case config.Output.square:
+        case Output.square:
             return predicted.square().mean()
-        case config.Output.mean:
+        case Output.mean:
             return predicted.mean()
-        case config.Output.absolute:
+        case Output.absolute:
             return (draws.eps - predicted).abs().mean()
         case _:
-            raise config.ConfigError(f"output={kind}: unknown")
+            assert_never(kind)
 
 
 def step_draws(t: int, num_draws: int, shape: tuple[int, ...], seed: int, purpose: str, antithetic: bool) -> Draws:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from journey import config
+from journey.config.groups import Projection
 from journey.seeding import generator
 
 Project = Callable[[Tensor], Tensor]
 """gradients [B, d] → features [B, p]"""
 
 
-def projection(kind: config.Projection, d: int, p: int, seed: int, key: str, device: torch.device) -> Project:
+def projection(kind: Projection, d: int, p: int, seed: int, key: str, device: torch.device) -> Project:
     """The projection a key names (one per checkpoint, shared by training images and queries)."""
     match kind:
-        case config.Projection.none:
+        case Projection.none:
             return lambda g: g
-        case config.Projection.sparse:
+        case Projection.sparse:
             return _sparse(d, p, seed, key, device)
-        case config.Projection.gaussian | config.Projection.rademacher:
+        case Projection.gaussian | Projection.rademacher:
             return _dense(kind, d, p, seed, key, device)
 
 
@@ -37,7 +37,7 @@ def _sparse(d: int, p: int, seed: int, key: str, device: torch.device) -> Projec
     return lambda g: torch.zeros(len(g), p, device=g.device).index_add_(1, bucket, g * sign)
 
 
-def _dense(kind: config.Projection, d: int, p: int, seed: int, key: str, device: torch.device) -> Project:
+def _dense(kind: Projection, d: int, p: int, seed: int, key: str, device: torch.device) -> Project:
     """Entries N(0, 1/p) or ±1/√p, drawn in blocks of rows and dropped again: O(Bdp), for parity with the paper."""
     rows = max(1, 2**24 // p)  # 64 MiB at a time
 
@@ -50,8 +50,8 @@ def _dense(kind: config.Projection, d: int, p: int, seed: int, key: str, device:
     return project
 
 
-def _block(kind: config.Projection, rows: int, p: int, seed: int, key: str, first: int) -> Tensor:
+def _block(kind: Projection, rows: int, p: int, seed: int, key: str, first: int) -> Tensor:
     random = generator(seed, "dense projection", key, first)
-    if kind is config.Projection.gaussian:
+    if kind is Projection.gaussian:
         return torch.randn(rows, p, generator=random)
     return torch.randint(2, (rows, p), generator=random) * 2.0 - 1.0

@@ -2,6 +2,16 @@
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, get_args, get_origin, get_type_hints
+
+MOST = 10**6  # numbers of one kind in memory: more is a slip of the keyboard
+MOST_MODELS = 10_000  # of one kind; a plan of as many takes seconds
+MOST_METHODS = 1000
+TYPES = {bool: (bool, "true or false"), int: (int, "a whole number"), float: ((int, float), "a number"), str: (str, "a text")}
+LAMBDA = (1e-12, 1e12)  # outside, λ is nothing or all there is
 
 
 class ConfigError(ValueError):
@@ -16,7 +26,23 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 def require_name(name: str, value: str) -> None:
     """Names become parts of paths."""
-    require(re.fullmatch(r"\w[\w.-]*", value) is not None, name, value, "letters, digits, '.', '_' and '-'")
+    plain = re.fullmatch(r"\w[\w.-]*", value) is not None and len(value.encode()) <= 100
+    require(plain, name, value, "at most 100 letters, digits, '.', '_' and '-' (fewer where letters take several bytes)")
+
+
+def require_count(name: str, value: int, least: int = 1, most: int = MOST) -> None:
+    """A number of things."""
+    require(least <= value <= most, name, value, f"in {least}…{most}")
+
+
+def require_seed(name: str, value: int) -> None:
+    """Of random numbers."""
+    require(0 <= value < 2**63, name, value, "in 0…2⁶³ − 1")
+
+
+def require_within(name: str, value: float, least: float, most: float) -> None:
+    """A number between two; refuses NaN too."""
+    require(least <= value <= most, name, value, f"in {least:g}…{most:g}")
 
 
 def require_positive(name: str, value: float) -> None:
@@ -24,14 +50,44 @@ def require_positive(name: str, value: float) -> None:
     require(0 < value < math.inf, name, value, "positive and finite")
 
 
-def require_candidates(name: str, values: list[float]) -> None:
-    """Values among which an evaluation chooses."""
+def require_candidates(name: str, values: Sequence[float], least: float = LAMBDA[0], most: float = LAMBDA[1]) -> None:
+    """Values among which an evaluation chooses, each once."""
     require(len(values) > 0, name, values, "a non-empty list")
+    require(len(set(values)) == len(values), name, values, "distinct")
     for value in values:
-        require_positive(name, value)
+        require_within(name, value, least, most)
 
 
 def require_draws(group: str, num_draws: int, antithetic: bool) -> None:
     """Refuse no draws, and an odd number of them where they come in pairs."""
-    require(num_draws >= 1, f"{group}.num_draws", num_draws, "at least 1")
+    require_count(f"{group}.num_draws", num_draws)
     require(not antithetic or num_draws % 2 == 0, f"{group}.num_draws", num_draws, "even when antithetic=true")
+
+
+def require_types(node: Any, where: str = "") -> None:
+    """Refuse values that are not of their field's type: lists in lists and interpolations get past Hydra.
+
+    node: a dataclass of settings; where: what the names of its fields begin with.
+    """
+    types = get_type_hints(type(node))
+    for f in fields(node):
+        _require_type(f"{where}{f.name}", getattr(node, f.name), types[f.name])
+
+
+def _require_type(name: str, value: Any, wanted: Any) -> None:
+    if is_dataclass(wanted):
+        require(isinstance(value, wanted), name, value, f"settings ({wanted.__name__})")
+        require_types(value, f"{name}.")
+    elif get_origin(wanted) is list:
+        require(isinstance(value, (list, tuple)), name, value, "a list")
+        for item in value:
+            _require_type(name, item, *get_args(wanted))
+    elif get_origin(wanted) is dict:
+        require(isinstance(value, dict), name, value, "settings by name")
+        for key, item in value.items():
+            _require_type(f"{name}.{key}", item, get_args(wanted)[1])
+    elif wanted in TYPES:
+        accepted, said = TYPES[wanted]
+        require(isinstance(value, accepted) and isinstance(value, bool) == (wanted is bool), name, value, said)
+    elif isinstance(wanted, type) and issubclass(wanted, Enum):
+        require(isinstance(value, wanted), name, value, f"one of {', '.join(member.name for member in wanted)}")

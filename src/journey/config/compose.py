@@ -1,36 +1,53 @@
 """Hydra's side: the schemas it composes, and the composed configuration as plain dataclasses."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from journey.config import methods
-from journey.config.checks import ConfigError
-from journey.config.groups import DDPM, LDS, Digits, JSONLines, Wandb
-from journey.config.run import Config
+from journey.config.checks import ConfigError, require
+from journey.config.contracts import Kind, Method
+from journey.config.settings import GROUPS, Config
 
-METHODS = {
-    "gradient": methods.GradientMethod,
-    "unlearning": methods.Unlearning,
-    "datamodel": methods.Datamodel,
-    "nonparametric": methods.NonparametricScore,
-    "pixel": methods.Pixel,
-    "encoder": methods.Encoder,
-    "random": methods.Random,
-}
+_PACKAGE = Path(__file__).parents[1]
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
+"""The choices of every group: beside the package where it is installed, at the top of a checkout."""
 
 
-def register_schemas() -> None:
-    """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed."""
+def register_schemas(kinds: Iterable[type[Kind]], own: Iterable[type[Kind]] = ()) -> None:
+    """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed.
+
+    kinds: ours, which the files in `conf/` make choices of; own: a user's, each a choice of its group by its name, without YAML.
+
+    Raises: ConfigError if a user's kind has the name of a choice that exists, or is of no group.
+    """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    variants = {"dataset": [Digits], "model": [DDPM], "evaluation": [LDS], "tracking": [JSONLines, Wandb]}
-    for group, nodes in variants.items():
-        for node in nodes:
-            store.store(group=group, name=f"schema_{node.__name__.lower()}", node=node, package=group)
-    for name, node in METHODS.items():
-        store.store(group="method", name=f"schema_{name}", node=node)
+    store.store(name="schema", node=Config, provider="journey")
+    for kind in kinds:
+        store.store(group=f"schema/{group_of(kind)}", name=kind.kind, node=kind, provider="journey")
+    for kind in own:
+        group = group_of(kind)
+        taken = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        require(kind.kind not in taken, f"{group}={kind.kind}", kind.__name__, f"named otherwise than {', '.join(taken)}")
+        package = f"method.{kind.kind}" if group == "method" else group
+        store.store(group=group, name=kind.kind, node=kind, package=package, provider=kind.__module__)
+
+
+def group_of(kind: type[Kind]) -> str:
+    """The group whose contract a kind is under.
+
+    Raises: ConfigError if there is none, or its name is none.
+    """
+    name = getattr(kind, "kind", None)
+    named = isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name) is not None
+    require(named and is_dataclass(kind), f"{kind.__name__}.kind", name, "a lower-case name, of a dataclass")
+    for group, contract in {**GROUPS, "method": Method}.items():
+        if issubclass(kind, contract):
+            return group
+    raise ConfigError(f"{kind.__name__}: must be under a contract: {', '.join([*GROUPS, 'method'])}")
 
 
 def parse(composed: DictConfig) -> Config:
@@ -39,7 +56,6 @@ def parse(composed: DictConfig) -> Config:
     Raises: ConfigError naming the setting, if a value is out of range or a key was added that no code reads.
     """
     config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
     _refuse_extra_keys(config, "")
     return config
 

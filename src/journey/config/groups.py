@@ -1,64 +1,31 @@
-"""The groups of settings: dataset, model, training, sampling, evaluation, compute, tracking. Methods are in methods.py."""
+"""Settings that have one kind only, and the enumerations that settings and mathematics share."""
 
-import math
-import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-from journey.config.checks import require, require_draws, require_name, require_positive
-from journey.config.methods import Precision
-
-# ---------------------------------------------------------------------------------------------------- dataset
-
-
-@dataclass
-class Dataset:
-    name: str = "???"
-
-
-@dataclass
-class Digits(Dataset):
-    name: str = "digits"
-    num_train: int = 1000
-    seed: int = 0  # of the split
-
-    def __post_init__(self) -> None:
-        require_name("dataset.name", self.name)
-        require(1 <= self.num_train <= 1797, "dataset.num_train", self.num_train, "in 1…1797")
+from journey.config.checks import (
+    MOST_MODELS,
+    require,
+    require_candidates,
+    require_count,
+    require_draws,
+    require_positive,
+    require_within,
+)
 
 
-# ------------------------------------------------------------------------------------------------------ model
+def neutral(value: Any) -> Any:
+    """A field with a default that no address mentions: a setting that came later than what was made without it."""
+    return field(default=value, metadata={"neutral": value})
 
 
-@dataclass
-class Model:
-    name: str = "???"
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
-@dataclass
-class DDPM(Model):
-    """diffusers `UNet2DModel` in pixel space, trained to predict the noise on a linear schedule (Ho et al. 2020)."""
-
-    name: str = "ddpm_tiny"
-    block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
-    layers_per_block: int = 1
-    attention_blocks: list[int] = field(default_factory=list)  # which down blocks (and their mirrors) attend
-    mid_block_attention: bool = False
-    norm_num_groups: int = 8
-    num_timesteps: int = 1000  # T
-
-    def __post_init__(self) -> None:
-        require_name("model.name", self.name)
-        channels, groups = self.block_out_channels, self.norm_num_groups
-        require(len(channels) > 0, "model.block_out_channels", channels, "a non-empty list")
-        require(groups >= 1, "model.norm_num_groups", groups, "at least 1")
-        divisible = all(c > 0 and c % groups == 0 for c in channels)
-        require(divisible, "model.block_out_channels", channels, f"positive multiples of norm_num_groups={groups}")
-        require(self.layers_per_block >= 1, "model.layers_per_block", self.layers_per_block, "at least 1")
-        blocks = range(len(channels))
-        known = all(b in blocks for b in self.attention_blocks)
-        require(known, "model.attention_blocks", self.attention_blocks, f"indices in 0…{len(channels) - 1}")
-        require(self.num_timesteps >= 1, "model.num_timesteps", self.num_timesteps, "at least 1")
+# ------------------------------------------------------------------------------------------- training, sampling
 
 
 @dataclass
@@ -68,18 +35,20 @@ class Training:
     learning_rate: float = 1e-3  # peak: linear warm-up, then a cosine to zero
     warmup_steps: int = 100
     weight_decay: float = 1e-4
+    clip_norm: float = 1.0  # of the gradient
     ema_decay: float = 0.0  # 0: the last weights themselves
 
-    def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "training.num_steps", self.num_steps, "at least 1")
-        require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
-        require_positive("training.learning_rate", self.learning_rate)
-        require(self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "at least 0")
-        require(0 <= self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "at least 0")
-        require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
-
-
-# --------------------------------------------------------------------------------------------------- sampling
+    def check(self, where: str) -> None:
+        """Raises: ConfigError."""
+        require_count(f"{where}.num_steps", self.num_steps, most=10**9)
+        require_count(f"{where}.batch_size", self.batch_size)
+        require_positive(f"{where}.learning_rate", self.learning_rate)
+        require_within(f"{where}.learning_rate", self.learning_rate, 1e-12, 10)  # outside, nothing is learnt
+        require_count(f"{where}.warmup_steps", self.warmup_steps, least=0, most=self.num_steps)
+        require_within(f"{where}.weight_decay", self.weight_decay, 0, 1000)
+        require_positive(f"{where}.clip_norm", self.clip_norm)
+        require_within(f"{where}.clip_norm", self.clip_norm, 1e-12, 1e12)
+        require(0 <= self.ema_decay < 1, f"{where}.ema_decay", self.ema_decay, "in [0, 1)")
 
 
 class Sampler(Enum):
@@ -96,100 +65,132 @@ class Sampling:
     num_queries: int = 24
     steps: list[int] = field(default_factory=lambda: [900, 700, 600, 500, 400, 300, 200, 100, 20])
 
-    def __post_init__(self) -> None:
-        require(self.num_queries >= 2, "sampling.num_queries", self.num_queries, "at least 2 (one for each half)")
-        require(self.num_inference_steps >= 1, "sampling.num_inference_steps", self.num_inference_steps, "at least 1")
+    def check(self, where: str) -> None:
+        """Raises: ConfigError."""
+        require_count(f"{where}.num_queries", self.num_queries, least=2)  # one for each half
+        require_count(f"{where}.num_inference_steps", self.num_inference_steps)
         distinct = len(set(self.steps)) == len(self.steps) > 0
-        require(distinct, "sampling.steps", self.steps, "a non-empty list of distinct timesteps")
-        require(self.steps == sorted(self.steps, reverse=True), "sampling.steps", self.steps, "in falling order")
+        require(distinct, f"{where}.steps", self.steps, "a non-empty list of distinct timesteps")
+        require(self.steps == sorted(self.steps, reverse=True), f"{where}.steps", self.steps, "in falling order")
+
+    def check_schedule(self, where: str, num_timesteps: int) -> None:
+        """Refuse steps that are not visited on a schedule of so many timesteps. Raises: ConfigError."""
+        inference_steps = self.num_inference_steps
+        require(all(0 <= t < num_timesteps for t in self.steps), f"{where}.steps", self.steps, f"in [0, {num_timesteps})")
+        require_count(f"{where}.num_inference_steps", inference_steps, most=num_timesteps)
+        visited = visited_timesteps(num_timesteps, inference_steps)
+        allowed = f"timesteps the sampler visits: multiples of {num_timesteps // inference_steps} up to {visited[0]}"
+        require(set(self.steps) <= set(visited), f"{where}.steps", self.steps, allowed)
 
 
 def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]:
-    """The timesteps a sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps)."""
+    """The timesteps a sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps).
+
+    >>> visited_timesteps(1000, 4)
+    [750, 500, 250, 0]
+    """
     stride = num_timesteps // num_inference_steps
     return [i * stride for i in reversed(range(num_inference_steps))]
 
 
-# ------------------------------------------------------------------------------------------------- evaluation
+# -------------------------------------------------------------------------------------------------- retraining
 
 
 @dataclass
-class Evaluation:
-    name: str = "???"
+class Retraining:
+    """Models retrained on random subsets, and how each is measured: LDS and datamodels share them."""
 
-
-@dataclass
-class LDS(Evaluation):
-    """Linear datamodeling score: rank correlation of predicted with retrained outputs over random subsets."""
-
-    name: str = "lds"
     num_subsets: int = 32  # M
     num_seeds: int = 1  # R trainings of each subset
     fraction: float = 0.5  # of each class that a subset keeps
-    num_draws: int = 32
+    num_draws: int = 32  # of each measured output
     antithetic: bool = False
-    num_bootstrap: int = 2000
-    paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])
 
-    def __post_init__(self) -> None:
-        require(self.num_subsets >= 6, "evaluation.num_subsets", self.num_subsets, "at least 6 (three in each half)")
-        require(self.num_seeds >= 1, "evaluation.num_seeds", self.num_seeds, "at least 1")
-        require(0 < self.fraction < 1, "evaluation.fraction", self.fraction, "strictly between 0 and 1")
-        require_draws("evaluation", self.num_draws, self.antithetic)
+    def check(self, where: str) -> None:
+        """Raises: ConfigError."""
+        require_count(f"{where}.num_subsets", self.num_subsets, least=6)  # three in each half
+        require_count(f"{where}.num_seeds", self.num_seeds)
+        require_count(f"{where}.num_subsets × num_seeds", self.num_subsets * self.num_seeds, most=MOST_MODELS)
+        require(0 < self.fraction < 1, f"{where}.fraction", self.fraction, "strictly between 0 and 1")
+        require_draws(where, self.num_draws, self.antithetic)
         halves = 4 if self.antithetic else 2  # the ceiling compares halves of the draws
-        require(self.num_draws % halves == 0, "evaluation.num_draws", self.num_draws, f"a multiple of {halves}")
-        require(self.num_bootstrap >= 100, "evaluation.num_bootstrap", self.num_bootstrap, "at least 100")
-        require(len(self.paired_steps) > 0, "evaluation.paired_steps", self.paired_steps, "a non-empty list")
+        require(self.num_draws % halves == 0, f"{where}.num_draws", self.num_draws, f"a multiple of {halves}")
 
 
-# ------------------------------------------------------------------------------------------ compute, tracking
+# ------------------------------------------------------------------------------------------------- attribution
 
 
-class Gradient(Enum):
-    auto = "auto"  # time both on the first examples
-    loop = "loop"  # an ordinary backward per example
-    vmap = "vmap"  # examples side by side
+class At(Enum):
+    """Which output of a query is attributed: one per step of the journey, their mean, or one of the final image."""
+
+    step = "step"
+    trajectory = "trajectory"
+    destination = "destination"
+
+
+class Output(Enum):
+    """The function of an example whose gradient is taken, averaged over draws and elements."""
+
+    loss = "loss"  # (ε − ε_θ)²
+    square = "square"  # ε_θ²
+    mean = "mean"  # ε_θ
+    absolute = "absolute"  # |ε − ε_θ|
+
+
+class Kernel(Enum):
+    gram = "gram"  # φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i
+    ekfac = "ekfac"  # g_qᵀ (G + λI)⁻¹ g_i, G the generalised Gauss–Newton matrix by EK-FAC
+    identity = "identity"  # φ_qᵀ φ_i
+
+
+class Scale(Enum):
+    """What a score is divided by."""
+
+    none = "none"
+    gradient = "gradient"  # ‖φ_i‖
+    influence = "influence"  # ‖K⁻¹ φ_i‖
+    cosine = "cosine"  # ‖φ_q‖ ‖φ_i‖
+
+
+class Readout(Enum):
+    linear = "linear"
+    square = "square"
+
+
+class Ensemble(Enum):
+    """What the checkpoints are."""
+
+    seeds = "seeds"  # independent trainings, averaged
+    run = "run"  # moments of one training, weighted by their learning rates
+
+
+class Projection(Enum):
+    sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
+    gaussian = "gaussian"
+    rademacher = "rademacher"
+    none = "none"  # the whole gradient: the exact kernel
 
 
 @dataclass
-class Compute:
-    device: str = "cpu"
-    precision: Precision = Precision.fp32
-    workers: int = 0  # processes; 0: one per core on a CPU, one on an accelerator
-    gradient: Gradient = Gradient.auto
-    gradient_memory_gib: float = 0.75  # per worker
-    checkpoint_seconds: float = 60.0
+class Attribution:
+    """What all gradient methods do, unless one of them says otherwise."""
 
-    def __post_init__(self) -> None:
-        known = re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None
-        require(known, "compute.device", self.device, "cpu, cuda, cuda:<index> or mps")
-        require(self.workers >= 0, "compute.workers", self.workers, "at least 0")
-        require_positive("compute.gradient_memory_gib", self.gradient_memory_gib)
-        require(self.checkpoint_seconds >= 0, "compute.checkpoint_seconds", self.checkpoint_seconds, "at least 0")
+    num_checkpoints: int = 3
+    num_draws: int = 32  # (timestep, noise) pairs per gradient
+    stratified: bool = True  # timesteps of training images one from each of num_draws equal parts, or independent
+    antithetic: bool = False  # draws come in pairs (ε, −ε)
+    train_window: int = 0  # how many timesteps around the query's step training images are asked at; 0: all
+    precision: Precision = Precision.fp32  # of the gradients
+    projection: Projection = Projection.sparse
+    projection_dim: int = 4096
+    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
 
-
-@dataclass
-class Tracking:
-    name: str = "???"
-
-
-@dataclass
-class JSONLines(Tracking):
-    """`metrics.jsonl` beside every artifact, which there always is, and nothing else."""
-
-    name: str = "jsonl"
-
-
-class WandbMode(Enum):
-    offline = "offline"
-    online = "online"
-    disabled = "disabled"
-
-
-@dataclass
-class Wandb(Tracking):
-    """Weights & Biases too."""
-
-    name: str = "wandb"
-    mode: WandbMode = WandbMode.offline
-    project: str = "journey"
+    def check(self, where: str) -> None:
+        """Refuse what no gradient method can do. Raises: ConfigError."""
+        require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
+        require_draws(where, self.num_draws, self.antithetic)
+        require_count(f"{where}.projection_dim", self.projection_dim)
+        require_candidates(f"{where}.damping", self.damping)
+        window, draws = self.train_window, self.num_draws
+        allowed = f"0 (all) or at least num_draws={draws}"
+        require(window == 0 or window >= draws, f"{where}.train_window", window, allowed)

@@ -1,10 +1,15 @@
-"""Datasets. Every one becomes the same `ImageSet`; nothing downstream knows which it was."""
+"""Datasets: a file for each kind. Every one becomes the same `ImageSet`, and nothing downstream knows which it was."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from journey import config
+from journey.artifacts.specs import Images
+from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,13 +29,59 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, index: np.ndarray) -> "ImageSet":
+        """Some of the images, in the order of the index."""
+        captions = None if self.captions is None else tuple(self.captions[i] for i in index)
+        ids = tuple(self.ids[i] for i in index)
+        return ImageSet(self.images[index], self.labels[index], captions, ids, self.class_names)
 
-def load(dataset: config.Dataset) -> tuple[ImageSet, ImageSet]:
-    """The training images and the held-out rest."""
-    match dataset:
-        case config.Digits():
-            from journey.data import digits
+    def describe(self, index: int) -> str:
+        """What a person calls an image: its class, or the beginning of its caption."""
+        return self.class_names[self.labels[index]] if self.captions is None else self.captions[index][:24]
 
-            return digits.load(dataset)
-        case _:
-            raise config.ConfigError(f"dataset.name={dataset.name}: no loader; available: digits")
+
+def check(images: ImageSet, what: str) -> None:
+    """Raises: ConfigError if the parts of an image set do not belong together."""
+    n = len(images)
+    problems = {
+        "images must be uint8 [N, C, H, W]": images.images.dtype == np.uint8 and images.images.ndim == 4,
+        f"there must be {n} labels": len(images.labels) == n,
+        f"there must be {n} ids, each once": len(set(images.ids)) == len(images.ids) == n,
+        f"there must be {n} captions": images.captions is None or len(images.captions) == n,
+        "every label must have a name": n == 0 or 0 <= images.labels.min() <= images.labels.max() < len(images.class_names),
+    }
+    for problem, holds in problems.items():
+        if not holds:
+            raise ConfigError(f"{what}: {problem}")
+
+
+def content_hash(*parts: ImageSet) -> str:
+    """What image sets hold, bytes and texts, and nothing else."""
+    digest = hashlib.sha256()
+    for part in parts:
+        texts = json.dumps([part.captions, part.ids, part.class_names, part.images.shape])
+        for piece in (texts.encode(), np.ascontiguousarray(part.images), np.ascontiguousarray(part.labels)):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write(images: ImageSet, directory: Path) -> None:
+    """One directory: images.npy, labels.npy, texts.json."""
+    directory.mkdir(exist_ok=True)
+    np.save(directory / "images.npy", images.images)
+    np.save(directory / "labels.npy", images.labels)
+    texts = {"captions": images.captions, "ids": images.ids, "class_names": images.class_names}
+    (directory / "texts.json").write_text(json.dumps(texts))
+
+
+def read(directory: Path) -> ImageSet:
+    """What `write` wrote, its images mapped from disk."""
+    texts = json.loads((directory / "texts.json").read_text())
+    captions = None if texts["captions"] is None else tuple(texts["captions"])
+    images = np.load(directory / "images.npy", mmap_mode="r")
+    return ImageSet(images, np.load(directory / "labels.npy"), captions, tuple(texts["ids"]), tuple(texts["class_names"]))
+
+
+def train_images(images: Images, workspace: Workspace) -> ImageSet:
+    """The training images, mapped from disk."""
+    return read(get(images, workspace).path / "train")

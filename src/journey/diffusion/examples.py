@@ -1,12 +1,9 @@
-"""What a diffusion model is trained on: clean tensors with an optional context, made from images."""
+"""What a diffusion model is trained on: clean tensors with an optional context."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from journey import config
-from journey.data import ImageSet
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,3 @@ class Examples:
 
     def __getitem__(self, index: Tensor | slice | int) -> "Examples":
         return Examples(self.x0[index], None if self.context is None else self.context[index])
-
-
-def encode(images: ImageSet, model: config.Model) -> Examples:
-    """Images in the space the model works in: for pixel models, uint8 0…255 → float32 −1…1."""
-    match model:
-        case config.DDPM():
-            return Examples(torch.from_numpy(images.images).float() / 127.5 - 1)
-        case _:
-            raise config.ConfigError(f"model.name={model.name}: no encoding of images")

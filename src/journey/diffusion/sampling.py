@@ -1,12 +1,12 @@
 """Journeys: sampling that keeps what happened at every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from journey import config
+from journey.config.groups import Sampler
 from journey.diffusion.network import Predict
 from journey.diffusion.schedule import Schedule, ddim_step, ddpm_step, estimate_x0
 from journey.seeding import generator
@@ -27,10 +27,10 @@ class Step:
 
 
 class QueryNoise:
-    """The noise of a set of queries: one generator per query, so that a query does not depend on its companions."""
+    """The noise of some queries: one generator per query, so that a query does not depend on its companions."""
 
-    def __init__(self, num_queries: int, shape: tuple[int, ...], seed: int) -> None:
-        self.generators = [generator(seed, "journey", query) for query in range(num_queries)]
+    def __init__(self, queries: Iterable[int], shape: tuple[int, ...], seed: int) -> None:
+        self.generators = [generator(seed, "journey", query) for query in queries]
         self.shape = shape
 
     def draw(self) -> Tensor:
@@ -38,11 +38,10 @@ class QueryNoise:
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
 
 
-@torch.no_grad()
 def sample(
     predict: Predict,
     schedule: Schedule,
-    sampler: config.Sampler,
+    sampler: Sampler,
     timesteps: list[int],
     noise: QueryNoise,
     device: torch.device,
@@ -50,15 +49,52 @@ def sample(
 ) -> Iterator[Step]:
     """Generate all queries side by side, yielding every step of their journeys, from pure noise to the last."""
     x_t = noise.draw().to(device)  # [Q, …]
+    yield from _walk(predict, schedule, sampler, timesteps, x_t, noise, device, context)
+
+
+def continued(
+    predict: Predict,
+    schedule: Schedule,
+    sampler: Sampler,
+    timesteps: list[int],
+    t: int,
+    x_t: Tensor,
+    noise: QueryNoise,
+    device: torch.device,
+    context: Tensor | None = None,
+) -> Iterator[Step]:
+    """Enter journeys at an x_t that was kept and go on with the noise they had, under any model: with the model that made
+    them, bit for bit what happened.
+
+    timesteps: all that the journeys visit; noise: new generators of the queries, whose draws before t are made and dropped.
+    """
+    first = timesteps.index(t)
+    noise.draw()  # the beginning
+    for _ in range(first if sampler is Sampler.ddpm else 0):
+        noise.draw()
+    yield from _walk(predict, schedule, sampler, timesteps[first:], x_t.to(device), noise, device, context)
+
+
+@torch.no_grad()
+def _walk(
+    predict: Predict,
+    schedule: Schedule,
+    sampler: Sampler,
+    timesteps: list[int],
+    x_t: Tensor,
+    noise: QueryNoise,
+    device: torch.device,
+    context: Tensor | None,
+) -> Iterator[Step]:
     for t, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
         t_batch = torch.full((len(x_t),), t, device=device)
         eps = predict(x_t, t_batch, context)
         x0_hat = estimate_x0(schedule, x_t, t_batch, eps)
         match sampler:
-            case config.Sampler.ddpm:
+            case Sampler.ddpm:
                 z = noise.draw().to(device)
                 x_next = ddpm_step(schedule, x_t, x0_hat, t, t_next, z)
-            case config.Sampler.ddim:
+            case Sampler.ddim:
                 z = torch.zeros_like(x_t)
                 x_next = ddim_step(schedule, x0_hat, eps, t, t_next)
         yield Step(t, x_t, x0_hat, z, x_next)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from journey import config
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -41,15 +39,6 @@ def linear_schedule(num_timesteps: int, clip: bool, device: torch.device) -> Sch
     beta = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
     alpha_bar = torch.cumprod(1 - beta, 0)
     return Schedule(alpha_bar, alpha_bar.sqrt().float().to(device), (1 - alpha_bar).sqrt().float().to(device), clip)
-
-
-def schedule_of(model: config.Model, device: torch.device) -> Schedule:
-    """The schedule a model is trained and sampled on."""
-    match model:
-        case config.DDPM():
-            return linear_schedule(model.num_timesteps, clip=True, device=device)
-        case _:
-            raise config.ConfigError(f"model.name={model.name}: no schedule")
 
 
 def add_noise(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

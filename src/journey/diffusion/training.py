@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from journey import config
+from journey.config.groups import Precision, Training
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict, bind
 from journey.diffusion.schedule import Schedule, add_noise
@@ -34,7 +34,7 @@ class State:
     step: int = 0
 
 
-def new_state(network: nn.Module, training: config.Training) -> State:
+def new_state(network: nn.Module, training: Training) -> State:
     """AdamW (Loshchilov & Hutter 2019) from step 0."""
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay, fused=True)
     ema = {k: p.detach().clone() for k, p in network.named_parameters()} if training.ema_decay > 0 else None
@@ -44,16 +44,16 @@ def new_state(network: nn.Module, training: config.Training) -> State:
 def train(
     state: State,
     examples: Examples,
-    training: config.Training,
+    training: Training,
     until: int,
-    precision: config.Precision,
+    precision: Precision,
     schedule: Schedule,
     seed: int,
-    run: str,
+    stream: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
-    Batches, timesteps and noise of a step are functions of (seed, run, step), so a continued run sees the same ones.
+    Batches, timesteps and noise of a step are functions of (seed, stream, step), so a continued run sees the same ones.
     """
     predict = bind(state.network, precision)
     device = examples.x0.device
@@ -61,15 +61,15 @@ def train(
     while state.step < until:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(training, state.step)
-        batch = examples[batch_index(len(examples), training.batch_size, state.step, seed, run).to(device)]
-        random = generator(seed, "train", run, state.step)
+        batch = examples[batch_index(len(examples), training.batch_size, state.step, seed, stream).to(device)]
+        random = generator(seed, "train", stream, state.step)
         t = torch.randint(schedule.num_timesteps, (len(batch),), generator=random).to(device)
         eps = torch.randn(batch.x0.shape, generator=random).to(device)
 
         loss = denoising_loss(predict, schedule, batch.x0, t, eps, batch.context).mean()
         state.optimizer.zero_grad()
         loss.backward()
-        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=1.0)
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=training.clip_norm)
         state.optimizer.step()
         if state.ema is not None:
             torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - training.ema_decay)
@@ -77,7 +77,7 @@ def train(
         yield loss.detach(), gradient_norm
 
 
-def learning_rate(training: config.Training, step: int) -> float:
+def learning_rate(training: Training, step: int) -> float:
     """Linear warm-up to the peak, then half a cosine to zero."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
@@ -85,18 +85,18 @@ def learning_rate(training: config.Training, step: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batch_index(num_examples: int, batch_size: int, step: int, seed: int, run: str) -> Tensor:
+def batch_index(num_examples: int, batch_size: int, step: int, seed: int, stream: str) -> Tensor:
     """Indices of the batch of a step: consecutive parts of one new permutation of the examples after another. [B]"""
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
-    order = [torch.randperm(num_examples, generator=generator(seed, "epoch", run, epoch)) for epoch in epochs]
+    order = [torch.randperm(num_examples, generator=generator(seed, "epoch", stream, epoch)) for epoch in epochs]
     start = first - epochs[0] * num_examples
     return torch.cat(order)[start : start + batch_size]
 
 
-def initialise(seed: int, run: str) -> None:
+def initialise(seed: int, stream: str) -> None:
     """Seed torch's global generator, from which layers draw their initial weights."""
-    torch.manual_seed(entropy(seed, "initialisation", run))
+    torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints

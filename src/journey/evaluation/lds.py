@@ -1,152 +1,142 @@
-"""The linear datamodeling score (Park et al. 2023, Section 2), of every step, of the trajectory and of the destination.
+"""Linear datamodeling score: rank correlation of predicted with retrained outputs over random subsets, for every method."""
 
-A model trained on subset S is predicted to have output −Σ_{i∈S} τ_i + const; the LDS of a query is the Spearman
-correlation, over subsets, of predicted and measured outputs.
-
-    M  subsets;  T  targets: the steps, the trajectory (mean of the steps), the destination;  Q  queries;  N  training images
-    candidates  every (hyper-parameter, read-out) of a method
-
-Hyper-parameter and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
-of the four cells (half of queries × half of subsets) is reported with the candidate that is best on the opposite cell.
-Intervals resample queries and subsets and hold these choices fixed.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from journey.evaluation.statistics import bootstrap_weights, interval, weighted_spearman
-from journey.seeding import numpy_generator
+from journey.artifacts.graph import describe
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Evaluate, Measure, Score
+from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import require, require_count
+from journey.config.contracts import Evaluation
+from journey.config.groups import Sampling
+from journey.data import subsets, train_images
+from journey.evaluation import datamodeling, rows
+from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY, with_aggregates
+from journey.palette import COLOURS
 
-READOUTS = {"linear": lambda tau: tau, "relu": lambda tau: np.maximum(tau, 0), "square": np.square}
-STEP, TRAJECTORY, DESTINATION = "step", "trajectory", "destination"
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """The split into halves, and bootstrap weights: one draw of both for all methods, so that differences are paired.
-
-    query_half, subset_half: 0 or 1 for each; query_weights: [B, Q]; subset_weights: [B, M], drawn within each half.
-    The first replicate is the data themselves.
-    """
-
-    query_half: np.ndarray
-    subset_half: np.ndarray
-    query_weights: np.ndarray
-    subset_weights: np.ndarray
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
 
 
-def resampling(num_queries: int, num_subsets: int, num_bootstrap: int, seed: int) -> Resampling:
-    """A seeded split and seeded weights."""
-    random = numpy_generator(seed, "lds")
-    query_half = random.permutation(num_queries) % 2
-    subset_half = random.permutation(num_subsets) % 2
-    query_weights = bootstrap_weights(num_queries, num_bootstrap, random)
-    subset_weights = np.empty((num_bootstrap, num_subsets), np.int64)
-    for half in (0, 1):
-        members = subset_half == half
-        subset_weights[:, members] = bootstrap_weights(members.sum(), num_bootstrap, random)
-    observed = np.ones((1, num_queries), np.int64), np.ones((1, num_subsets), np.int64)
-    return Resampling(
-        query_half,
-        subset_half,
-        np.concatenate([observed[0], query_weights]),
-        np.concatenate([observed[1], subset_weights]),
-    )
+@dataclass
+class LDS(Evaluation):
+    kind: ClassVar[str] = "lds"
+    num_bootstrap: int = 2000
+    paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])
+
+    def check(self, where: str) -> None:
+        require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
+        require(len(self.paired_steps) > 0, f"{where}.paired_steps", self.paired_steps, "a non-empty list")
+
+    def check_run(self, where: str, sampling: Sampling) -> None:
+        paired = self.paired_steps
+        require(len(set(paired)) == len(paired), f"{where}.paired_steps", paired, "distinct")
+        require(set(paired) <= set(sampling.steps), f"{where}.paired_steps", paired, f"among sampling.steps={sampling.steps}")
+
+    def needs(self, recipes: Recipes) -> dict[str, object]:
+        """outputs: [subset][seed]."""
+        of = recipes.retraining
+
+        def measured(index: int) -> tuple[Measure, ...]:
+            subset = recipes.subset(index)
+            return tuple(recipes.measured(recipes.trained(repeat, subset)) for repeat in range(of.num_seeds))
+
+        return {"outputs": tuple(measured(index) for index in range(of.num_subsets))}
+
+    def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
+        """Raises: ValueError if an output is the same under every subset model."""
+        # What retraining did, and to which images.
+        needed: tuple[tuple[Measure, ...], ...] = spec.needs["outputs"]
+        labels = train_images(spec.journeys.checkpoint.images, workspace).labels
+        masks = np.stack([subsets.mask(labels, repeats[0].checkpoint.keep) for repeats in needed])  # [M, N]
+        halves = np.stack([[get(m, workspace).array("outputs.npy") for m in repeats] for repeats in needed])
+        outputs = with_aggregates(halves)  # [M, R, 2, T, Q]
+        measured = np.moveaxis(outputs.mean((1, 2)), 0, -1)  # [T, Q, M]
+        _refuse_constant(measured)
+
+        # All methods under one resampling.
+        resampled = datamodeling.resampling(measured.shape[1], len(masks), self.num_bootstrap, spec.seed)
+        found, chosen, means = [], {}, {}
+        for name, score in spec.scores.items():
+            predictions = datamodeling.predict(get(score, workspace).array("scores.npy"), masks, len(spec.steps))
+            means[name], chosen[name] = {}, {}
+            for readout, (candidates, of) in _readouts(predictions, score).items():
+                judged = datamodeling.lds(candidates, measured, resampled)
+                mean = datamodeling.query_mean(judged.replicates, resampled.query_weights)  # [B, T]
+                means[name][readout] = mean
+                chosen[name][readout] = {target: [of[i] for i in cells] for target, cells in judged.chosen.items()}
+                found += self._rows(mean, spec, quantity="lds", method=name, readout=readout)
+
+        # Beside them: how well anything can do, and the first method minus each other.
+        ceiling = datamodeling.query_mean(datamodeling.ceiling(outputs, resampled), resampled.query_weights)
+        found += self._rows(ceiling, spec, quantity="ceiling", method="ceiling")
+        first = next(iter(means))
+        for other in list(means)[1:]:
+            difference = means[first]["best"] - means[other]["best"]
+            found += self._rows(difference, spec, quantity="difference", method=first, against=other)
+        return {
+            "num_train": masks.shape[1],
+            "num_subsets": len(masks),
+            "num_seeds": len(needed[0]),
+            "num_queries": measured.shape[1],
+            "draws": needed[0][0].num_draws,
+            "num_bootstrap": self.num_bootstrap,
+            "steps": list(spec.steps),
+            "paired_steps": list(self.paired_steps),
+            "ceiling": "split-half over draws" if len(needed[0]) == 1 else "seeds",
+            "rows": found,
+            "chosen": chosen,
+            "methods": {name: describe(score.method) for name, score in spec.scores.items()},
+        }
+
+    def _rows(self, means: np.ndarray, spec: Evaluate, **what: str) -> list[rows.Row]:
+        """Every step, the mean of the paired steps, the trajectory and the destination. means: [B, T]"""
+        paired = means[:, [spec.steps.index(t) for t in self.paired_steps]].mean(1)
+        targets = {STEP: means[:, :-2], PAIRED: paired, TRAJECTORY: means[:, -2], DESTINATION: means[:, -1]}
+        return rows.of_targets(targets, spec.steps, **what)
+
+    # ------------------------------------------------------------------------------------------ how it is shown
+
+    def headline(self, result: dict) -> list[rows.Row]:
+        return rows.select(result["rows"], quantity="lds", readout="best", target=PAIRED)
+
+    def chosen(self, result: dict, method: str) -> dict[str, float] | None:
+        """What most of the four cells chose for the steps."""
+        of_cells = [{k: v for k, v in cell.items() if k != "readout"} for cell in result["chosen"][method]["best"][STEP]]
+        return max(of_cells, key=of_cells.count)
+
+    def tables(self, result: dict) -> "list[Table]":
+        from journey.evaluation import lds_tables
+
+        paired = lds_tables.paired_table(result)
+        return [lds_tables.lds_table(result), *([paired] if paired else [])]
+
+    def texts(self, result: dict) -> dict[str, str]:
+        from journey.evaluation import lds_tables
+
+        return {"lds.md": lds_tables.markdown(result)}
+
+    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
+        from journey.evaluation import lds_figures
+
+        few = len(rows.names(result["rows"], "lds")) <= len(COLOURS)
+        shown = {"lds_by_step.png": lds_figures.lds_by_step} if few else {"lds_by_method.png": lds_figures.lds_by_method}
+        pictures = {name: draw(result) for name, draw in shown.items()}
+        if axes:
+            pictures["ablations.png"] = lds_figures.ablations(result, next(iter(result["chosen"])), axes)
+        return pictures
 
 
-def with_aggregates(outputs: np.ndarray) -> np.ndarray:
-    """Outputs of steps and destination [..., S + 1, Q] → of all targets [..., S + 2, Q]: steps, trajectory, destination."""
-    steps, destination = outputs[..., :-1, :], outputs[..., -1:, :]
-    return np.concatenate([steps, steps.mean(-2, keepdims=True), destination], -2)
+def _readouts(predictions: np.ndarray, score: Score) -> dict[str, tuple[np.ndarray, list[dict]]]:
+    """The candidates that are chosen among, and what they are: any read-out, or scores as they are."""
+    labels = datamodeling.labels(score.method.candidates())
+    return {"best": (predictions, labels), "linear": (datamodeling.linear(predictions), datamodeling.linear(labels))}
 
 
-def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
-    """Predicted outputs of every candidate: scores [hyper-parameter, step, query, train], masks [M, N] → [candidates, T, Q, M].
-
-    One score per image is judged at every step; the trajectory and the destination are predicted by the mean over
-    steps, each read out first.
-    """
-    kept = masks.T.astype(np.float32)
-    steps = np.stack([-(readout(tau) @ kept) for tau in scores for readout in READOUTS.values()])  # [C, S or 1, Q, M]
-    mean = steps.mean(1, keepdims=True)
-    return np.concatenate([np.broadcast_to(steps, (len(steps), num_steps, *steps.shape[2:])), mean, mean], 1)
-
-
-def labels(hyperparameters: list[dict[str, float]]) -> list[dict[str, float | str]]:
-    """What each candidate is, in the order of `predict`."""
-    return [{**of, "readout": readout} for of in hyperparameters for readout in READOUTS]
-
-
-def linear(predictions: np.ndarray) -> np.ndarray:
-    """The candidates that read scores out as they are."""
-    return predictions[list(READOUTS).index("linear") :: len(READOUTS)]
-
-
-@dataclass(frozen=True)
-class MethodLDS:
-    """replicates: LDS under resampling [B, T, Q], the first being the observed one; chosen: by target, then by cell."""
-
-    replicates: np.ndarray
-    chosen: dict[str, list[int]]
-
-
-def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) -> MethodLDS:
-    """LDS of one method: predictions [candidates, T, Q, M] against measured outputs [T, Q, M]."""
-    num_targets = len(measured)
-    targets = {STEP: list(range(num_targets - 2)), TRAJECTORY: [num_targets - 2], DESTINATION: [num_targets - 1]}
-    replicates = np.zeros((len(resampled.subset_weights), *measured.shape[:2]))
-    chosen = {name: [] for name in targets}
-    on_half = [_all_candidates(predictions, measured, resampled.subset_half == half) for half in (0, 1)]
-    for query_half in (0, 1):
-        for subset_half in (0, 1):
-            queries, subsets = resampled.query_half == query_half, resampled.subset_half == subset_half
-            for name, target in targets.items():
-                best = int(on_half[1 - subset_half][:, target][:, :, ~queries].mean((1, 2)).argmax())
-                chosen[name].append(best)
-                of_cell = (
-                    predictions[best][target][:, queries][..., subsets],
-                    measured[target][:, queries][..., subsets],
-                )
-                rho = _spearman(*of_cell, resampled.subset_weights[:, subsets])  # [B, targets, queries]
-                replicates[np.ix_(range(len(replicates)), target, np.flatnonzero(queries))] += rho / 2
-    return MethodLDS(replicates, chosen)
-
-
-def _all_candidates(predictions: np.ndarray, measured: np.ndarray, subsets: np.ndarray) -> np.ndarray:
-    """Plain LDS of every candidate on some of the subsets. [candidates, T, Q]"""
-    once = np.ones((1, subsets.sum()))
-    return np.stack([_spearman(p[..., subsets], measured[..., subsets], once)[0] for p in predictions])
-
-
-def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """ρ over the last axis of a and b [T, Q, M], under each replicate's weights. [B, T, Q]"""
-    rho = weighted_spearman(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), weights)
-    return rho.reshape(-1, *a.shape[:-1])
-
-
-def ceiling(outputs: np.ndarray, resampled: Resampling) -> np.ndarray:
-    """How well another measurement predicts a measurement, [B, T, Q]: the scale on which an LDS is read.
-
-    outputs: [M, R, 2, T, Q]. Several seeds: each seed's outputs against the mean of the others'. One seed: one half of
-    the draws against the other half, which is too low, for either has only half of the draws that methods are judged by,
-    and too high, for it leaves out what another training seed would change.
-    """
-    by_seed = np.moveaxis(outputs.mean(2), (0, 1), (-1, 0))  # [R, T, Q, M]
-    if len(by_seed) == 1:
-        first, second = np.moveaxis(outputs[:, 0], (0, 1), (-1, 0))
-        return _spearman(first, second, resampled.subset_weights)
-    others = (by_seed.sum(0) - by_seed) / (len(by_seed) - 1)
-    pairs = zip(by_seed, others, strict=True)
-    return np.mean([_spearman(one, rest, resampled.subset_weights) for one, rest in pairs], 0)
-
-
-def query_mean(replicates: np.ndarray, query_weights: np.ndarray) -> np.ndarray:
-    """Mean over queries under each replicate's weights: [B, T, Q] → [B, T]."""
-    return np.einsum("btq,bq->bt", replicates, query_weights / query_weights.sum(1, keepdims=True))
-
-
-def mean_and_interval(replicates: np.ndarray) -> dict[str, list]:
-    """Observed value and 95% interval over queries and subsets, of anything with replicates first. JSON-able"""
-    low, high = interval(replicates[1:])
-    return {"mean": replicates[0].tolist(), "ci95": np.stack([low, high], -1).tolist()}
+def _refuse_constant(measured: np.ndarray) -> None:
+    if (measured.min(-1) == measured.max(-1)).any():
+        raise ValueError("an output is the same under every subset model, so nothing can be ranked")

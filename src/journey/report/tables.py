@@ -1,80 +1,47 @@
-"""The tables of an experiment, for the terminal and as Markdown."""
-
-from collections.abc import Callable
+"""Tables of any result: its rows, or those of the points of a sweep."""
 
 from rich.table import Table
+from rich.text import Text
 
-COLUMNS = ("paired_steps", "trajectory", "destination")
+from journey.evaluation.rows import Row
+
+INTERVAL = "(× 100 ± half of the 95% interval)"
 
 
-def lds_table(result: dict) -> Table:
-    """LDS × 100 with half the width of its 95% interval: a row for every method, a column for every target."""
-    sizes = f"M={result['num_subsets']} subsets × R={result['num_seeds']}, {result['num_queries']} queries"
-    table = Table(title=f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({sizes})", title_justify="left")
-    for heading in ("method", *_headings(result)):
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
-    for name, lds in result["lds"].items():
-        table.add_row(name, *_cells(lds, _short))
-    table.add_section()
-    table.add_row("ceiling", *_cells(result["ceiling"], _short))
+def of_rows(rows: list[Row], title: str) -> list[Table]:
+    """A table for each quantity: a line for each method, a column for each target."""
+    tables = []
+    for quantity in dict.fromkeys(row["quantity"] for row in rows):
+        cells = [(_about(row), _target(row), _cell(row)) for row in rows if row["quantity"] == quantity]
+        tables.append(_pivot(cells, "method", f"{title}: {quantity} {INTERVAL}"))
+    return tables
+
+
+def of_sweep(points: dict[str, list[Row]]) -> Table:
+    """The headline of every point: a line for each point, a column for each method and target. points: rows by overrides"""
+    cells = [(point, f"{_about(row)}, {_target(row)}", _cell(row)) for point, rows in points.items() for row in rows]
+    quantities = dict.fromkeys(str(row["quantity"]) for rows in points.values() for row in rows)
+    return _pivot(cells, "point", f"{', '.join(quantities)} {INTERVAL}")
+
+
+def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table:
+    """A table of (line, column, text). Nothing is markup: brackets are values."""
+    lines, columns = (list(dict.fromkeys(names)) for names in list(zip(*cells, strict=True))[:2])
+    table = Table(heading, *columns, title=Text(title), title_justify="left")
+    text = {(line, column): cell for line, column, cell in cells}
+    for line in lines:
+        table.add_row(Text(line), *(text.get((line, column), "") for column in columns))
     return table
 
 
-def paired_table(result: dict) -> Table:
-    """The first method minus each other."""
-    steps = ", ".join(map(str, result["paired_steps"]))
-    title = f"paired differences of LDS × 100; steps: mean of t={steps}"
-    table = Table("a − b", "steps", "trajectory", "destination", title=title, title_justify="left")
-    for pair in result["paired"]:
-        table.add_row(f"{pair['a']} − {pair['b']}", *(_difference(pair[target]) for target in COLUMNS))
-    return table
+def _about(row: Row) -> str:
+    """The method, and how it was read or what it is compared with."""
+    return " ".join(str(row[key]) for key in ("method", "against", "readout") if key in row)
 
 
-def markdown(result: dict) -> str:
-    """Everything with its interval: best and linear read-out, what was chosen for the steps, cost."""
-    headings = ["method", "read-out", *_headings(result), "chosen for the steps", "seconds", "gradients", "MB"]
-    lines = [_row(headings), _row(["---"] * len(headings))]
-    for name, lds in result["lds"].items():
-        cost = lds["cost"]
-        costs = [f"{cost['seconds']:.0f}", f"{cost['gradients']:,}", f"{cost['bytes'] / 1e6:.1f}"]
-        lines.append(_row([name, "best", *_cells(lds, _long), _chosen(lds), *costs]))
-        lines.append(_row(["", "linear", *_cells(lds["linear"], _long), _chosen(lds["linear"]), "", "", ""]))
-    lines.append(_row([f"ceiling ({result['ceiling']['kind']})", "", *_cells(result["ceiling"], _long), "", "", "", ""]))
-    return "\n".join(lines) + "\n"
+def _target(row: Row) -> str:
+    return f"t={row['step']}" if "step" in row else str(row["target"])
 
 
-def _headings(result: dict) -> list[str]:
-    steps = result["paired_steps"]
-    return [*(f"t={t}" for t in result["steps"]), f"mean of {len(steps)} steps", "trajectory", "destination"]
-
-
-def _cells(lds: dict, write: Callable[[float, list[float]], str]) -> list[str]:
-    steps = [write(m, ci) for m, ci in zip(lds["step"]["mean"], lds["step"]["ci95"], strict=True)]
-    return steps + [write(lds[target]["mean"], lds[target]["ci95"]) for target in COLUMNS]
-
-
-def _short(mean: float, ci95: list[float]) -> str:
-    return f"{100 * mean:.0f} ± {50 * (ci95[1] - ci95[0]):.0f}"
-
-
-def _long(mean: float, ci95: list[float]) -> str:
-    return f"{_integer(mean)} [{_integer(ci95[0])}, {_integer(ci95[1])}]"
-
-
-def _integer(value: float) -> str:
-    return f"{round(100 * value)}".replace("-", "−")
-
-
-def _difference(pair: dict) -> str:
-    low, high = pair["ci95"]
-    return f"{100 * pair['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
-def _chosen(lds: dict) -> str:
-    """Of the four cells, each choice once."""
-    choices = [" ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in c.values()) for c in lds["chosen"]["step"]]
-    return ", ".join(dict.fromkeys(choices))
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _cell(row: Row) -> str:
+    return f"{100 * row['value']:.0f} ± {50 * (row['high'] - row['low']):.0f}"

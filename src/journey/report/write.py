@@ -1,100 +1,196 @@
-"""Write the report of a run: result.json, lds.md, the pictures, and the tables on the terminal."""
+"""Write the report of a run: result.json, texts, pictures, and the tables on the terminal."""
 
+import contextlib
 import json
+import os
+import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from journey import config, data, experiment
-from journey.report import figures, tables
-from journey.stages import Workspace, get
-from journey.stages.sample import estimates
-from journey.store import replace_text, write_json
-from journey.tracking import wandb_run
+from journey.artifacts.graph import address, ancestors, describe
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import All, Evaluate, Train
+from journey.artifacts.store import differences, git_state, replace_text, versions, write_json
+from journey.artifacts.workspace import Workspace, get
+from journey.config.contracts import Method
+from journey.config.groups import At
+from journey.config.settings import Config
+from journey.data import train_images
+from journey.report import costs, figures, tables
+
+PICTURE = "journeys.png"
 
 
-def write(run: config.Config, workspace: Workspace, directory: Path) -> None:
-    """Everything a run is reported by, in one directory."""
-    evaluation = get(experiment.evaluate(run), workspace)
-    result = {"experiment": run.name, **json.loads((evaluation.path / "result.json").read_text())}
-    pictures = {"lds_by_step.png": figures.lds_by_step(result)} if len(result["lds"]) <= len(figures.COLOURS) else {}
-    if not pictures:
-        pictures["lds_by_method.png"] = figures.lds_by_method(result)
-    if axes := _axes(run):
-        pictures["ablations.png"] = figures.ablations(result, next(iter(run.method)), axes)
-    if shown := _per_step(run):
-        pictures["journeys.png"] = _journeys(run, workspace, shown, result)
+def write(run: Config, made_from: Recipes, workspace: Workspace, directory: Path) -> dict:
+    """Make everything a run is reported by, in one directory that is replaced as a whole; returns the result.
 
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "result.json", result)
-    replace_text(directory / "lds.md", tables.markdown(result))
-    for name, figure in pictures.items():
-        figure.savefig(directory / name, dpi=160)
-        plt.close(figure)
+    The picture of the journeys comes as soon as there is what it shows, with a λ from the middle of those that are chosen
+    among, and again at the end, with the one that was chosen.
+    """
+    target = made_from.evaluate(run.evaluation, run.judged)
+    shown = _per_step(run)
+    first = [made_from.score(run.method[shown])] if shown else []
+    with _replacing(directory) as partial:
+        waiting = {address(spec) for spec in first if workspace.store.find(spec) is None}
+        for spec in workspace.compute.run([*first, target], workspace):
+            waiting.discard(address(spec))
+            if shown and not waiting and not (partial / PICTURE).exists() and spec is not target:
+                _save(_journeys(run, made_from, workspace, shown, None), partial / PICTURE)
+                print(f"{partial / PICTURE}: what guided each step", flush=True)
+        result = _result(run, target, workspace)
+        write_json(partial / "result.json", result)
+        texts = run.evaluation.texts(result)
+        for name, text in texts.items():
+            replace_text(partial / name, text)
+        pictures = run.evaluation.figures(result, _axes(run))
+        if shown:
+            chosen = run.evaluation.chosen(result, shown)
+            pictures[PICTURE] = _journeys(run, made_from, workspace, shown, chosen)
+        for name, figure in pictures.items():
+            _save(figure, partial / name)
+        _say_what_is_replaced(directory, result)
+    _show(run, result)
+    print(f"{directory}/: {', '.join(['result.json', *texts, *pictures])}", flush=True)
+    _to_tracker(run, result, directory, list(pictures), workspace)
+    return result
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width to keep to
-    console.print(tables.lds_table(result))
-    if result["paired"]:
-        console.print(tables.paired_table(result))
-    _to_wandb(result, directory, list(pictures), workspace)
-    console.print(f"{directory}/: result.json, lds.md, {', '.join(pictures)}", highlight=False, soft_wrap=True)
+
+def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
+    """What was found, and what made it: settings, commit, addresses, costs."""
+    found = json.loads((get(target, workspace).path / "result.json").read_text())
+    settings = {f.name: describe(getattr(run, f.name)) for f in fields(run) if f.name not in ("artifacts", "reports", "task")}
+    return {
+        "experiment": run.name,
+        "dataset": run.dataset.label,
+        "model": run.model.label,
+        **found,
+        "cost": {name: costs.of_method(score, workspace.store) for name, score in target.scores.items()},
+        **costs.by_stage(target, workspace.store),
+        "settings": settings,
+        "addresses": _addresses(target),
+        "commit": git_state(),
+        "versions": versions(),
+    }
 
 
-def _axes(run: config.Config) -> dict[str, list[tuple[str, str]]]:
+def _addresses(target: Evaluate) -> dict[str, object]:
+    checkpoints = [spec for spec in ancestors(target) if isinstance(spec, Train) and spec.keep == All()]
+    return {
+        "evaluation": address(target),
+        "images": address(target.journeys.checkpoint.images),
+        "journeys": address(target.journeys),
+        "checkpoints": sorted(map(address, checkpoints)),
+        "scores": {name: address(score) for name, score in target.scores.items()},
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the directory
+
+
+@contextlib.contextmanager
+def _replacing(directory: Path) -> Iterator[Path]:
+    """A directory that takes the place of another when all went well, so that no report is made of two runs."""
+    partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(directory, old)
+            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another run put its report there in this moment
+                os.rename(partial, directory)
+                break
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _say_what_is_replaced(directory: Path, result: dict) -> None:
+    try:
+        before = json.loads((directory / "result.json").read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changed = differences(before, result["settings"])
+    if changed:
+        print(f"{directory}: replaces a report of other settings: {'; '.join(changed[:5])}", flush=True)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def _axes(run: Config) -> dict[str, list[tuple[str, str]]]:
     """Every axis that the first method was varied along: (value, name), in rising order where the values are numbers."""
-    base = next(iter(run.method.values()))
+    base, method = next(iter(run.method.items()))
     points: dict[str, dict] = {}
-    for axis, variant in run.vary.variants(base):
+    for axis, variant in run.vary.variants(base, method).values():
         if axis == "at":
             continue
         if axis != "damping":  # of which the base chooses among several
-            points.setdefault(axis, {_value(base, axis): base.name})
-        same = (name for name, method in run.judged.items() if config.same_but_for_its_name(variant, method))
-        points.setdefault(axis, {})[_value(variant, axis)] = next(same)
+            points.setdefault(axis, {_value(method, axis): base})
+        same = next(name for name, other in run.judged.items() if other == variant)
+        points.setdefault(axis, {})[_value(variant, axis)] = same
     return {axis: [(str(value), name) for value, name in sorted(of.items())] for axis, of in points.items()}
 
 
-def _value(method: config.Method, axis: str) -> float | str:
-    value = getattr(method, axis)
+def _value(method: Method, axis: str) -> float | str:
+    value = vars(method)[axis]
     return value.value if isinstance(value, Enum) else value[0] if isinstance(value, list) else value
 
 
-def _per_step(run: config.Config) -> str | None:
+def _per_step(run: Config) -> str | None:
     """The first method that scores steps."""
-    names = [n for n, m in run.method.items() if isinstance(m, config.GradientMethod) and m.at is config.At.step]
+    num_steps = len(run.sampling.steps)
+    names = [name for name, m in run.method.items() if m.at is At.step and m.num_scores(num_steps) == num_steps]
     return names[0] if names else None
 
 
-def _journeys(run: config.Config, workspace: Workspace, method: str, result: dict) -> plt.Figure:
-    """Proponents and opponents under the hyper-parameter that was chosen most often."""
-    journeys = get(experiment.journeys(run), workspace)
-    images, _ = data.load(run.dataset)
-    candidates = config.candidates(run.method[method])
-    chosen = [{k: v for k, v in c.items() if k != "readout"} for c in result["lds"][method]["chosen"]["step"]]
-    best = max(candidates, key=chosen.count)
-    scores = get(experiment.score(run, run.method[method]), workspace).array("scores.npy")
+def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, chosen: dict | None) -> Figure:
+    """Proponents and opponents under one of the method's hyper-parameters."""
+    candidates = run.method[name].candidates()
+    best = chosen or candidates[len(candidates) // 2]
+    images = train_images(made_from.images, workspace)
+    scores = get(made_from.score(run.method[name]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
-        x0_hat=np.stack([queries.x0.numpy() for queries in estimates(journeys, tuple(run.sampling.steps))]),
+        x0_hat=get(made_from.journeys, workspace).array("x0_hat.npy"),
         train=images.images,
         scores=scores[candidates.index(best)],
-        labels=[images.class_names[label] for label in images.labels],
+        labels=[images.describe(i) for i in range(len(images))],
+        ids=images.ids,
     )
-    setting = "".join(f", {name} {value:g}" for name, value in best.items())
-    return figures.journeys(guided, f"{run.name}: what guided each step ({method}{setting})")
+    setting = "".join(f", {key} {value:g}" for key, value in best.items())
+    return figures.journeys(guided, f"{run.name}: what guided each step ({name}{setting})")
 
 
-def _to_wandb(result: dict, directory: Path, pictures: list[str], workspace: Workspace) -> None:
-    with wandb_run(workspace, name=f"{result['experiment']}-report", job_type="report", settings={}) as tracked:
-        if tracked is None:
+# --------------------------------------------------------------------------------------- terminal and trackers
+
+
+def _show(run: Config, result: dict) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width to keep to
+    for table in run.evaluation.tables(result) or tables.of_rows(result["rows"], run.name):
+        console.print(table)
+
+
+def _to_tracker(run: Config, result: dict, directory: Path, pictures: list[str], workspace: Workspace) -> None:
+    name = f"{run.name}-report"
+    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as watcher:
+        if watcher is None:
             return
-        import wandb
-
-        rows = [[t, *(lds["step"]["mean"][i] for lds in result["lds"].values())] for i, t in enumerate(result["steps"])]
-        tracked.log({"lds_by_step": wandb.Table(["step", *result["lds"]], rows)})
-        tracked.log({Path(name).stem: wandb.Image(str(directory / name)) for name in pictures})
-        tracked.summary.update({f"lds/{n}/trajectory": lds["trajectory"]["mean"] for n, lds in result["lds"].items()})
+        headline = run.evaluation.headline(result)
+        values = {f"{row['quantity']}/{row['method']}/{row['target']}": row["value"] for row in headline}
+        shown = {f"pictures/{Path(picture).stem}": directory / picture for picture in pictures}
+        watcher({"tables/rows": result["rows"], **values, **shown})

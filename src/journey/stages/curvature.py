@@ -6,29 +6,29 @@ from pathlib import Path
 
 import torch
 
-from journey import data
+from journey.artifacts.specs import Curvature
+from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.output import window_draws
-from journey.diffusion import network, schedule
-from journey.diffusion.examples import Examples, encode
+from journey.data import train_images
+from journey.diffusion import network
+from journey.diffusion.examples import Examples
 from journey.seeding import generator
-from journey.specs import Curvature
-from journey.stages import Workspace, get
 from journey.tracking import track
 
 FILE = "curvature.safetensors"
-BATCH = 16  # images, each with a draw of its own
 
 
-def run(spec: Curvature, partial: Path, workspace: Workspace) -> None:
+def run(spec: Curvature, partial: Path, workspace: Workspace) -> dict:
     """Raises: FloatingPointError if an eigenvalue is not finite."""
     device = network.device_of(workspace.compute)
-    denoiser = network.load(spec.model.model, get(spec.model, workspace).path, device)
-    noise_schedule = schedule.schedule_of(spec.model.model, device)
-    clean = encode(data.load(spec.model.dataset)[0], spec.model.model).to(device)
+    model = spec.checkpoint.model
+    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
+    noise_schedule = model.schedule(device)
+    clean = model.encode(train_images(spec.checkpoint.images, workspace)).to(device)
 
     predict = network.bind(denoiser, spec.precision)
-    drawn = functools.partial(batches, clean, noise_schedule.num_timesteps, spec.seed)
+    drawn = functools.partial(batches, clean, noise_schedule.num_timesteps, spec.seed, spec.batch_size)
     estimated = curvature.estimate(denoiser, predict, noise_schedule, drawn)
     fixed = estimated.eigenvalues.isinf()
     if not bool(estimated.eigenvalues[~fixed].isfinite().all()):
@@ -36,13 +36,14 @@ def run(spec: Curvature, partial: Path, workspace: Workspace) -> None:
     curvature.save(estimated, partial / FILE)
     with track(spec, partial, workspace) as log:
         log(0, mean_eigenvalue=float(estimated.eigenvalues[~fixed].mean()), held_fixed=int(fixed.sum()))
+    return {"gradients": 2 * len(clean)}
 
 
-def batches(clean: Examples, num_timesteps: int, seed: int) -> Iterator[curvature.Batch]:
+def batches(clean: Examples, num_timesteps: int, seed: int, batch_size: int) -> Iterator[curvature.Batch]:
     """Every image once. The draws of a batch are stratified, one for each of its images."""
     device = clean.x0.device
-    for first in range(0, len(clean), BATCH):
-        some = clean[first : first + BATCH]
+    for first in range(0, len(clean), batch_size):
+        some = clean[first : first + batch_size]
         draws = window_draws((0, num_timesteps), len(some), clean.shape, seed, f"curvature {first}").to(device)
         off = torch.randn(draws.eps.shape, generator=generator(seed, "pseudo-targets", first)).to(device)
         yield some.x0, draws, off, some.context

@@ -1,10 +1,9 @@
 """Projected per-example gradients under one model.
 
 Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, damping, p]: the training images, or the queries
-[step × query] or [query]; plan.json, how the gradients were computed.
+[step × query] or [query].
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,21 +14,22 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from journey import config, data
+from journey.artifacts import resume
+from journey.artifacts.specs import Featurize
+from journey.artifacts.store import new_array
+from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws
 from journey.attribution.projection import Project, projection
-from journey.diffusion import network, schedule
-from journey.diffusion.examples import Examples, encode
-from journey.specs import Featurize, Snapshot, Train
-from journey.stages import Workspace, get
+from journey.config.groups import Projection
+from journey.data import train_images
+from journey.diffusion import network
+from journey.diffusion.examples import Examples
+from journey.diffusion.journeys import destinations, estimates
 from journey.stages.curvature import FILE as CURVATURE
-from journey.stages.sample import destinations, estimates
-from journey.store import new_array, write_json
 from journey.tracking import track
 
-PLAN, PROGRESS = "plan.json", "resume.json"
 WAITING = 0.25  # of the memory budget, for gradients that wait for a dense projection
 CACHED = 4  # gradients whitened and projected at once: few enough for the cache of a CPU
 
@@ -42,35 +42,32 @@ class Batch:
     draws: Draws
 
 
-def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
+def run(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     """Raises: FloatingPointError if a feature is not finite."""
     # Load.
     device = network.device_of(workspace.compute)
     compute = workspace.compute
-    trained = spec.model.of if isinstance(spec.model, Snapshot) else spec.model
-    denoiser = network.load(trained.model, get(spec.model, workspace).path, device)
-    noise_schedule = schedule.schedule_of(trained.model, device)
-    batches = _batches(spec, trained, noise_schedule.num_timesteps, workspace, device)
+    model = spec.trained.model
+    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
+    noise_schedule = model.schedule(device)
+    batches = _batches(spec, noise_schedule.num_timesteps, workspace, device)
     d = sum(p.numel() for p in denoiser.parameters())
     p = spec.projection_dim or d
-    project = projection(spec.projection, d, p, spec.seed, f"checkpoint {trained.repeat}", device)
+    project = projection(spec.projection, d, p, spec.seed, f"checkpoint {spec.trained.repeat}", device)
     at_once = _at_once(spec, d, compute.gradient_memory_gib)
     if spec.curvature is not None:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
         project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
 
-    # Begin, or continue where an interrupted run stopped, in the same way.
-    num_rows, done = sum(len(batch.examples) for batch in batches), 0
-    if (partial / PROGRESS).exists():
-        plan = Plan(**json.loads((partial / PLAN).read_text()))
-        done = json.loads((partial / PROGRESS).read_text())["rows"]
-        features = open_memmap(partial / "features.npy", "r+")
+    # Begin, or continue where an interrupted run stopped.
+    left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
+    plan = choose(objective, batches[0].examples, batches[0].draws, left)
+    if (kept := resume.resumed(partial)) is not None:
+        done, features = kept["rows"], open_memmap(partial / "features.npy", "r+")
     else:
-        left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
-        plan = choose(objective, batches[0].examples, batches[0].draws, compute.gradient, left)
-        write_json(partial / PLAN, vars(plan))
-        features = new_array(partial / "features.npy", (num_rows, *([len(spec.damping)] if spec.damping else []), p))
+        done, shape = 0, (spec.num_rows, *([len(spec.damping)] if spec.damping else []), p)
+        features = new_array(partial / "features.npy", shape)
 
     # Compute, some rows at a time.
     row, saved_at = done, time.monotonic()
@@ -84,9 +81,10 @@ def run(spec: Featurize, partial: Path, workspace: Workspace) -> None:
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
             if time.monotonic() - saved_at >= compute.checkpoint_seconds:
                 features.flush()
-                write_json(partial / PROGRESS, {"rows": row})
+                resume.keep(partial, {"rows": row})
                 saved_at = time.monotonic()
     features.flush()
+    return {"gradients": spec.num_rows * spec.num_draws, "plan": vars(plan)}
 
 
 def _gradients(objective: Objective, batches: list[Batch], plan: Plan, done: int) -> Iterator[Tensor]:
@@ -102,7 +100,7 @@ def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
 
     Joined, they are in memory twice; whitened, four times.
     """
-    if spec.projection in (config.Projection.none, config.Projection.sparse):
+    if spec.projection in (Projection.none, Projection.sparse):
         return 1
     copies = 2 if spec.curvature is None else 4
     return max(1, int(WAITING * memory_gib * 2**30 / (4 * copies * d)))
@@ -123,14 +121,14 @@ def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def _batches(spec: Featurize, trained: Train, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
+def _batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
     """Clean images or destinations, with draws over all t or in the window; or the x̂0_t of each step, with draws at it."""
     if spec.journeys is None:
-        examples = [encode(data.load(trained.dataset)[0], trained.model)]
+        examples = [spec.trained.model.encode(train_images(spec.trained.images, workspace))]
     elif spec.steps is None:
-        examples = [destinations(get(spec.journeys, workspace))]
+        examples = [destinations(spec.journeys, workspace)]
     else:
-        examples = estimates(get(spec.journeys, workspace), spec.steps)
+        examples = estimates(spec.journeys, spec.steps, workspace)
     rest = (spec.num_draws, examples[0].shape, spec.seed, "attribute", spec.antithetic)
     if spec.steps is None:
         draws = [window_draws(spec.window or (0, num_timesteps), *rest, spec.stratified)]

@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from journey.artifacts.specs import Measure
+from journey.artifacts.workspace import Workspace, get
 from journey.attribution.output import Draws, output, step_draws, window_draws
-from journey.diffusion import network, schedule
+from journey.diffusion import network
 from journey.diffusion.examples import Examples
-from journey.specs import Measure
-from journey.stages import Workspace, get
-from journey.stages.sample import destinations, estimates
+from journey.diffusion.journeys import destinations, estimates
+from journey.diffusion.schedule import Schedule
 from journey.tracking import track
 
 
 def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if an output is not finite."""
     device = network.device_of(workspace.compute)
-    model = spec.model.model
-    predict = network.bind(network.load(model, get(spec.model, workspace).path, device), spec.model.precision)
-    noise_schedule = schedule.schedule_of(model, device)
-    journeys = get(spec.journeys, workspace)
-    targets = [*estimates(journeys, spec.steps), destinations(journeys)]
+    model = spec.checkpoint.model
+    predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
+    noise_schedule = model.schedule(device)
+    targets = [*estimates(spec.journeys, spec.steps, workspace), destinations(spec.journeys, workspace)]
     draws = _draws(spec, noise_schedule.num_timesteps, targets[0].shape)
 
     outputs = np.empty((2, len(targets), spec.journeys.num_queries))
@@ -39,7 +39,7 @@ def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
 
 
 @torch.no_grad()
-def _outputs(predict: network.Predict, noise_schedule: schedule.Schedule, queries: Examples, draws: Draws) -> np.ndarray:
+def _outputs(predict: network.Predict, noise_schedule: Schedule, queries: Examples, draws: Draws) -> np.ndarray:
     each = [queries[i] for i in range(len(queries))]
     return torch.stack([output(predict, noise_schedule, q.x0, draws, q.context) for q in each]).cpu().numpy()
 

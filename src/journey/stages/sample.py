@@ -1,56 +1,49 @@
-"""Generate the queries and keep their journeys.
+"""Generate the queries and keep what is needed of their journeys.
 
-Payload: timesteps.npy [S]; x_t.npy, x0_hat.npy and noise.npy, float32 [S, Q, …], at every sampled step; final.npy [Q, …].
+Payload: x_t.npy and x0_hat.npy, float32 [S, Q, …], at the steps of the spec; final.npy [Q, …]. The noise of a step is drawn
+again from its query's generator (`journey.diffusion.sampling.continued`).
 """
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from journey import data
-from journey.config import visited_timesteps
-from journey.diffusion import network, sampling, schedule
-from journey.diffusion.examples import Examples, encode
-from journey.specs import Sample
-from journey.stages import Workspace, get
-from journey.store import Artifact, new_array
+from journey.artifacts.specs import Sample
+from journey.artifacts.store import new_array
+from journey.artifacts.workspace import Workspace, get
+from journey.config.groups import visited_timesteps
+from journey.data import train_images
+from journey.diffusion import network, sampling
 from journey.tracking import track
+
+TOGETHER = 64  # queries that are generated side by side
 
 
 def run(spec: Sample, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if a journey stops being finite."""
+    # Load.
     device = network.device_of(workspace.compute)
-    model = spec.model.model
-    denoiser = network.load(model, get(spec.model, workspace).path, device)
-    shape = encode(data.load(spec.model.dataset)[0], model).shape
-    noise_schedule = schedule.schedule_of(model, device)
+    model = spec.checkpoint.model
+    predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
+    shape = model.encode(train_images(spec.checkpoint.images, workspace).take(np.arange(1))).shape
+    noise_schedule = model.schedule(device)
     timesteps = visited_timesteps(noise_schedule.num_timesteps, spec.num_inference_steps)
 
-    full_shape = (len(timesteps), spec.num_queries, *shape)
-    names = ("x_t", "x0_hat", "noise")
-    x_t, x0_hat, noise = (new_array(partial / f"{n}.npy", full_shape) for n in names)
-    predict = network.bind(denoiser, spec.model.precision)
-    queries = sampling.QueryNoise(spec.num_queries, shape, spec.seed)
+    # Sample, some queries at a time.
+    kept_shape = (len(spec.steps), spec.num_queries, *shape)
+    x_t, x0_hat = (new_array(partial / f"{name}.npy", kept_shape) for name in ("x_t", "x0_hat"))
+    final = new_array(partial / "final.npy", kept_shape[1:])
     with track(spec, partial, workspace) as log:
-        for i, step in enumerate(sampling.sample(predict, noise_schedule, spec.sampler, timesteps, queries, device)):
-            x_t[i], x0_hat[i], noise[i] = step.x_t.cpu(), step.x0_hat.cpu(), step.z.cpu()
-            if not np.isfinite(x0_hat[i]).all():
-                raise FloatingPointError(f"sampling at t={step.t}: x̂0 is not finite")
-            log(i, t=step.t, x0_hat_std=float(x0_hat[i].std()))
-    for array in (x_t, x0_hat, noise):
+        for first in range(0, spec.num_queries, TOGETHER):
+            queries = range(first, min(first + TOGETHER, spec.num_queries))
+            noise = sampling.QueryNoise(queries, shape, spec.seed)
+            for step in sampling.sample(predict, noise_schedule, spec.sampler, timesteps, noise, device):
+                if not bool(step.x0_hat.isfinite().all()):
+                    raise FloatingPointError(f"sampling at t={step.t}: x̂0 is not finite")
+                if step.t in spec.steps:
+                    kept = spec.steps.index(step.t), slice(queries.start, queries.stop)
+                    x_t[kept], x0_hat[kept] = step.x_t.cpu(), step.x0_hat.cpu()
+                    log(first * len(timesteps) + timesteps.index(step.t), t=step.t, x0_hat_std=float(step.x0_hat.std()))
+            final[queries.start : queries.stop] = step.x_next.cpu()
+    for array in (x_t, x0_hat, final):
         array.flush()
-    np.save(partial / "final.npy", step.x_next.cpu().numpy())
-    np.save(partial / "timesteps.npy", np.array(timesteps))
-
-
-def estimates(journeys: Artifact, steps: tuple[int, ...]) -> list[Examples]:
-    """x̂0_t of every query, at each of some sampled steps."""
-    position = {int(t): i for i, t in enumerate(journeys.array("timesteps.npy"))}
-    x0_hat = journeys.array("x0_hat.npy")
-    return [Examples(torch.from_numpy(np.array(x0_hat[position[t]]))) for t in steps]
-
-
-def destinations(journeys: Artifact) -> Examples:
-    """The final example of every query."""
-    return Examples(torch.from_numpy(np.array(journeys.array("final.npy"))))

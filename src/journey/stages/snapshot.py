@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from journey.artifacts.specs import Snapshot
+from journey.artifacts.workspace import Workspace, get
 from journey.diffusion import training
-from journey.specs import Snapshot
-from journey.stages import Workspace, get
 from journey.stages.train import fit
 
 STATE = "state.safetensors"

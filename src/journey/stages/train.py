@@ -7,15 +7,14 @@ from statistics import fmean
 
 import torch
 
-from journey import data
-from journey.diffusion import examples, network, schedule, training
-from journey.evaluation import subsets
-from journey.specs import Snapshot, Train
-from journey.stages import Workspace
+from journey.artifacts import resume
+from journey.artifacts.specs import Snapshot, Train
+from journey.artifacts.workspace import Workspace, get
+from journey.data import subsets, train_images
+from journey.diffusion import network, training
 from journey.tracking import track
 
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
-CHECKPOINT = "resume.safetensors"
 
 
 def run(spec: Train, partial: Path, workspace: Workspace) -> None:
@@ -27,30 +26,29 @@ def run(spec: Train, partial: Path, workspace: Workspace) -> None:
 
 
 def fit(
-    model: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None
+    of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None
 ) -> training.State:
     """Train a model up to a step: from the start, from the state `begin`, or from where an interrupted run stopped."""
-    # Load: the images of the subset as one tensor on the device.
+    # Load: the images it sees as one tensor on the device.
     device = network.device_of(workspace.compute)
-    images, _ = data.load(model.dataset)
-    clean = examples.encode(images, model.model)
-    if model.subset is not None:
-        clean = clean[torch.from_numpy(subsets.mask(images.labels, model.subset))]
-    clean = clean.to(device)
+    images = train_images(of.images, workspace)
+    rows = subsets.rows(of.keep, images, lambda score: get(score, workspace).array("scores.npy"))
+    clean = of.model.encode(images)[torch.from_numpy(rows)].to(device)
 
     # A new model, or the one that an earlier run left.
     # Initial weights and noise depend on the repeat alone, as is usual in the field: models that share one differ by their
-    # images only, and a subset model is what checkpoint `repeat` would have been without the images left out.
-    name = f"repeat {model.repeat}"
-    training.initialise(model.seed, name)
-    state = training.new_state(network.build(model.model, clean.shape).to(device), model.training)
-    checkpoint = partial / CHECKPOINT
-    if checkpoint.exists() or begin is not None:
-        training.restore(state, checkpoint if checkpoint.exists() else begin)
+    # images only, as far as batches of other images allow.
+    stream = f"repeat {of.repeat}"
+    training.initialise(of.seed, stream)
+    state = training.new_state(of.model.build(clean.shape).to(device), of.training)
+    if (kept := resume.resumed(partial)) is not None:
+        begin = partial / kept["checkpoint"]
+    if begin is not None:
+        training.restore(state, begin)
 
     # Train.
-    noise_schedule = schedule.schedule_of(model.model, device)
-    steps = training.train(state, clean, model.training, until, model.precision, noise_schedule, model.seed, name)
+    noise_schedule = of.model.schedule(device)
+    steps = training.train(state, clean, of.training, until, of.precision, noise_schedule, of.seed, stream)
     saved_at, window = time.monotonic(), []
     with track(making, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:
@@ -63,9 +61,15 @@ def fit(
             log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
             window.clear()
             if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
-                training.save(state, checkpoint)
+                _keep(state, partial)
                 saved_at = time.monotonic()
     return state
+
+
+def _keep(state: training.State, partial: Path) -> None:
+    name = f"resume.{state.step}.safetensors"
+    training.save(state, partial / name)
+    resume.keep(partial, {"checkpoint": name}, [name])
 
 
 def _refuse_nan(losses: list[float], norms: list[float], first_step: int) -> None:

@@ -1,1 +1,1 @@
-"""One file per family of methods; each gives float32 scores[damping, step, query, train], positive = proponent."""
+"""Attribution methods: a file for each kind. Their mathematics is in the folder above."""

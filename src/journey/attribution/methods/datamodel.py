@@ -1,35 +1,65 @@
-"""Scores from retrained models, without any gradient.
+"""Scores from retrained models, none of which judges: datamodels and empirical influence."""
 
-M  models;  N  training images;  T  outputs of a query, by step or other target;  Q  queries
-"""
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 
-
-def difference(masks: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Empirical influence (Feldman and Zhang 2020): mean output of models without an image minus that of those with it.
-
-    masks: bool [M, N]; outputs: [M, T, Q]. Returns [1, T, Q, N].
-
-    Raises: ValueError if an image is in all subsets or in none.
-    """
-    counts = masks.sum(0)
-    if not ((counts > 0) & (counts < len(masks))).all():
-        raise ValueError(f"an image is in all or none of the {len(masks)} subsets; a larger num_subsets makes that unlikely")
-    kept, total = np.einsum("mn,mtq->tqn", masks, outputs), outputs.sum(0)[..., None]
-    return ((total - kept) / (len(masks) - counts) - kept / counts)[None]
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Score
+from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import MOST_MODELS, require_candidates, require_count
+from journey.config.contracts import Method
+from journey.config.groups import At
 
 
-def ridge(masks: np.ndarray, outputs: np.ndarray, damping: list[float]) -> np.ndarray:
-    """Datamodels (Ilyas et al. 2022), with a ridge instead of the lasso: τ = −coefficients. [damping, T, Q, N]
+class Estimator(Enum):
+    difference = "difference"  # of means of models with and without an image
+    ridge = "ridge"  # regression of outputs on subset masks
 
-    λ is relative to the mean diagonal of the centred Gram matrix of subsets [M, M], which is what is solved.
-    """
-    x, y = masks - masks.mean(0), outputs - outputs.mean(0)
-    gram = x @ x.T
-    mean_diagonal = gram.trace() / len(gram)
-    scores = []
-    for relative in damping:
-        alpha = np.linalg.solve(gram + relative * mean_diagonal * np.eye(len(gram)), y.reshape(len(y), -1))
-        scores.append(-(alpha.T @ x).reshape(*y.shape[1:], -1))
-    return np.stack(scores)
+
+@dataclass
+class Datamodel(Method):
+    kind: ClassVar[str] = "datamodel"
+    at: At = At.step
+    estimator: Estimator = Estimator.ridge
+    num_subsets: int = 32
+    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0])  # of the ridge, relative: candidates
+
+    def check(self, where: str) -> None:
+        require_count(f"{where}.num_subsets", self.num_subsets, least=2, most=MOST_MODELS)
+        require_candidates(f"{where}.damping", self.damping)
+
+    def heeds(self, setting: str) -> bool:
+        return setting != "damping" or self.estimator is Estimator.ridge
+
+    def candidates(self) -> list[dict[str, float]]:
+        return [{}] if self.estimator is Estimator.difference else [{"damping": value} for value in self.damping]
+
+    def needs(self, recipes: Recipes) -> dict[str, object]:
+        """outputs: [subset], of subsets after the ones that judge."""
+        first = recipes.retraining.num_subsets
+        subsets = (recipes.subset(first + i) for i in range(self.num_subsets))
+        return {"outputs": tuple(recipes.measured(recipes.trained(0, subset)) for subset in subsets)}
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        from journey.attribution import datamodels
+        from journey.data import subsets, train_images
+        from journey.evaluation.targets import with_aggregates
+
+        labels = train_images(spec.images, workspace).labels
+        masks = np.stack([subsets.mask(labels, m.checkpoint.keep) for m in spec.needs["outputs"]])  # [M, N]
+        outputs = np.stack([get(m, workspace).array("outputs.npy").mean(0) for m in spec.needs["outputs"]])
+        of_target = with_aggregates(outputs)[:, _targets(self.at, len(spec.steps))]  # [M, S or 1, Q]
+        match self.estimator:
+            case Estimator.difference:
+                out[:] = datamodels.difference(masks, of_target)
+            case Estimator.ridge:
+                out[:] = datamodels.ridge(masks, of_target, self.damping)
+        return {}
+
+
+def _targets(at: At, num_steps: int) -> list[int]:
+    """Which rows of steps, trajectory and destination."""
+    return {At.step: list(range(num_steps)), At.trajectory: [num_steps], At.destination: [num_steps + 1]}[at]

@@ -1,55 +1,141 @@
-"""The gradient methods: kernel scores of features, at a step of the journey, at all of them as one, or at the destination.
+"""Gradient methods: τ = φ_qᵀ K⁻¹ φ_i of projected gradients of an output. One space, of which `conf/method/` names points."""
 
-Sign: positive means proponent. Where the output is the loss, a positive τ_i says that leaving example i out raises the
-query's loss; other outputs take over the sign of the inner product, in which an example is its own proponent.
-"""
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from journey import config
-from journey.attribution.kernel import inner_products, kernel_scores
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapshot, Train
+from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import require, require_count
+from journey.config.contracts import Method, Model
+from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale
+
+MOST_MOMENTS = 100  # of one training: each is made from the one before
 
 
-def score(
-    out: np.ndarray,
-    method: config.GradientMethod,
-    train: list[list[np.ndarray]],
-    queries: list[np.ndarray],
-    weights: list[float],
-) -> list[list[float]]:
-    """Add the scores to out [candidate, step, query, train], which begins as zeros; returns condition numbers by checkpoint.
+@dataclass
+class GradientMethod(Attribution, Method):
+    """`Journey-TRAK` as it stands (Georgiev et al. 2023)."""
 
-    train: features [N, p] (ekfac: [N, damping, p]) of each checkpoint, one for all steps or one for each; queries:
-    [step × query, …] of each; weights: of each, what its scores count.
-    """
-    num_steps, num_queries = out.shape[1:3]
-    conditions = []
-    for train_features, query_features, weight in zip(train, queries, weights, strict=True):
-        by_step = query_features.reshape(-1, num_queries, *query_features.shape[1:])
-        if method.at is config.At.trajectory:  # the mean of outputs has the mean of gradients
-            by_step = by_step.mean(0, keepdims=True)
-        if len(train_features) == 1:
-            together = out.reshape(len(out), num_steps * num_queries, -1)
-            conditions.append(_add(together, method, train_features[0], by_step.reshape(-1, *by_step.shape[2:]), weight))
-        else:
-            parts = zip(train_features, by_step, strict=True)
-            steps = [_add(out[:, i], method, phi, phi_q, weight) for i, (phi, phi_q) in enumerate(parts)]
-            conditions.append([max(of_damping) for of_damping in zip(*steps, strict=True)])
-    if method.readout is config.Readout.square:
-        np.square(out, out=out)
-    return conditions
+    kind: ClassVar[str] = "gradient"
+    at: At = At.step
+    output: Output = Output.loss
+    normalize: bool = False  # every draw's gradient has unit norm before the mean
+    kernel: Kernel = Kernel.gram
+    scale: Scale = Scale.none
+    readout: Readout = Readout.linear
+    ensemble: Ensemble = Ensemble.seeds
+
+    @property
+    def label(self) -> str:
+        return f"{self.kernel.value}-{self.output.value}-{self.at.value}"
+
+    def check(self, where: str) -> None:
+        Attribution.check(self, where)
+        if self.train_window:
+            require(self.at is At.step, f"{where}.train_window", self.train_window, "0 (all timesteps) unless at=step")
+        if self.ensemble is Ensemble.run:
+            require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2)  # moments of one training
+            whitened = self.kernel is Kernel.ekfac
+            require(not whitened, f"{where}.kernel", self.kernel.value, "gram or identity where ensemble=run")
+        if self.scale is Scale.influence:
+            require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
+        require_count(f"{where}.train_window", self.train_window, least=0, most=model.num_timesteps)
+        if self.ensemble is Ensemble.run:
+            require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=num_steps - 1)
+            require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_MOMENTS)
+
+    def heeds(self, setting: str) -> bool:
+        match setting:
+            case "damping":
+                return self.kernel is not Kernel.identity
+            case "projection_dim":
+                return self.projection is not Projection.none
+            case "train_window":
+                return self.at is At.step
+        return True
+
+    def candidates(self) -> list[dict[str, float]]:
+        return [{}] if self.kernel is Kernel.identity else [{"damping": value} for value in self.damping]
+
+    # ------------------------------------------------------------------------------------------- what it needs
+
+    def needs(self, recipes: Recipes) -> dict[str, object]:
+        """train: [checkpoint][one for all steps, or one for each]; queries: [checkpoint]."""
+        checkpoints = self._checkpoints(recipes)
+        windows = self._windows(recipes)
+        train = tuple(tuple(self._features(recipes, c, None, window) for window in windows) for c in checkpoints)
+        queries = tuple(self._features(recipes, c, recipes.journeys, None) for c in checkpoints)
+        return {"train": train, "queries": queries}
+
+    def _checkpoints(self, recipes: Recipes) -> list[Train | Snapshot]:
+        """The checkpoints of an ensemble; along a run, evenly spaced between its start and its end."""
+        count = self.num_checkpoints
+        if self.ensemble is Ensemble.seeds:
+            return [recipes.trained(repeat) for repeat in range(count)]
+        snapshots: list[Snapshot] = []
+        for k in range(1, count + 1):
+            step = recipes.training.num_steps * k // (count + 1)
+            snapshots.append(Snapshot(recipes.trained(0), step, snapshots[-1] if snapshots else None))
+        return snapshots
+
+    def _windows(self, recipes: Recipes) -> list[tuple[int, int] | None]:
+        """The timesteps of the training images for each step: as many as asked for, around it, within the schedule."""
+        if not self.train_window:
+            return [None]
+        last = recipes.model.num_timesteps - self.train_window
+        starts = [min(max(0, t - self.train_window // 2), last) for t in recipes.steps]
+        return [(start, start + self.train_window) for start in starts]
+
+    def _features(
+        self, recipes: Recipes, checkpoint: Train | Snapshot, queries: Sample | None, window: tuple[int, int] | None
+    ) -> Featurize:
+        destination = queries is None or self.at is At.destination
+        whitened = self.kernel is Kernel.ekfac
+        return Featurize(
+            checkpoint=checkpoint,
+            journeys=queries,
+            steps=None if destination else recipes.steps,
+            window=window,
+            output=self.output,
+            normalize=self.normalize,
+            num_draws=self.num_draws,
+            stratified=self.stratified,
+            antithetic=self.antithetic,
+            precision=self.precision,
+            curvature=Curvature(checkpoint, self.precision, recipes.seed) if whitened else None,
+            damping=tuple(self.damping) if whitened else (),
+            projection=self.projection,
+            projection_dim=0 if self.projection is Projection.none else self.projection_dim,
+            seed=recipes.seed,
+        )
+
+    # ---------------------------------------------------------------------------------------------- its scores
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        from journey.attribution.ensemble import add_scores
+
+        def features(made: Featurize) -> np.ndarray:
+            return get(made, workspace).array("features.npy")
+
+        train = [[features(f) for f in steps] for steps in spec.needs["train"]]
+        queries = [features(f) for f in spec.needs["queries"]]
+        weights = _weights([steps[0].checkpoint for steps in spec.needs["train"]])
+        conditions = add_scores(out, train, queries, weights, self.kernel, self.damping, self.scale)
+        if self.readout is Readout.square:
+            np.square(out, out=out)
+        return {"condition_number": conditions}
 
 
-def _add(out: np.ndarray, method: config.GradientMethod, train: np.ndarray, queries: np.ndarray, weight: float) -> list[float]:
-    """One checkpoint's scores, into out [candidate, Q, N]."""
-    match method.kernel:
-        case config.Kernel.gram:
-            return kernel_scores(out, train, queries, method.damping, method.scale, weight)
-        case config.Kernel.identity:
-            inner_products(out[0], train, queries, method.scale, weight)
-        case config.Kernel.ekfac:  # features are whitened already
-            for i in range(len(method.damping)):
-                inner_products(out[i], train[:, i], queries[:, i], method.scale, weight)
-        case _:
-            raise config.ConfigError(f"method.{method.name}.kernel={method.kernel}: unknown")
-    return []
+def _weights(checkpoints: list[Train | Snapshot]) -> list[float]:
+    """What each checkpoint counts: the same, or its learning rate (Pruthi et al. 2020)."""
+    from journey.diffusion.training import learning_rate
+
+    if isinstance(checkpoints[0], Snapshot):
+        return [learning_rate(c.of.training, c.step) for c in checkpoints]
+    return [1 / len(checkpoints)] * len(checkpoints)

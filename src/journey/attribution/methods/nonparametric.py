@@ -1,26 +1,41 @@
-"""Nonparametric local score: how much each training image's patches weigh in the optimal local denoiser of x_t; no model.
+"""Weights of training patches in the optimal local denoiser of x_t (Kamb and Ganguli 2024); no model."""
 
-The optimal denoiser whose estimate of a pixel sees a patch Ω around it is a softmax over training images of
-−‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without translation); τ_i is image i's
-weight, averaged over pixels.
-"""
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
+
+from journey.artifacts.specs import Score
+from journey.artifacts.workspace import Workspace
+from journey.config.checks import require
+from journey.config.contracts import Method
+from journey.data import train_images
 
 
-def score(train: Tensor, x_t: Tensor, alpha_bar: Tensor, patch_sizes: list[int]) -> np.ndarray:
-    """train: clean images [N, C, H, W]; x_t: noisy queries [step, query, C, H, W]; alpha_bar: ᾱ_t [step].
+@dataclass
+class NonparametricScore(Method):
+    kind: ClassVar[str] = "nonparametric"
+    needs_pixels: ClassVar[bool] = True
+    patch_size: list[int] = field(default_factory=lambda: [3, 5, 7])  # odd: candidates
 
-    Returns [patch size, step, query, train].
-    """
-    scores = np.empty((len(patch_sizes), *x_t.shape[:2], len(train)), np.float32)
-    for step, alpha in enumerate(alpha_bar.tolist()):
-        for query, noisy in enumerate(x_t[step]):
-            square = (noisy - alpha**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
-            for i, size in enumerate(patch_sizes):
-                distance = F.avg_pool2d(square, size, 1, size // 2) * size**2  # outside the image nothing differs
-                weights = (-distance / (2 * (1 - alpha))).softmax(0)
-                scores[i, step, query] = weights.mean((1, 2, 3)).numpy()
-    return scores
+    def check(self, where: str) -> None:
+        sizes = self.patch_size
+        require(len(sizes) > 0 and len(set(sizes)) == len(sizes), f"{where}.patch_size", sizes, "a non-empty list, each once")
+        odd = all(0 < size < 1000 and size % 2 == 1 for size in sizes)
+        require(odd, f"{where}.patch_size", sizes, "odd sizes below 1000")
+
+    def candidates(self) -> list[dict[str, float]]:
+        return [{"patch_size": value} for value in self.patch_size]
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        import torch
+
+        from journey.attribution import patches
+        from journey.diffusion.journeys import at_steps
+
+        model = spec.journeys.checkpoint.model
+        alpha_bar = model.schedule(torch.device("cpu")).alpha_bar[list(spec.steps)]
+        x_t = at_steps("x_t", spec.journeys, spec.steps, workspace)
+        train = model.encode(train_images(spec.images, workspace)).x0
+        out[:] = patches.score(train, x_t, alpha_bar, self.patch_size)
+        return {}

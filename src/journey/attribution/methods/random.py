@@ -1,11 +1,20 @@
-"""Scores that know nothing: the floor every method is compared with."""
+"""Scores drawn from N(0, 1): the floor every method is compared with."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from journey.artifacts.specs import Score
+from journey.artifacts.workspace import Workspace
+from journey.config.contracts import Method
 from journey.seeding import numpy_generator
 
 
-def score(num_steps: int, num_queries: int, num_train: int, seed: int) -> np.ndarray:
-    """Independent N(0, 1). [1, step, query, train]"""
-    draws = numpy_generator(seed, "random scores").standard_normal((1, num_steps, num_queries, num_train))
-    return draws.astype(np.float32)
+@dataclass
+class Random(Method):
+    kind: ClassVar[str] = "random"
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        out[:] = numpy_generator(spec.seed, "random scores").standard_normal(out.shape)
+        return {}

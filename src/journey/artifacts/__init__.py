@@ -1,0 +1,1 @@
+"""What is made from what, where it is kept, and how to ask for it."""

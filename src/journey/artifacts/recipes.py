@@ -1,0 +1,53 @@
+"""What a kind may ask for: the artifacts of one experiment, by what they are."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from journey.artifacts.specs import All, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
+from journey.config.contracts import Evaluation, Method, Model
+from journey.config.groups import Precision, Retraining, Sampling, Training
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The settings that artifacts are made from."""
+
+    images: Images
+    model: Model
+    training: Training
+    sampling: Sampling
+    retraining: Retraining
+    precision: Precision
+    seed: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of the journeys that are attributed and judged."""
+        return tuple(self.sampling.steps)
+
+    def trained(self, repeat: int, keep: Keep = All()) -> Train:  # noqa: B008 - a constant
+        """Training number `repeat`; of all images, it is checkpoint number `repeat`."""
+        return Train(self.images, self.model, self.training, self.precision, self.seed, repeat, keep)
+
+    def subset(self, index: int) -> RandomSubset:
+        """A random subset of the training images."""
+        return RandomSubset(index, self.retraining.fraction, self.seed)
+
+    @cached_property
+    def journeys(self) -> Sample:
+        """The queries, made by checkpoint 0; every other checkpoint is asked about these."""
+        of = self.sampling
+        return Sample(self.trained(0), of.sampler, of.num_inference_steps, of.num_queries, self.steps, self.seed)
+
+    def measured(self, model: Train) -> Measure:
+        """The outputs of one model on all queries."""
+        return Measure(model, self.journeys, self.steps, self.retraining.num_draws, self.retraining.antithetic, self.seed)
+
+    def score(self, method: Method) -> Score:
+        """The scores of one method, with the artifacts it needs."""
+        return Score(method, self.journeys, self.steps, self.seed, method.needs(self))
+
+    def evaluate(self, evaluation: Evaluation, methods: dict[str, Method]) -> Evaluate:
+        """The judgement of all methods."""
+        scores = {name: self.score(method) for name, method in methods.items()}
+        return Evaluate(evaluation, scores, self.journeys, self.steps, self.seed, evaluation.needs(self))

@@ -1,0 +1,366 @@
+"""The graph of artifacts. A spec is exactly what determines an artifact: settings, and the specs it is made from.
+
+    Images ─┬─ Train(all, seed) ── Sample ──┬── Featurize ── Score(method) ─┐
+            │                               │                               ├── Evaluate
+            └─ Train(some, seed) ── Measure ┘───────────────────────────────┘
+
+Some methods ask for more: Snapshot (a model along its training), Curvature (the Gauss–Newton matrix at a model), Unlearn
+(losses after forgetting a query), Measure of subset models that do not judge.
+
+What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
+`task`, `name` and the directories. What was trained on is one value: `All`, `RandomSubset`, `Without` or `Planted`.
+
+A field made by `neutral` is left out of the address while it has its neutral value, so a new setting does not re-address
+what was made before it existed. `work` is what an artifact costs, in multiply-adds or the like: it scales estimates, and
+is compared within a stage only.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from journey.config.contracts import Dataset, Evaluation, Method, Model
+from journey.config.groups import Output, Precision, Projection, Sampler, Training, neutral
+
+
+def unaddressed() -> Any:
+    """A field that describes an artifact and determines nothing of it."""
+    return field(compare=False, metadata={"unaddressed": True})
+
+
+class Spec:
+    """What determines an artifact. Every subclass is a frozen dataclass with a `label` for people and its `work`."""
+
+    stage: ClassVar[str]  # the module whose `run(spec, partial, workspace)` makes it
+    folder: ClassVar[str]
+    version: ClassVar[int]  # rises when the same settings give other numbers
+    has_curves: ClassVar[bool] = False  # worth following while it is made
+
+
+@dataclass(frozen=True)
+class Images(Spec):
+    """The images of a dataset, training and held out, addressed by their content."""
+
+    stage: ClassVar[str] = "journey.stages.images"
+    folder: ClassVar[str] = "images"
+    version: ClassVar[int] = 1
+    content: str  # sha256 of every array and text
+    dataset: Dataset = unaddressed()  # where they can be had
+    num_train: int = unaddressed()
+    shape: tuple[int, int, int] = unaddressed()  # of one image, C, H, W
+
+    @property
+    def label(self) -> str:
+        return self.dataset.label
+
+    @property
+    def work(self) -> float:
+        return float(self.num_train)
+
+
+# ------------------------------------------------------------------------------- what a model was trained on
+
+
+@dataclass(frozen=True)
+class All:
+    """Every training image, once."""
+
+    label: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class RandomSubset:
+    """A class-stratified random subset of the training images."""
+
+    index: int
+    fraction: float
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"-m{self.index}"
+
+
+@dataclass(frozen=True)
+class Without:
+    """All but the `count` images that a score ranks first for a query at a step (or last: its opponents)."""
+
+    score: "Score"
+    candidate: int  # along the first axis of the scores
+    step: int  # a timestep; any, where the method has one score a query
+    query: int
+    count: int
+    opponents: bool = neutral(False)
+
+    @property
+    def label(self) -> str:
+        side = "opponents" if self.opponents else "top"
+        return f"-without-{side}{self.count}-q{self.query}-t{self.step}"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Every training image, and further copies of some."""
+
+    images: tuple[str, ...]  # ids
+    copies: int  # of each, beside itself
+
+    @property
+    def label(self) -> str:
+        return f"-planted{len(self.images)}x{self.copies}"
+
+
+Keep = All | RandomSubset | Without | Planted
+
+
+# ------------------------------------------------------------------------------------------------------ specs
+
+
+@dataclass(frozen=True)
+class Train(Spec):
+    """One diffusion model."""
+
+    stage: ClassVar[str] = "journey.stages.train"
+    folder: ClassVar[str] = "models"
+    version: ClassVar[int] = 2
+    has_curves: ClassVar[bool] = True
+    images: Images
+    model: Model
+    training: Training
+    precision: Precision
+    seed: int
+    repeat: int  # which of several trainings on the same images, independent of each other
+    keep: Keep = neutral(All())
+
+    @property
+    def label(self) -> str:
+        return f"{self.images.label}-{self.model.label}{self.keep.label}-s{self.repeat}"
+
+    @property
+    def work(self) -> float:
+        return 3.0 * self.training.num_steps * self.training.batch_size * self.forward
+
+    @property
+    def forward(self) -> float:
+        """Multiply-adds of one example through the network, roughly."""
+        return self.model.multiply_adds(self.images.shape)
+
+
+@dataclass(frozen=True)
+class Sample(Spec):
+    """The journeys of all queries, made by one model: what is kept of them at some steps, and where they end."""
+
+    stage: ClassVar[str] = "journey.stages.sample"
+    folder: ClassVar[str] = "journeys"
+    version: ClassVar[int] = 2
+    checkpoint: Train
+    sampler: Sampler
+    num_inference_steps: int
+    num_queries: int
+    steps: tuple[int, ...]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-{self.sampler.value}{self.num_inference_steps}"
+
+    @property
+    def work(self) -> float:
+        return self.num_queries * self.num_inference_steps * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Measure(Spec):
+    """One model's outputs on every query: at each step of its journey, and of its destination."""
+
+    stage: ClassVar[str] = "journey.stages.measure"
+    folder: ClassVar[str] = "outputs"
+    version: ClassVar[int] = 2
+    checkpoint: Train
+    journeys: Sample
+    steps: tuple[int, ...]
+    num_draws: int
+    antithetic: bool
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label
+
+    @property
+    def work(self) -> float:
+        return self.journeys.num_queries * (len(self.steps) + 1) * self.num_draws * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Snapshot(Spec):
+    """A model as it was after `step` steps of its training, with all that the training continues from."""
+
+    stage: ClassVar[str] = "journey.stages.snapshot"
+    folder: ClassVar[str] = "snapshots"
+    version: ClassVar[int] = 2
+    of: Train
+    step: int
+    previous: "Snapshot | None"
+
+    @property
+    def label(self) -> str:
+        return f"{self.of.label}-step{self.step}"
+
+    @property
+    def work(self) -> float:
+        taken = self.step - (self.previous.step if self.previous else 0)
+        return self.of.work * taken / self.of.training.num_steps
+
+
+@dataclass(frozen=True)
+class Curvature(Spec):
+    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC, from a draw for each training image."""
+
+    stage: ClassVar[str] = "journey.stages.curvature"
+    folder: ClassVar[str] = "curvatures"
+    version: ClassVar[int] = 3
+    checkpoint: Train
+    precision: Precision
+    seed: int
+    batch_size: int = 16  # images, each with a draw of its own; the draws of a batch are stratified
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label
+
+    @property
+    def work(self) -> float:
+        return 6.0 * self.checkpoint.images.num_train * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Featurize(Spec):
+    """Projected per-example gradients under one model, of the training images or (with `journeys`) of the queries."""
+
+    stage: ClassVar[str] = "journey.stages.featurize"
+    folder: ClassVar[str] = "features"
+    version: ClassVar[int] = 3
+    checkpoint: Train | Snapshot
+    journeys: Sample | None
+    steps: tuple[int, ...] | None  # the queries' x̂0_t, each at its t; None: clean examples, at all t or in `window`
+    window: tuple[int, int] | None  # first and end of the timesteps that training images are asked at
+    output: Output
+    normalize: bool
+    num_draws: int
+    stratified: bool
+    antithetic: bool
+    precision: Precision
+    curvature: Curvature | None  # its inverse square root is applied, with every λ of `damping`
+    damping: tuple[float, ...]
+    projection: Projection
+    projection_dim: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        examples = "train" if self.journeys is None else "destination" if self.steps is None else "step"
+        window = "" if self.window is None else f"-t{self.window[0]}"
+        return f"{self.checkpoint.label}-{self.output.value}-{examples}{window}"
+
+    @property
+    def trained(self) -> Train:
+        """The training that the model is the end of, or a moment of."""
+        return self.checkpoint.of if isinstance(self.checkpoint, Snapshot) else self.checkpoint
+
+    @property
+    def num_rows(self) -> int:
+        if self.journeys is None:
+            return self.trained.images.num_train
+        return self.journeys.num_queries * len(self.steps or (0,))
+
+    @property
+    def work(self) -> float:
+        return 3.0 * self.num_rows * self.num_draws * self.trained.forward
+
+
+@dataclass(frozen=True)
+class Unlearn(Spec):
+    """How much every training image's loss rises when one model forgets each query."""
+
+    stage: ClassVar[str] = "journey.stages.unlearn"
+    folder: ClassVar[str] = "unlearned"
+    version: ClassVar[int] = 2
+    checkpoint: Train
+    curvature: Curvature
+    journeys: Sample
+    steps: tuple[int, ...] | None  # None: the destinations
+    num_draws: int
+    precision: Precision
+    damping: float
+    rise: tuple[float, ...]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-{'destination' if self.steps is None else 'step'}"
+
+    @property
+    def num_queries(self) -> int:
+        """Of all steps together."""
+        return self.journeys.num_queries * len(self.steps or (0,))
+
+    @property
+    def work(self) -> float:
+        return self.num_queries * len(self.rise) * self.checkpoint.images.num_train * self.num_draws * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Score(Spec):
+    """One method's scores[candidate, step, query, train]; a method with one score per query has a single step."""
+
+    stage: ClassVar[str] = "journey.stages.score"
+    folder: ClassVar[str] = "scores"
+    version: ClassVar[int] = 3
+    method: Method
+    journeys: Sample
+    steps: tuple[int, ...]
+    seed: int
+    needs: dict[str, object]  # the specs its method asks for, alone or in tuples
+
+    @property
+    def images(self) -> Images:
+        """The training images that are scored."""
+        return self.journeys.checkpoint.images
+
+    @property
+    def label(self) -> str:
+        return f"{self.journeys.checkpoint.label}-{self.method.label}"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the scores: candidates, steps, queries, training images."""
+        num_steps = self.method.num_scores(len(self.steps))
+        return len(self.method.candidates()), num_steps, self.journeys.num_queries, self.images.num_train
+
+    @property
+    def work(self) -> float:
+        candidates, steps, queries, train = self.shape
+        return float(candidates * steps * queries * train)
+
+
+@dataclass(frozen=True)
+class Evaluate(Spec):
+    """What an evaluation finds of all methods."""
+
+    stage: ClassVar[str] = "journey.stages.evaluate"
+    folder: ClassVar[str] = "evaluations"
+    version: ClassVar[int] = 3
+    evaluation: Evaluation
+    scores: dict[str, Score]
+    journeys: Sample
+    steps: tuple[int, ...]
+    seed: int
+    needs: dict[str, object]  # the specs it judges by, alone or in tuples
+
+    @property
+    def label(self) -> str:
+        return f"{self.journeys.label}-{self.evaluation.label}"
+
+    @property
+    def work(self) -> float:
+        return float(sum(score.shape[0] for score in self.scores.values())) * self.journeys.num_queries

@@ -1,0 +1,60 @@
+"""Kernel scores of several checkpoints as one: at each step of the journey, or for all of them together.
+
+Sign: positive means proponent. Where the output is the loss, a positive τ_i says that leaving example i out raises the
+query's loss; other outputs take over the sign of the inner product, in which an example is its own proponent.
+"""
+
+from typing import assert_never
+
+import numpy as np
+
+from journey.attribution.kernel import inner_products, kernel_scores
+from journey.config.groups import Kernel, Scale
+
+
+def add_scores(
+    out: np.ndarray,  # scores to add to, [candidate, step, query, train]; of a trajectory, a single step
+    train: list[list[np.ndarray]],  # [checkpoint][one for all steps, or one for each], each [N, p] or, of EK-FAC, [N, damping, p]
+    queries: list[np.ndarray],  # [checkpoint], each [step × query, …]
+    weights: list[float],  # what the scores of each checkpoint count
+    kernel: Kernel,
+    damping: list[float],  # λ, relative: the candidates of out; none where the kernel is the identity
+    scale: Scale,
+) -> list[list[float]]:
+    """Add weighted scores of every checkpoint; returns condition numbers [checkpoint][damping].
+
+    Where out has one step and there are features of several, the score is of the mean of their outputs, whose gradient is
+    the mean of gradients.
+    """
+    num_steps, num_queries = out.shape[1:3]
+    conditions = []
+    for train_features, query_features, weight in zip(train, queries, weights, strict=True):
+        by_step = query_features.reshape(-1, num_queries, *query_features.shape[1:])  # [S, Q, …]
+        if num_steps == 1:
+            by_step = by_step.mean(0, keepdims=True)  # [1, Q, …]
+        if len(train_features) == 1:
+            together = out.reshape(len(out), num_steps * num_queries, -1)  # [candidate, S × Q, N]
+            flat = by_step.reshape(-1, *by_step.shape[2:])  # [S × Q, …]
+            conditions.append(_add(together, train_features[0], flat, weight, kernel, damping, scale))
+        else:
+            parts = zip(train_features, by_step, strict=True)
+            steps = [_add(out[:, i], phi, phi_q, weight, kernel, damping, scale) for i, (phi, phi_q) in enumerate(parts)]
+            conditions.append([max(of_damping) for of_damping in zip(*steps, strict=True)])
+    return conditions
+
+
+def _add(
+    out: np.ndarray, train: np.ndarray, queries: np.ndarray, weight: float, kernel: Kernel, damping: list[float], scale: Scale
+) -> list[float]:
+    """One checkpoint's scores, into out [candidate, Q, N]."""
+    match kernel:
+        case Kernel.gram:
+            return kernel_scores(out, train, queries, damping, scale, weight)
+        case Kernel.identity:
+            inner_products(out[0], train, queries, scale, weight)
+        case Kernel.ekfac:  # features are whitened already
+            for i in range(len(damping)):
+                inner_products(out[i], train[:, i], queries[:, i], scale, weight)
+        case _:
+            assert_never(kernel)
+    return []

@@ -1,0 +1,215 @@
+"""What a kind of each group must offer. A kind is a dataclass of its settings; its deeds import what they need when called.
+
+A kind's fields are its settings and part of every address; `kind` is its name. `check` refuses settings before anything runs.
+Nothing here, nor at the top of any kind's file, imports torch.
+"""
+
+import functools
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from journey.config.groups import At, Precision, Sampling
+
+# What deeds are given and give is built on contracts, so here it has names only.
+Recipes = Any  # journey.artifacts.recipes.Recipes
+Spec = Any  # journey.artifacts.specs.Spec; Sample, Score and Evaluate are such
+Sample = Any
+Score = Any
+Evaluate = Any
+Workspace = Any  # journey.artifacts.workspace.Workspace
+ImageSet = Any  # journey.data.ImageSet
+Examples = Any  # journey.diffusion.examples.Examples
+Schedule = Any  # journey.diffusion.schedule.Schedule
+Network = Any  # torch.nn.Module
+Device = Any  # torch.device
+Figure = Any  # matplotlib.figure.Figure
+Table = Any  # rich.table.Table
+
+Watcher = Callable[..., None]
+"""log(values, step): by name, numbers, paths of pictures and lists of rows"""
+
+
+class Kind(ABC):
+    """One of the choices of a group."""
+
+    kind: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """For people, in the names of artifacts."""
+        return self.kind
+
+    def check(self, where: str) -> None:
+        """Raises: ConfigError naming the setting, as `where.field`."""
+
+    def content(self) -> str:
+        """A hash of what beside its settings decides its numbers, such as a file it reads."""
+        return ""
+
+
+def fingerprint(kind: Kind) -> str:
+    """What an address knows of a kind beside its settings: its content and, of a kind from outside this package, its source."""
+    parts = [kind.content(), "" if type(kind).__module__.startswith("journey.") else _source(type(kind))]
+    return ":".join(part for part in parts if part)
+
+
+@functools.cache
+def _source(kind: type) -> str:
+    """A hash of the file a kind is defined in."""
+    return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+
+
+@dataclass
+class Dataset(Kind):
+    """Where images come from."""
+
+    licence: ClassVar[str] = "unknown"  # of the images
+
+    @abstractmethod
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """The training images and the held-out rest."""
+
+    def sources(self) -> list[Path]:
+        """The files that are read. While none of them changes in size or time, images are not loaded again."""
+        return []
+
+
+@dataclass
+class Model(Kind):
+    """A denoiser, the space it works in and its noise schedule."""
+
+    pixels: ClassVar[bool]  # whether it works on pixels
+    num_timesteps: int = 1000  # T
+
+    @abstractmethod
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        """Raises: ConfigError naming the setting if images of a shape (C, H, W) cannot go through."""
+
+    @abstractmethod
+    def multiply_adds(self, shape: tuple[int, int, int]) -> float:
+        """Of one image through the network, roughly: what plans are scaled by."""
+
+    @abstractmethod
+    def encode(self, images: ImageSet) -> Examples:
+        """Images in the space the network works in."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...]) -> Network:
+        """An untrained network for examples of a shape, initialised from torch's global generator."""
+
+    @abstractmethod
+    def load(self, path: Path, device: Device) -> Network:
+        """A trained network, in evaluation mode."""
+
+    @abstractmethod
+    def schedule(self, device: Device) -> Schedule:
+        """The schedule it is trained and sampled on."""
+
+
+@dataclass
+class Method(Kind):
+    """How training images are scored."""
+
+    at: ClassVar[At] = At.step
+    needs_pixels: ClassVar[bool] = False  # whether only models of pixels will do
+
+    def candidates(self) -> list[dict[str, float]]:
+        """The hyper-parameters along the first axis of its scores, among which an evaluation chooses; one is no choice."""
+        return [{}]
+
+    def heeds(self, setting: str) -> bool:
+        """Whether a setting, as the others are, has an effect on its scores."""
+        return True
+
+    def num_scores(self, num_steps: int) -> int:
+        """How many scores a query has."""
+        return num_steps if self.at is At.step else 1
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        """Refuse what only a whole run shows: num_steps are those of training. Raises: ConfigError."""
+
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        """Refuse what only the images and queries show. Raises: ConfigError."""
+
+    def needs(self, recipes: Recipes) -> dict[str, object]:
+        """The artifacts its scores are made from, by name: specs, alone or in tuples."""
+        return {}
+
+    @abstractmethod
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        """Fill out [candidate, step, query, train], which begins as zeros; positive: proponent. Returns what is worth keeping
+        about how, as JSON.
+        """
+
+
+@dataclass
+class Evaluation(Kind):
+    """How methods are judged."""
+
+    def check_run(self, where: str, sampling: Sampling) -> None:
+        """Refuse what only a whole run shows. Raises: ConfigError."""
+
+    @abstractmethod
+    def needs(self, recipes: Recipes) -> dict[str, object]:
+        """The artifacts it judges by, by name: specs, alone or in tuples."""
+
+    @abstractmethod
+    def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
+        """The result, as JSON; `rows` holds its numbers, flat: dictionaries as `journey.evaluation.rows` describes them."""
+
+    def headline(self, result: dict) -> list[dict]:
+        """The rows that stand for the result in a sweep or a tracker."""
+        return result["rows"]
+
+    def chosen(self, result: dict, method: str) -> dict[str, float] | None:
+        """Which of a method's candidates to show; None: it does not say."""
+        return None
+
+    def tables(self, result: dict) -> list[Table]:
+        """For the terminal; none: its rows are tabled as they are."""
+        return []
+
+    def texts(self, result: dict) -> dict[str, str]:
+        """Files of text for the report, by name."""
+        return {}
+
+    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> dict[str, Figure]:
+        """Pictures for the report, by file name. axes: what the first method was varied along, as (value, method)."""
+        return {}
+
+
+@dataclass
+class Compute(Kind):
+    """On what to compute. Nothing here changes a number beyond rounding, except the precision, which is addressed."""
+
+    device: str = "cpu"
+    precision: Precision = Precision.fp32
+    gradient_memory_gib: float = 2.0  # per worker
+    checkpoint_seconds: float = 60.0
+
+    @abstractmethod
+    def run(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
+        """Make the targets and everything they need; yields each artifact's spec once it is there.
+
+        Raises: JobsFailedError, after all jobs that do not depend on a failed one.
+        """
+
+
+@dataclass
+class Tracking(Kind):
+    """Where metrics go, beside the JSON lines in every artifact."""
+
+    def ready(self) -> None:
+        """Raises: ConfigError if it cannot be reached. Asked once, before anything."""
+
+    @abstractmethod
+    def watch(self, name: str, group: str, job_type: str, settings: dict) -> AbstractContextManager[Watcher | None]:
+        """Follow one job; None: nobody does."""

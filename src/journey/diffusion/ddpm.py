@@ -1,0 +1,96 @@
+"""Pixel-space DDPMs: diffusers' `UNet2DModel`, trained to predict the noise on a linear schedule (Ho et al. 2020)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from journey.config.checks import require, require_count
+from journey.config.contracts import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from journey.data import ImageSet
+    from journey.diffusion.examples import Examples
+    from journey.diffusion.schedule import Schedule
+
+
+@dataclass
+class DDPM(Model):
+    kind: ClassVar[str] = "ddpm"
+    pixels: ClassVar[bool] = True
+    block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
+    layers_per_block: int = 1
+    attention_blocks: list[int] = field(default_factory=list)  # which down blocks (and their mirrors) attend
+    mid_block_attention: bool = False
+    norm_num_groups: int = 8
+
+    @property
+    def label(self) -> str:
+        """Channels; then, where there are any, residual blocks a level, levels that attend, and attention in the middle."""
+        layers = f"x{self.layers_per_block}" if self.layers_per_block > 1 else ""
+        attention = "a" + "".join(map(str, self.attention_blocks)) if self.attention_blocks else ""
+        return "ddpm" + "-".join(map(str, self.block_out_channels)) + layers + attention + "m" * self.mid_block_attention
+
+    def check(self, where: str) -> None:
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        require_count(f"{where}.num_timesteps", self.num_timesteps)
+        require_count(f"{where}.norm_num_groups", groups)
+        require(0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers")
+        divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)
+        require(divisible, f"{where}.block_out_channels", channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
+        require_count(f"{where}.layers_per_block", self.layers_per_block, most=64)
+        blocks = self.attention_blocks
+        known = all(b in range(len(channels)) for b in blocks) and len(set(blocks)) == len(blocks)
+        require(known, f"{where}.attention_blocks", blocks, f"distinct indices in 0…{len(channels) - 1}")
+
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        levels = len(self.block_out_channels) - 1
+        halved = all(pixels % 2**levels == 0 for pixels in shape[1:])
+        allowed = f"so few that images of {shape[1]}×{shape[2]} can be halved {levels} times"
+        require(halved, "model.block_out_channels", self.block_out_channels, allowed)
+
+    def multiply_adds(self, shape: tuple[int, int, int]) -> float:
+        """Of the 3×3 convolutions: two for each residual block, one block more on the way up than down."""
+        total = 0.0
+        for level, channels in enumerate(self.block_out_channels):
+            pixels = shape[1] * shape[2] / 4**level
+            total += pixels * 9 * channels**2 * 2 * (2 * self.layers_per_block + 1)
+        return total
+
+    def encode(self, images: "ImageSet") -> "Examples":
+        """uint8 0…255 → float32 −1…1."""
+        import numpy as np
+        import torch
+
+        from journey.diffusion.examples import Examples
+
+        return Examples(torch.from_numpy(np.array(images.images)).float() / 127.5 - 1)
+
+    def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        channels, height, width = shape
+        attends = [i in self.attention_blocks for i in range(len(self.block_out_channels))]
+        return UNet2DModel(
+            sample_size=(height, width),
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=tuple(self.block_out_channels),
+            layers_per_block=self.layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            add_attention=self.mid_block_attention,
+            norm_num_groups=self.norm_num_groups,
+        )
+
+    def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        network = UNet2DModel.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True)
+        return network.to(device).eval()
+
+    def schedule(self, device: "torch.device") -> "Schedule":
+        from journey.diffusion.schedule import linear_schedule
+
+        return linear_schedule(self.num_timesteps, clip=True, device=device)

@@ -1,0 +1,1 @@
+"""Evaluations: a file for each kind, and their mathematics. Nothing here trains."""

@@ -1,0 +1,122 @@
+"""The pictures of linear datamodeling scores."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from journey.evaluation.rows import Row, names, select
+from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
+from journey.palette import COLOURS, GREY
+
+
+def lds_by_step(result: dict) -> Figure:
+    """LDS against the step that is judged, for every method with its 95% interval, under the ceiling."""
+    figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, width_ratios=(3, 1), layout="constrained")
+    rows, steps = result["rows"], result["steps"]
+    shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}
+    shown["ceiling"] = select(rows, quantity="ceiling")
+    ceiling = [row["value"] for row in select(shown["ceiling"], target=STEP)]
+    by_step.plot(steps, ceiling, "--", color=GREY, label=f"ceiling ({result['ceiling']})")
+    spread = 0.012 * (max(steps) - min(steps))  # side by side, so that intervals can be told apart
+    for i, (name, found) in enumerate(shown.items()):
+        place = i - (len(shown) - 1) / 2
+        colour = GREY if name == "ceiling" else COLOURS[i % len(COLOURS)]
+        style = {"fmt": "o-", "color": colour, "capsize": 2, "markersize": 4, "elinewidth": 1}
+        if name != "ceiling":
+            of_steps = select(found, target=STEP)
+            at = np.array([row["step"] for row in of_steps]) - spread * place
+            by_step.errorbar(at, [row["value"] for row in of_steps], _errors(of_steps), label=name, **style)
+        for x, target in enumerate((TRAJECTORY, DESTINATION)):
+            of_target = select(found, target=target)
+            whole.errorbar(x + 0.1 * place, of_target[0]["value"], _errors(of_target), **style)
+    by_step.invert_xaxis()
+    by_step.set(xlabel="step t that is judged  (noise → image)", ylabel="LDS (Spearman, mean over queries)")
+    whole.set_xticks([0, 1], ["trajectory", "destination"])
+    whole.set_xlim(-0.6, 1.6)
+    for axes in (by_step, whole):
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    by_step.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
+    return figure
+
+
+def lds_by_method(result: dict) -> Figure:
+    """LDS of many methods as two maps, best and linear read-out: a row for each, highest mean over the paired steps first."""
+    rows = result["rows"]
+    paired = {name: select(rows, quantity="lds", method=name, readout="best", target=PAIRED) for name in names(rows, "lds")}
+    order = sorted(paired, key=lambda name: -paired[name][0]["value"])
+    columns = [f"{t}" for t in result["steps"]] + ["traj.", "dest."]
+    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * (len(order) + 1))
+    figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    ceiling = _values(select(rows, quantity="ceiling"))
+    for axes, readout in zip(panels, ("best", "linear"), strict=True):
+        judged = [_values(select(rows, quantity="lds", method=name, readout=readout)) for name in order]
+        values = 100 * np.array([*judged, ceiling])
+        axes.imshow(values, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 42 else "black")
+        axes.axhline(len(order) - 0.5, color="black", linewidth=0.8)
+        axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(columns)), columns, fontsize=7)
+        axes.set_yticks(range(len(order) + 1), [*order, "ceiling"], fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_xlabel("judged at step t", fontsize=8)
+        axes.set_title(f"{readout} read-out", fontsize=8)
+    sizes = _sizes(result).removesuffix(", 95% intervals")
+    figure.suptitle(f"{result['experiment']}: LDS × 100; {sizes}", fontsize=9)
+    return figure
+
+
+def _values(rows: list[Row]) -> list[float]:
+    """Of the steps, the trajectory and the destination."""
+    return [row["value"] for target in (STEP, TRAJECTORY, DESTINATION) for row in select(rows, target=target)]
+
+
+def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, str]]]) -> Figure:
+    """LDS along every axis that was varied: axes_values[axis] is (value as text, name of the method), base included."""
+    columns = min(5, len(axes_values))
+    rows = -(-len(axes_values) // columns)
+    size = (2.3 * columns + 0.6, 2.7 * rows + 0.5)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    panels = grid.flatten()
+    for axes, (axis, points) in zip(panels, axes_values.items(), strict=False):
+        _along(axes, axis, points, result)
+    for axes in panels[len(axes_values) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("LDS", fontsize=8)
+    grid[0, 0].legend(frameon=False, fontsize=6)
+    figure.suptitle(f"{result['experiment']}: {base}, one setting changed at a time; {_sizes(result)}", fontsize=9)
+    return figure
+
+
+def _along(axes: plt.Axes, axis: str, points: list[tuple[str, str]], result: dict) -> None:
+    """One setting. Values that are no numbers are not joined by a line."""
+    targets = {PAIRED: "steps " + ", ".join(map(str, result["paired_steps"])), TRAJECTORY: "trajectory"}
+    line = "o-" if all(value[0].isdigit() for value, _ in points) else "o"
+    for i, (target, label) in enumerate(targets.items()):
+        best = select(result["rows"], quantity="lds", readout="best", target=target)
+        judged = [select(best, method=name)[0] for _, name in points]
+        style = {"fmt": line, "color": COLOURS[i], "capsize": 2, "markersize": 4, "elinewidth": 1}
+        at = np.arange(len(points)) + 0.1 * i  # beside each other
+        axes.errorbar(at, [row["value"] for row in judged], _errors(judged), label=label, **style)
+    axes.set_xticks(range(len(points)), [v for v, _ in points], fontsize=7)
+    axes.set_xlim(-0.5, len(points) - 0.4)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _sizes(result: dict) -> str:
+    subsets = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
+    return f"{result['num_train']} training images, {subsets}, {result['num_queries']} queries, 95% intervals"
+
+
+def _errors(rows: list[Row]) -> np.ndarray:
+    """Distances from the values to both ends of their intervals. [2, rows]"""
+    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
+    return np.maximum(0, np.stack([value - low, high - value]))

@@ -1,0 +1,24 @@
+"""Every kind there is: one literal tuple for each group. Adding one here makes it a choice; nothing registers itself."""
+
+from journey.attribution.methods.datamodel import Datamodel
+from journey.attribution.methods.encoder import Encoder
+from journey.attribution.methods.external import External
+from journey.attribution.methods.gradient import GradientMethod
+from journey.attribution.methods.nonparametric import NonparametricScore
+from journey.attribution.methods.pixel import Pixel
+from journey.attribution.methods.random import Random
+from journey.attribution.methods.unlearning import Unlearning
+from journey.data.digits import Digits
+from journey.diffusion.ddpm import DDPM
+from journey.evaluation.lds import LDS
+from journey.launch.local import Local
+from journey.tracking import JSONLines, Wandb
+
+DATASETS = (Digits,)
+MODELS = (DDPM,)
+METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Encoder, Random, External)
+EVALUATIONS = (LDS,)
+COMPUTES = (Local,)
+TRACKINGS = (JSONLines, Wandb)
+
+KINDS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from conftest import naive_gradient
+from diffusers import UNet2DConditionModel
+
+from journey.attribution import gradients as module
+from journey.attribution.gradients import Objective, Plan, activation_bytes, choose
+from journey.attribution.output import window_draws
+from journey.config.checks import ConfigError
+from journey.config.groups import Precision
+from journey.diffusion.examples import Examples
+
+PLANS = [Plan("loop", 2, 6), Plan("loop", 3, 4), Plan("loop", 1, 1), Plan("vmap", 2, 6), Plan("vmap", 5, 6)]
+
+
+def gradients(objective, examples, draws, plan):
+    return torch.cat(list(objective.gradients(examples, draws, plan)))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_plan_is_the_naive_loop(net, linear_schedule, clean, draws, plan):
+    expected = torch.stack([naive_gradient(net, linear_schedule, x0, draws) for x0 in clean.x0[:5]])
+    ours = gradients(Objective(net, linear_schedule, Precision.fp32), clean[:5], draws, plan)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", [Plan("loop", 1, 6), Plan("vmap", 3, 6)], ids=str)
+def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan):
+    """The seam for text-to-image: four channels, a context, another architecture."""
+    torch.manual_seed(0)
+    net = UNet2DConditionModel(
+        sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=6, attention_head_dim=2,
+    ).eval()  # fmt: skip
+    draws = window_draws((0, 1000), 6, (4, 4, 4), 0, "test")
+    examples = Examples(torch.randn(3, 4, 4, 4), torch.randn(3, 5, 6))
+    pairs = zip(examples.x0, examples.context, strict=True)
+    expected = torch.stack([naive_gradient(net, linear_schedule, x0, draws, context) for x0, context in pairs])
+    ours = gradients(Objective(net, linear_schedule, Precision.fp32), examples, draws, plan)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
+    full, half = (gradients(Objective(net, linear_schedule, p), clean[:4], draws, Plan("loop", 4, 6)) for p in Precision)
+    assert not torch.equal(full, half)
+    assert (torch.cosine_similarity(full, half) > 0.99).all()
+
+
+def test_a_loop_keeps_to_the_memory_budget(net, linear_schedule, clean, draws):
+    objective = Objective(net, linear_schedule, Precision.bf16)
+    d, per_draw = sum(p.numel() for p in net.parameters()), activation_bytes(objective, clean, draws)
+    one_example = 32 * d + 6 * per_draw
+    needs = [one_example, one_example + 12 * d, one_example + 100 * d]
+    chosen = [choose(objective, clean, draws, (need + 1) / 2**30) for need in needs]
+    assert chosen == [Plan("loop", 1, 6), Plan("loop", 2, 6), Plan("loop", 8, 6)]
+    with pytest.raises(ConfigError, match=r"compute\.gradient_memory_gib=.*: must be at least"):
+        choose(objective, clean, draws, (one_example - 1) / 2**30)
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_budget_that_is_too_small_is_refused_by_name(net, linear_schedule, clean, draws, precision, normalize):
+    with pytest.raises(ConfigError, match=r"compute\.gradient_memory_gib=1e-05: must be at least 0\.\d+ for this network"):
+        choose(Objective(net, linear_schedule, precision, normalize=normalize), clean, draws, 1e-5)
+
+
+def test_chunks_and_blocks_keep_to_the_activations(net, linear_schedule, clean, draws, monkeypatch):
+    half, full = (Objective(net, linear_schedule, p) for p in (Precision.bf16, Precision.fp32))
+    assert choose(full, clean, draws, 2.0) == Plan("vmap", 16, 6)
+    monkeypatch.setitem(module.ACTIVATIONS, "loop", 4 * activation_bytes(half, clean, draws))
+    assert choose(half, clean, draws, 2.0).chunk == 4
+    monkeypatch.setitem(module.ACTIVATIONS, "vmap", 2 * 4 * 6 * activation_bytes(full, clean, draws))
+    assert choose(full, clean, draws, 2.0) == Plan("vmap", 4, 6)
+    monkeypatch.setitem(module.ACTIVATIONS, "vmap", 1)
+    assert choose(full, clean, draws, 2.0) == Plan("vmap", 1, 6), "at least one"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_the_choice_follows_from_what_is_addressed_and_no_clock(net, linear_schedule, clean, draws, precision, monkeypatch):
+    for clock in ("time", "monotonic", "perf_counter", "process_time", "time_ns", "monotonic_ns", "perf_counter_ns"):
+        monkeypatch.setattr(f"time.{clock}", lambda: pytest.fail("looked at a clock"))
+    objective = Objective(net, linear_schedule, precision)
+    chosen = [choose(objective, some, draws, memory) for some in (clean, clean[:3]) for memory in (1.0, 64.0)]
+    assert chosen == chosen[:1] * 4
+    assert chosen[0].strategy == ("vmap" if precision is Precision.fp32 else "loop")
+
+
+def test_the_block_of_a_loop_changes_no_bit(net, linear_schedule, clean, draws):
+    """So it may follow the memory there is."""
+    for precision in Precision:
+        objective = Objective(net, linear_schedule, precision)
+        one, all_five = (gradients(objective, clean[:5], draws, Plan("loop", batch, 4)) for batch in (1, 5))
+        assert torch.equal(one, all_five)
+
+
+@pytest.mark.parametrize("plan", [Plan("loop", 2, 1), Plan("vmap", 2, 4), Plan("vmap", 5, 6)], ids=str)
+def test_normalised_draws_are_the_naive_loop(net, linear_schedule, clean, draws, plan):
+    expected = torch.zeros(3, sum(p.numel() for p in net.parameters()))
+    for row, x0 in zip(expected, clean.x0[:3], strict=True):
+        for one in draws.split(1):
+            g = naive_gradient(net, linear_schedule, x0, one)
+            row += g / g.norm() / len(draws)
+    objective = Objective(net, linear_schedule, Precision.fp32, normalize=True)
+    torch.testing.assert_close(gradients(objective, clean[:3], draws, plan), expected, rtol=1e-3, atol=1e-5)
+    assert choose(objective, clean, draws, 1.0) == Plan("vmap", 16, 6)
+    in_half = Objective(net, linear_schedule, Precision.bf16, normalize=True)
+    assert choose(in_half, clean, draws, 1.0) == Plan("loop", 8, 1), "a draw at a time, for each has a norm of its own"

@@ -1,0 +1,42 @@
+"""A positive score must mean: leaving the example out raises the query's loss. Proven by training with and without."""
+
+import numpy as np
+import torch
+
+from journey.attribution.gradients import Objective, Plan
+from journey.attribution.kernel import kernel_scores
+from journey.attribution.output import output, step_draws
+from journey.config.groups import Precision, Training
+from journey.diffusion import training
+from journey.diffusion.network import bind
+
+
+def train(examples, model, schedule):
+    settings = Training(num_steps=250, batch_size=32, learning_rate=3e-3, warmup_steps=20)
+    training.initialise(0, "sign")
+    state = training.new_state(model.build((1, 8, 8)), settings)
+    for _ in training.train(state, examples, settings, settings.num_steps, Precision.fp32, schedule, 0, "sign"):
+        pass
+    return state.network.eval()
+
+
+def test_removing_proponents_raises_the_loss_at_the_step(model, clean, linear_schedule):
+    t, num_queries = 300, 4
+    draws = step_draws(t, 32, (1, 8, 8), 0, "sign", antithetic=True)
+    queries, examples = clean[:num_queries], clean[num_queries:]
+    full = train(examples, model, linear_schedule)
+
+    objective = Objective(full, linear_schedule, Precision.fp32)
+    phi, phi_q = (torch.cat(list(objective.gradients(some, draws, Plan("vmap", 14, 32)))).numpy() for some in (examples, queries))
+    scores = np.zeros((1, num_queries, len(examples)), np.float32)
+    kernel_scores(scores, phi, phi_q, [1.0])
+    tau = scores[0].mean(0)  # [N], of the queries' mean loss
+    order = np.argsort(-tau)
+
+    def loss_without(index):
+        kept = np.setdiff1d(np.arange(len(examples)), index)
+        predict = bind(train(examples[torch.from_numpy(kept)], model, linear_schedule), Precision.fp32)
+        with torch.no_grad():
+            return torch.stack([output(predict, linear_schedule, x0, draws) for x0 in queries.x0]).mean().item()
+
+    assert loss_without(order[:60]) > loss_without(order[-60:])

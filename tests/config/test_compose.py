@@ -1,0 +1,322 @@
+import ast
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_run
+from hydra import compose, initialize_config_dir
+
+import journey
+from journey import __main__ as entry
+from journey.attribution.methods.encoder import Encoder
+from journey.attribution.methods.nonparametric import NonparametricScore
+from journey.config import groups
+from journey.config.checks import ConfigError
+from journey.config.compose import CONF, parse, register_schemas
+from journey.config.groups import At
+from journey.config.settings import Config, Vary
+from journey.diffusion.ddpm import DDPM
+from journey.kinds import KINDS
+
+PACKAGE = Path(journey.__path__[0])
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name not in ("experiment", "shared"))
+
+
+def composed(*overrides: str) -> Config:
+    register_schemas(KINDS)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_is_named_after_its_file(experiment):
+    assert composed(f"experiment={experiment}").name == experiment
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
+    group, name = option.split("=")
+    if group == "method":
+        np.savez(tmp_path / "mine.npz", scores=np.zeros((1, 1)), queries=["a"], train=["b"])
+        path = [f"method.external.path={tmp_path / 'mine.npz'}"] if name == "external" else []
+        assert list(composed(f"method=[{name}]", *path).method) == [name]
+    else:
+        kind = getattr(composed(option), group).kind
+        assert name == kind or name.startswith(f"{kind}_")
+
+
+def test_the_options_of_a_group_differ():
+    runs = {name: composed(f"model={name}").model for name in ("ddpm_tiny", "ddpm_small")}
+    assert runs["ddpm_tiny"] != runs["ddpm_small"]
+    methods = composed(f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match('method=(?!external)', o))}]").method
+    assert all(a == b or methods[a] != methods[b] for a in methods for b in methods)
+
+
+def test_every_kind_is_a_choice():
+    used = {type(getattr(composed(option), group)) for option in OPTIONS if (group := option.split("=")[0]) != "method"}
+    text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    for kind in KINDS:
+        assert kind in used or f"/schema/method/{kind.kind}@" in text, kind
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("methods", ["[pixel]", "[journey]", "[trak,random]"])
+def test_every_experiment_composes_with_any_methods(experiment, methods):
+    free = [f"vary.{f.name}=[]" for f in fields(Vary)]  # what has no effect on a method is refused
+    run = composed(f"experiment={experiment}", f"method={methods}", *free)
+    assert list(run.method) == methods.strip("[]").split(",")
+
+
+def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
+    run = composed("attribution.num_draws=8", "method.trak.num_draws=16")
+    assert (run.method["journey"].num_draws, run.method["trak"].num_draws) == (8, 16)
+    every = [o.split("=")[1] for o in OPTIONS if re.match("method=(?!external|trak)", o)]
+    for setting in fields(groups.Attribution):
+        value = {bool: True, int: 4}.get(type(setting.default))
+        if value is not None:
+            run = composed(f"method=[{','.join(every)}]", f"attribution.{setting.name}={value}", "attribution.num_draws=4")
+            of_gradients = [m for m in run.method.values() if isinstance(m, groups.Attribution)]
+            assert len(of_gradients) == 10
+            assert {getattr(m, setting.name) for m in of_gradients} == {value}
+
+
+def test_one_precision_for_all_unless_a_method_says_otherwise():
+    run = composed("compute.precision=bf16", "method=[journey,abu,trak]", "method.trak.precision=fp32")
+    assert {name: m.precision.value for name, m in run.method.items()} == {"journey": "bf16", "abu": "bf16", "trak": "fp32"}
+
+
+def test_variants_differ_in_one_field_and_none_is_there_twice():
+    run = composed("method=[journey,trak,pixel]", "vary.at=[step,trajectory,destination]", "vary.num_draws=[8,32]")
+    expected = ["journey", "trak", "pixel", "journey-trajectory", "journey-num_draws-8", "trak-num_draws-8"]
+    assert list(run.judged) == expected
+    assert run.judged["journey-num_draws-8"].num_draws == 8
+    assert run.judged["journey-trajectory"].at is At.trajectory
+
+
+def test_a_field_without_effect_on_a_method_is_no_axis_of_it():
+    run = composed("method=[journey,gradient_dot]", "vary.damping=[1.0]", "vary.train_window=[100]")
+    expected = ["journey", "gradient_dot", "journey-train_window-100", "journey-damping-1.0", "gradient_dot-train_window-100"]
+    assert sorted(run.judged) == sorted(expected)
+
+
+class Latent(DDPM):
+    kind = "ldm"
+    pixels = False
+    label = "ldm"
+
+
+def test_a_method_of_pixels_is_refused_on_another_model():
+    for method in (NonparametricScore(), Encoder()):
+        message = rf"method\.{method.kind}={method.kind} on ldm: must be used with a model of pixels"
+        with pytest.raises(ConfigError, match=message):
+            small_run(model=Latent(block_out_channels=[8, 16]), method={method.kind: method})
+
+
+def test_a_run_in_plain_python_is_checked_too():
+    with pytest.raises(ConfigError, match=r"dataset=\?\?\?: must be one of its choices"):
+        Config(method={"a": NonparametricScore()})
+    with pytest.raises(ConfigError, match=r"method\.a="):
+        small_run(method={"a": "pixel"})
+
+
+def test_digits_is_what_was_asked_for():
+    run = composed("experiment=digits")
+    assert (run.dataset.num_train, run.retraining.num_subsets, run.retraining.num_seeds) == (1000, 32, 1)
+    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (1200, 64, 24)
+    assert run.sampling.steps == [900, 700, 600, 500, 400, 300, 200, 100, 20]
+    assert (run.method["journey"].num_draws, run.retraining.num_draws) == (128, 64)
+    assert run.method["journey"].num_checkpoints == 3
+
+
+REFUSED = {
+    "method.journey.typo=1": r"method\.journey\.typo",
+    "+method.journey.typo=1": r"method\.journey\.typo=1: no such key; allowed here: at, num_checkpoints",
+    "+training.typo=1": r"training\.typo=1: no such key",
+    "+typo=1": r"typo=1: no such key",
+    "+method.foo=1": r"method\.foo|foo",
+    "training.num_steps=many": r"Value 'many' of type 'str' could not be converted to Integer; full_key: training\.num_steps",
+    "training.num_steps=0": r"training\.num_steps=0: must be in 1…",
+    "training.batch_size=0": r"training\.batch_size=0",
+    "training.batch_size=1001": r"training\.batch_size=1001: must be in 1…1000",
+    "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive and finite",
+    "training.learning_rate=inf": r"training\.learning_rate=inf: must be positive and finite",
+    "training.warmup_steps=1201": r"training\.warmup_steps=1201: must be in 0…1200",
+    "training.weight_decay=inf": r"training\.weight_decay=inf",
+    "training.clip_norm=0": r"training\.clip_norm=0\.0: must be positive and finite",
+    "training.ema_decay=1": r"training\.ema_decay=1\.0: must be in \[0, 1\)",
+    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_small, ddpm_tiny",
+    "model=null": r"model=",
+    "dataset=5": r"dataset=5",
+    "model.norm_num_groups=0": r"model\.norm_num_groups=0",
+    "model.block_out_channels=[12]": r"model\.block_out_channels=\[12\]: must be multiples of norm_num_groups=8",
+    "model.attention_blocks=[2]": r"model\.attention_blocks=\[2\]: must be distinct indices in 0…1",
+    "model.kind=x": r"model\.kind|kind",
+    "method=[nothing]": r"method=nothing: no such option; available: abu, das, datamodel",
+    "method=[journey,1]": r"method=",
+    "method=journey,pixel": r"method=|journey,pixel",
+    "method.journey.name=trak": r"name",
+    "method.pixel.name=../x": r"name",
+    "evaluation.name=../x": r"name",
+    "dataset.name=../../x": r"name",
+    "evaluation.paired_steps=[600,600]": r"evaluation\.paired_steps=\[600, 600\]: must be distinct",
+    "evaluation.paired_steps=[]": r"evaluation\.paired_steps=\[\]: must be a non-empty list",
+    "evaluation.paired_steps=[7]": r"evaluation\.paired_steps=\[7\]: must be among sampling\.steps",
+    "evaluation.num_bootstrap=99": r"evaluation\.num_bootstrap=99: must be in 100…100000",
+    "method=[]": r"method=\[\]: must be",
+    "method.journey.at=somewhere": r"expected one of \[step, trajectory, destination\]",
+    "method.pixel.at=step": r"method\.pixel\.at",
+    "method.journey.damping=[]": r"damping=\[\]: must be a non-empty list",
+    "method.journey.damping=[0]": r"method\.journey\.damping=0\.0: must be in 1e-12…1e\+12",
+    "method.journey.damping=[1e300]": r"method\.journey\.damping=1e\+300: must be in 1e-12…1e\+12",
+    "method.journey.damping=[1,1]": r"method\.journey\.damping=\[1\.0, 1\.0\]: must be distinct",
+    "method.journey.num_checkpoints=0": r"num_checkpoints=0",
+    "method.journey.num_draws=1001": r"method\.journey\.num_draws=1001: must be in 1…1000",
+    "method.journey.antithetic=true method.journey.num_draws=7": r"num_draws=7: must be even when antithetic=true",
+    "method.journey.antithetic=2": r"method\.journey\.antithetic=2: must be true or false",
+    "attribution.antithetic=2": r"attribution\.antithetic=2: must be true or false",
+    "retraining.antithetic=1": r"retraining\.antithetic=1: must be true or false",
+    "vary.stratified=[0]": r"vary\.stratified=0: must be true or false",
+    "retraining.num_draws=1002": r"retraining\.num_draws=1002: must be in 1…1000",
+    "retraining.num_draws=7": r"retraining\.num_draws=7: must be a multiple of 2",
+    "retraining.num_draws=6 retraining.antithetic=true": r"retraining\.num_draws=6: must be a multiple of 4",
+    "retraining.num_subsets=0": r"retraining\.num_subsets=0: must be in 6…",
+    "retraining.num_seeds=0": r"retraining\.num_seeds=0: must be in 1…",
+    "retraining.num_subsets=100000 retraining.num_seeds=100000": r"retraining\.num_subsets × num_seeds=10000000000: must be in",
+    "retraining.fraction=1.0": r"retraining\.fraction=1\.0: must be strictly between 0 and 1",
+    "retraining.fraction=0": r"retraining\.fraction=0\.0",
+    "retraining.fraction=0.001": r"retraining\.fraction=0\.001: must be such that some but not all of the \d+ images of class",
+    "model.block_out_channels=[8,8,8,8,8]": r"model\.block_out_channels=.*images of 8×8 can be halved 4 times",
+    "compute.device=cuda:7": r"compute\.device=cuda:7: not available on this machine",
+    "compute.device=tpu": r"compute\.device=tpu: must be cpu, mps, cuda",
+    "compute.gradient_memory_gib=0": r"compute\.gradient_memory_gib=0\.0",
+    "compute.workers=100000": r"compute\.workers=100000: must be in 0…",
+    "compute.workers=-1": r"compute\.workers=-1: must be in 0…",
+    "compute.checkpoint_seconds=nan": r"compute\.checkpoint_seconds=nan",
+    "attribution.projection_dim=0": r"attribution\.projection_dim=0",
+    "sampling.num_queries=0": r"sampling\.num_queries=0",
+    "sampling.steps=[1000]": r"sampling\.steps=\[1000\]: must be in \[0, 1000\)",
+    "sampling.steps=[-1]": r"sampling\.steps=\[-1\]",
+    "sampling.steps=[]": r"sampling\.steps=\[\]",
+    "sampling.steps=[300,600]": r"sampling\.steps=\[300, 600\]: must be in falling order",
+    "sampling.num_inference_steps=1001": r"num_inference_steps=1001: must be in 1…1000",
+    "sampling.num_inference_steps=7": r"sampling\.steps=.*must be timesteps the sampler visits: multiples of 142 up to 852",
+    "dataset.num_train=0": r"dataset\.num_train=0: must be in 1…1797",
+    "tracking.mode=offline": r"tracking\.mode",
+    "tracking=tensorboard": r"tracking=tensorboard: no such option; available: jsonl, wandb",
+    "tracking=wandb tracking.project=a/b": r"tracking\.project=a/b",
+    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, digits, methods, smoke",
+    "experiment=[smoke,digits]": r"experiment=\['smoke', 'digits'\]: must be one experiment",
+    "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan, verify, export\]",
+    "name=../up": r"name=\.\./up",
+    "seed=-1": r"seed=-1: must be in 0…",
+    "artifacts=s3://x": r"artifacts=s3://x: must be a directory of this machine",
+    "reports=gs://x/y": r"reports=gs://x/y: must be a directory of this machine",
+    "~training": r"~training.*: must be left out: settings cannot be removed",
+    "~method.journey": r"~method\.journey.*: must be left out: settings cannot be removed",
+    "vary.num_draws=[0]": r"method\.journey-num_draws-0\.num_draws=0: must be in 1…",
+    "vary.num_draws=[8,8]": r"vary\.num_draws=\[8, 8\]: must be distinct",
+    "vary.colour=[1]": r"colour",
+    "method=[pixel] vary.at=[step]": r"vary\.at=.*: must be empty: it has no effect on pixel",
+    "method=[gradient_dot] vary.damping=[1.0]": r"vary\.damping=\[1\.0\]: must be empty: it has no effect on gradient_dot",
+    "method=[trak] vary.train_window=[100]": r"vary\.train_window=\[100\]: must be empty",
+    "attribution.projection=none vary.projection_dim=[64]": r"vary\.projection_dim=\[64\]: must be empty",
+    "attribution.train_window=16": r"attribution\.train_window=16: must be 0 \(all\) or at least num_draws=32",
+    "method.trak.train_window=64": r"method\.trak\.train_window=64: must be 0 \(all timesteps\) unless at=step",
+    "method.journey.train_window=1001": r"method\.journey\.train_window=1001: must be in 0…1000",
+    "method.journey.ensemble=run method.journey.num_checkpoints=1": r"num_checkpoints=1: must be in 2…",
+    "method.journey.ensemble=run method.journey.kernel=ekfac": r"kernel=ekfac: must be gram or identity where ensemble=run",
+    "method.journey.kernel=identity method.journey.scale=influence": r"kernel=identity: must be gram",
+    "method=[tracin] attribution.num_checkpoints=1": r"method\.tracin\.num_checkpoints=1: must be in 2…",
+    "method=[tracin] attribution.num_checkpoints=1200": r"method\.tracin\.num_checkpoints=1200: must be in 2…1199",
+    "method=[encoder] method.encoder.encoder=clip method.encoder.path=/nowhere": r"method\.encoder\.path=/nowhere: no weights",
+    "method=[nda] method.nda.patch_size=[4]": r"method\.nda\.patch_size=\[4\]: must be odd sizes",
+    "method=[abu] method.abu.rise=[]": r"method\.abu\.rise=\[\]: must be a non-empty list",
+    "method=[abu] method.abu.damping=0": r"method\.abu\.damping=0\.0: must be in",
+    "method=[datamodel] method.datamodel.num_subsets=1": r"method\.datamodel\.num_subsets=1: must be in 2…",
+    "method=[external]": r"method\.external\.path=scores\.npz: must be a file",
+    "-m training.num_steps=600,0": r"training\.num_steps=0: must be in 1…",
+    "-m experiment=smoke,nothing": r"experiment=nothing: no such option",
+    "-m attribution.antithetic=true,2": r"attribution\.antithetic=2: must be true or false",
+    "-m seed=range(20000)": r"sweep=20000 points: must be at most 10000",
+}
+
+
+def refused(monkeypatch, *words: str) -> str:
+    """The one line that a command is refused with."""
+    monkeypatch.setattr("sys.argv", ["journey", *words])
+    with pytest.raises(SystemExit) as stopped:
+        entry.main()
+    text = str(stopped.value)
+    assert text.startswith("error: ")
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.items())
+def test_bad_input_is_one_line_before_any_compute(override, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = refused(monkeypatch, *override.split())
+    assert re.search(message, text), text
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def own_directory(tmp_path, name: str, **changes: str) -> Path:
+    """A user's directory with the smoke experiment under another name."""
+    text = (CONF / "experiment" / "smoke.yaml").read_text()
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(text)
+    return tmp_path / "mine"
+
+
+def test_a_typo_in_an_experiment_file_is_refused(tmp_path):
+    mine = own_directory(tmp_path, "typo", num_steps="num_stepz")
+    with pytest.raises(Exception, match="num_stepz"):
+        composed(f"hydra.searchpath=[file://{mine}]", "experiment=typo")
+
+
+@pytest.mark.parametrize("words", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"])
+def test_a_users_file_that_would_silently_not_be_read_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = own_directory(tmp_path, "smoke", num_steps="num_stepz")
+    text = refused(monkeypatch, *words.format(mine).split(), "experiment=smoke", "task=plan")
+    assert "experiment/smoke.yaml=smoke: must be named otherwise: journey has experiment/smoke.yaml" in text
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["one", "sweep"])
+def test_a_users_own_experiment_is_a_choice(sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = own_directory(tmp_path, "mine")
+    monkeypatch.setattr("sys.argv", ["journey", *sweep[:1], f"--config-dir={mine}", "experiment=mine", "task=plan", *sweep[1:]])
+    entry.main()
+    assert capsys.readouterr().out.count("featurize") == (2 if sweep else 1)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.yaml"], "planning writes nothing"
+
+
+def test_help_lists_every_choice(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["journey", "--help"])
+    entry.main()
+    said = capsys.readouterr().out
+    for option in (*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)):
+        group, name = option.split("=")
+        line = next(line for line in said.splitlines() if line.startswith(f"    {group} "))
+        assert name in re.split(r"[ ,]+", line)
+
+
+def test_every_setting_is_read_by_code():
+    """Beside the checks; or by another setting."""
+    read = set(re.findall(r"\$\{(\w+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))))
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        checks = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and re.match("check|__post_init__", n.name)]
+        skipped = {id(inner) for check in checks for inner in ast.walk(check)}
+        read |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in skipped}
+    settings = [c for c in vars(groups).values() if inspect.isclass(c) and hasattr(c, "__dataclass_fields__")]
+    unread = {f"{c.__name__}.{f.name}" for c in (*KINDS, *settings, Config, Vary) for f in fields(c) if f.name not in read}
+    assert not unread

@@ -1,0 +1,219 @@
+"""Whatever is said on the command line is accepted, or refused in one line; and what is certainly wrong is not accepted.
+
+Most inputs take a short cut: they change a copy of one composed configuration, as Hydra does, which takes 6 ms instead of 200.
+"""
+
+import copy
+import random
+import sys
+import time
+from collections.abc import Iterator
+from enum import Enum
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from journey import __main__ as entry
+from journey import command_line
+from journey.config.compose import CONF, parse, register_schemas
+from journey.kinds import KINDS
+
+METHODS = "[journey,tracin,abu,datamodel,nda,encoder,pixel]"
+BASE = ["experiment=smoke", f"method={METHODS}", "attribution.num_checkpoints=2", "tracking=wandb"]
+REFUSED, ACCEPTED = "refused", "accepted"
+
+NEVER = ["null", "{a:1}", "???", "${nothing.there}", "${oc.env:NOT_THERE}", "[null]", "[x]", "[[1]]", "[nan]", "${training}"]
+WRONG = {  # whatever the setting: values that no setting of such a type may have
+    bool: [*NEVER, "2", "-1", "x", "nan", "''", "1.5"],
+    int: [*NEVER, "-5", "9223372036854775808", "1.5", "nan", "inf", "x", "true", "''", "1e3", "'8 9'", "[1]"],
+    float: [*NEVER, "nan", "inf", "-inf", "-1", "x", "true", "''", "1e400", "[1]"],
+    str: ["null", "{a:1}", "???", "${nothing.there}", "[x]", "[1]"],
+    Enum: [*NEVER, "x", "STEP", "Fp32", "2", "true", "''", "nan", "[1]"],
+    list: [*NEVER, "3", "x", "true", "''", "nan", "[1,1]", "[1.5,x]", "[-3]", "${seed}", "${oc.env:HOME}", "[1e300]", "[{a:1}]"],
+}
+ODD = [
+    "0",
+    "-0.0",
+    "1",
+    "2",
+    "7",
+    "1e-300",
+    "1e300",
+    "10000000",
+    "1000000000",
+    "[]",
+    "[1]",
+    "[600,300]",
+    "'a b'",
+    "ß",
+    "08",
+    "off",
+]
+SEEDS = ("seed", "dataset.seed")
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    register_schemas(KINDS)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", BASE)
+
+
+def leaves(node: DictConfig, path: str = "") -> Iterator[tuple[str, type]]:
+    """Every setting and its type."""
+    for key in node:
+        value, name = node[key], f"{path}{key}"
+        if isinstance(value, DictConfig):
+            yield from leaves(value, f"{name}.")
+        else:
+            kinds = (bool, int, float, str, Enum, ListConfig)
+            kind = next(kind for kind in kinds if isinstance(value, kind))
+            yield name, list if kind is ListConfig else kind
+
+
+def outcome(text: str, base: DictConfig) -> str:
+    """What becomes of one setting beside those of the base."""
+    changed = copy.deepcopy(base)
+    try:
+        with entry.one_line_errors():
+            (override,) = OverridesParser.create().parse_overrides([text])
+            command_line._check_override(override)
+            OmegaConf.update(changed, override.key_or_group, override.value(), merge=True)
+            parse(changed)
+            command_line.refuse_numbers_for_truths([text], changed)
+    except SystemExit as stopped:
+        said = str(stopped.code)
+        assert said.startswith("error: "), said
+        assert said.isprintable(), said
+        assert len(said) < 1200
+        return REFUSED
+    return ACCEPTED
+
+
+def test_the_short_cut_finds_the_base_good(base):
+    for name, _ in leaves(base):
+        value = OmegaConf.select(base, name)
+        if isinstance(value, ListConfig):
+            value = f"[{','.join(map(str, value))}]"
+        assert outcome(f"{name}={value.name if isinstance(value, Enum) else value}", base) == ACCEPTED, name
+
+
+def test_no_setting_takes_what_is_wrong_for_its_type(base):
+    accepted = []
+    for name, kind in leaves(base):
+        wrong = {f"{name}={value}": value for value in WRONG[kind]}
+        accepted += [text for text in wrong if outcome(text, base) == ACCEPTED]
+    assert accepted == []
+
+
+def test_no_count_is_so_large_that_planning_it_hangs(base):
+    counts = [name for name, kind in leaves(base) if kind is int and name not in (*SEEDS, "training.num_steps")]
+    assert len(counts) > 20
+    for name in counts:
+        assert {outcome(f"{name}={number}", base) for number in (10**7, 10**9)} == {REFUSED}, name
+    assert outcome("training.num_steps=10000000000", base) == REFUSED
+
+
+def test_anything_odd_is_accepted_or_refused_in_one_line(base):
+    names = [name for name, _ in leaves(base)]
+    nodes = [name for name in base if isinstance(base[name], DictConfig)] + ["method.journey", "nothing", "training.nothing"]
+    texts = [f"{name}={value}" for name in [*names, *nodes] for value in ODD]
+    draws = random.Random(0)
+    texts = draws.sample(texts, 300)
+    texts += [f"{draws.choice(['', '+', '++'])}{draws.choice(names)}.{draws.choice(['x', '0', 'a.b'])}=1" for _ in range(50)]
+    outcomes = [outcome(text, base) for text in texts]
+    assert 50 < outcomes.count(ACCEPTED) < 300  # both happen
+
+
+# ------------------------------------------------------------------------------------- through the command itself
+
+ALSO_REFUSED = [
+    "--frobnicate", "--cfg", "--cfg=x", "--config-name=x", "--config-dir=/nowhere", "seed=1 -m seed=2", "--mult seed=1", "--info x",
+    "=3", "seed", "smoke", "seed=1,2", "hydra.mode=MULTIRUN", "hydra.run.dir=x", "hydra.sweeper.params={seed:1}", "hydra/output=x",
+    "hydra.searchpath=[/nowhere]", "hydra/launcher=null", "sampling.steps.x=1", "model@other=ddpm_small", "method={a:b}", "+x=1",
+    "method=[pixel,pixel]", "+method.x={}", "+method.x={at:step}", "+method.x=null", "attribution={antithetic:2}", "dataset=cifar10",
+    "dataset.name=cifar10", "tracking.name=wandb", "training=${seed}", "vary=${sampling}", "seed=${seed}", "artifacts=~/x",
+    "compute.device=cuda:99999999999999999999", "-m seed=range(5,1)", "-m seed=range(1,2,0)", "-m seed=shuffle(range(1000000000))",
+    "-m seed=interval(0,1)", "-m experiment=glob(*)", "-m experiment=smoke,null", "-m training.learning_rate=range(0.1,1,1e-12)",
+    "vary.num_draws=[{}]".format(",".join(map(str, range(2, 4000, 2)))), "name=" + "a" * 101, "name=" + "a" * 10000,
+]  # fmt: skip
+
+
+def said(monkeypatch, *words: str) -> str:
+    """What the command says when it stops; nothing if it does not."""
+    monkeypatch.setattr(sys, "argv", ["journey", *words])
+    try:
+        entry.main()
+    except SystemExit as stopped:
+        return str(stopped.code)
+    return ""
+
+
+@pytest.mark.parametrize("words", ALSO_REFUSED, ids=lambda words: words[:40])
+def test_wrong_commands_are_refused_in_one_line(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = said(monkeypatch, *words.split())
+    assert message.startswith("error: ")
+    assert message.isprintable()
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+BROKEN = {
+    "unparsable": b"training: [1",
+    "tab": b"training:\n\tnum_steps: 3",
+    "binary": bytes(range(256)),
+    "a number": b"3",
+    "nothing": b"",
+    "twice": b"name: a\nname: b",
+    "a list for a map": b"training: [1, 2]",
+    "a map for a list": b"sampling: {steps: {a: 1}}",
+    "lists in a list": b"sampling: {steps: [[600]]}",
+    "no defaults list": b"defaults: 3",
+    "itself": b"defaults: [broken]",
+    "a method without type": b"method: {new: {at: step}}",
+    "a hidden sweep": b"hydra: {mode: MULTIRUN}",
+    "code": b"seed: !!python/object/apply:os.getpid []",
+    "a number too long": b"seed: " + b"9" * 5000,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_users_broken_file_is_refused_in_one_line(content, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "broken.yaml").write_bytes(b"# @package _global_\n" * (content != b"") + content)
+    message = said(monkeypatch, "--config-dir=mine", "experiment=broken", "task=plan")
+    assert message.startswith("error: ")
+    assert message.isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "schema.yaml", "schema/method/pixel.yaml", "shared/gradient.yaml"])
+def test_a_users_file_cannot_take_the_place_of_ours(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
+    (tmp_path / "mine" / name).write_text("{}")
+    assert "must be named otherwise: journey has" in said(monkeypatch, "--config-dir=mine", "experiment=smoke", "task=plan")
+
+
+@pytest.mark.parametrize("words", ["retraining.num_subsets=10000", "method=[datamodel] method.datamodel.num_subsets=10000"])
+def test_the_most_that_is_accepted_is_planned_in_seconds(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    started = time.process_time()
+    assert said(monkeypatch, "experiment=smoke", "task=plan", *words.split()) == ""
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("path", ["artifacts", "reports"])
+def test_a_directory_that_is_a_file_is_refused(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert f"error: {path}=file: must be a directory" in said(monkeypatch, f"{path}=file", "task=plan")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_no_torch():
+    """Last: none of the above imports it, unless another test of this process did."""
+    assert "torch" not in sys.modules or "conftest" in sys.modules

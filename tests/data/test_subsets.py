@@ -1,0 +1,114 @@
+"""Which training images a model sees, and that it sees them."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import journey_trak, small_run
+
+from journey.artifacts.graph import address, parents
+from journey.artifacts.specs import All, Planted, RandomSubset, Without
+from journey.artifacts.workspace import get
+from journey.attribution.methods.pixel import Pixel
+from journey.config.checks import ConfigError
+from journey.config.groups import At, Training
+from journey.data import subsets, train_images
+from journey.diffusion import training
+from journey.experiment import recipes
+
+
+@pytest.fixture
+def of(workspace):
+    """Recipes of a run of four training steps."""
+    run = small_run(training=Training(num_steps=4, batch_size=16, warmup_steps=1))
+    return recipes(run, workspace.store)
+
+
+def rows(keep, images, scores=None):
+    return subsets.rows(keep, images, lambda score: scores).tolist()
+
+
+def test_all_is_every_row(digits):
+    assert rows(All(), digits) == list(range(200))
+
+
+def test_a_random_subset_is_its_mask(digits):
+    kept = rows(RandomSubset(3, 0.5, seed=0), digits)
+    assert kept == np.flatnonzero(subsets.mask(digits.labels, RandomSubset(3, 0.5, seed=0))).tolist()
+    assert len(kept) == 100
+    assert kept != rows(RandomSubset(4, 0.5, seed=0), digits)
+
+
+@pytest.fixture
+def scores():
+    """[candidate 2, step 2, query 3, train 200]"""
+    return np.random.default_rng(0).standard_normal((2, 2, 3, 200))
+
+
+@pytest.mark.parametrize("opponents", [False, True])
+def test_without_is_all_but_what_a_score_ranks_first(of, digits, scores, opponents):
+    keep = Without(of.score(Pixel()), candidate=1, step=300, query=2, count=5, opponents=opponents)
+    tau = scores[1, 1, 2]  # 300 is the second step
+    worst_first = np.argsort(tau).tolist()
+    left_out = worst_first[:5] if opponents else worst_first[-5:]
+    assert rows(keep, digits, scores) == sorted(set(range(200)) - set(left_out))
+
+
+def test_equal_scores_are_ranked_by_row(of, digits):
+    tied = np.zeros((1, 2, 3, 200))
+    tied[..., 10] = 1
+    keep = Without(of.score(Pixel()), candidate=0, step=600, query=0, count=3)
+    assert sorted(set(range(200)) - set(rows(keep, digits, tied))) == [0, 1, 10]
+    last = Without(of.score(Pixel()), candidate=0, step=600, query=0, count=3, opponents=True)
+    assert sorted(set(range(200)) - set(rows(last, digits, tied))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("step", [600, 300])
+def test_a_method_with_one_score_ranks_alike_at_every_step(of, digits, scores, step):
+    score = of.score(journey_trak(at=At.destination))
+    keep = Without(score, candidate=0, step=step, query=1, count=4)
+    assert set(range(200)) - set(rows(keep, digits, scores[:, :1])) == set(np.argsort(-scores[0, 0, 1])[:4].tolist())
+
+
+@pytest.mark.parametrize("count", [0, 200, -1])
+def test_leaving_out_nothing_or_everything_is_refused(of, digits, scores, count):
+    with pytest.raises(ConfigError, match=f"count={count}: must be in 1…199"):
+        rows(Without(of.score(Pixel()), 0, 600, 0, count), digits, scores)
+
+
+def test_copies_come_last_and_have_their_originals_rows(digits):
+    keep = Planted((digits.ids[7], digits.ids[2]), copies=3)
+    assert rows(keep, digits) == [*range(200), 7, 7, 7, 2, 2, 2]
+    with pytest.raises(ConfigError, match=r"planted image digits/9999: no such training image; the first is digits/"):
+        rows(Planted((digits.ids[7], "digits/9999"), copies=1), digits)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The examples that trainings were given."""
+    given, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda state, examples, *rest: given.append(examples) or train(state, examples, *rest))
+    return given
+
+
+def test_every_choice_of_images_is_trained_on(of, workspace, seen):
+    images = train_images(of.images, workspace)
+    get(of.trained(0), workspace)
+    score = of.score(Pixel())
+    tau = get(score, workspace).array("scores.npy")
+    choices = {
+        "subset": of.subset(0),
+        "without": Without(score, candidate=0, step=300, query=1, count=10),
+        "opponents": Without(score, candidate=0, step=300, query=1, count=10, opponents=True),
+        "planted": Planted((images.ids[3],), copies=20),
+    }
+    weights = {"all": (get(of.trained(0), workspace).path / "diffusion_pytorch_model.safetensors").read_bytes()}
+    for name, keep in choices.items():
+        seen.clear()
+        spec = of.trained(0, keep)
+        made = get(spec, workspace)
+        weights[name] = (made.path / "diffusion_pytorch_model.safetensors").read_bytes()
+        expected = of.model.encode(images.take(np.array(rows(keep, images, tau)))).x0
+        assert torch.equal(seen[0].x0, expected), name
+        assert (score in parents(spec)) == isinstance(keep, Without), "what is left out follows from scores, which are made first"
+    assert len(set(weights.values())) == 5
+    assert len({address(of.trained(0, keep)) for keep in (All(), *choices.values())}) == 5

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+import torch
+from conftest import naive_loss, small_run
+
+from journey.artifacts.graph import address
+from journey.artifacts.workspace import get
+from journey.config.groups import Precision, Training
+from journey.diffusion import training
+from journey.seeding import generator
+
+SETTINGS = Training(num_steps=12, batch_size=16, warmup_steps=4, ema_decay=0.9)
+
+
+def start(model, settings=SETTINGS):
+    training.initialise(0, "test")
+    return training.new_state(model.build((1, 8, 8)), settings)
+
+
+def loop(state, clean, schedule, settings=SETTINGS):
+    return training.train(state, clean, settings, settings.num_steps, Precision.fp32, schedule, 0, "test")
+
+
+def parameters(state):
+    return torch.cat([p.detach().flatten() for p in state.network.parameters()])
+
+
+def test_first_loss_is_the_naive_one(model, clean, linear_schedule):
+    state = start(model)
+    before = start(model).network
+    loss, _ = next(loop(state, clean, linear_schedule))
+    index = training.batch_index(len(clean), 16, 0, 0, "test")
+    random = generator(0, "train", "test", 0)
+    t, eps = torch.randint(1000, (16,), generator=random), torch.randn(16, 1, 8, 8, generator=random)
+    naive = torch.stack([naive_loss(before, linear_schedule, clean.x0[i], t[k], eps[k]) for k, i in enumerate(index)])
+    torch.testing.assert_close(loss, naive.mean().detach())
+
+
+def test_continued_from_any_checkpoint_bit_for_bit(model, clean, linear_schedule, tmp_path):
+    undisturbed = start(model)
+    for _ in loop(undisturbed, clean, linear_schedule):
+        if undisturbed.step in (1, 7):
+            training.save(undisturbed, tmp_path / f"{undisturbed.step}.safetensors")
+    for step in (1, 7):
+        state = start(model)
+        training.restore(state, tmp_path / f"{step}.safetensors")
+        list(loop(state, clean, linear_schedule))
+        assert torch.equal(parameters(state), parameters(undisturbed))
+        assert all(torch.equal(state.ema[name], undisturbed.ema[name]) for name in state.ema)
+
+
+def test_average_is_the_exponential_one(model, clean, linear_schedule):
+    state = start(model)
+    average = parameters(state)
+    for _ in loop(state, clean, linear_schedule):
+        average = 0.9 * average + 0.1 * parameters(state)
+    training.use_average(state)
+    torch.testing.assert_close(parameters(state), average)
+
+
+def test_every_epoch_holds_every_example_once():
+    for num, size in ((10, 4), (10, 10), (3, 8)):
+        index = torch.cat([training.batch_index(num, size, step, 0, "test") for step in range(num)])
+        for epoch in index.split(num):
+            assert sorted(epoch.tolist()) == list(range(num))
+
+
+def test_learning_rate_rises_then_falls():
+    settings = Training(num_steps=100, warmup_steps=10, learning_rate=0.5)
+    rates = [training.learning_rate(settings, step) for step in range(100)]
+    assert rates[9] == rates[10] == 0.5
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.25)
+    assert rates[-1] < 0.001
+
+
+def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(small, workspace, monkeypatch):
+    spec = small.trained(0)
+
+    def poisoned(state, *rest):
+        for loss, norm in training_loop(state, *rest):
+            yield (loss * float("nan") if state.step == 137 else loss), norm
+
+    training_loop = training.train
+    monkeypatch.setattr(training, "train", poisoned)
+    with pytest.raises(FloatingPointError, match="training step 137: loss nan"):
+        get(spec, workspace)
+    partial = workspace.store.root / (address(spec) + ".partial")
+    run = small_run()
+    state = training.new_state(run.model.build((1, 8, 8)), run.training)
+    training.restore(state, partial / "resume.100.safetensors")
+    assert not list(partial.glob("resume.*50.safetensors")), "the state before has given way"
+    assert state.step == 100
+    monkeypatch.undo()
+    steps = [json.loads(line)["step"] for line in (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [50, 100, 150]
+
+
+def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
+    state = start(model)
+    with torch.no_grad():
+        next(state.network.parameters())[0] = float("inf")
+    with pytest.raises(FloatingPointError, match="a weight is not finite"):
+        training.save(state, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())

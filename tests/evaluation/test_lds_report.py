@@ -1,0 +1,118 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from rich.console import Console
+
+from journey.evaluation import lds_figures, lds_tables
+from journey.evaluation.lds import LDS
+
+TARGETS = ("paired_steps", "trajectory", "destination")
+
+
+def row(value, low, high, target, **what):
+    return {**what, "target": target, "value": value, "low": low, "high": high}
+
+
+def lds(method, shift, **what):
+    """Steps 600 and 300, then the other targets."""
+    what = {"method": method, **what}
+    steps = [
+        row(0.1 + shift, 0.0 + shift, 0.2 + shift, "step", step=600, **what),
+        row(0.2 + shift, 0.1 + shift, 0.35 + shift, "step", step=300, **what),
+    ]
+    return steps + [row(0.3 + shift, 0.2 + shift, 0.4 + shift, target, **what) for target in TARGETS]
+
+
+def named(worse: str, better: str) -> dict:
+    """A result in which `better` is better; the first method is the one that the others are compared with."""
+    chosen = {"step": [{"damping": 0.1, "readout": "relu"}] * 4}
+    rows = []
+    for name, shift in ((better, 0.0), (worse, -0.1)):
+        for readout in ("best", "linear"):
+            rows += lds(name, shift, quantity="lds", readout=readout)
+    rows += lds("ceiling", 0.5, quantity="ceiling")
+    rows += [row(0.1, 0.05, 0.15, target, quantity="difference", method=better, against=worse) for target in TARGETS]
+    return {
+        "experiment": "test", "num_train": 10, "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
+        "paired_steps": [600, 300], "ceiling": "seeds", "rows": rows,
+        "chosen": {name: {"best": chosen, "linear": chosen} for name in (better, worse)},
+        "cost": {name: {"seconds": 1.0, "gradients": 7000, "bytes": 5e6} for name in (better, worse)},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def result():
+    return named("trak", "journey")
+
+
+def test_every_curve_is_drawn_where_the_result_has_it(result):
+    axes = lds_figures.lds_by_step(result).axes[0]
+    drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    containers = {c.get_label(): c.lines[0] for c in axes.containers}
+    for name, expected in (("journey", [0.1, 0.2]), ("trak", [0.0, 0.1])):
+        np.testing.assert_allclose(containers[name].get_ydata().astype(float), expected, atol=1e-12)
+    np.testing.assert_allclose(drawn["ceiling (seeds)"].get_ydata(), [0.6, 0.7])
+    assert axes.xaxis_inverted()
+    plt.close("all")
+
+
+def test_tables_hold_the_numbers(result):
+    console = Console(record=True, width=120)
+    console.print(lds_tables.lds_table(result), lds_tables.paired_table(result))
+    text = console.export_text()
+    for expected in (
+        "10 ± 10",
+        "20 ± 12",
+        "30 ± 10",
+        "80 ± 10",
+        "+10.0 [+5.0, +15.0]",
+        "t=600, 300",
+    ):
+        assert expected in text
+
+
+def test_a_single_method_is_compared_with_none(result):
+    result["rows"] = [r for r in result["rows"] if r["quantity"] != "difference"]
+    assert lds_tables.paired_table(result) is None
+
+
+def test_markdown_has_every_interval_choice_and_cost(result):
+    lines = lds_tables.markdown(result).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert (
+        "| trak | best | 0 [−10, 10] | 10 [0, 25] | 20 [10, 30] | 20 [10, 30] | 20 [10, 30] | 0.1 relu | 1 | 7,000 | 5.0 |"
+        in lines
+    )
+
+
+def test_a_map_of_methods_is_sorted_and_holds_both_readouts():
+    result = named("worse", "better")
+    result["rows"].sort(key=lambda r: r["method"] == "better")  # in another order than the map's
+    for axes in lds_figures.lds_by_method(result).axes:
+        np.testing.assert_allclose(axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80]], atol=1e-12)
+    plt.close("all")
+
+
+def test_ablations_draw_every_axis(result):
+    figure = lds_figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
+    np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3])
+    plt.close("all")
+
+
+def test_the_pictures_are_those_that_can_be_read(result):
+    """Curves while there are colours enough, a map of more methods; axes where something was varied."""
+    assert list(LDS().figures(result, {})) == ["lds_by_step.png"]
+    varied = LDS().figures(result, {"num_draws": [("8", "trak"), ("32", "journey")]})
+    assert list(varied) == ["lds_by_step.png", "ablations.png"]
+    for i in range(5):
+        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="best")
+        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="linear")
+    assert list(LDS().figures(result, {})) == ["lds_by_method.png"]
+    plt.close("all")
+
+
+def test_a_method_is_shown_with_what_most_cells_chose(result):
+    cells = [{"damping": d, "readout": r} for d, r in ((0.1, "relu"), (1.0, "square"), (1.0, "linear"), (10.0, "relu"))]
+    result["chosen"]["trak"]["best"] = {"step": cells}
+    assert LDS().chosen(result, "trak") == {"damping": 1.0}
+    assert LDS().chosen(result, "journey") == {"damping": 0.1}

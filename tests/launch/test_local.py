@@ -1,0 +1,283 @@
+import contextlib
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_stages import PATIENCE, Toy, make, workspace
+
+from journey.artifacts.graph import address
+from journey.config.checks import ConfigError
+from journey.launch.jobs import JobsFailedError
+from journey.launch.local import Local, num_cores
+
+HERE = Path(__file__).parent
+
+
+def made(space, spec: Toy) -> str:
+    return (space.store.find(spec).path / "said.txt").read_text()
+
+
+def pyramid() -> Toy:
+    base = [Toy(label) for label in "abcd"]
+    return Toy("top", (Toy("left", tuple(base[:3])), Toy("right", tuple(base[1:]))))
+
+
+def wait_until(holds) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def beating(path: Path) -> bool:
+    """Whether the process that shows there that it lives does so now."""
+    before = path.read_text() if path.exists() else None
+    time.sleep(0.5)
+    return path.exists() and path.read_text() != before
+
+
+# ------------------------------------------------------------------------------------------------------ what is made
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_makes_the_same(tmp_path, workers):
+    top = pyramid()
+    space = workspace(tmp_path, workers)
+    labels = make([top], space)
+    assert sorted(labels) == ["a", "b", "c", "d", "left", "right", "top"]
+    assert made(space, top) == "top(left(a(),b(),c()),right(b(),c(),d()))"
+
+
+def test_one_worker_makes_things_in_order_of_priority(tmp_path):
+    turns = str(tmp_path / "turns")
+    first, third = Toy("1", (), "take_turns", turns), Toy("3", (), "take_turns", turns)
+    second = Toy("2", (first,), "take_turns", turns)
+    assert make([second, third], workspace(tmp_path / "store", 1)) == ["1", "2", "3"]
+    assert Path(turns).read_text() == "1 2 3 "
+
+
+def test_only_what_is_missing_is_made(tmp_path, capfd):
+    top = pyramid()
+    space = workspace(tmp_path)
+    assert len(make([top.needs[0]], space)) == 4
+    assert sorted(make([top], space)) == ["d", "right", "top"]
+    capfd.readouterr()
+    assert make([top], space) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_job_starts_as_soon_as_what_it_needs_is_there(tmp_path):
+    """The slow job ends only when a grandchild of a quick one has run."""
+    marker = str(tmp_path / "marker")
+    slow = Toy("slow", (), "await_touch", marker)
+    grandchild = Toy("grandchild", (Toy("child", (Toy("quick"),)),), "touch", marker)
+    assert make([slow, grandchild], workspace(tmp_path / "store", 2)) == ["quick", "child", "grandchild", "slow"]
+
+
+def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path):
+    space = workspace(tmp_path, 2)
+    one = Toy("one")
+    make([one], space)
+    assert (space.store.find(one).path / "threads.txt").read_text() == str(max(1, num_cores() // 2))
+
+
+# ---------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
+    broken, gone, good = Toy("broken", (), "fail"), Toy("gone", (), "leave"), pyramid()
+    blocked = Toy("blocked", (broken, Toy("side")))
+    space = workspace(tmp_path)
+    with pytest.raises(JobsFailedError) as caught:
+        make([blocked, gone, good], space)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2, "what depends on a failed job is not tried"
+    log = Path(lines[0].split("(log: ")[1].rstrip(")"))
+    assert lines[0] == f"{address(broken)}: ValueError: this toy is broken (log: {log})"
+    assert lines[1].startswith(f"{address(gone)}: SystemExit: no more toys (log: ")
+    assert log == tmp_path / "logs" / f"{address(broken).replace('/', '-')}.log"
+    assert "Traceback" in log.read_text()
+    assert all(space.store.find(spec) for spec in (good, Toy("side")))
+
+
+def test_a_killed_worker_costs_only_time(tmp_path):
+    marker = tmp_path / "marker"
+    victim = Toy("victim", (Toy("need"),), "die_once", str(marker))
+    labels = make([Toy("after", (victim,)), pyramid()], workspace(tmp_path / "store"))
+    assert "after" in labels
+    assert len(labels) == 10
+    assert marker.read_text() == "x"
+
+
+def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path):
+    marker = tmp_path / "marker"
+    victim, crash, good = Toy("victim", (), "die", str(marker)), Toy("crash", (), "exit_at_once"), pyramid()
+    space = workspace(tmp_path / "store")
+    with pytest.raises(JobsFailedError) as caught:
+        make([victim, Toy("after", (victim,)), crash, good], space)
+    assert sorted(str(caught.value).splitlines()) == [
+        f"{address(crash)}: the worker process ended twice (exit code 3)",
+        f"{address(victim)}: the worker process was killed twice (out of memory?)",
+    ]
+    assert marker.read_text() == "xx"
+    assert space.store.find(good)
+
+
+def test_what_cannot_be_sent_to_a_worker_fails_by_name(tmp_path):
+    class Inner:
+        pass
+
+    inner, good = Toy("inner", kind=None), pyramid()
+    object.__setattr__(inner, "extra", Inner())  # not addressed, but sent
+    space = workspace(tmp_path)
+    with pytest.raises(JobsFailedError, match=f"{address(inner)}: .*Inner"):
+        make([inner, good], space)
+    assert space.store.find(good)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(inner)
+
+
+@pytest.mark.parametrize("ending", ["close", "raise"])
+def test_who_stops_listening_stops_the_workers(tmp_path, ending):
+    heart = tmp_path / "heart"
+    space = workspace(tmp_path / "store")
+    specs = space.compute.run([Toy("heart", (), "beat", str(heart)), Toy("quick")], space)
+    assert next(specs).label == "quick"
+    wait_until(heart.exists)
+    if ending == "close":
+        specs.close()
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            specs.throw(KeyboardInterrupt)
+    assert not beating(heart)
+
+
+# ---------------------------------------------------------------------------------------------------- whole processes
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+from pathlib import Path
+from journey.config.contracts import Kind
+from toy_stages import Toy, make, workspace
+
+@dataclass
+class Mine(Kind):
+    kind: ClassVar[str] = "mine"
+    word: str = "hello"
+
+    def deed(self):
+        return self.word
+
+"""
+GUARD = 'if __name__ == "__main__":\n    '
+
+
+@contextlib.contextmanager
+def script(tmp_path: Path, body: str, **options):
+    """A process that runs a user's script."""
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT + body)
+    environment = {**os.environ, "PYTHONPATH": str(HERE), **options.pop("env", {})}
+    with subprocess.Popen([sys.executable, str(path)], env=environment, text=True, **options) as process:
+        yield process
+        process.kill()
+
+
+def finished(tmp_path: Path, body: str, **options) -> tuple[int, str, str]:
+    with script(tmp_path, body, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        return process.wait(), *process.communicate()
+
+
+def test_what_a_script_defines_reaches_the_workers(tmp_path):
+    store = tmp_path / "store"
+    body = GUARD + f'print(make([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
+    code, out, err = finished(tmp_path, body)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["2 to make: toy_stages x2", "['need', 'own']"]
+    assert [path.read_text() for path in store.glob("toys/own-*/said.txt")] == ["bye(need())"]
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    code, _, err = finished(tmp_path, f'make([Toy("a")], workspace({str(tmp_path / "store")!r}))')
+    assert code == 1
+    assert "no job can be started" in err
+    assert '`if __name__ == "__main__":`' in err
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, end):
+    heart = tmp_path / "heart"
+    body = GUARD + f'make([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
+    with script(tmp_path, body, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(heart.exists)
+        process.send_signal(end)
+        assert process.wait(PATIENCE) != 0
+        wait_until(lambda: not beating(heart))
+
+
+def test_control_c_in_a_terminal_is_the_parents_affair(tmp_path):
+    """It reaches the whole group of processes: one traceback, the parent's, and no worker left."""
+    heart = tmp_path / "heart"
+    body = GUARD + f'make([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    with script(tmp_path, body, **pipes) as process:
+        wait_until(heart.exists)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert not beating(heart)
+
+
+def test_a_generator_that_nobody_closed_does_not_keep_python_from_ending(tmp_path):
+    heart = tmp_path / "heart"
+    body = GUARD + (
+        f"space = workspace({str(tmp_path / 'store')!r})\n"
+        f"    specs = space.compute.run([Toy('heart', (), 'beat', {str(heart)!r}), Toy('quick')], space)\n"
+        f"    print(next(specs).label)\n"
+    )
+    code, out, err = finished(tmp_path, body)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "quick"
+    assert not beating(heart)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "cuda:3"])
+def test_devices(device):
+    Local(device=device).check("compute")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "gpu"}, "compute.device=gpu: must be cpu, mps, cuda or cuda:N"),
+        ({"device": "cuda:"}, "compute.device=cuda:"),
+        ({"workers": -1}, "compute.workers=-1: must be in 0"),
+        ({"workers": 4 * num_cores() + 1}, f"{4 * num_cores()}: this process may use {num_cores()} cores"),
+        ({"gradient_memory_gib": math.nan}, "compute.gradient_memory_gib=nan"),
+        ({"gradient_memory_gib": math.inf}, "compute.gradient_memory_gib=inf"),
+        ({"checkpoint_seconds": -1.0}, "compute.checkpoint_seconds=-1.0"),
+        ({"checkpoint_seconds": math.nan}, "compute.checkpoint_seconds=nan"),
+    ],
+)
+def test_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        Local(**settings).check("compute")
+    assert message in str(caught.value)
+
+
+def test_default_number_of_workers():
+    assert Local().num_workers == num_cores()
+    assert Local(device="cuda").num_workers == 1
+    assert Local(device="cuda", workers=3).num_workers == 3

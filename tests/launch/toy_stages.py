@@ -1,0 +1,113 @@
+"""A stage that does what its spec says: workers import it, as they import the real ones."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from journey.artifacts.specs import Spec
+from journey.artifacts.store import Store
+from journey.artifacts.workspace import Workspace, get
+from journey.config.contracts import Tracking
+from journey.launch.local import Local
+
+PATIENCE = 30  # seconds
+
+
+@dataclass(frozen=True)
+class Toy(Spec):
+    """An artifact of a few bytes."""
+
+    stage: ClassVar[str] = "toy_stages"
+    folder: ClassVar[str] = "toys"
+    version: ClassVar[int] = 1
+    label: str
+    needs: "tuple[Toy, ...]" = ()
+    deed: str = "nothing"
+    at: str = ""  # what the deed is about: a path
+    kind: object = None  # something with a `deed` of its own
+    work: float = 1.0
+
+
+def run(spec: Toy, partial: Path, workspace: Workspace) -> None:
+    DEEDS[spec.deed](spec)
+    said = [get(need, workspace).path.joinpath("said.txt").read_text() for need in spec.needs]
+    own = spec.kind.deed() if spec.kind else spec.label
+    (partial / "said.txt").write_text(f"{own}({','.join(said)})")
+    (partial / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])
+
+
+def nothing(spec: Toy) -> None:
+    pass
+
+
+def fail(spec: Toy) -> None:
+    raise ValueError("this toy\nis broken")
+
+
+def leave(spec: Toy) -> None:
+    sys.exit("no more toys")
+
+
+def die(spec: Toy) -> None:
+    with open(spec.at, "a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(spec: Toy) -> None:
+    if not Path(spec.at).exists():
+        die(spec)
+
+
+def exit_at_once(spec: Toy) -> None:
+    os._exit(3)
+
+
+def touch(spec: Toy) -> None:
+    Path(spec.at).touch()
+
+
+def await_touch(spec: Toy) -> None:
+    end = time.monotonic() + PATIENCE
+    while not Path(spec.at).exists():
+        assert time.monotonic() < end, f"{spec.at} never came"
+        time.sleep(0.02)
+
+
+def beat(spec: Toy) -> None:
+    """Show for ever that this process lives."""
+    for count in range(100 * PATIENCE):
+        Path(spec.at).write_text(str(count))
+        time.sleep(0.05)
+
+
+def take_turns(spec: Toy) -> None:
+    """Note when this began, relative to others."""
+    with open(spec.at, "a") as file:
+        file.write(f"{spec.label} ")
+
+
+DEEDS = {
+    deed.__name__: deed for deed in (nothing, fail, leave, die, die_once, exit_at_once, touch, await_touch, beat, take_turns)
+}
+
+
+@dataclass
+class Nowhere(Tracking):
+    kind: ClassVar[str] = "nowhere"
+
+    def watch(self, name: str, group: str, job_type: str, settings: dict):
+        raise NotImplementedError
+
+
+def workspace(root: Path, workers: int = 2) -> Workspace:
+    return Workspace(Store(root), Local(workers=workers), Nowhere(), "test")
+
+
+def make(targets: list[Toy], space: Workspace) -> list[str]:
+    """The labels of what is made, in that order."""
+    return [spec.label for spec in space.compute.run(targets, space)]

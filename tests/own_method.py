@@ -1,0 +1,32 @@
+"""A method of one's own, judged beside the others: python own_method.py experiment=smoke 'method=[journey,mine]'"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+import journey
+from journey.data import train_images
+
+SIGN = -1
+
+
+@dataclass
+class Mine(journey.Method):
+    """How near a training image is to a query's x̂0_t."""
+
+    kind: ClassVar[str] = "mine"
+    power: float = 2.0
+
+    def score(self, out, spec, workspace):
+        from journey.diffusion.journeys import at_steps
+
+        images = spec.journeys.checkpoint.model.encode(train_images(spec.images, workspace)).x0.flatten(1)  # [N, D]
+        x0_hat = at_steps("x0_hat", spec.journeys, spec.steps, workspace).flatten(2)  # [S, Q, D]
+        distance = (x0_hat[:, :, None] - images).abs().pow(self.power).sum(-1)  # [S, Q, N]
+        out[0] = SIGN * distance.numpy()
+        return {"mean_distance": float(np.abs(out).mean())}
+
+
+if __name__ == "__main__":
+    journey.main([Mine])

@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from journey.config import compose
+from journey.kinds import KINDS, METHODS
+from journey.report import methods
+
+README = Path(__file__).parents[2] / "README.md"
+NAMES = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
+
+
+def rows_of(table: str) -> dict[str, dict[str, str]]:
+    """The table read back: cells by heading, rows by method."""
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
+
+
+@pytest.fixture(scope="module")
+def table() -> str:
+    return methods.table()
+
+
+@pytest.fixture(scope="module")
+def rows(table) -> dict[str, dict[str, str]]:
+    return rows_of(table)
+
+
+def composed(*overrides: str) -> dict:
+    compose.register_schemas(KINDS)
+    with initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        return compose.parse(hydra_compose("config", list(overrides))).method
+
+
+def test_the_readme_holds_this_very_table(table):
+    between = README.read_text().partition("<!-- methods -->")[2].partition("<!-- /methods -->")[0]
+    assert between.strip() == table.strip(), "python -m journey.report.methods"
+
+
+def test_every_method_has_one_aligned_row(table):
+    lines = table.splitlines()
+    assert sorted(line.split()[1] for line in lines[2:]) == NAMES
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "external"])  # a run refuses it without its file
+def test_a_row_says_all_that_makes_the_method(name, rows):
+    """The kind's defaults with what the row says are the method that the command line composes."""
+    kind = {kind.kind: kind for kind in METHODS}[rows[name]["kind"]]
+    said = [f"{field}={rows[name][field]}" for field in methods.FIELDS if rows[name][field]]
+    if rows[name]["other settings"]:
+        said.append(rows[name]["other settings"])  # of no method more than one
+    rebuilt = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(said)))
+    assert rebuilt == composed(f"method=[{name}]")[name]
+
+
+def test_a_row_says_nothing_that_is_default(rows):
+    journey = rows["journey"]
+    assert {heading for heading, cell in journey.items() if cell} == {"method", "kind", "what it is"}
+    assert rows["das"] == {
+        **journey,
+        "method": "das",
+        "output": "mean",
+        "normalize": "true",
+        "readout": "square",
+        "what it is": "Diffusion attribution score (Lin et al. 2025): as its released code reads, which squares",
+    }
+
+
+def test_a_setting_of_every_gradient_method_is_a_difference_where_it_arrives():
+    settings = composed("method=[tracin,pixel]", "attribution.num_draws=8", "method.tracin.damping=[0.001,10]")
+    assert methods.differences(settings["tracin"]) == {
+        "num_draws": "8",
+        "damping": "[0.001, 10]",
+        "kernel": "identity",
+        "ensemble": "run",
+    }
+    assert methods.differences(settings["pixel"]) == {}
+
+
+def test_it_is_printed_without_torch(table):
+    code = "import runpy, sys; runpy.run_module('journey.report.methods', run_name='__main__'); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, table), done.stderr

@@ -1,0 +1,73 @@
+"""Features through the real stage."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import journey_trak, small_run
+
+from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import ConfigError
+from journey.config.groups import At, Kernel, Output, Precision, Projection, Training
+from journey.experiment import recipes
+from journey.launch.local import Local
+
+
+@pytest.fixture
+def needed(workspace):
+    """What a method's scores are made from, after a little training."""
+    of = recipes(small_run(training=Training(num_steps=40, batch_size=16, warmup_steps=4)), workspace.store)
+    return lambda **changes: of.score(journey_trak(**changes)).needs
+
+
+def features(spec, workspace) -> torch.Tensor:
+    return torch.from_numpy(get(spec, workspace).array("features.npy").copy())
+
+
+@pytest.mark.parametrize("at", [At.step, At.destination])
+def test_bf16_keeps_the_direction_of_every_feature(needed, workspace, at):
+    """On any processor: some have instructions for bf16, on which autocast goes other ways."""
+    full, half = (needed(precision=precision, at=at) for precision in (Precision.fp32, Precision.bf16))
+    for one, other in ((full["train"][0][0], half["train"][0][0]), (full["queries"][0], half["queries"][0])):
+        a, b = features(one, workspace), features(other, workspace)
+        assert not torch.equal(a, b)
+        assert (torch.cosine_similarity(a, b) > 0.99).all()
+        plans = [get(spec, workspace).manifest["facts"]["plan"]["strategy"] for spec in (one, other)]
+        assert plans == ["vmap", "loop"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"output": Output.absolute, "normalize": True}, {"kernel": Kernel.ekfac}, {"projection": Projection.none}],
+    ids=["normalised", "whitened", "whole"],
+)
+def test_bf16_works_with_every_way_to_make_features(needed, workspace, changes):
+    both = (features(needed(precision=p, **changes)["train"][0][0], workspace) for p in (Precision.fp32, Precision.bf16))
+    full, half = ((phi @ phi.T).flatten() for phi in (phi.flatten(1) for phi in both))  # whatever the basis they are in
+    assert not torch.equal(full, half)
+    assert torch.cosine_similarity(full, half, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_memory_budget_that_is_too_small_is_refused_by_name(needed, workspace, precision):
+    little = Workspace(workspace.store, Local(gradient_memory_gib=1e-5), workspace.tracking, "test")
+    spec = needed(precision=precision)["train"][0][0]
+    get(spec.checkpoint, little)
+    with pytest.raises(ConfigError, match=r"^compute\.gradient_memory_gib=1e-05: must be at least 0\.\d+ for this network"):
+        get(spec, little)
+
+
+def test_features_are_of_the_rows_their_scores_are_of(needed, workspace):
+    """A query's row does not depend on which others there are, nor a training image's on its block."""
+    spec = needed()["queries"][0]
+    whole = features(spec, workspace).reshape(2, 3, -1)
+    one_step = dataclasses.replace(spec, steps=(300,))
+    torch.testing.assert_close(features(one_step, workspace), whole[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_plan_and_its_cost_are_facts(needed, workspace):
+    made = get(needed()["train"][0][0], workspace)
+    assert made.manifest["facts"] == {"gradients": 60 * 8, "plan": {"strategy": "vmap", "batch": 16, "chunk": 8}}
+    lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 60

@@ -1,0 +1,62 @@
+"""What the README shows runs as it stands, on the smallest experiment."""
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import TINY, succeeds
+
+from journey.evaluation.rows import names
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+METHOD, SCORES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A fresh directory with nothing but a pack, and what was said where it was made."""
+    made, fresh = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("fresh")
+    succeeds(made, *TINY)
+    said = succeeds(made, *TINY, "task=export")
+    with tarfile.open(made / "reports/smoke-pack.tar.gz") as pack:
+        pack.extractall(fresh, filter="data")
+    return fresh, said
+
+
+def result_of(directory):
+    return json.loads((directory / "reports/smoke/result.json").read_text())
+
+
+def test_a_method_of_ones_own_is_judged_beside_ours(packed):
+    directory, _ = packed
+    assert len(METHOD.splitlines()) <= 30
+    (directory / "nearest.py").write_text(METHOD)
+    words = ("method=[journey,nearest]", "method.nearest.power=1", "artifacts=smoke-pack")
+    succeeds(directory, *TINY, *words, of=("nearest.py",))
+    assert names(result_of(directory)["rows"], "lds") == ["journey", "nearest"]
+
+
+def test_a_strangers_scores_are_judged_from_a_pack_and_nothing_trains(packed):
+    directory, said = packed
+    assert "reports/smoke-pack.tar.gz" in said
+    script = SCORES.replace("digits-pack", "smoke-pack")
+    assert len(script.splitlines()) + 1 <= 10
+    subprocess.run([sys.executable, "-c", script], cwd=directory, check=True)
+    models = sorted((directory / "smoke-pack/models").iterdir())
+    words = ("method=[journey,trak,pixel,random,external]", "method.external.path=mine.npz", "artifacts=smoke-pack")
+    said = succeeds(directory, *TINY, *words)
+    assert names(result_of(directory)["rows"], "lds") == ["journey", "trak", "pixel", "random", "external"]
+    assert "2 to make: score x1, evaluate x1" in said
+    assert sorted((directory / "smoke-pack/models").iterdir()) == models, "only checkpoints of everything are packed"
+    assert (directory / "reports/smoke/lds_by_step.png").exists()
+
+
+def test_the_card_of_a_pack_names_what_is_in_it(packed):
+    pack = packed[0] / "smoke-pack"
+    card = (pack / "README.md").read_text()
+    for path in re.findall(r"`((?:images|journeys|models)/[^`]+?)/?`", card):
+        assert (pack / path.removesuffix("/train")).is_dir(), path
