@@ -60,7 +60,7 @@ def judged(run: Config) -> dict[int, dict[str, Row]]:
     """LDS by target for every number of draws."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
     target = experiment.recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
-    for _ in run.compute.run([target], workspace):
+    for _ in run.compute.make([target], workspace):
         pass
     rows = json.loads((get(target, workspace).path / "result.json").read_text())["rows"]
     of = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}

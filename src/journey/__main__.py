@@ -75,7 +75,7 @@ def dispatch(run: Config, reports: Path, words: str) -> dict | None:
 
 
 def _make(targets: list, workspace: Workspace) -> None:
-    for _ in workspace.compute.run(targets, workspace):
+    for _ in workspace.compute.make(targets, workspace):
         pass
 
 
@@ -95,7 +95,6 @@ def _run(composed: DictConfig) -> None:
     with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
-        command_line.refuse_shadowed(job)
         command_line.refuse_numbers_for_truths(job.overrides.task, composed)
         reports = Path(run.reports) / run.name
         point = job.job.override_dirname

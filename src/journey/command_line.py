@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException, MissingConfigException
@@ -91,12 +90,14 @@ def check(words: Sequence[str]) -> None:
     Raises: ConfigError; HydraException or OmegaConfBaseException if an override cannot be composed.
     """
     given = _Flags().parse_args(words)
+    searched = []
     if given.config_dir is not None:
         require(Path(given.config_dir).is_dir(), "--config-dir", given.config_dir, "a directory")
+        _refuse_shadowed(Path(given.config_dir))
+        searched = [f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]"]
     overrides = OverridesParser.create().parse_overrides(given.overrides)
     for override in overrides:
         _check_override(override)
-    searched = [f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]"] if given.config_dir else []
     for point in itertools.islice(_points(overrides), None if given.multirun else 1):
         composed = _compose([*searched, *point])
         if given.multirun:
@@ -114,7 +115,9 @@ def _check_override(override: Override) -> None:
     if key == "hydra.searchpath":
         for place in value if isinstance(value, list) else [value]:
             path = str(place).removeprefix("file://")
-            require("://" in path or Path(path).is_dir(), key, place, "a list of directories")
+            if not path.startswith("pkg://"):
+                require(Path(path).is_dir(), key, place, "a list of directories (or of packages, pkg://…)")
+                _refuse_shadowed(Path(path))
     several = key == "experiment" and isinstance(value, list)
     require(not several, key, value, "one experiment; two would be merged (a sweep: -m experiment=a,b)")
     if key in CHOSEN and not override.is_sweep_override():
@@ -188,18 +191,14 @@ def _refuse_number_for_truth(name: str, said: object, taken: object) -> None:
         require(not isinstance(taken, bool) or isinstance(said, bool), name, said, "true or false")
 
 
-def refuse_shadowed(job: HydraConf) -> None:
-    """A user's file called like one of ours would silently not be read; like one of our schemas, be read in its place.
-
-    Raises: ConfigError.
-    """
-    for source in job.runtime.config_sources:
-        if source.schema != "file" or Path(source.path).resolve() == compose.CONF.resolve():
-            continue
-        ours = sorted(path.relative_to(compose.CONF) for path in compose.CONF.rglob("*.yaml"))
-        for name in (Path("schema"), Path("schema.yaml"), *ours):
-            path = Path(source.path) / name
-            require(not path.exists(), str(path), name.stem, f"named otherwise: journey has {name}")
+def _refuse_shadowed(directory: Path) -> None:
+    """A user's file called like one of ours would silently not be read; like one of our schemas, be read in its place."""
+    if directory.resolve() == compose.CONF.resolve():
+        return
+    ours = sorted(path.relative_to(compose.CONF) for path in compose.CONF.rglob("*.yaml"))
+    for name in (Path("schema"), Path("schema.yaml"), *ours):
+        path = directory / name
+        require(not path.exists(), str(path), name.stem, f"named otherwise: journey has {name}")
 
 
 # ----------------------------------------------------------------------------------------------- what is said

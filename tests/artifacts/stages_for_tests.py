@@ -37,7 +37,7 @@ class Toy(Spec):
         return 2.0 * self.size
 
 
-def run(spec: Toy, partial: Path, workspace: Workspace) -> dict:
+def make(spec: Toy, partial: Path, workspace: Workspace) -> dict:
     """An array filled in two steps, a text in a folder, and a line for every time that this is run."""
     with open(workspace.store.root / "runs.txt", "a") as runs:
         runs.write(f"{os.getpid()}\n")
@@ -55,7 +55,7 @@ def run(spec: Toy, partial: Path, workspace: Workspace) -> dict:
     return {"begun": begun}
 
 
-def make(spec: Spec, root: Path) -> Artifact:
+def ask(spec: Spec, root: Path) -> Artifact:
     """An artifact of a store that remembers nothing yet."""
     return get(spec, Workspace(Store(root), None, None, "test"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stages_for_tests import Toy, deaths, make
+from stages_for_tests import Toy, ask, deaths
 
 from journey.artifacts import store
 from journey.artifacts.graph import address, contents
@@ -23,9 +23,9 @@ SPEC = Toy(3, of=Toy(1))
 CHILD = """
 import errno, fcntl, os, resource, signal, sys
 sys.path.insert(0, {tests!r})
-from stages_for_tests import Toy, make
+from stages_for_tests import Toy, ask
 {before}
-make({spec!r}, {root!r})
+ask({spec!r}, {root!r})
 """
 
 
@@ -46,7 +46,7 @@ def checksums(root: Path, spec: Spec = SPEC) -> dict:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    return make(SPEC, tmp_path_factory.mktemp("undisturbed")).manifest["checksums"]
+    return ask(SPEC, tmp_path_factory.mktemp("undisturbed")).manifest["checksums"]
 
 
 def names(root: Path) -> list[str]:
@@ -57,7 +57,7 @@ def names(root: Path) -> list[str]:
 
 
 def test_the_manifest_says_what_was_made_and_how(root):
-    manifest = json.loads((make(SPEC, root).directory / MANIFEST).read_text())
+    manifest = json.loads((ask(SPEC, root).directory / MANIFEST).read_text())
     assert manifest["address"] == address(SPEC)
     assert manifest["contents"] == contents(SPEC)
     assert manifest["parents"] == [address(SPEC.of)]
@@ -69,9 +69,9 @@ def test_the_manifest_says_what_was_made_and_how(root):
 
 
 def test_a_made_artifact_is_read_and_holds_payload_only(root, monkeypatch):
-    made = make(SPEC, root)
-    monkeypatch.setattr("stages_for_tests.run", lambda *_: pytest.fail("made again"))
-    again = make(SPEC, root)
+    made = ask(SPEC, root)
+    monkeypatch.setattr("stages_for_tests.make", lambda *_: pytest.fail("made again"))
+    again = ask(SPEC, root)
     assert again.manifest == made.manifest
     np.testing.assert_array_equal(again.array("values.npy"), np.tile([3, 4], 500))
     assert sorted(p.name for p in made.path.iterdir()) == [MANIFEST, "notes", "values.npy", f"verified-{store.machine()}.json"]
@@ -112,7 +112,7 @@ def flip(path: Path, bit: int = 0) -> None:
 
 
 def test_every_flipped_bit_of_a_manifest_is_noticed(root):
-    path = make(SPEC, root).directory / MANIFEST
+    path = ask(SPEC, root).directory / MANIFEST
     whole = path.read_bytes()
     for bit in range(len(whole) * 8):
         content = bytearray(whole)
@@ -142,7 +142,7 @@ def test_every_flipped_bit_of_a_manifest_is_noticed(root):
     ids=["empty", "null", "list", "filled-list", "number", "string", "object", "cut", "bytes", "no-text", "nested"],
 )
 def test_what_is_no_manifest_is_refused_in_a_line(root, content):
-    made = make(SPEC, root).directory
+    made = ask(SPEC, root).directory
     (made / MANIFEST).write_bytes(content)
     with pytest.raises(StoreError, match=f"unreadable manifest .*; delete {made} to make it anew$"):
         Store(root).find(SPEC)
@@ -151,7 +151,7 @@ def test_what_is_no_manifest_is_refused_in_a_line(root, content):
 @pytest.mark.parametrize("key", ["address", "contents", "parents", "work", "facts", "checksums", "bytes", "seconds", "versions"])
 @pytest.mark.parametrize("value", [None, "text", ["list"], {"a": 1}], ids=str)
 def test_a_field_of_another_type_is_refused(root, key, value):
-    path = make(SPEC, root).directory / MANIFEST
+    path = ask(SPEC, root).directory / MANIFEST
     manifest = json.loads(path.read_text())
     of_its_type = isinstance(value, type(manifest[key])) and key not in ("contents", "checksums")
     manifest.pop("sha256")
@@ -174,7 +174,7 @@ def test_a_directory_without_a_manifest_is_refused(root):
 
 
 def test_other_settings_are_refused_with_the_difference(root):
-    made = make(SPEC, root).directory
+    made = ask(SPEC, root).directory
     manifest = read_sealed(made / MANIFEST)
     del manifest["sha256"]
     manifest["contents"]["size"] = 5
@@ -184,7 +184,7 @@ def test_other_settings_are_refused_with_the_difference(root):
 
 
 def test_a_payload_that_is_missing_or_of_another_size_is_found_out_without_hashing(root, monkeypatch):
-    made = make(SPEC, root).directory
+    made = ask(SPEC, root).directory
     monkeypatch.setattr(store, "checksum", lambda _: pytest.fail("hashed"))
     os.truncate(made / "values.npy", 100)
     with pytest.raises(StoreError, match=r"values\.npy: corrupted \(100 bytes, manifest says 4128\); delete"):
@@ -195,7 +195,7 @@ def test_a_payload_that_is_missing_or_of_another_size_is_found_out_without_hashi
 
 
 def test_what_was_found_is_remembered(root, monkeypatch):
-    make(SPEC, root)
+    ask(SPEC, root)
     one = Store(root)
     found = one.find(SPEC)
     monkeypatch.setattr(store, "_checked", lambda *_: pytest.fail("looked again"))
@@ -210,13 +210,13 @@ def corrupted(name: str) -> str:
 
 
 def test_who_commits_has_verified(root, monkeypatch):
-    make(SPEC, root)
+    ask(SPEC, root)
     monkeypatch.setattr(store, "checksum", lambda _: pytest.fail("hashed"))
     assert Store(root).find(SPEC).path
 
 
 def test_payload_is_hashed_again_when_it_was_touched(root):
-    payload = make(SPEC, root).directory / "values.npy"
+    payload = ask(SPEC, root).directory / "values.npy"
     flip(payload, 4000 * 8)
     assert Store(root).find(SPEC).path, "same size, time and inode: this machine has verified it"
     os.utime(payload, ns=(1, 1))
@@ -229,7 +229,7 @@ def test_payload_is_hashed_again_when_it_was_touched(root):
 
 
 def test_replaced_payload_is_hashed_again(root):
-    payload = make(SPEC, root).directory / "values.npy"
+    payload = ask(SPEC, root).directory / "values.npy"
     times, copy = payload.stat(), payload.with_suffix(".copy")
     shutil.copy(payload, copy)
     flip(copy, 4000 * 8)
@@ -240,7 +240,7 @@ def test_replaced_payload_is_hashed_again(root):
 
 
 def test_another_machine_hashes_once(root, monkeypatch):
-    payload = make(SPEC, root).directory / "notes" / "text.txt"
+    payload = ask(SPEC, root).directory / "notes" / "text.txt"
     flip(payload)
     monkeypatch.setattr(store, "machine", lambda: "another")
     with pytest.raises(StoreError, match=corrupted("notes/text.txt")):
@@ -253,7 +253,7 @@ def test_another_machine_hashes_once(root, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"", b"null", b"{", b"\xff" * 200])
 def test_a_damaged_memory_is_none(root, content):
-    made = make(SPEC, root).directory
+    made = ask(SPEC, root).directory
     (made / f"verified-{store.machine()}.json").write_bytes(content)
     flip(made / "values.npy", 4000 * 8)
     with pytest.raises(StoreError, match=corrupted("values.npy")):
@@ -261,7 +261,7 @@ def test_a_damaged_memory_is_none(root, content):
 
 
 def test_a_disk_that_only_reads_is_no_error(root, monkeypatch):
-    made = make(SPEC, root).directory
+    made = ask(SPEC, root).directory
     memory = made / f"verified-{store.machine()}.json"
     memory.unlink()
 
@@ -274,7 +274,7 @@ def test_a_disk_that_only_reads_is_no_error(root, monkeypatch):
 
 
 def test_verify_lists_every_damaged_artifact_and_nothing_else(root):
-    made = [make(Toy(i), root).directory for i in range(8)]
+    made = [ask(Toy(i), root).directory for i in range(8)]
     flip(made[0] / "values.npy", 4000 * 8)
     (made[1] / "values.npy").unlink()
     os.truncate(made[2] / "notes" / "text.txt", 3)
@@ -312,14 +312,14 @@ def in_a_process(deed: str, root: Path) -> None:
 
 def die_in_a_commit(root: Path) -> None:
     """At every line of the store, while an artifact is made, a kill leaves nothing or the artifact; then it is made the same."""
-    expected = make(SPEC, root / "undisturbed").manifest["checksums"]  # knows the commit from now on
+    expected = ask(SPEC, root / "undisturbed").manifest["checksums"]  # knows the commit from now on
     count = 0
-    for number in deaths(lambda n: make(SPEC, _fresh(root / str(n))), ("artifacts/store.py", "artifacts/resume.py")):
+    for number in deaths(lambda n: ask(SPEC, _fresh(root / str(n))), ("artifacts/store.py", "artifacts/resume.py")):
         killed = root / str(number)
         found = Store(killed).find(SPEC)
         assert found is None or found.manifest["checksums"] == expected
         about_to_rename = found is None and (killed / f"{address(SPEC)}.partial" / MANIFEST).exists()
-        again = make(SPEC, killed).manifest
+        again = ask(SPEC, killed).manifest
         assert again["checksums"] == expected
         assert not about_to_rename or again["facts"] == {"begun": 2}, "until the rename, what a run resumes from is kept"
         assert list(Store(killed).verify()) == []
@@ -369,7 +369,7 @@ def test_other_failures_of_a_lock_are_failures(root, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        make(SPEC, root)
+        ask(SPEC, root)
 
 
 @pytest.mark.parametrize(("written", "said"), [("4321", "process 4321"), ("", "another process"), ("\xff?", "another process")])
@@ -398,7 +398,7 @@ def test_a_disk_without_room_loses_nothing(root, undisturbed, room):
     before = f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))"
     assert child(root, SPEC, before, stderr=subprocess.DEVNULL).wait(60) == 1
     assert Store(root).find(SPEC) is None
-    assert make(SPEC, root).manifest["checksums"] == undisturbed
+    assert ask(SPEC, root).manifest["checksums"] == undisturbed
     assert names(root) == [address(SPEC).split("/")[1]]
 
 
@@ -409,8 +409,8 @@ def test_no_room_for_a_manifest_loses_nothing(root, undisturbed, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(store, "_remember", full)
         with pytest.raises(OSError, match="No space left"):
-            make(SPEC, root)
-    resumed_from = make(SPEC, root).manifest
+            ask(SPEC, root)
+    resumed_from = ask(SPEC, root).manifest
     assert resumed_from["facts"] == {"begun": 2}
     assert resumed_from["checksums"] == undisturbed
 
@@ -420,11 +420,11 @@ def test_what_a_kill_left_half_written_is_no_part_of_the_artifact(root, undistur
     partial.mkdir(parents=True)
     for name in ("manifest.json.7.tmp", "resume.7.bin", "resume.json.7.tmp", "verified-x.json"):
         (partial / name).write_text("{")
-    assert make(SPEC, root).manifest["checksums"] == undisturbed
+    assert ask(SPEC, root).manifest["checksums"] == undisturbed
 
 
 def test_a_second_rename_is_dropped(root):
-    made = make(SPEC, root)
+    made = ask(SPEC, root)
     late = made.directory.with_name("late")
     late.mkdir()
     assert Store(root).commit(SPEC, late, 0.0, {}).manifest == made.manifest
@@ -451,7 +451,7 @@ def test_costs_are_of_the_manifest_or_of_what_a_pack_left_out(root):
     left_out = {"seconds": 9.5, "bytes": 10, "work": 11.0, "facts": {"begun": 0}}
     write_json(root / "costs.json", {address(SPEC): left_out})
     assert Store(root).cost(SPEC) == left_out
-    manifest = make(SPEC, root).manifest
+    manifest = ask(SPEC, root).manifest
     assert Store(root).cost(SPEC) == {key: manifest[key] for key in left_out}
 
 

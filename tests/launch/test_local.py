@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_stages import PATIENCE, Toy, make, workspace
+from toy_stages import PATIENCE, Toy, ask, workspace
 
 from journey.artifacts.graph import address
 from journey.config.checks import ConfigError
@@ -49,7 +49,7 @@ def beating(path: Path) -> bool:
 def test_any_number_of_workers_makes_the_same(tmp_path, workers):
     top = pyramid()
     space = workspace(tmp_path, workers)
-    labels = make([top], space)
+    labels = ask([top], space)
     assert sorted(labels) == ["a", "b", "c", "d", "left", "right", "top"]
     assert made(space, top) == "top(left(a(),b(),c()),right(b(),c(),d()))"
 
@@ -58,17 +58,17 @@ def test_one_worker_makes_things_in_order_of_priority(tmp_path):
     turns = str(tmp_path / "turns")
     first, third = Toy("1", (), "take_turns", turns), Toy("3", (), "take_turns", turns)
     second = Toy("2", (first,), "take_turns", turns)
-    assert make([second, third], workspace(tmp_path / "store", 1)) == ["1", "2", "3"]
+    assert ask([second, third], workspace(tmp_path / "store", 1)) == ["1", "2", "3"]
     assert Path(turns).read_text() == "1 2 3 "
 
 
 def test_only_what_is_missing_is_made(tmp_path, capfd):
     top = pyramid()
     space = workspace(tmp_path)
-    assert len(make([top.needs[0]], space)) == 4
-    assert sorted(make([top], space)) == ["d", "right", "top"]
+    assert len(ask([top.needs[0]], space)) == 4
+    assert sorted(ask([top], space)) == ["d", "right", "top"]
     capfd.readouterr()
-    assert make([top], space) == []
+    assert ask([top], space) == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -77,13 +77,13 @@ def test_a_job_starts_as_soon_as_what_it_needs_is_there(tmp_path):
     marker = str(tmp_path / "marker")
     slow = Toy("slow", (), "await_touch", marker)
     grandchild = Toy("grandchild", (Toy("child", (Toy("quick"),)),), "touch", marker)
-    assert make([slow, grandchild], workspace(tmp_path / "store", 2)) == ["quick", "child", "grandchild", "slow"]
+    assert ask([slow, grandchild], workspace(tmp_path / "store", 2)) == ["quick", "child", "grandchild", "slow"]
 
 
 def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path):
     space = workspace(tmp_path, 2)
     one = Toy("one")
-    make([one], space)
+    ask([one], space)
     assert (space.store.find(one).path / "threads.txt").read_text() == str(max(1, num_cores() // 2))
 
 
@@ -95,7 +95,7 @@ def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
     blocked = Toy("blocked", (broken, Toy("side")))
     space = workspace(tmp_path)
     with pytest.raises(JobsFailedError) as caught:
-        make([blocked, gone, good], space)
+        ask([blocked, gone, good], space)
     lines = str(caught.value).splitlines()
     assert len(lines) == 2, "what depends on a failed job is not tried"
     log = Path(lines[0].split("(log: ")[1].rstrip(")"))
@@ -109,7 +109,7 @@ def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
 def test_a_killed_worker_costs_only_time(tmp_path):
     marker = tmp_path / "marker"
     victim = Toy("victim", (Toy("need"),), "die_once", str(marker))
-    labels = make([Toy("after", (victim,)), pyramid()], workspace(tmp_path / "store"))
+    labels = ask([Toy("after", (victim,)), pyramid()], workspace(tmp_path / "store"))
     assert "after" in labels
     assert len(labels) == 10
     assert marker.read_text() == "x"
@@ -120,7 +120,7 @@ def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path)
     victim, crash, good = Toy("victim", (), "die", str(marker)), Toy("crash", (), "exit_at_once"), pyramid()
     space = workspace(tmp_path / "store")
     with pytest.raises(JobsFailedError) as caught:
-        make([victim, Toy("after", (victim,)), crash, good], space)
+        ask([victim, Toy("after", (victim,)), crash, good], space)
     assert sorted(str(caught.value).splitlines()) == [
         f"{address(crash)}: the worker process ended twice (exit code 3)",
         f"{address(victim)}: the worker process was killed twice (out of memory?)",
@@ -137,7 +137,7 @@ def test_what_cannot_be_sent_to_a_worker_fails_by_name(tmp_path):
     object.__setattr__(inner, "extra", Inner())  # not addressed, but sent
     space = workspace(tmp_path)
     with pytest.raises(JobsFailedError, match=f"{address(inner)}: .*Inner"):
-        make([inner, good], space)
+        ask([inner, good], space)
     assert space.store.find(good)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         pickle.dumps(inner)
@@ -147,7 +147,7 @@ def test_what_cannot_be_sent_to_a_worker_fails_by_name(tmp_path):
 def test_who_stops_listening_stops_the_workers(tmp_path, ending):
     heart = tmp_path / "heart"
     space = workspace(tmp_path / "store")
-    specs = space.compute.run([Toy("heart", (), "beat", str(heart)), Toy("quick")], space)
+    specs = space.compute.make([Toy("heart", (), "beat", str(heart)), Toy("quick")], space)
     assert next(specs).label == "quick"
     wait_until(heart.exists)
     if ending == "close":
@@ -166,7 +166,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from pathlib import Path
 from journey.config.contracts import Kind
-from toy_stages import Toy, make, workspace
+from toy_stages import Toy, ask, workspace
 
 @dataclass
 class Mine(Kind):
@@ -198,7 +198,7 @@ def finished(tmp_path: Path, body: str, **options) -> tuple[int, str, str]:
 
 def test_what_a_script_defines_reaches_the_workers(tmp_path):
     store = tmp_path / "store"
-    body = GUARD + f'print(make([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
+    body = GUARD + f'print(ask([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
     code, out, err = finished(tmp_path, body)
     assert (code, err) == (0, "")
     assert out.splitlines() == ["2 to make: toy_stages x2", "['need', 'own']"]
@@ -206,7 +206,7 @@ def test_what_a_script_defines_reaches_the_workers(tmp_path):
 
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
-    code, _, err = finished(tmp_path, f'make([Toy("a")], workspace({str(tmp_path / "store")!r}))')
+    code, _, err = finished(tmp_path, f'ask([Toy("a")], workspace({str(tmp_path / "store")!r}))')
     assert code == 1
     assert "no job can be started" in err
     assert '`if __name__ == "__main__":`' in err
@@ -215,7 +215,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, end):
     heart = tmp_path / "heart"
-    body = GUARD + f'make([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
+    body = GUARD + f'ask([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
     with script(tmp_path, body, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(heart.exists)
         process.send_signal(end)
@@ -226,7 +226,7 @@ def test_workers_end_with_their_parent(tmp_path, end):
 def test_control_c_in_a_terminal_is_the_parents_affair(tmp_path):
     """It reaches the whole group of processes: one traceback, the parent's, and no worker left."""
     heart = tmp_path / "heart"
-    body = GUARD + f'make([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
+    body = GUARD + f'ask([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     with script(tmp_path, body, **pipes) as process:
         wait_until(heart.exists)
@@ -241,7 +241,7 @@ def test_a_generator_that_nobody_closed_does_not_keep_python_from_ending(tmp_pat
     heart = tmp_path / "heart"
     body = GUARD + (
         f"space = workspace({str(tmp_path / 'store')!r})\n"
-        f"    specs = space.compute.run([Toy('heart', (), 'beat', {str(heart)!r}), Toy('quick')], space)\n"
+        f"    specs = space.compute.make([Toy('heart', (), 'beat', {str(heart)!r}), Toy('quick')], space)\n"
         f"    print(next(specs).label)\n"
     )
     code, out, err = finished(tmp_path, body)

@@ -84,8 +84,8 @@ def test_at_most_a_line_a_minute(capsys, monkeypatch):
 
 RUN = (
     "import sys; from journey.launch import progress; progress.INTERVAL = 0.0; "
-    "from toy_stages import Toy, make, workspace; "
-    "make([Toy(str(i)) for i in range(3)], workspace(sys.argv[1], 1))"
+    "from toy_stages import Toy, ask, workspace; "
+    "ask([Toy(str(i)) for i in range(3)], workspace(sys.argv[1], 1))"
 )
 
 

@@ -32,7 +32,7 @@ class Toy(Spec):
     work: float = 1.0
 
 
-def run(spec: Toy, partial: Path, workspace: Workspace) -> None:
+def make(spec: Toy, partial: Path, workspace: Workspace) -> None:
     DEEDS[spec.deed](spec)
     said = [get(need, workspace).path.joinpath("said.txt").read_text() for need in spec.needs]
     own = spec.kind.deed() if spec.kind else spec.label
@@ -108,6 +108,6 @@ def workspace(root: Path, workers: int = 2) -> Workspace:
     return Workspace(Store(root), Local(workers=workers), Nowhere(), "test")
 
 
-def make(targets: list[Toy], space: Workspace) -> list[str]:
+def ask(targets: list[Toy], space: Workspace) -> list[str]:
     """The labels of what is made, in that order."""
-    return [spec.label for spec in space.compute.run(targets, space)]
+    return [spec.label for spec in space.compute.make(targets, space)]

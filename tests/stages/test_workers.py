@@ -21,7 +21,7 @@ def test_any_number_of_workers_gives_the_same_artifacts_and_a_failure_stops_noth
     two = Workspace(workspace.store, Local(workers=2), workspace.tracking, "test")
     made = []
     with pytest.raises(JobsFailedError) as caught:
-        made.extend(two.compute.run([bad.journeys, *wanted], two))
+        made.extend(two.compute.make([bad.journeys, *wanted], two))
     message = str(caught.value)
     assert message.startswith(f"{address(bad.trained(0))}: FloatingPointError: training step")
     assert "Traceback" in Path(message.split("(log: ")[1].rstrip(")")).read_text()

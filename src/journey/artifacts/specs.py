@@ -30,7 +30,7 @@ def unaddressed() -> Any:
 class Spec:
     """What determines an artifact. Every subclass is a frozen dataclass with a `label` for people and its `work`."""
 
-    stage: ClassVar[str]  # the module whose `run(spec, partial, workspace)` makes it
+    stage: ClassVar[str]  # the module whose `make(spec, partial, workspace)` makes it
     folder: ClassVar[str]
     version: ClassVar[int]  # rises when the same settings give other numbers
     has_curves: ClassVar[bool] = False  # worth following while it is made

@@ -32,5 +32,5 @@ def get(spec: Spec, workspace: Workspace) -> Artifact:
             return found
         started = time.perf_counter()
         stage = importlib.import_module(spec.stage)  # here, so that cached results import no torch
-        facts = stage.run(spec, partial, workspace)
+        facts = stage.make(spec, partial, workspace)
         return store.commit(spec, partial, time.perf_counter() - started, facts or {})

@@ -196,7 +196,7 @@ class Compute(Kind):
     checkpoint_seconds: float = 60.0
 
     @abstractmethod
-    def run(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
+    def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make the targets and everything they need; yields each artifact's spec once it is there.
 
         Raises: JobsFailedError, after all jobs that do not depend on a failed one.

@@ -47,7 +47,7 @@ class Local(Compute):
         """How many processes there may be."""
         return self.workers or (num_cores() if self.device == "cpu" else 1)
 
-    def run(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
+    def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make what the targets lack, and yield each artifact's spec once it is there; what was there before is not yielded.
 
         Jobs start as soon as what they need is there, those first that the first target needs. When the generator is closed,

@@ -39,7 +39,7 @@ def write(run: Config, made_from: Recipes, workspace: Workspace, directory: Path
     first = [made_from.score(run.method[shown])] if shown else []
     with _replacing(directory) as partial:
         waiting = {address(spec) for spec in first if workspace.store.find(spec) is None}
-        for spec in workspace.compute.run([*first, target], workspace):
+        for spec in workspace.compute.make([*first, target], workspace):
             waiting.discard(address(spec))
             if shown and not waiting and not (partial / PICTURE).exists() and spec is not target:
                 _save(_journeys(run, made_from, workspace, shown, None), partial / PICTURE)

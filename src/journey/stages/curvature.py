@@ -19,7 +19,7 @@ from journey.tracking import track
 FILE = "curvature.safetensors"
 
 
-def run(spec: Curvature, partial: Path, workspace: Workspace) -> dict:
+def make(spec: Curvature, partial: Path, workspace: Workspace) -> dict:
     """Raises: FloatingPointError if an eigenvalue is not finite."""
     device = network.device_of(workspace.compute)
     model = spec.checkpoint.model

@@ -9,7 +9,7 @@ from journey.evaluation.rows import select
 from journey.tracking import track
 
 
-def run(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
+def make(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
     """What the evaluation finds; its numbers by step go to the trackers."""
     result = spec.evaluation.judge(spec, workspace)
     write_json(partial / "result.json", result)

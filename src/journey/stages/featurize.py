@@ -42,7 +42,7 @@ class Batch:
     draws: Draws
 
 
-def run(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
+def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     """Raises: FloatingPointError if a feature is not finite."""
     # Load.
     device = network.device_of(workspace.compute)

@@ -7,7 +7,7 @@ from journey.artifacts.specs import Images
 from journey.artifacts.workspace import Workspace
 
 
-def run(spec: Images, partial: Path, workspace: Workspace) -> None:
+def make(spec: Images, partial: Path, workspace: Workspace) -> None:
     """Raises: ValueError if the dataset no longer holds what the address says."""
     train, held_out = spec.dataset.load()
     found = data.content_hash(train, held_out)

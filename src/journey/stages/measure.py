@@ -18,7 +18,7 @@ from journey.diffusion.schedule import Schedule
 from journey.tracking import track
 
 
-def run(spec: Measure, partial: Path, workspace: Workspace) -> None:
+def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if an output is not finite."""
     device = network.device_of(workspace.compute)
     model = spec.checkpoint.model

@@ -19,7 +19,7 @@ from journey.tracking import track
 TOGETHER = 64  # queries that are generated side by side
 
 
-def run(spec: Sample, partial: Path, workspace: Workspace) -> None:
+def make(spec: Sample, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if a journey stops being finite."""
     # Load.
     device = network.device_of(workspace.compute)

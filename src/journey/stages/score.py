@@ -10,7 +10,7 @@ from journey.artifacts.workspace import Workspace
 from journey.tracking import track
 
 
-def run(spec: Score, partial: Path, workspace: Workspace) -> None:
+def make(spec: Score, partial: Path, workspace: Workspace) -> None:
     """Raises: ValueError if a score is not finite."""
     scores = new_array(partial / "scores.npy", spec.shape)
     how = spec.method.score(scores, spec, workspace)

@@ -10,7 +10,7 @@ from journey.stages.train import fit
 STATE = "state.safetensors"
 
 
-def run(spec: Snapshot, partial: Path, workspace: Workspace) -> None:
+def make(spec: Snapshot, partial: Path, workspace: Workspace) -> None:
     """The same steps as the whole training takes, up to this one."""
     begin = None if spec.previous is None else get(spec.previous, workspace).path / STATE
     state = fit(spec.of, spec, spec.step, partial, workspace, begin)

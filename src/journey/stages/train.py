@@ -17,7 +17,7 @@ from journey.tracking import track
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
 
 
-def run(spec: Train, partial: Path, workspace: Workspace) -> None:
+def make(spec: Train, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError naming the step if the loss or the gradient stops being finite."""
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)

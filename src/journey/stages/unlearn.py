@@ -24,7 +24,7 @@ from journey.tracking import track
 ROWS = 128  # examples × draws in one forward pass: few enough for the cache of a CPU
 
 
-def run(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
+def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     """Raises: FloatingPointError if a loss is not finite."""
     # Load.
     device = network.device_of(workspace.compute)
