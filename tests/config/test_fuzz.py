@@ -127,9 +127,9 @@ def test_anything_odd_is_accepted_or_refused_in_one_line(base):
 # ------------------------------------------------------------------------------------- through the command itself
 
 ALSO_REFUSED = [
-    "--frobnicate", "--cfg", "--cfg=x", "--config-name=x", "--config-dir=/nowhere", "seed=1 -m seed=2", "--mult",
+    "--frobnicate", "--cfg", "--cfg=x", "--config-name=x", "--config-dir=no-such-place", "seed=1 -m seed=2", "--mult",
     "=3", "seed", "smoke", "seed=1,2", "hydra.mode=MULTIRUN", "hydra.run.dir=x", "hydra.sweeper.params={seed:1}",
-    "hydra.searchpath=[/nowhere]", "hydra/launcher=null", "sampling.steps.x=1", "model@other=ddpm_small", "method={a:b}",
+    "hydra.searchpath=[no-such-place]", "hydra/launcher=null", "sampling.steps.x=1", "model@other=ddpm_small", "method={a:b}",
     "method=[pixel,pixel]", "+method.x={}", "+method.x={at:step}", "+method.x=null", "attribution={antithetic:2}", "+x=1",
     "dataset=cifar10", "dataset.name=cifar10", "tracking.name=wandb", "training=${seed}", "vary=${sampling}", "seed=${seed}",
     "compute.device=cuda:99999999999999999999", "artifacts=~/x", "name=" + "a" * 101, "name=" + "a" * 10000,
@@ -151,7 +151,7 @@ def said(monkeypatch, *words: str) -> str:
 @pytest.mark.parametrize("words", ALSO_REFUSED, ids=lambda words: words[:40])
 def test_wrong_commands_are_refused_in_one_line(words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    message = said(monkeypatch, *words.split())
+    message = said(monkeypatch, *words.split(), "task=plan")  # should it be accepted, at least nothing trains
     assert message.startswith("error: ")
     assert message.isprintable()
     assert not list(tmp_path.iterdir()), "nothing is written"
