@@ -118,7 +118,7 @@ def main(kinds: Sequence[type[Kind]] = ()) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch  # where Hydra notes what a sweep was; the reports say so
             _run()
-        if SWEPT:
+        if any(SWEPT.values()):
             from rich.console import Console
 
             from journey.report import tables
