@@ -5,7 +5,7 @@ from functools import cached_property
 
 from journey.artifacts.specs import All, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
 from journey.config.contracts import Evaluation, Method, Model
-from journey.config.groups import Precision, Retraining, Sampling, Training
+from journey.config.groups import Batching, Precision, Retraining, Sampling, Training
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Recipes:
 
     def trained(self, repeat: int, keep: Keep = All()) -> Train:  # noqa: B008 - a constant
         """Training number `repeat`; of all images, it is checkpoint number `repeat`."""
-        return Train(self.images, self.model, self.training, self.precision, self.seed, repeat, keep)
+        batches = Batching.own if keep == All() else self.retraining.batches
+        return Train(self.images, self.model, self.training, self.precision, self.seed, repeat, keep, batches)
 
     def subset(self, index: int) -> RandomSubset:
         """A random subset of the training images."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from journey.config.contracts import Dataset, Evaluation, Method, Model
-from journey.config.groups import Output, Precision, Projection, Sampler, Training, neutral
+from journey.config.groups import Batching, Output, Precision, Projection, Sampler, Training, neutral
 
 
 def unaddressed() -> Any:
@@ -65,6 +65,7 @@ class All:
     """Every training image, once."""
 
     label: ClassVar[str] = ""
+    share: ClassVar[float] = 1.0  # of the images that is kept, roughly
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,16 @@ class RandomSubset:
     def label(self) -> str:
         return f"-m{self.index}"
 
+    @property
+    def share(self) -> float:
+        return self.fraction
+
 
 @dataclass(frozen=True)
 class Without:
     """All but the `count` images that a score ranks first for a query at a step (or last: its opponents)."""
 
+    share: ClassVar[float] = 1.0
     score: "Score"
     candidate: int  # along the first axis of the scores
     step: int  # a timestep; any, where the method has one score a query
@@ -101,6 +107,7 @@ class Without:
 class Planted:
     """Every training image, and further copies of some."""
 
+    share: ClassVar[float] = 1.0
     images: tuple[str, ...]  # ids
     copies: int  # of each, beside itself
 
@@ -130,6 +137,7 @@ class Train(Spec):
     seed: int
     repeat: int  # which of several trainings on the same images, independent of each other
     keep: Keep = neutral(All())
+    batches: Batching = neutral(Batching.own)  # of what is kept, or of all images, skipping the rest: of `All`, the same
 
     @property
     def label(self) -> str:
@@ -137,7 +145,8 @@ class Train(Spec):
 
     @property
     def work(self) -> float:
-        return 3.0 * self.training.num_steps * self.training.batch_size * self.forward
+        share = self.keep.share if self.batches is Batching.shared else 1.0
+        return 3.0 * self.training.num_steps * self.training.batch_size * share * self.forward
 
     @property
     def forward(self) -> float:
@@ -174,7 +183,7 @@ class Measure(Spec):
 
     stage: ClassVar[str] = "journey.stages.measure"
     folder: ClassVar[str] = "outputs"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     checkpoint: Train
     journeys: Sample
     steps: tuple[int, ...]

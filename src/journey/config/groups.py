@@ -96,6 +96,13 @@ def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]
 # -------------------------------------------------------------------------------------------------- retraining
 
 
+class Batching(Enum):
+    """What a retrained model's batches are."""
+
+    shared = "shared"  # the full data's, with their timesteps and noise; what is left out is skipped
+    own = "own"  # of the images it keeps, so that leaving one out changes all of them
+
+
 @dataclass
 class Retraining:
     """Models retrained on random subsets, and how each is measured: LDS and datamodels share them."""
@@ -103,6 +110,7 @@ class Retraining:
     num_subsets: int = 32  # M
     num_seeds: int = 1  # R trainings of each subset
     fraction: float = 0.5  # of each class that a subset keeps
+    batches: Batching = Batching.shared
     num_draws: int = 32  # of each measured output
     antithetic: bool = False
 

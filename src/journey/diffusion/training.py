@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from journey.config.groups import Precision, Training
+from journey.config.groups import Batching, Precision, Training
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict, bind
 from journey.diffusion.schedule import Schedule, add_noise
@@ -41,19 +41,57 @@ def new_state(network: nn.Module, training: Training) -> State:
     return State(network, optimizer, ema)
 
 
+@dataclass(frozen=True)
+class Batches:
+    """What a training sees at each step: a function of (seed, stream, step), so a continued run sees the same.
+
+    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped, and further
+            copies come on top, with draws of their own. Trainings that share a stream differ by their examples only.
+    own     Batches of the examples that are kept, full ones: what is left out changes all of them.
+    """
+
+    kind: Batching
+    rows: Tensor  # of the examples that are kept, int64 [n]; a copy is its original's row again
+    num_examples: int  # all, N
+    size: int
+    num_timesteps: int
+    seed: int
+    stream: str
+
+    def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [B], timesteps [B] and noise [B, …] of a step; shape: of an example. Shared batches may be empty."""
+        random = generator(self.seed, "train", self.stream, step)
+        if self.kind is Batching.own:
+            rows = self.rows[self._index(len(self.rows), step)]
+            return rows, *self._draws(len(rows), shape, random)
+        rows = self._index(self.num_examples, step)
+        t, eps = self._draws(len(rows), shape, random)
+        copies = torch.bincount(self.rows, minlength=self.num_examples)[rows]
+        kept = copies > 0
+        more = rows.repeat_interleave((copies - 1).clamp(min=0))
+        more_t, more_eps = self._draws(len(more), shape, random)
+        return torch.cat([rows[kept], more]), torch.cat([t[kept], more_t]), torch.cat([eps[kept], more_eps])
+
+    def _index(self, num_examples: int, step: int) -> Tensor:
+        return batch_index(num_examples, self.size, step, self.seed, self.stream)
+
+    def _draws(self, count: int, shape: tuple[int, ...], random: torch.Generator) -> tuple[Tensor, Tensor]:
+        t = torch.randint(self.num_timesteps, (count,), generator=random)
+        return t, torch.randn((count, *shape), generator=random)
+
+
 def train(
     state: State,
     examples: Examples,
+    batches: Batches,
     training: Training,
     until: int,
     precision: Precision,
     schedule: Schedule,
-    seed: int,
-    stream: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
-    Batches, timesteps and noise of a step are functions of (seed, stream, step), so a continued run sees the same ones.
+    The loss is a mean over the examples of a batch. A batch of which nothing is kept changes nothing, and yields nothing.
     """
     predict = bind(state.network, precision)
     device = examples.x0.device
@@ -61,10 +99,11 @@ def train(
     while state.step < until:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(training, state.step)
-        batch = examples[batch_index(len(examples), training.batch_size, state.step, seed, stream).to(device)]
-        random = generator(seed, "train", stream, state.step)
-        t = torch.randint(schedule.num_timesteps, (len(batch),), generator=random).to(device)
-        eps = torch.randn(batch.x0.shape, generator=random).to(device)
+        rows, t, eps = (drawn.to(device) for drawn in batches.at(state.step, examples.shape))
+        if not len(rows):
+            state.step += 1
+            continue
+        batch = examples[rows]
 
         loss = denoising_loss(predict, schedule, batch.x0, t, eps, batch.context).mean()
         state.optimizer.zero_grad()

@@ -25,13 +25,13 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
     noise_schedule = model.schedule(device)
     targets = [*estimates(spec.journeys, spec.steps, workspace), destinations(spec.journeys, workspace)]
-    draws = _draws(spec, noise_schedule.num_timesteps, targets[0].shape)
 
     outputs = np.empty((2, len(targets), spec.journeys.num_queries))
     with track(spec, partial, workspace) as log:
-        for i, (queries, all_draws) in enumerate(zip(targets, draws, strict=True)):
-            for half, some in enumerate(all_draws.halves(spec.antithetic)):
-                outputs[half, i] = _outputs(predict, noise_schedule, queries.to(device), some.to(device))
+        for i, (t, queries) in enumerate(zip([*spec.steps, None], targets, strict=True)):
+            for q in range(len(queries)):
+                draws = _draws(spec, t, q, noise_schedule.num_timesteps, queries.shape)
+                outputs[:, i, q] = _halves(predict, noise_schedule, queries[q].to(device), draws.to(device), spec.antithetic)
             log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
@@ -39,12 +39,17 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
 
 
 @torch.no_grad()
-def _outputs(predict: network.Predict, noise_schedule: Schedule, queries: Examples, draws: Draws) -> np.ndarray:
-    each = [queries[i] for i in range(len(queries))]
-    return torch.stack([output(predict, noise_schedule, q.x0, draws, q.context) for q in each]).cpu().numpy()
+def _halves(
+    predict: network.Predict, noise_schedule: Schedule, query: Examples, draws: Draws, antithetic: bool
+) -> tuple[float, float]:
+    """A query's output by either half of the draws."""
+    first, second = (output(predict, noise_schedule, query.x0, half, query.context) for half in draws.halves(antithetic))
+    return first.item(), second.item()
 
 
-def _draws(spec: Measure, num_timesteps: int, shape: tuple[int, ...]) -> list[Draws]:
-    """The draws of every step, then those of the destination; none that an attribution uses."""
-    rest = (spec.num_draws, shape, spec.seed, "measure", spec.antithetic)
-    return [step_draws(t, *rest) for t in spec.steps] + [window_draws((0, num_timesteps), *rest)]
+def _draws(spec: Measure, t: int | None, query: int, num_timesteps: int, shape: tuple[int, ...]) -> Draws:
+    """A query's own draws of a step, or of the destination: noise that queries shared would look like an effect of the subset on
+    all of them. No attribution uses these.
+    """
+    rest = (spec.num_draws, shape, spec.seed, f"measure {query}", spec.antithetic)
+    return window_draws((0, num_timesteps), *rest) if t is None else step_draws(t, *rest)

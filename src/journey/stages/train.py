@@ -33,11 +33,10 @@ def fit(
     device = network.device_of(workspace.compute)
     images = train_images(of.images, workspace)
     rows = subsets.rows(of.keep, images, lambda score: get(score, workspace).array("scores.npy"))
-    clean = of.model.encode(images)[torch.from_numpy(rows)].to(device)
+    clean = of.model.encode(images).to(device)
 
     # A new model, or the one that an earlier run left.
-    # Initial weights and noise depend on the repeat alone, as is usual in the field: models that share one differ by their
-    # images only, as far as batches of other images allow.
+    # Initial weights and noise depend on the repeat alone, as is usual in the field; so do shared batches.
     stream = f"repeat {of.repeat}"
     training.initialise(of.seed, stream)
     state = training.new_state(of.model.build(clean.shape).to(device), of.training)
@@ -48,12 +47,14 @@ def fit(
 
     # Train.
     noise_schedule = of.model.schedule(device)
-    steps = training.train(state, clean, of.training, until, of.precision, noise_schedule, of.seed, stream)
+    size, num_timesteps = of.training.batch_size, noise_schedule.num_timesteps
+    batches = training.Batches(of.batches, torch.from_numpy(rows), len(clean), size, num_timesteps, of.seed, stream)
+    steps = training.train(state, clean, batches, of.training, until, of.precision, noise_schedule)
     saved_at, window = time.monotonic(), []
     with track(making, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:
             window.append(torch.stack([loss, gradient_norm]))
-            if state.step % WINDOW and state.step < until:
+            if len(window) < WINDOW and state.step < until:
                 continue
             losses, norms = torch.stack(window).T.tolist()
             first = state.step - len(window) + 1
