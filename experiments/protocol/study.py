@@ -1,19 +1,20 @@
-"""How should models be retrained and measured, if attributions are to be judged by them? By signal alone: no method is judged here.
+"""How should models be retrained and measured, if attributions are to be judged by them? By signal alone: no method is judged
+here.
 
     command   python experiments/protocol/study.py [artifacts]
     result    study.json, one row for each protocol and step
 
-A protocol is how batches are made (shared: the full data's, skipping what is left out; own: of what is kept), which fraction is kept, and how
-often an image is seen (as often as by the full model, or in as many steps of as many images). Of each, M subsets × R seeds are trained
-on the embedded digits and asked about the same queries.
+A protocol is how batches are made (shared: the full data's, skipping what is left out; own: of what is kept), which fraction
+is kept, and how often an image is seen (as often as by the full model, or in as many steps of as many images). Of each, M
+subsets × R seeds are trained on the embedded digits and asked about the same queries.
 
     spread       standard deviation of an output over subsets, relative to its mean
     common       share of that variance which all queries have in common
     draws        reliability of a measurement given the models: one minus the share of noise of measuring draws
     seeds        reliability of one training: correlation of two trainings on one subset, over subsets
 
-The rule, written before the study was run: the protocol with the largest correlation over seeds, mean over t = 600…100, is taken; one within
-0.05 of it is taken instead if it costs a third less.
+The rule, written before the study was run: the protocol with the largest correlation over seeds, mean over t = 600…100, is
+taken; one within 0.05 of it is taken instead if it costs a third less.
 """
 
 import json

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from journey.artifacts.specs import All, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
 from journey.config.contracts import Evaluation, Method, Model
-from journey.config.groups import Batching, Precision, Retraining, Sampling, Training
+from journey.config.groups import Batching, Precision, Retraining, Sampling, Training, Trajectory
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Recipes:
     def measured(self, model: Train) -> Measure:
         """The outputs of one model on all queries."""
         return Measure(model, self.journeys, self.steps, self.retraining.num_draws, self.retraining.antithetic, self.seed)
+
+    @property
+    def full_outputs(self) -> Measure | None:
+        """The outputs under the full model, which steps are weighted by in a trajectory; None: steps are not weighted."""
+        return self.measured(self.trained(0)) if self.retraining.trajectory is Trajectory.relative else None
 
     def score(self, method: Method) -> Score:
         """The scores of one method, with the artifacts it needs."""

@@ -248,7 +248,7 @@ class Featurize(Spec):
 
     stage: ClassVar[str] = "journey.stages.featurize"
     folder: ClassVar[str] = "features"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     checkpoint: Train | Snapshot
     journeys: Sample | None
     steps: tuple[int, ...] | None  # the queries' x̂0_t, each at its t; None: clean examples, at all t or in `window`
@@ -256,6 +256,8 @@ class Featurize(Spec):
     output: Output
     normalize: bool
     num_draws: int
+    redraw: int  # which set of draws
+    shared_draws: bool  # destinations are asked with the draws of training images
     stratified: bool
     antithetic: bool
     precision: Precision
@@ -293,7 +295,7 @@ class Unlearn(Spec):
 
     stage: ClassVar[str] = "journey.stages.unlearn"
     folder: ClassVar[str] = "unlearned"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     checkpoint: Train
     curvature: Curvature
     journeys: Sample
@@ -324,7 +326,7 @@ class Score(Spec):
 
     stage: ClassVar[str] = "journey.stages.score"
     folder: ClassVar[str] = "scores"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     method: Method
     journeys: Sample
     steps: tuple[int, ...]
@@ -358,7 +360,7 @@ class Evaluate(Spec):
 
     stage: ClassVar[str] = "journey.stages.evaluate"
     folder: ClassVar[str] = "evaluations"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     evaluation: Evaluation
     scores: dict[str, Score]
     journeys: Sample

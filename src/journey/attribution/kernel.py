@@ -1,8 +1,11 @@
 """Kernel scores (Park et al. 2023, "TRAK", Equation 13 with Q = 1; Georgiev et al. 2023, Section 3).
 
-    τ(q, i) = φ_qᵀ K⁻¹ φ_i,   K = ΦᵀΦ + λI,   λ = damping × mean diagonal of ΦᵀΦ
+    τ(q, i) = φ_qᵀ K⁻¹ φ_i,   K = ΦᵀΦ + λI,   λ = damping × ‖Φ‖² / min(N, p)
 
     Φ  features of the training images [N, p];  φ_q  of the queries [Q, p]
+
+λ is relative to the mean of the eigenvalues that can be other than zero, so it means the same at every p; relative to the mean of
+all p (`DampingUnit.diagonal`), it does not. What it leaves is told by the effective number of parameters, tr(ΦᵀΦ K⁻¹).
 
 Solves are float64 Cholesky, in whichever of two equal forms is smaller: K [p, p], or, since K⁻¹ Φᵀ = Φᵀ (ΦΦᵀ + λI)⁻¹,
 ΦΦᵀ + λI [N, N]. Features may be mapped from disk: they are read in blocks. Scores are added to `out`, float32, which may be
@@ -10,13 +13,14 @@ mapped too, so memory holds blocks and the smaller matrix.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 import torch
 from torch import Tensor
 
-from journey.config.groups import Scale
+from journey.config.groups import DampingUnit, Scale
 
 BLOCK_BYTES = 2**27  # of float64, the largest piece of features in memory at once
 STRIPS = 8  # of a Gram matrix
@@ -39,11 +43,24 @@ def inner_products(
         out[:, rows] += weight * _scaled((right @ phi.T).numpy(), scale, norms[0][rows], norms[1], None)
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """Of one K: its condition number (in the 1-norm, as LAPACK estimates it) and tr(ΦᵀΦ K⁻¹)."""
+
+    condition_number: float
+    effective_parameters: float
+
+
 def kernel_scores(
-    out: np.ndarray, train: np.ndarray, queries: np.ndarray, damping: list[float], scale: Scale = Scale.none, weight: float = 1.0
-) -> list[float]:
-    """Add weight × τ, scaled, for every damping to out [damping, Q, N]; returns the condition number of each
-    matrix that is solved (in the 1-norm, as LAPACK estimates it).
+    out: np.ndarray,
+    train: np.ndarray,
+    queries: np.ndarray,
+    damping: list[float],
+    scale: Scale = Scale.none,
+    weight: float = 1.0,
+    unit: DampingUnit = DampingUnit.eigenvalue,
+) -> list[Conditioning]:
+    """Add weight × τ, scaled, for every damping to out [damping, Q, N].
 
     Raises: ValueError on NaN or an all-zero row; SingularKernelError.
     """
@@ -51,18 +68,18 @@ def kernel_scores(
     n, p = train.shape
     dual = n <= p
     gram, right = _dual_gram(train, queries) if dual else _primal_gram(train, queries)
-    mean_diagonal = float(np.square(train_norms).sum()) / p
+    one = float(np.square(train_norms).sum()) / (min(n, p) if unit is DampingUnit.eigenvalue else p)
 
-    conditions = []
+    found = []
     for scores, relative in zip(out, damping, strict=True):
-        factor, condition = _factorise(gram, relative, mean_diagonal)
-        conditions.append(condition)
+        factor, condition = _factorise(gram, relative, one)
+        found.append(Conditioning(condition, _effective_parameters(factor, relative * one)))
         solved = torch.cholesky_solve(right.T, factor).T  # [Q, N] or [Q, p]
         for rows, phi in [(slice(None), None)] if dual else _row_blocks(train):
             tau = solved if dual else solved @ phi.T
             influence = _influence_norms(factor, gram if dual else phi, dual) if scale is Scale.influence else None
             scores[:, rows] += weight * _scaled(tau.numpy(), scale, train_norms[rows], query_norms, influence)
-    return conditions
+    return found
 
 
 def feature_norms(features: np.ndarray, of: str) -> np.ndarray:
@@ -112,18 +129,24 @@ def _symmetric(gram: Tensor) -> Tensor:
     return gram.tril_().add_(strict)
 
 
-def _factorise(gram: Tensor, relative: float, mean_diagonal: float) -> tuple[Tensor, float]:
-    """The Cholesky factor of gram + λI, and its condition number in the 1-norm, as LAPACK estimates it from the factor."""
+def _factorise(gram: Tensor, relative: float, one: float) -> tuple[Tensor, float]:
+    """The Cholesky factor of gram + λI, and its condition number; one: the λ of damping 1."""
     damped = gram.clone()
-    damped.diagonal().add_(relative * mean_diagonal)
+    damped.diagonal().add_(relative * one)
     norm = float(damped.abs().sum(0).max())
     factor, failed = torch.linalg.cholesky_ex(damped)
     reciprocal = 0.0 if failed else scipy.linalg.lapack.dpocon(factor.numpy(), norm, uplo="L")[0]
     if not reciprocal > 1e-14:
-        condition, enough = 1 / max(reciprocal, 1e-17), norm / mean_diagonal * 1e-12
+        condition, enough = 1 / max(reciprocal, 1e-17), norm / one * 1e-12
         message = f"is singular: condition number {condition:.1g} or more; damping={enough:.1g} would do"
         raise SingularKernelError(f"kernel matrix of size {len(gram)} {message}")
     return factor, 1 / reciprocal
+
+
+def _effective_parameters(factor: Tensor, damping: float) -> float:
+    """tr(G (G + λI)⁻¹) = n − λ ‖L⁻¹‖² for G + λI = L Lᵀ."""
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor.numpy(), lower=1)
+    return len(factor) - damping * float(np.square(np.tril(inverse)).sum())
 
 
 def _influence_norms(factor: Tensor, block: Tensor, dual: bool) -> np.ndarray:

@@ -103,6 +103,13 @@ class Batching(Enum):
     own = "own"  # of the images it keeps, so that leaving one out changes all of them
 
 
+class Trajectory(Enum):
+    """What the output of a trajectory is."""
+
+    relative = "relative"  # the mean over steps of their outputs, each over what it is under the full model
+    plain = "plain"  # the mean over steps of their outputs, nearly all of which are the last ones
+
+
 @dataclass
 class Retraining:
     """Models retrained on random subsets, and how each is measured: LDS and datamodels share them."""
@@ -113,10 +120,11 @@ class Retraining:
     batches: Batching = Batching.shared
     num_draws: int = 32  # of each measured output
     antithetic: bool = False
+    trajectory: Trajectory = Trajectory.relative
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
-        require_count(f"{where}.num_subsets", self.num_subsets, least=6)  # three in each half
+        require_count(f"{where}.num_subsets", self.num_subsets, least=8)  # four in each half; a ceiling needs seven
         require_count(f"{where}.num_seeds", self.num_seeds)
         require_count(f"{where}.num_subsets × num_seeds", self.num_subsets * self.num_seeds, most=MOST_MODELS)
         require(0 < self.fraction < 1, f"{where}.fraction", self.fraction, "strictly between 0 and 1")
@@ -143,6 +151,13 @@ class Output(Enum):
     square = "square"  # ε_θ²
     mean = "mean"  # ε_θ
     absolute = "absolute"  # |ε − ε_θ|
+
+
+class DampingUnit(Enum):
+    """What λ is relative to: a mean of the eigenvalues of ΦᵀΦ."""
+
+    eigenvalue = "eigenvalue"  # ‖Φ‖² / min(N, p): of those that can be other than zero
+    diagonal = "diagonal"  # ‖Φ‖² / p: of all, the mean diagonal, as the literature has it
 
 
 class Kernel(Enum):
@@ -184,19 +199,25 @@ class Attribution:
     """What all gradient methods do, unless one of them says otherwise."""
 
     num_checkpoints: int = 3
+    first_checkpoint: int = 0  # retrained models share their seeds with checkpoints 0, 1, …; others show what that is worth
     num_draws: int = 32  # (timestep, noise) pairs per gradient
+    redraw: int = 0  # which of many independent sets of draws
+    shared_draws: bool = False  # destinations are asked with the draws of training images, as a step's queries cannot be
     stratified: bool = True  # timesteps of training images one from each of num_draws equal parts, or independent
     antithetic: bool = False  # draws come in pairs (ε, −ε)
     train_window: int = 0  # how many timesteps around the query's step training images are asked at; 0: all
     precision: Precision = Precision.fp32  # of the gradients
     projection: Projection = Projection.sparse
     projection_dim: int = 4096
-    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
+    damping: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
+    damping_unit: DampingUnit = DampingUnit.eigenvalue
 
     def check(self, where: str) -> None:
         """Refuse what no gradient method can do. Raises: ConfigError."""
         require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
+        require_count(f"{where}.first_checkpoint", self.first_checkpoint, least=0, most=MOST_MODELS)
         require_draws(where, self.num_draws, self.antithetic)
+        require_count(f"{where}.redraw", self.redraw, least=0)
         require_count(f"{where}.projection_dim", self.projection_dim)
         require_candidates(f"{where}.damping", self.damping)
         window, draws = self.train_window, self.num_draws

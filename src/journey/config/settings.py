@@ -27,7 +27,10 @@ class Vary:
 
     at: list[At] = field(default_factory=list)
     num_checkpoints: list[int] = field(default_factory=list)
+    first_checkpoint: list[int] = field(default_factory=list)
     num_draws: list[int] = field(default_factory=list)
+    redraw: list[int] = field(default_factory=list)
+    shared_draws: list[bool] = field(default_factory=list)
     stratified: list[bool] = field(default_factory=list)
     antithetic: list[bool] = field(default_factory=list)
     train_window: list[int] = field(default_factory=list)

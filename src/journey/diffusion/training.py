@@ -45,8 +45,8 @@ def new_state(network: nn.Module, training: Training) -> State:
 class Batches:
     """What a training sees at each step: a function of (seed, stream, step), so a continued run sees the same.
 
-    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped, and further
-            copies come on top, with draws of their own. Trainings that share a stream differ by their examples only.
+    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped,
+            and further copies come on top, with draws of their own. Trainings that share a stream differ by their examples only.
     own     Batches of the examples that are kept, full ones: what is left out changes all of them.
     """
 

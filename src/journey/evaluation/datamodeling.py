@@ -3,7 +3,8 @@
 A model trained on subset S is predicted to have output −Σ_{i∈S} τ_i + const; the LDS of a query is the Spearman
 correlation, over subsets, of predicted and measured outputs.
 
-    M  subsets;  T  targets: the steps, the trajectory (mean of the steps), the destination;  Q  queries;  N  training images
+    M  subsets;  S  steps;  T  targets: the steps, the trajectory (their weighted mean), the destination;  Q  queries;  N
+       training images
     candidates  every (hyper-parameter, read-out) of a method
 
 Hyper-parameter and read-out are chosen where they are not judged: queries and subsets are each split into two halves, and each
@@ -55,16 +56,30 @@ def resampling(num_queries: int, num_subsets: int, num_bootstrap: int, seed: int
     )
 
 
-def predict(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
+def predict(scores: np.ndarray, masks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Predicted outputs of every candidate: scores [hyper-parameter, step, query, train], masks [M, N] → [candidates, T, Q, M].
 
-    One score per image is judged at every step; the trajectory and the destination are predicted by the mean over
-    steps, each read out first.
+    One score per image is judged at every step; the trajectory and the destination are predicted by the weighted mean over
+    steps, each read out first. weights: of the steps in it, [S, Q]. Sums are float64: near-ties would be ranked by rounding.
     """
-    kept = masks.T.astype(np.float32)
-    steps = np.stack([-(readout(tau) @ kept) for tau in scores for readout in READOUTS.values()])  # [C, S or 1, Q, M]
-    mean = steps.mean(1, keepdims=True)
-    return np.concatenate([np.broadcast_to(steps, (len(steps), num_steps, *steps.shape[2:])), mean, mean], 1)
+    kept = masks.T.astype(np.float64)
+    by_step = [[-(readout(step.astype(np.float64)) @ kept) for step in tau] for tau in scores for readout in READOUTS.values()]
+    steps = np.stack(by_step)  # [C, S or 1, Q, M]
+    steps = np.broadcast_to(steps, (len(steps), len(weights), *steps.shape[2:]))
+    mean = (steps * weights[..., None]).mean(1, keepdims=True)
+    return np.concatenate([steps, mean, mean], 1)
+
+
+def specific(outputs: np.ndarray, query_half: np.ndarray) -> np.ndarray:
+    """What is a query's own: outputs [..., Q, M] less their mean over queries, either half of the queries by itself.
+
+    Much of what a subset does at a noisy step it does to every query, and to predict that is not to attribute.
+    """
+    own = np.empty(outputs.shape)
+    for half in (0, 1):
+        those = outputs[..., query_half == half, :]
+        own[..., query_half == half, :] = those - those.mean(-2, keepdims=True)
+    return own
 
 
 def labels(hyperparameters: list[dict[str, float]]) -> list[dict[str, float | str]]:
@@ -119,22 +134,6 @@ def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return rho.reshape(-1, *a.shape[:-1])
 
 
-def ceiling(outputs: np.ndarray, resampled: Resampling) -> np.ndarray:
-    """How well another measurement predicts a measurement, [B, T, Q]: the scale on which an LDS is read.
-
-    outputs: [M, R, 2, T, Q]. Several seeds: each seed's outputs against the mean of the others'. One seed: one half of
-    the draws against the other half, which is too low, for either has only half of the draws that methods are judged by,
-    and too high, for it leaves out what another training seed would change.
-    """
-    by_seed = np.moveaxis(outputs.mean(2), (0, 1), (-1, 0))  # [R, T, Q, M]
-    if len(by_seed) == 1:
-        first, second = np.moveaxis(outputs[:, 0], (0, 1), (-1, 0))
-        return _spearman(first, second, resampled.subset_weights)
-    others = (by_seed.sum(0) - by_seed) / (len(by_seed) - 1)
-    pairs = zip(by_seed, others, strict=True)
-    return np.mean([_spearman(one, rest, resampled.subset_weights) for one, rest in pairs], 0)
-
-
-def query_mean(replicates: np.ndarray, query_weights: np.ndarray) -> np.ndarray:
-    """Mean over queries under each replicate's weights: [B, T, Q] → [B, T]."""
-    return np.einsum("btq,bq->bt", replicates, query_weights / query_weights.sum(1, keepdims=True))
+def num_ranked(num_subsets: int) -> int:
+    """How many subsets a rank correlation is over: half of them."""
+    return num_subsets // 2

@@ -1,5 +1,7 @@
 """Linear datamodeling score: rank correlation of predicted with retrained outputs over random subsets, for every method."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,9 +15,12 @@ from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation
 from journey.config.groups import Sampling
 from journey.data import subsets, train_images
-from journey.evaluation import datamodeling, rows
-from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY, with_aggregates
+from journey.evaluation import datamodeling, reliability, rows
+from journey.evaluation.statistics import interval
+from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY, step_weights, with_aggregates
 from journey.palette import COLOURS
+
+HOW = "how.json"  # what a method says of its scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,14 +43,14 @@ class LDS(Evaluation):
         require(set(paired) <= set(sampling.steps), f"{where}.paired_steps", paired, f"among sampling.steps={sampling.steps}")
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
-        """outputs: [subset][seed]."""
+        """outputs: [subset][seed]; full: what a trajectory's steps are weighted by."""
         of = recipes.retraining
 
         def measured(index: int) -> tuple[Measure, ...]:
             subset = recipes.subset(index)
             return tuple(recipes.measured(recipes.trained(repeat, subset)) for repeat in range(of.num_seeds))
 
-        return {"outputs": tuple(measured(index) for index in range(of.num_subsets))}
+        return {"outputs": tuple(measured(index) for index in range(of.num_subsets)), "full": recipes.full_outputs}
 
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Raises: ValueError if an output is the same under every subset model."""
@@ -54,30 +59,41 @@ class LDS(Evaluation):
         labels = train_images(spec.journeys.checkpoint.images, workspace).labels
         masks = np.stack([subsets.mask(labels, repeats[0].checkpoint.keep) for repeats in needed])  # [M, N]
         halves = np.stack([[get(m, workspace).array("outputs.npy") for m in repeats] for repeats in needed])
-        outputs = with_aggregates(halves)  # [M, R, 2, T, Q]
+        weights = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
+        outputs = with_aggregates(halves, weights)  # [M, R, 2, T, Q]
         measured = np.moveaxis(outputs.mean((1, 2)), 0, -1)  # [T, Q, M]
         _refuse_constant(measured)
 
-        # All methods under one resampling.
+        # How well anything can do: of these models, and, with several seeds, of others.
         resampled = datamodeling.resampling(measured.shape[1], len(masks), self.num_bootstrap, spec.seed)
-        found, chosen, means = [], {}, {}
+        own_outputs = datamodeling.specific(outputs[..., None], resampled.query_half)[..., 0]
+        own = np.moveaxis(own_outputs.mean((1, 2)), 0, -1)
+        sources = {"draws": reliability.given_seed} | ({"seeds": reliability.over_seeds} if len(needed[0]) > 1 else {})
+        found, num_ranked = [], datamodeling.num_ranked(len(masks))
+        for noise, shares_of in sources.items():
+            for quantity, of in (("ceiling", outputs), ("specific_ceiling", own_outputs)):
+                limits = reliability.ceilings(of, shares_of, num_ranked)
+                found += self._rows(lambda targets, of=limits: of.mean(targets).interval(), spec, quantity=quantity, method=noise)
+
+        # All methods under one resampling.
+        chosen, replicates = {}, {}
         for name, score in spec.scores.items():
-            predictions = datamodeling.predict(get(score, workspace).array("scores.npy"), masks, len(spec.steps))
-            means[name], chosen[name] = {}, {}
+            predictions = datamodeling.predict(get(score, workspace).array("scores.npy"), masks, weights)
+            chosen[name] = {}
             for readout, (candidates, of) in _readouts(predictions, score).items():
                 judged = datamodeling.lds(candidates, measured, resampled)
-                mean = datamodeling.query_mean(judged.replicates, resampled.query_weights)  # [B, T]
-                means[name][readout] = mean
                 chosen[name][readout] = {target: [of[i] for i in cells] for target, cells in judged.chosen.items()}
-                found += self._rows(mean, spec, quantity="lds", method=name, readout=readout)
+                found += self._lds_rows(judged.replicates, resampled, spec, quantity="lds", method=name, readout=readout)
+                if readout == "best":
+                    replicates[name] = judged.replicates
+            judged = datamodeling.lds(datamodeling.specific(predictions, resampled.query_half), own, resampled)
+            found += self._lds_rows(judged.replicates, resampled, spec, quantity="specific", method=name, readout="best")
 
-        # Beside them: how well anything can do, and the first method minus each other.
-        ceiling = datamodeling.query_mean(datamodeling.ceiling(outputs, resampled), resampled.query_weights)
-        found += self._rows(ceiling, spec, quantity="ceiling", method="ceiling")
-        first = next(iter(means))
-        for other in list(means)[1:]:
-            difference = means[first]["best"] - means[other]["best"]
-            found += self._rows(difference, spec, quantity="difference", method=first, against=other)
+        # The first method minus each other.
+        first = next(iter(replicates))
+        for other in list(replicates)[1:]:
+            difference = replicates[first] - replicates[other]
+            found += self._lds_rows(difference, resampled, spec, quantity="difference", method=first, against=other)
         return {
             "num_train": masks.shape[1],
             "num_subsets": len(masks),
@@ -87,17 +103,31 @@ class LDS(Evaluation):
             "num_bootstrap": self.num_bootstrap,
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
-            "ceiling": "split-half over draws" if len(needed[0]) == 1 else "seeds",
             "rows": found,
             "chosen": chosen,
+            "candidates": {name: score.method.candidates() for name, score in spec.scores.items()},
+            "how": {name: json.loads((get(score, workspace).path / HOW).read_text()) for name, score in spec.scores.items()},
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
 
-    def _rows(self, means: np.ndarray, spec: Evaluate, **what: str) -> list[rows.Row]:
-        """Every step, the mean of the paired steps, the trajectory and the destination. means: [B, T]"""
-        paired = means[:, [spec.steps.index(t) for t in self.paired_steps]].mean(1)
-        targets = {STEP: means[:, :-2], PAIRED: paired, TRAJECTORY: means[:, -2], DESTINATION: means[:, -1]}
-        return rows.of_targets(targets, spec.steps, **what)
+    def _lds_rows(
+        self, replicates: np.ndarray, resampled: datamodeling.Resampling, spec: Evaluate, **what: str
+    ) -> list[rows.Row]:
+        """Of replicates [B, T, Q]."""
+
+        def ends(targets: list[int]) -> rows.Ends:
+            return interval(replicates[:, targets].mean(1), resampled.query_weights)
+
+        return self._rows(ends, spec, **what)
+
+    def _rows(self, ends: Callable[[list[int]], rows.Ends], spec: Evaluate, **what: str) -> list[rows.Row]:
+        """Every step, the mean of the paired steps, the trajectory and the destination. ends: of the mean over some targets."""
+        num_steps = len(spec.steps)
+        each = [[float(end) for end in np.ravel(ends([i]))] for i in range(num_steps + 2)]
+        steps, trajectory, destination = np.transpose(each[:-2]), each[-2], each[-1]
+        paired = [float(end) for end in np.ravel(ends([spec.steps.index(t) for t in self.paired_steps]))]
+        of_targets = {STEP: tuple(steps), PAIRED: paired, TRAJECTORY: trajectory, DESTINATION: destination}
+        return rows.of_targets(of_targets, spec.steps, **what)
 
     # ------------------------------------------------------------------------------------------ how it is shown
 

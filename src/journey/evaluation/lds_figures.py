@@ -7,19 +7,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from journey.evaluation.lds_tables import ceilings
 from journey.evaluation.rows import Row, names, select
 from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 from journey.palette import COLOURS, GREY
 
 
 def lds_by_step(result: dict) -> Figure:
-    """LDS against the step that is judged, for every method with its 95% interval, under the ceiling."""
+    """LDS against the step that is judged, for every method with its 95% interval, under the ceilings."""
     figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, width_ratios=(3, 1), layout="constrained")
     rows, steps = result["rows"], result["steps"]
     shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}
-    shown["ceiling"] = select(rows, quantity="ceiling")
-    ceiling = [row["value"] for row in select(shown["ceiling"], target=STEP)]
-    by_step.plot(steps, ceiling, "--", color=GREY, label=f"ceiling ({result['ceiling']})")
+    for (noise, title), dashes in zip(ceilings(result).items(), ("--", ":"), strict=False):
+        ceiling = select(rows, quantity="ceiling", method=noise)
+        by_step.plot(steps, [row["value"] for row in select(ceiling, target=STEP)], dashes, color=GREY, label=title)
+    shown["ceiling"] = select(rows, quantity="ceiling", method="draws")
     spread = 0.012 * (max(steps) - min(steps))  # side by side, so that intervals can be told apart
     for i, (name, found) in enumerate(shown.items()):
         place = i - (len(shown) - 1) / 2
@@ -50,19 +52,19 @@ def lds_by_method(result: dict) -> Figure:
     paired = {name: select(rows, quantity="lds", method=name, readout="best", target=PAIRED) for name in names(rows, "lds")}
     order = sorted(paired, key=lambda name: -paired[name][0]["value"])
     columns = [f"{t}" for t in result["steps"]] + ["traj.", "dest."]
-    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * (len(order) + 1))
+    limits = {title: _values(select(rows, quantity="ceiling", method=noise)) for noise, title in ceilings(result).items()}
+    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * (len(order) + len(limits)))
     figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-    ceiling = _values(select(rows, quantity="ceiling"))
     for axes, readout in zip(panels, ("best", "linear"), strict=True):
         judged = [_values(select(rows, quantity="lds", method=name, readout=readout)) for name in order]
-        values = 100 * np.array([*judged, ceiling])
+        values = 100 * np.array([*judged, *limits.values()])
         axes.imshow(values, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 42 else "black")
         axes.axhline(len(order) - 0.5, color="black", linewidth=0.8)
         axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
         axes.set_xticks(range(len(columns)), columns, fontsize=7)
-        axes.set_yticks(range(len(order) + 1), [*order, "ceiling"], fontsize=7)
+        axes.set_yticks(range(len(order) + len(limits)), [*order, *limits], fontsize=7)
         axes.tick_params(length=0)
         axes.set_xlabel("judged at step t", fontsize=8)
         axes.set_title(f"{readout} read-out", fontsize=8)

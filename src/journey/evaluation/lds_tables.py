@@ -1,6 +1,7 @@
 """The tables of linear datamodeling scores, for the terminal and as Markdown."""
 
 from collections.abc import Callable
+from statistics import fmean
 
 from rich.table import Table
 
@@ -19,7 +20,8 @@ def lds_table(result: dict) -> Table:
     for name in names(result["rows"], "lds"):
         table.add_row(name, *_cells(result, _short, quantity="lds", method=name, readout="best"))
     table.add_section()
-    table.add_row("ceiling", *_cells(result, _short, quantity="ceiling"))
+    for noise, title in ceilings(result).items():
+        table.add_row(title, *_cells(result, _short, quantity="ceiling", method=noise))
     return table
 
 
@@ -38,19 +40,49 @@ def paired_table(result: dict) -> Table | None:
 
 
 def markdown(result: dict) -> str:
-    """Everything with its interval: best and linear read-out, what was chosen for the steps, cost."""
+    """Everything with its interval, and, of the best read-out, its share of the ceiling; what was chosen for the steps; cost."""
     headings = ["method", "read-out", *_headings(result), "chosen for the steps", "seconds", "gradients", "MB"]
     lines = [_row(headings), _row(["---"] * len(headings))]
     for name in names(result["rows"], "lds"):
         cost = result["cost"][name]
         costs = [f"{cost['seconds']:.0f}", f"{cost['gradients']:,}", f"{cost['bytes'] / 1e6:.1f}"]
-        for readout, of in (("best", costs), ("linear", ["", "", ""])):
-            cells = _cells(result, _long, quantity="lds", method=name, readout=readout)
-            shown = name if readout == "best" else ""
-            lines.append(_row([shown, readout, *cells, _chosen(result["chosen"][name][readout]), *of]))
-    cells = _cells(result, _long, quantity="ceiling")
-    lines.append(_row([f"ceiling ({result['ceiling']})", "", *cells, "", "", "", ""]))
-    return "\n".join(lines) + "\n"
+        chosen = {readout: _chosen(cells, result["candidates"][name]) for readout, cells in result["chosen"][name].items()}
+        best = _cells(result, _of_ceiling(result, "ceiling"), quantity="lds", method=name, readout="best")
+        linear = _cells(result, _long, quantity="lds", method=name, readout="linear")
+        specific = _cells(result, _of_ceiling(result, "specific_ceiling"), quantity="specific", method=name)
+        lines.append(_row([name, "best", *best, chosen["best"], *costs]))
+        lines.append(_row(["", "linear", *linear, chosen["linear"], "", "", ""]))
+        lines.append(_row(["", "query-specific", *specific, "", "", "", ""]))
+    for quantity, readout in (("ceiling", ""), ("specific_ceiling", "query-specific")):
+        for noise, title in ceilings(result).items():
+            lines.append(_row([title, readout, *_cells(result, _long, quantity=quantity, method=noise), "", "", "", ""]))
+    return "\n".join([*lines, "", NOTES, "", *_kernels(result)]) + "\n"
+
+
+NOTES = """LDS × 100 [95%], and LDS / ceiling, by the ceiling of these models. Ceilings: what the best predictor's rank
+correlation is expected to be, where only the draws are noise, and where other trainings are asked. Query-specific: without what
+all queries have in common. A choice at an end of its grid is marked ⊣."""
+
+
+def ceilings(result: dict) -> dict[str, str]:
+    """What ceilings there are, with their titles."""
+    titles = {"draws": "ceiling, these models", "seeds": "ceiling, over seeds"}
+    return {noise: titles[noise] for noise in names(result["rows"], "ceiling")}
+
+
+def _kernels(result: dict) -> list[str]:
+    """A row for every kernel that was solved: what its λ leaves. Means over checkpoints."""
+    lines = []
+    for name, how in result["how"].items():
+        solved = zip(result["candidates"][name], *(zip(*how.get(of, []), strict=True) for of in KERNEL), strict=False)
+        for candidate, conditions, parameters in solved:
+            numbers = f"{candidate['damping']:g}", f"{fmean(parameters):.0f}", f"{fmean(conditions):.2g}"
+            lines.append(_row([name, *numbers]))
+    headings = ["kernel of", "λ, relative", "effective parameters", "condition number"]
+    return [_row(headings), _row(["---"] * len(headings)), *lines] if lines else []
+
+
+KERNEL = ("condition_number", "effective_parameters")
 
 
 def _headings(result: dict) -> list[str]:
@@ -73,6 +105,17 @@ def _long(row: Row) -> str:
     return f"{_integer(row['value'])} [{_integer(row['low'])}, {_integer(row['high'])}]"
 
 
+def _of_ceiling(result: dict, quantity: str) -> Callable[[Row], str]:
+    """With the share of the ceiling of these models at the same target."""
+    limits = {(row["target"], row.get("step")): row["value"] for row in select(result["rows"], quantity=quantity, method="draws")}
+
+    def write(row: Row) -> str:
+        limit = limits[row["target"], row.get("step")]
+        return f"{_long(row)} {row['value'] / limit:.2f}" if limit > 0 else f"{_long(row)} –"
+
+    return write
+
+
 def _integer(value: float) -> str:
     return f"{round(100 * value)}".replace("-", "−")
 
@@ -81,10 +124,18 @@ def _difference(row: Row) -> str:
     return f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
-def _chosen(of_targets: dict) -> str:
+def _chosen(of_targets: dict, candidates: list[dict[str, float]]) -> str:
     """Of the four cells, each choice once."""
-    choices = [" ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in c.values()) for c in of_targets[STEP]]
+    choices = [" ".join(_value(key, value, candidates) for key, value in cell.items()) for cell in of_targets[STEP]]
     return ", ".join(dict.fromkeys(choices))
+
+
+def _value(key: str, value: float | str, candidates: list[dict[str, float]]) -> str:
+    """A chosen value, marked where it is the first or last of several: others beyond it may be better."""
+    if isinstance(value, str):
+        return value
+    grid = sorted({candidate[key] for candidate in candidates})
+    return f"{value:g}⊣" if len(grid) > 1 and value in (grid[0], grid[-1]) else f"{value:g}"
 
 
 def _row(cells: list[str]) -> str:

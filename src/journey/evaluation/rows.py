@@ -1,6 +1,6 @@
 """One shape of result for every evaluation: flat rows, which the same code draws and tables.
 
-quantity  what is stated: lds, ceiling, difference, …
+quantity  what is stated: lds, specific, ceiling, difference, …
 method    of which method; against: minus which other one; readout: how its scores were read
 target    step, paired_steps, trajectory or destination; step: which timestep, of a step
 value, low, high  with its 95% interval
@@ -10,26 +10,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from journey.evaluation.statistics import interval
 from journey.evaluation.targets import STEP
 
 Row = dict[str, str | int | float]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, and the ends of its interval
 
 
-def of_targets(replicates: dict[str, np.ndarray], steps: Sequence[int], **what: str) -> list[Row]:
+def of_targets(found: dict[str, Ends], steps: Sequence[int], **what: str) -> list[Row]:
     """Rows of a quantity at several targets, each with its interval.
 
-    replicates: the observed value first, then resampled ones, [B], or for the steps [B, S].
+    found: value, low and high of each, scalars, or for the steps [S].
+
+    >>> of_targets({"trajectory": (np.float64(0.2), np.float64(0.1), np.float64(0.3))}, [], quantity="lds")
+    [{'quantity': 'lds', 'target': 'trajectory', 'value': 0.2, 'low': 0.1, 'high': 0.3}]
     """
-    found = []
-    for target, values in replicates.items():
-        low, high = interval(values[1:])
+    rows = []
+    for target, ends in found.items():
         if target == STEP:
-            ends = zip(steps, values[0], low, high, strict=True)
-            found += [_row(what | {"target": target, "step": t}, *numbers) for t, *numbers in ends]
+            rows += [_row(what | {"target": target, "step": t}, *numbers) for t, *numbers in zip(steps, *ends, strict=True)]
         else:
-            found.append(_row(what | {"target": target}, values[0], low, high))
-    return found
+            rows.append(_row(what | {"target": target}, *ends))
+    return rows
 
 
 def _row(what: dict, value: float, low: float, high: float) -> Row:

@@ -129,12 +129,18 @@ def _batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: 
         examples = [destinations(spec.journeys, workspace)]
     else:
         examples = estimates(spec.journeys, spec.steps, workspace)
-    rest = (spec.num_draws, examples[0].shape, spec.seed, "attribute", spec.antithetic)
+    rest = (spec.num_draws, examples[0].shape, spec.seed, _purpose(spec), spec.antithetic)
     if spec.steps is None:
         draws = [window_draws(spec.window or (0, num_timesteps), *rest, spec.stratified)]
     else:
         draws = [step_draws(t, *rest) for t in spec.steps]
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
+
+
+def _purpose(spec: Featurize) -> str:
+    """Queries have other draws than training images, or what they share would be taken for influence."""
+    asked = "attribute" if spec.journeys is None or spec.shared_draws else "attribute queries"
+    return f"{asked} again {spec.redraw}" if spec.redraw else asked
 
 
 def whitened(project: Project, estimated: curvature.Curvature, damping: tuple[float, ...], num_rows: int) -> Project:

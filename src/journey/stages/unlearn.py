@@ -34,8 +34,10 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     objective = Objective(denoiser, noise_schedule, spec.precision)
     estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
     clean = model.encode(train_images(spec.checkpoint.images, workspace)).to(device)
-    rest = (spec.num_draws, clean.shape, spec.seed, "attribute", False)
-    everywhere = window_draws((0, noise_schedule.num_timesteps), *rest).to(device)
+    rest = (spec.num_draws, clean.shape, spec.seed)
+    all_t = (0, noise_schedule.num_timesteps)
+    everywhere = window_draws(all_t, *rest, "attribute").to(device)
+    of_destinations = window_draws(all_t, *rest, "attribute queries")
 
     # Begin, or continue after the last query an interrupted run finished.
     if (kept := resume.resumed(partial)) is not None:
@@ -47,7 +49,7 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     before = forgetting.losses(objective, None, clean, everywhere, ROWS)
     saved_at = time.monotonic()
     with track(spec, partial, workspace, resume_step=done) as log:
-        for i, (query, draws) in enumerate(_queries(spec, everywhere, workspace)):
+        for i, (query, draws) in enumerate(_queries(spec, of_destinations, workspace)):
             if i < done:
                 continue
             output, gradient = forgetting.output_and_gradient(objective, query.to(device), draws.to(device))
@@ -66,12 +68,12 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     return {"gradients": spec.num_queries * spec.num_draws}
 
 
-def _queries(spec: Unlearn, everywhere: Draws, workspace: Workspace) -> Iterator[tuple[Examples, Draws]]:
+def _queries(spec: Unlearn, of_destinations: Draws, workspace: Workspace) -> Iterator[tuple[Examples, Draws]]:
     """Every x̂0_t with draws at its t, or every destination with draws over all t."""
     if spec.steps is None:
         queries = destinations(spec.journeys, workspace)
-        yield from ((queries[i : i + 1], everywhere) for i in range(len(queries)))
+        yield from ((queries[i : i + 1], of_destinations) for i in range(len(queries)))
         return
     for t, queries in zip(spec.steps, estimates(spec.journeys, spec.steps, workspace), strict=True):
-        draws = step_draws(t, spec.num_draws, queries.shape, spec.seed, "attribute", False)
+        draws = step_draws(t, spec.num_draws, queries.shape, spec.seed, "attribute queries", False)
         yield from ((queries[i : i + 1], draws) for i in range(len(queries)))

@@ -38,20 +38,22 @@ class Datamodel(Method):
         return [{}] if self.estimator is Estimator.difference else [{"damping": value} for value in self.damping]
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
-        """outputs: [subset], of subsets after the ones that judge."""
+        """outputs: [subset], of subsets after the ones that judge; full: what a trajectory's steps are weighted by."""
         first = recipes.retraining.num_subsets
         subsets = (recipes.subset(first + i) for i in range(self.num_subsets))
-        return {"outputs": tuple(recipes.measured(recipes.trained(0, subset)) for subset in subsets)}
+        outputs = tuple(recipes.measured(recipes.trained(0, subset)) for subset in subsets)
+        return {"outputs": outputs, "full": recipes.full_outputs if self.at is At.trajectory else None}
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution import datamodels
         from journey.data import subsets, train_images
-        from journey.evaluation.targets import with_aggregates
+        from journey.evaluation.targets import step_weights, with_aggregates
 
         labels = train_images(spec.images, workspace).labels
         masks = np.stack([subsets.mask(labels, m.checkpoint.keep) for m in spec.needs["outputs"]])  # [M, N]
         outputs = np.stack([get(m, workspace).array("outputs.npy").mean(0) for m in spec.needs["outputs"]])
-        of_target = with_aggregates(outputs)[:, _targets(self.at, len(spec.steps))]  # [M, S or 1, Q]
+        weights = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
+        of_target = with_aggregates(outputs, weights)[:, _targets(self.at, len(spec.steps))]  # [M, S or 1, Q]
         match self.estimator:
             case Estimator.difference:
                 out[:] = datamodels.difference(masks, of_target)

@@ -22,6 +22,7 @@ class ImageEncoder(Enum):
 @dataclass
 class Encoder(Method):
     kind: ClassVar[str] = "encoder"
+    in_units_of_output: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = True
     encoder: ImageEncoder = ImageEncoder.efficientnet_lite0
     path: str = "openai/clip-vit-base-patch32"  # of CLIP: a directory, or a name in the hub's cache

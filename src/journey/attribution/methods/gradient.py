@@ -58,30 +58,40 @@ class GradientMethod(Attribution, Method):
                 return self.projection is not Projection.none
             case "train_window":
                 return self.at is At.step
+            case "shared_draws":
+                return self.at is At.destination
         return True
 
     def candidates(self) -> list[dict[str, float]]:
         return [{}] if self.kernel is Kernel.identity else [{"damping": value} for value in self.damping]
 
+    @property
+    def in_units_of_output(self) -> bool:
+        """Only of the loss itself, of which a step's score is a change."""
+        return self.output is Output.loss and self.scale is Scale.none and not self.normalize and self.readout is Readout.linear
+
     # ------------------------------------------------------------------------------------------- what it needs
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
-        """train: [checkpoint][one for all steps, or one for each]; queries: [checkpoint]."""
+        """train: [checkpoint][one for all steps, or one for each]; queries: [checkpoint]; full: what a trajectory's steps are
+        weighted by.
+        """
         checkpoints = self._checkpoints(recipes)
         windows = self._windows(recipes)
         train = tuple(tuple(self._features(recipes, c, None, window) for window in windows) for c in checkpoints)
         queries = tuple(self._features(recipes, c, recipes.journeys, None) for c in checkpoints)
-        return {"train": train, "queries": queries}
+        weighted = self.at is At.trajectory and self.in_units_of_output
+        return {"train": train, "queries": queries, "full": recipes.full_outputs if weighted else None}
 
     def _checkpoints(self, recipes: Recipes) -> list[Train | Snapshot]:
         """The checkpoints of an ensemble; along a run, evenly spaced between its start and its end."""
         count = self.num_checkpoints
         if self.ensemble is Ensemble.seeds:
-            return [recipes.trained(repeat) for repeat in range(count)]
+            return [recipes.trained(self.first_checkpoint + k) for k in range(count)]
         snapshots: list[Snapshot] = []
         for k in range(1, count + 1):
             step = recipes.training.num_steps * k // (count + 1)
-            snapshots.append(Snapshot(recipes.trained(0), step, snapshots[-1] if snapshots else None))
+            snapshots.append(Snapshot(recipes.trained(self.first_checkpoint), step, snapshots[-1] if snapshots else None))
         return snapshots
 
     def _windows(self, recipes: Recipes) -> list[tuple[int, int] | None]:
@@ -105,6 +115,8 @@ class GradientMethod(Attribution, Method):
             output=self.output,
             normalize=self.normalize,
             num_draws=self.num_draws,
+            redraw=self.redraw,
+            shared_draws=self.shared_draws and queries is not None and destination,
             stratified=self.stratified,
             antithetic=self.antithetic,
             precision=self.precision,
@@ -119,6 +131,7 @@ class GradientMethod(Attribution, Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution.ensemble import add_scores
+        from journey.evaluation.targets import step_weights
 
         def features(made: Featurize) -> np.ndarray:
             return get(made, workspace).array("features.npy")
@@ -126,10 +139,14 @@ class GradientMethod(Attribution, Method):
         train = [[features(f) for f in steps] for steps in spec.needs["train"]]
         queries = [features(f) for f in spec.needs["queries"]]
         weights = _weights([steps[0].checkpoint for steps in spec.needs["train"]])
-        conditions = add_scores(out, train, queries, weights, self.kernel, self.damping, self.scale)
+        of_step = None
+        if self.at is At.trajectory:
+            of_step = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
+        rest = (self.kernel, self.damping, self.damping_unit, self.scale, of_step)
+        solved = add_scores(out, train, queries, weights, *rest)
         if self.readout is Readout.square:
             np.square(out, out=out)
-        return {"condition_number": conditions}
+        return {name: [[vars(of)[name] for of in row] for row in solved] for name in ("condition_number", "effective_parameters")}
 
 
 def _weights(checkpoints: list[Train | Snapshot]) -> list[float]:

@@ -15,6 +15,7 @@ from journey.data import train_images
 @dataclass
 class NonparametricScore(Method):
     kind: ClassVar[str] = "nonparametric"
+    in_units_of_output: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = True
     patch_size: list[int] = field(default_factory=lambda: [3, 5, 7])  # odd: candidates
 

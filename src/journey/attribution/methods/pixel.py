@@ -14,6 +14,7 @@ from journey.data import train_images
 @dataclass
 class Pixel(Method):
     kind: ClassVar[str] = "pixel"
+    in_units_of_output: ClassVar[bool] = False
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution import cosine

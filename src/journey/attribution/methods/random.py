@@ -14,6 +14,7 @@ from journey.seeding import numpy_generator
 @dataclass
 class Random(Method):
     kind: ClassVar[str] = "random"
+    in_units_of_output: ClassVar[bool] = False
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         out[:] = numpy_generator(spec.seed, "random scores").standard_normal(out.shape)

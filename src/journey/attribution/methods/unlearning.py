@@ -35,8 +35,9 @@ class Unlearning(Method):
         return [{"rise": value} for value in self.rise]
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
-        """rises: [checkpoint]."""
-        return {"rises": tuple(self._unlearn(recipes, repeat) for repeat in range(self.num_checkpoints))}
+        """rises: [checkpoint]; full: what a trajectory's steps are weighted by."""
+        full = recipes.full_outputs if self.at is At.trajectory else None
+        return {"rises": tuple(self._unlearn(recipes, repeat) for repeat in range(self.num_checkpoints)), "full": full}
 
     def _unlearn(self, recipes: Recipes, repeat: int) -> Unlearn:
         checkpoint = recipes.trained(repeat)
@@ -54,8 +55,11 @@ class Unlearning(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         """The mean over checkpoints; of a trajectory, over its steps too."""
+        from journey.evaluation.targets import step_weights
+
+        weights = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
         for unlearned in spec.needs["rises"]:
             rises = get(unlearned, workspace).array("rises.npy").reshape(len(out), -1, *out.shape[2:])  # [rise, S, Q, N]
-            mean = rises.mean(1, keepdims=True) if self.at is At.trajectory else rises
+            mean = (rises * weights[..., None]).mean(1, keepdims=True) if self.at is At.trajectory else rises
             out += mean / len(spec.needs["rises"])
         return {}
