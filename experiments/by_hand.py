@@ -26,7 +26,7 @@ signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()  # √�
 
 
 def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, damping=1.0, seed=0, **training):
-    """steps: the timesteps that are attributed; damping: λ over the mean diagonal of ΦᵀΦ; training: as `train` takes it."""
+    """steps: the timesteps that are attributed; damping: λ over ‖Φ‖²/N (N < p); training: as `train` takes it."""
     # Data: handwritten digits, as many of each.
     raw = load_digits()
     rank = np.empty(len(raw.target), int)  # of an image among those of its digit
@@ -38,7 +38,7 @@ def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, dam
     images = torch.from_numpy(grey).float() / 127.5 - 1
 
     # Train, and sample the queries, keeping x̂0_t on the way.
-    net = train(images, seed, **training)
+    net = train(images, torch.ones(N, dtype=torch.bool), seed, **training)
     x_t = torch.stack([torch.randn(1, 8, 8, generator=generator(seed, "journey", q)) for q in range(Q)])
     stride, x0_hat = T // inference_steps, {}
     for t in range(stride * (inference_steps - 1), min(steps) - 1, -stride):
@@ -51,10 +51,10 @@ def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, dam
     random = generator(seed, "attribute", "timesteps", T, K)
     everywhere = [int(torch.randint(k * T // K, (k + 1) * T // K, (), generator=random)) for k in range(K)]
     phi = gradients(net, images, *draws(everywhere, "attribute", seed))  # [N, p]
-    kernel = phi @ phi.T + damping * phi.square().sum(0).mean() * torch.eye(N)  # [N, N]
+    kernel = phi @ phi.T + damping * phi.square().sum() / N * torch.eye(N)  # [N, N]
     tau = []
     for t in steps:
-        phi_q = gradients(net, x0_hat[t], *draws([t] * K, "attribute", seed))  # [Q, p]
+        phi_q = gradients(net, x0_hat[t], *draws([t] * K, "attribute queries", seed))  # [Q, p]
         tau.append(torch.linalg.solve(kernel, phi @ phi_q.T).T.numpy())  # [Q, N]
 
     # Retrain on halves of each digit, and measure what became of every query's output.
@@ -64,10 +64,10 @@ def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, dam
         for digit in range(10):
             members = random.permutation(np.flatnonzero(labels == digit))
             masks[m, members[: round(len(members) / 2)]] = True
-        retrained = train(images[torch.from_numpy(masks[m])], seed, **training)
-        for i, t in enumerate(steps):
-            its_draws = draws([t] * K, "measure", seed)  # others than attribution had
-            measured[i, :, m] = [f(retrained, x0, *its_draws).item() for x0 in x0_hat[t]]
+        retrained = train(images, torch.from_numpy(masks[m]), seed, **training)
+        for i, t in enumerate(steps):  # with draws of each query's own, others than attribution had
+            of_query = [(x0, draws([t] * K, f"measure {q}", seed)) for q, x0 in enumerate(x0_hat[t])]
+            measured[i, :, m] = [f(retrained, x0, *its_draws).item() for x0, its_draws in of_query]
 
     # Judge: of a model trained on S, the output −Σ_{i∈S} τ_i + const is predicted. The linear datamodeling score (LDS) of a query
     # is the rank correlation, over halves, of what is predicted and measured (Park et al. 2023, Section 2).
@@ -89,8 +89,8 @@ def gradients(net, images, t, eps):
     return torch.stack([torch.cat([g.flatten() for g in gradient]) for gradient in of_each]).double()
 
 
-def train(images, seed, channels=(16,), num_steps=400, batch_size=32, learning_rate=1e-3, warmup_steps=50):
-    """A U-Net. Its first weights, and the timesteps and noise it meets, are the same for any images."""
+def train(images, kept, seed, channels=(16,), num_steps=400, batch_size=32, learning_rate=1e-3, warmup_steps=50):
+    """A U-Net. First weights, batches, timesteps and noise are the same whichever images are kept [N]; others are skipped."""
     torch.manual_seed(entropy(seed, "initialisation", "repeat 0"))
     blocks = {f"{way.lower()}_block_types": [f"{way}Block2D"] * len(channels) for way in ("Down", "Up")}
     net = UNet2DModel(8, 1, 1, block_out_channels=channels, layers_per_block=1, add_attention=False, norm_num_groups=8, **blocks)
@@ -100,11 +100,11 @@ def train(images, seed, channels=(16,), num_steps=400, batch_size=32, learning_r
     for step in range(num_steps):
         cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps)))
         optimizer.param_groups[0]["lr"] = learning_rate * ((step + 1) / warmup_steps if step < warmup_steps else cosine)
-        x0 = images[order[step * batch_size : (step + 1) * batch_size]]
-        random = generator(seed, "train", "repeat 0", step)
-        t, eps = torch.randint(T, (batch_size,), generator=random), torch.randn(x0.shape, generator=random)
+        batch = order[step * batch_size : (step + 1) * batch_size]
+        random, among = generator(seed, "train", "repeat 0", step), kept[batch]
+        t, eps = torch.randint(T, (batch_size,), generator=random), torch.randn(images[batch].shape, generator=random)
         optimizer.zero_grad()
-        f(net, x0, t, eps).backward()
+        f(net, images[batch][among], t[among], eps[among]).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
     return net

@@ -89,9 +89,9 @@ def small_run(**changes) -> Config:
         "dataset": Digits(num_train=60),
         "model": DDPM(block_out_channels=[8, 16]),
         "training": Training(num_steps=150, batch_size=16, warmup_steps=4),
-        "sampling": Sampling(Sampler.ddim, 50, num_queries=3, steps=[600, 300]),
+        "sampling": Sampling(Sampler.ddim, 50, num_queries=4, steps=[600, 300]),
         "method": {"journey": journey_trak()},
-        "retraining": Retraining(num_subsets=6, num_draws=4),
+        "retraining": Retraining(num_subsets=8, num_draws=4),
         "evaluation": LDS(num_bootstrap=100, paired_steps=[600, 300]),
         "compute": Local(checkpoint_seconds=0),
         "tracking": JSONLines(),
@@ -113,7 +113,7 @@ def small(workspace) -> Recipes:
 
 TINY = (
     "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_draws=4",
-    "sampling={num_inference_steps:5,num_queries:2,steps:[600,200]}", "evaluation.paired_steps=[600]",
+    "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}", "evaluation.paired_steps=[600]",
     "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}",
 )  # fmt: skip
 """The smallest experiment there is: most of its time is the start of processes."""

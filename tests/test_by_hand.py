@@ -27,7 +27,7 @@ from journey.launch.local import Local
 from journey.tracking import JSONLines
 
 SCRIPT = Path(__file__).parents[1] / "experiments/by_hand.py"
-SEED, STEPS, NUM_SUBSETS = 3, [600, 300], 6
+SEED, STEPS, NUM_SUBSETS = 3, [600, 300], 8
 DAMPING = 100.0  # enough to matter
 LEARNING = {"num_steps": 30, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 4}
 
@@ -41,7 +41,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def by_hand() -> SimpleNamespace:
-    small = {"N": 50, "Q": 3, "K": 8, "M": NUM_SUBSETS, "steps": STEPS, "damping": DAMPING, "channels": (8, 16), **LEARNING}
+    small = {"N": 50, "Q": 4, "K": 8, "M": NUM_SUBSETS, "steps": STEPS, "damping": DAMPING, "channels": (8, 16), **LEARNING}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         found = script().main(**small, seed=SEED)
@@ -56,7 +56,7 @@ def framework(tmp_path_factory) -> SimpleNamespace:
         dataset=Digits(num_train=50, seed=SEED),
         model=DDPM(block_out_channels=[8, 16]),
         training=Training(**LEARNING),
-        sampling=Sampling(Sampler.ddim, 50, num_queries=3, steps=STEPS),
+        sampling=Sampling(Sampler.ddim, 50, num_queries=4, steps=STEPS),
         method={"journey": GradientMethod(**exact)},
         retraining=Retraining(num_subsets=NUM_SUBSETS, num_draws=8),
         evaluation=LDS(num_bootstrap=100, paired_steps=STEPS),
@@ -105,7 +105,7 @@ def test_models_are_retrained_on_the_same_halves_with_the_same_outputs(by_hand, 
 
 def test_the_judgement_is_the_same(by_hand, framework):
     """Ours without a bootstrap, of scores as they are, against SciPy's."""
-    predicted = datamodeling.linear(datamodeling.predict(framework.scores, framework.masks, len(STEPS)))[0][: len(STEPS)]
+    predicted = datamodeling.linear(datamodeling.predict(framework.scores, framework.masks, np.ones((2, 4))))[0][: len(STEPS)]
     once = np.ones((1, NUM_SUBSETS))
     pairs = zip(predicted, framework.measured, strict=True)
     expected = np.stack([weighted_spearman(of_step, measured, once)[0] for of_step, measured in pairs])  # [S, Q]

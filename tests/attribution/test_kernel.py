@@ -4,7 +4,7 @@ import torch
 from trak.score_computers import BasicScoreComputer
 
 from journey.attribution.kernel import SingularKernelError, inner_products, kernel_scores
-from journey.config.groups import Scale
+from journey.config.groups import DampingUnit, Scale
 
 
 def features(n, p, q=5, seed=0):
@@ -12,25 +12,41 @@ def features(n, p, q=5, seed=0):
     return random.standard_normal((n, p), np.float32), random.standard_normal((q, p), np.float32)
 
 
-def scored(train, queries, damping, scale=Scale.none):
+def scored(train, queries, damping, scale=Scale.none, unit=DampingUnit.eigenvalue):
     out = np.zeros((len(damping), len(queries), len(train)), np.float32)
-    return out, kernel_scores(out, train, queries, damping, scale)
+    return out, kernel_scores(out, train, queries, damping, scale, unit=unit)
 
 
+@pytest.mark.parametrize("unit", DampingUnit)
 @pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 1500), (1, 7), (7, 1), (9, 3)])
-def test_is_the_dense_formula(n, p):
+def test_is_the_dense_formula(n, p, unit):
     train, queries = features(n, p)
     damping = [0.01, 1.0]
-    scores, conditions = scored(train, queries, damping)
+    scores, found = scored(train, queries, damping, unit=unit)
     phi = train.astype(np.float64)
-    for of_damping, relative, condition in zip(scores, damping, conditions, strict=True):
-        kernel = phi.T @ phi
-        kernel += relative * np.trace(kernel) / p * np.eye(p)
+    one = np.square(phi).sum() / (min(n, p) if unit is DampingUnit.eigenvalue else p)
+    for of_damping, relative, conditioning in zip(scores, damping, found, strict=True):
+        gram = phi.T @ phi
+        kernel = gram + relative * one * np.eye(p)
         expected = queries @ np.linalg.inv(kernel) @ phi.T
         np.testing.assert_allclose(of_damping, expected, rtol=1e-4, atol=1e-6)
-        solved = kernel if n > p else phi @ phi.T + relative * np.square(phi).sum() / p * np.eye(n)
+        solved = kernel if n > p else phi @ phi.T + relative * one * np.eye(n)
         exact = np.linalg.cond(solved, 1)
-        assert 0.5 * exact < condition < 1.001 * exact  # an estimate from below, nearly always the number itself
+        assert (
+            0.5 * exact < conditioning.condition_number < 1.001 * exact
+        )  # an estimate from below, nearly always the number itself
+        effective = np.trace(gram @ np.linalg.inv(kernel))
+        np.testing.assert_allclose(conditioning.effective_parameters, effective, rtol=1e-8)
+
+
+def test_damping_means_the_same_at_every_dimension():
+    """Of one kernel, ΦΦᵀ, written in 20 dimensions or in 2,000: by eigenvalue, the effective parameters are the same."""
+    train, queries = features(50, 20)
+    wide, wide_q = (np.concatenate([x, np.zeros((len(x), 1980), np.float32)], 1) for x in (train, queries))
+    narrow_of, wide_of = (scored(*x, [1.0])[1][0].effective_parameters for x in ((train[:20], queries), (wide[:20], wide_q)))
+    assert narrow_of == pytest.approx(wide_of)
+    diagonal = scored(wide[:20], wide_q, [1.0], unit=DampingUnit.diagonal)[1][0].effective_parameters
+    assert diagonal > 1.5 * wide_of
 
 
 def test_blocks_change_nothing_but_rounding(monkeypatch):
@@ -79,7 +95,7 @@ def test_scales_are_the_dense_formulas(n, p, monkeypatch):
     train, queries = features(n, p)
     phi = train.astype(np.float64)
     kernel = phi.T @ phi
-    inverse = np.linalg.inv(kernel + 0.5 * np.trace(kernel) / p * np.eye(p))
+    inverse = np.linalg.inv(kernel + 0.5 * np.trace(kernel) / min(n, p) * np.eye(p))
     tau, norms = queries @ inverse @ phi.T, np.linalg.norm(phi, axis=1)
     expected = {
         Scale.gradient: tau / norms,

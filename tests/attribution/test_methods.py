@@ -17,9 +17,11 @@ from journey.attribution.methods.encoder import Encoder, ImageEncoder
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.unlearning import Unlearning
 from journey.attribution.output import step_draws
-from journey.config.groups import At, Ensemble, Kernel, Output, Precision, Readout, Scale, Training
+from journey.config.groups import At, DampingUnit, Ensemble, Kernel, Output, Precision, Readout, Scale, Training
 from journey.diffusion import training
 from journey.experiment import recipes
+
+UNIT = DampingUnit.eigenvalue
 
 
 @pytest.fixture
@@ -35,14 +37,23 @@ def test_the_score_of_a_trajectory_is_the_mean_of_its_steps(random):
     by_step, whole = np.zeros((2, 3, 4, 20), np.float32), np.zeros((2, 1, 4, 20), np.float32)
     for out, at in ((by_step, At.step), (whole, At.trajectory)):
         assert journey_trak(at=at).num_scores(3) == out.shape[1]
-        add_scores(out, [[phi] for phi in train], list(queries), [0.5, 0.5], Kernel.gram, [0.1, 1.0], Scale.none)
+        add_scores(out, [[phi] for phi in train], list(queries), [0.5, 0.5], Kernel.gram, [0.1, 1.0], UNIT, Scale.none)
     np.testing.assert_allclose(whole[:, 0], by_step.mean(1), atol=1e-5)
+
+
+def test_a_relative_trajectory_weighs_the_scores_of_its_steps(random):
+    train, queries = random.standard_normal((1, 20, 50), np.float32), random.standard_normal((1, 3 * 4, 50), np.float32)
+    by_step, whole = np.zeros((1, 3, 4, 20), np.float32), np.zeros((1, 1, 4, 20), np.float32)
+    weights = 1 / random.random((3, 4))
+    for out in (by_step, whole):
+        add_scores(out, [[phi] for phi in train], list(queries), [1.0], Kernel.gram, [0.1], UNIT, Scale.none, weights)
+    np.testing.assert_allclose(whole[:, 0], (by_step * weights[..., None]).mean(1), rtol=1e-4, atol=1e-4)
 
 
 def test_features_of_windows_are_used_at_their_step(random):
     train, queries = random.standard_normal((3, 20, 50), np.float32), random.standard_normal((3, 4, 50), np.float32)
     out = np.zeros((2, 3, 4, 20), np.float32)
-    rest = ([1.0], Kernel.gram, [0.1, 1.0], Scale.none)
+    rest = ([1.0], Kernel.gram, [0.1, 1.0], UNIT, Scale.none)
     add_scores(out, [list(train)], [queries.reshape(12, 50)], *rest)
     for step in range(3):
         alone = np.zeros((2, 1, 4, 20), np.float32)
@@ -53,7 +64,7 @@ def test_features_of_windows_are_used_at_their_step(random):
 def test_checkpoints_are_weighed(random):
     train, queries = random.standard_normal((2, 20, 50), np.float32), random.standard_normal((2, 4, 50), np.float32)
     out = np.zeros((1, 1, 4, 20), np.float32)
-    add_scores(out, [[phi] for phi in train], list(queries), [0.1, 0.7], Kernel.identity, [], Scale.none)
+    add_scores(out, [[phi] for phi in train], list(queries), [0.1, 0.7], Kernel.identity, [], UNIT, Scale.none)
     expected = 0.1 * queries[0] @ train[0].T + 0.7 * queries[1] @ train[1].T
     np.testing.assert_allclose(out[0, 0], expected, rtol=1e-4, atol=1e-5)
 
@@ -158,7 +169,7 @@ def test_every_kind_of_method_through_the_stages(workspace):
         shapes[name] = scores.shape
     whole = {"retrac": 1, "ekfac": 1}
     candidates = {"tracin": 1, "retrac": 1, "nda": 3, "encoder": 1, "datamodel": 3}
-    assert shapes == {name: (candidates.get(name, 2), whole.get(name, 2), 3, 60) for name in METHODS}
+    assert shapes == {name: (candidates.get(name, 2), whole.get(name, 2), 4, 60) for name in METHODS}
 
 
 def test_methods_share_features(small):

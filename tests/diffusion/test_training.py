@@ -6,7 +6,7 @@ from conftest import naive_loss, small_run
 
 from journey.artifacts.graph import address
 from journey.artifacts.workspace import get
-from journey.config.groups import Precision, Training
+from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import training
 from journey.seeding import generator
 
@@ -18,8 +18,14 @@ def start(model, settings=SETTINGS):
     return training.new_state(model.build((1, 8, 8)), settings)
 
 
-def loop(state, clean, schedule, settings=SETTINGS):
-    return training.train(state, clean, settings, settings.num_steps, Precision.fp32, schedule, 0, "test")
+def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.own):
+    rows = torch.arange(len(clean)) if rows is None else rows
+    drawn = training.Batches(kind, rows, len(clean), settings.batch_size, schedule.num_timesteps, 0, "test")
+    return training.train(state, clean, drawn, settings, settings.num_steps, Precision.fp32, schedule)
+
+
+def batches(rows, kind=Batching.shared, num=10, size=4):
+    return training.Batches(kind, torch.tensor(rows, dtype=torch.int64), num, size, 1000, 0, "test")
 
 
 def parameters(state):
@@ -64,6 +70,52 @@ def test_every_epoch_holds_every_example_once():
         index = torch.cat([training.batch_index(num, size, step, 0, "test") for step in range(num)])
         for epoch in index.split(num):
             assert sorted(epoch.tolist()) == list(range(num))
+
+
+def test_shared_batches_are_the_full_ones_without_what_is_left_out():
+    everything, kept = batches(range(10)), [0, 2, 3, 7]
+    for step in range(7):
+        rows, t, eps = everything.at(step, (1, 2, 2))
+        among = torch.isin(rows, torch.tensor(kept))
+        found = batches(kept).at(step, (1, 2, 2))
+        assert all(torch.equal(a, b[among]) for a, b in zip(found, (rows, t, eps), strict=True))
+
+
+def test_planted_copies_come_on_top_with_draws_of_their_own():
+    rows, t, eps = batches(range(10)).at(0, (1, 2, 2))
+    planted = int(rows[1])
+    found = batches([*range(10), planted, planted]).at(0, (1, 2, 2))
+    assert all(torch.equal(a[:4], b) for a, b in zip(found, (rows, t, eps), strict=True))
+    assert found[0][4:].tolist() == [planted, planted]
+    assert not torch.equal(found[2][4], found[2][5])
+    assert not torch.equal(found[2][4], eps[1])
+
+
+def test_own_batches_hold_only_what_is_kept_and_are_full():
+    for step in range(5):
+        rows, _, _ = batches([1, 4, 5, 8, 9], Batching.own).at(step, (1, 2, 2))
+        assert len(rows) == 4
+        assert set(rows.tolist()) <= {1, 4, 5, 8, 9}
+
+
+def test_a_training_on_a_subset_of_everything_is_the_full_one_bit_for_bit(model, clean, linear_schedule):
+    full, same = start(model), start(model)
+    list(loop(full, clean, linear_schedule))
+    list(loop(same, clean, linear_schedule, kind=Batching.shared))
+    assert torch.equal(parameters(full), parameters(same))
+    without = start(model)
+    list(loop(without, clean, linear_schedule, rows=torch.arange(1, len(clean)), kind=Batching.shared))
+    assert not torch.equal(parameters(full), parameters(without))
+
+
+def test_a_batch_of_which_nothing_is_kept_changes_nothing(model, clean, linear_schedule):
+    state, kept = start(model), torch.tensor([0])
+    before = parameters(state)
+    yielded = list(loop(state, clean, linear_schedule, rows=kept, kind=Batching.shared))
+    assert state.step == SETTINGS.num_steps
+    held = [0 in training.batch_index(len(clean), 16, step, 0, "test") for step in range(SETTINGS.num_steps)]
+    assert len(yielded) == sum(held) < SETTINGS.num_steps
+    assert not torch.equal(parameters(state), before)
 
 
 def test_learning_rate_rises_then_falls():

@@ -10,10 +10,11 @@ from journey.artifacts.specs import RandomSubset
 from journey.config.checks import ConfigError
 from journey.data import subsets
 from journey.evaluation import datamodeling as lds
-from journey.evaluation import rows, statistics
+from journey.evaluation import reliability, rows, statistics
 from journey.evaluation.targets import with_aggregates
 
 LABELS = np.repeat(np.arange(4), [30, 20, 40, 10])
+WEIGHTS = np.ones((3, 6))  # of steps in the trajectory
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def problem(random, num_subsets=20, noise=0.5):
 
 def test_predictions_are_dattris(random):
     scores, masks, measured = problem(random)
-    predictions = lds.predict(scores, masks, num_steps=3)
+    predictions = lds.predict(scores, masks, WEIGHTS)
     linear_of_second = 3
     indices = torch.stack([torch.from_numpy(np.flatnonzero(m)) for m in masks])
     for step in range(3):
@@ -77,7 +78,7 @@ def test_predictions_are_dattris(random):
 def test_each_cell_is_judged_with_the_choice_of_the_opposite_one(random):
     scores, masks, measured = problem(random)
     resampled = lds.resampling(6, 20, 100, seed=0)
-    predictions = lds.predict(scores, masks, 3)
+    predictions = lds.predict(scores, masks, WEIGHTS)
     result = lds.lds(predictions, measured, resampled)
     assert result.chosen["step"] == [3, 3, 3, 3]
     labels = lds.labels([{"damping": 0.1}, {"damping": 1.0}])
@@ -108,28 +109,101 @@ def test_each_cell_chooses_on_the_opposite_one(random):
 def test_interval_covers_the_truth_and_one_score_per_image_is_judged_everywhere(random):
     scores, masks, measured = problem(random, num_subsets=40)
     one_per_image = scores[:, :1]
-    predictions = lds.predict(one_per_image, masks, 3)
+    predictions = lds.predict(one_per_image, masks, WEIGHTS)
     assert np.array_equal(predictions[:, 0], predictions[:, 2])
-    assert np.array_equal(predictions[:, 0], predictions[:, 4])
+    np.testing.assert_allclose(predictions[:, 0], predictions[:, 4])
     resampled = lds.resampling(6, 40, 200, 0)
-    mean = lds.query_mean(lds.lds(predictions, measured, resampled).replicates, resampled.query_weights)
-    found = rows.of_targets({"step": mean[:, :3], "trajectory": mean[:, 3]}, [600, 300, 100], quantity="lds", method="a")
-    assert [row.get("step", row["target"]) for row in found] == [600, 300, 100, "trajectory"]
-    assert found[0]["value"] > 0.9
-    assert [row["value"] for row in found] == mean[0, :4].tolist(), "the observed value, not a replicate's"
-    assert all(row["low"] <= row["value"] <= row["high"] for row in found)
-    assert found[0]["low"] == np.percentile(mean[1:, 0], 2.5)
+    replicates = lds.lds(predictions, measured, resampled).replicates
+    value, low, high = statistics.interval(replicates, resampled.query_weights)
+    np.testing.assert_allclose(value, replicates[0].mean(-1), atol=1e-12)  # the observed one, not a replicate's
+    assert value[0] > 0.9
+    assert (low <= value).all()
+    assert (value <= high).all()
 
 
-def test_ceiling(random):
-    truth = random.standard_normal((30, 1, 1, 5, 6))
-    resampled = lds.resampling(6, 30, 100, 0)
-    for shape in ((30, 1, 2, 5, 6), (30, 3, 2, 5, 6)):
-        quiet, loud = (truth + noise * random.standard_normal(shape) for noise in (0.01, 10.0))
-        assert lds.ceiling(quiet, resampled)[0].mean() > 0.95
-        assert abs(lds.ceiling(loud, resampled)[0].mean()) < 0.25
+def test_an_interval_counts_what_a_query_and_a_subset_have_together_once(random):
+    """Of independent cells, the variance of the mean is σ²/(Q M), where resampling both at once would say three times that."""
+    num_queries, num_subsets, trials = 20, 30, 40
+    widths = []
+    for _ in range(trials):
+        cells = random.standard_normal((num_queries, num_subsets))
+        subset_weights = np.concatenate([np.ones((1, 30)), statistics.bootstrap_weights(30, 500, random)])
+        query_weights = np.concatenate([np.ones((1, 20)), statistics.bootstrap_weights(20, 500, random)])
+        replicates = subset_weights @ cells.T / num_subsets  # [B, Q], the mean over subsets
+        _, low, high = statistics.interval(replicates, query_weights)
+        widths.append(high - low)
+    assert 0.9 < np.mean(widths) / (2 * 1.96 / np.sqrt(num_queries * num_subsets)) < 1.25
 
 
-def test_trajectory_is_the_mean_of_the_steps():
+def test_rows_name_their_target():
+    ends = tuple(np.arange(2.0) + shift for shift in (0.5, 0, 1))
+    found = rows.of_targets({"step": ends, "trajectory": (0.2, 0.1, 0.3)}, [600, 300], quantity="lds", method="a")
+    assert [row.get("step", row["target"]) for row in found] == [600, 300, "trajectory"]
+    assert found[1] == {"quantity": "lds", "method": "a", "target": "step", "step": 300, "value": 1.5, "low": 1.0, "high": 2.0}
+
+
+def test_what_is_specific_to_a_query_is_less_the_mean_of_its_half(random):
+    outputs, half = random.standard_normal((3, 6, 20)), np.array([0, 1, 1, 0, 0, 1])
+    own = lds.specific(outputs, half)
+    for side in (0, 1):
+        np.testing.assert_allclose(own[:, half == side].mean(1), 0, atol=1e-12)
+    shifted = outputs + random.standard_normal((3, 1, 20))  # what a subset does to every query
+    np.testing.assert_allclose(lds.specific(shifted, half), own, atol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------- ceilings
+
+
+def measured_by(random, rho, num_subsets, num_seeds, kind):
+    """Outputs [M, R, 2, 1, Q] whose mean has reliability rho [Q], by one kind of noise alone."""
+    shape = (num_subsets, num_seeds, 1 if kind == "seeds" else 2, 1, len(rho))
+    signal = random.standard_normal((num_subsets, 1, 1, 1, len(rho)))
+    parts = num_seeds if kind == "seeds" else 2 * num_seeds
+    noise = np.sqrt(parts * (1 - rho) / rho) * random.standard_normal(shape)
+    return np.broadcast_to(signal + noise, (num_subsets, num_seeds, 2, 1, len(rho)))
+
+
+@pytest.mark.parametrize(("kind", "num_seeds"), [("draws", 1), ("draws", 3), ("seeds", 2), ("seeds", 5)])
+def test_reliabilities_are_unbiased(random, kind, num_seeds):
+    shares_of = reliability.given_seed if kind == "draws" else reliability.over_seeds
+    rho = np.full(400, 0.6)
+    found = shares_of(measured_by(random, rho, 20, num_seeds, kind)).reliability()
+    assert found[0] == pytest.approx(0.6, abs=0.03)
+
+
+def test_spearman_of_normal_variables_is_what_is_expected(random):
+    x, noise = random.standard_normal((2, 4000, 16))
+    y = 0.7 * x + np.sqrt(1 - 0.49) * noise
+    found = statistics.weighted_spearman(x, y, np.ones((1, 16))).mean()
+    assert found == pytest.approx(float(reliability.expected_spearman(np.array(0.7), 16)), abs=0.01)
+
+
+def test_the_ceiling_is_what_the_truth_itself_reaches(random):
+    """Queries of unequal reliability: the mean of √ρ, not √ of the mean."""
+    rho = random.beta(0.7, 0.7, 600).clip(0.01, 0.99)
+    outputs = measured_by(random, rho, 40, 1, "draws")
+    found = reliability.ceiling(reliability.given_seed(outputs), 20)[0]
+    truth = reliability.expected_spearman(np.sqrt(rho), 20).mean()
+    naive = reliability.expected_spearman(np.sqrt(rho.mean()), 20)
+    assert found == pytest.approx(truth, abs=0.02)
+    assert naive - truth > 0.03
+
+
+def test_the_interval_of_a_ceiling_holds_the_truth_and_nothing_is_clipped(random):
+    holds, rho = 0, np.full(12, 0.5)
+    truth = reliability.expected_spearman(np.sqrt(0.5), 12)
+    for _ in range(40):
+        outputs = measured_by(random, rho, 24, 2, "seeds") + 1e-3 * random.standard_normal((24, 2, 2, 1, 12))
+        _, low, high = reliability.ceilings(outputs, reliability.over_seeds, 12).mean([0]).interval()
+        holds += low[0] <= truth <= high[0]
+    assert holds >= 34
+    loud = random.standard_normal((40, 24, 2, 2, 1, 12))
+    found = [reliability.ceiling(reliability.over_seeds(outputs), 12)[0] for outputs in loud]
+    assert min(found) < 0 < max(found)
+
+
+def test_trajectory_is_the_weighted_mean_of_the_steps():
     outputs = np.arange(8.0).reshape(4, 2)  # three steps and the destination of two queries
-    np.testing.assert_array_equal(with_aggregates(outputs), [[0, 1], [2, 3], [4, 5], [2, 3], [6, 7]])
+    np.testing.assert_array_equal(with_aggregates(outputs, np.ones((3, 2))), [[0, 1], [2, 3], [4, 5], [2, 3], [6, 7]])
+    weights = np.array([[1.0, 2.0], [0.0, 1.0], [0.5, 0.0]])
+    np.testing.assert_allclose(with_aggregates(outputs, weights)[3], [2 / 3, (2 + 3) / 3])

@@ -25,18 +25,23 @@ def lds(method, shift, **what):
 
 def named(worse: str, better: str) -> dict:
     """A result in which `better` is better; the first method is the one that the others are compared with."""
-    chosen = {"step": [{"damping": 0.1, "readout": "relu"}] * 4}
+    chosen = {"step": [{"damping": 1.0, "readout": "relu"}, {"damping": 0.1, "readout": "relu"}] * 2}
+    methods = worse, better
     rows = []
     for name, shift in ((better, 0.0), (worse, -0.1)):
         for readout in ("best", "linear"):
             rows += lds(name, shift, quantity="lds", readout=readout)
-    rows += lds("ceiling", 0.5, quantity="ceiling")
+        rows += lds(name, shift, quantity="specific", readout="best")
+    rows += lds("draws", 0.5, quantity="ceiling") + lds("seeds", 0.4, quantity="ceiling")
+    rows += lds("draws", 0.3, quantity="specific_ceiling") + lds("seeds", 0.2, quantity="specific_ceiling")
     rows += [row(0.1, 0.05, 0.15, target, quantity="difference", method=better, against=worse) for target in TARGETS]
     return {
         "experiment": "test", "num_train": 10, "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
-        "paired_steps": [600, 300], "ceiling": "seeds", "rows": rows,
-        "chosen": {name: {"best": chosen, "linear": chosen} for name in (better, worse)},
-        "cost": {name: {"seconds": 1.0, "gradients": 7000, "bytes": 5e6} for name in (better, worse)},
+        "paired_steps": [600, 300], "rows": rows,
+        "chosen": {name: {"best": chosen, "linear": chosen} for name in methods},
+        "candidates": {name: [{"damping": d} for d in (0.1, 1.0, 10.0)] for name in methods},
+        "how": {better: {}, worse: {of: [[30, 20, 10], [50, 20, 6]] for of in ("condition_number", "effective_parameters")}},
+        "cost": {name: {"seconds": 1.0, "gradients": 7000, "bytes": 5e6} for name in methods},
     }  # fmt: skip
 
 
@@ -51,7 +56,8 @@ def test_every_curve_is_drawn_where_the_result_has_it(result):
     containers = {c.get_label(): c.lines[0] for c in axes.containers}
     for name, expected in (("journey", [0.1, 0.2]), ("trak", [0.0, 0.1])):
         np.testing.assert_allclose(containers[name].get_ydata().astype(float), expected, atol=1e-12)
-    np.testing.assert_allclose(drawn["ceiling (seeds)"].get_ydata(), [0.6, 0.7])
+    np.testing.assert_allclose(drawn["ceiling, these models"].get_ydata(), [0.6, 0.7])
+    np.testing.assert_allclose(drawn["ceiling, over seeds"].get_ydata(), [0.5, 0.6])
     assert axes.xaxis_inverted()
     plt.close("all")
 
@@ -78,18 +84,22 @@ def test_a_single_method_is_compared_with_none(result):
 
 def test_markdown_has_every_interval_choice_and_cost(result):
     lines = lds_tables.markdown(result).splitlines()
-    assert len({line.count("|") for line in lines}) == 1
-    assert (
-        "| trak | best | 0 [−10, 10] | 10 [0, 25] | 20 [10, 30] | 20 [10, 30] | 20 [10, 30] | 0.1 relu | 1 | 7,000 | 5.0 |"
-        in lines
-    )
+    judged, kernels = lines[: lines.index("")], lines[-5:]
+    assert {line.count("|") for line in judged} == {12}
+    same = "20 [10, 30] 0.25 | 20 [10, 30] 0.25 | 20 [10, 30] 0.25"
+    assert f"| trak | best | 0 [−10, 10] 0.00 | 10 [0, 25] 0.14 | {same} | 1 relu, 0.1⊣ relu | 1 | 7,000 | 5.0 |" in judged
+    assert "|  | query-specific | 0 [−10, 10] 0.00 | 10 [0, 25] 0.20 | " + "20 [10, 30] 0.33 | " * 3 + " |  |  |  |" in judged
+    assert "| ceiling, over seeds |  | 50 [40, 60] | 60 [50, 75] | " + "70 [60, 80] | " * 3 + " |  |  |  |" in judged
+    assert kernels[-3:] == ["| trak | 0.1 | 40 | 40 |", "| trak | 1 | 20 | 20 |", "| trak | 10 | 8 | 8 |"]
 
 
 def test_a_map_of_methods_is_sorted_and_holds_both_readouts():
     result = named("worse", "better")
     result["rows"].sort(key=lambda r: r["method"] == "better")  # in another order than the map's
     for axes in lds_figures.lds_by_method(result).axes:
-        np.testing.assert_allclose(axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80]], atol=1e-12)
+        np.testing.assert_allclose(
+            axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]], atol=1e-12
+        )
     plt.close("all")
 
 
@@ -115,4 +125,4 @@ def test_a_method_is_shown_with_what_most_cells_chose(result):
     cells = [{"damping": d, "readout": r} for d, r in ((0.1, "relu"), (1.0, "square"), (1.0, "linear"), (10.0, "relu"))]
     result["chosen"]["trak"]["best"] = {"step": cells}
     assert LDS().chosen(result, "trak") == {"damping": 1.0}
-    assert LDS().chosen(result, "journey") == {"damping": 0.1}
+    assert LDS().chosen(result, "journey") == {"damping": 1.0}

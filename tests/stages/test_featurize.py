@@ -12,6 +12,7 @@ from journey.config.checks import ConfigError
 from journey.config.groups import At, Kernel, Output, Precision, Projection, Training
 from journey.experiment import recipes
 from journey.launch.local import Local
+from journey.stages import featurize, measure
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_memory_budget_that_is_too_small_is_refused_by_name(needed, workspace,
 def test_features_are_of_the_rows_their_scores_are_of(needed, workspace):
     """A query's row does not depend on which others there are, nor a training image's on its block."""
     spec = needed()["queries"][0]
-    whole = features(spec, workspace).reshape(2, 3, -1)
+    whole = features(spec, workspace).reshape(2, 4, -1)
     one_step = dataclasses.replace(spec, steps=(300,))
     torch.testing.assert_close(features(one_step, workspace), whole[1], rtol=1e-4, atol=1e-6)
 
@@ -71,3 +72,40 @@ def test_the_plan_and_its_cost_are_facts(needed, workspace):
     assert made.manifest["facts"] == {"gradients": 60 * 8, "plan": {"strategy": "vmap", "batch": 16, "chunk": 8}}
     lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 60
+
+
+def test_queries_have_other_draws_than_training_images_unless_destinations_are_to_share_them(needed, workspace):
+    def draws(spec):
+        return featurize.batches(spec, 1000, workspace, torch.device("cpu"))[0].draws
+
+    train = draws(needed()["train"][0][0])
+    for at in (At.step, At.destination):
+        assert not torch.equal(draws(needed(at=at)["queries"][0]).eps, train.eps)
+    shared = draws(needed(at=At.destination, shared_draws=True)["queries"][0])
+    assert torch.equal(shared.t, train.t)
+    assert torch.equal(shared.eps, train.eps)
+    again = needed(redraw=1)
+    for name, before in (("train", train), ("queries", draws(needed()["queries"][0]))):
+        spec = again[name][0] if name == "queries" else again[name][0][0]
+        assert not torch.equal(draws(spec).eps, before.eps)
+
+
+def test_sharing_draws_addresses_only_what_it_changes(needed):
+    apart, shared = (needed(shared_draws=value, at=At.destination) for value in (False, True))
+    assert apart["train"] == shared["train"]
+    assert apart["queries"] != shared["queries"]
+    assert needed(shared_draws=True)["queries"] == needed()["queries"]  # of steps, which cannot
+
+
+def test_checkpoints_of_other_seeds_are_the_next_ones(needed):
+    repeats = [steps[0].checkpoint.repeat for steps in needed(first_checkpoint=2, num_checkpoints=2)["train"]]
+    assert repeats == [2, 3]
+
+
+def test_every_query_is_measured_with_draws_of_its_own(small, workspace):
+    spec = small.measured(small.trained(0))
+    of_query = [measure.draws_of(spec, 300, q, 1000, (1, 8, 8)) for q in (0, 1)]
+    assert not torch.equal(of_query[0].eps, of_query[1].eps)
+    outputs = get(spec, workspace).array("outputs.npy")
+    again = get(dataclasses.replace(spec, steps=(300,)), workspace).array("outputs.npy")
+    torch.testing.assert_close(torch.from_numpy(outputs[:, 1]), torch.from_numpy(again[:, 0]))

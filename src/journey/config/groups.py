@@ -63,11 +63,11 @@ class Sampling:
     sampler: Sampler = Sampler.ddpm
     num_inference_steps: int = 1000
     num_queries: int = 24
-    steps: list[int] = field(default_factory=lambda: [900, 700, 600, 500, 400, 300, 200, 100, 20])
+    steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
-        require_count(f"{where}.num_queries", self.num_queries, least=2)  # one for each half
+        require_count(f"{where}.num_queries", self.num_queries, least=4)  # two for each half
         require_count(f"{where}.num_inference_steps", self.num_inference_steps)
         distinct = len(set(self.steps)) == len(self.steps) > 0
         require(distinct, f"{where}.steps", self.steps, "a non-empty list of distinct timesteps")

@@ -78,7 +78,8 @@ class LDS(Evaluation):
         # All methods under one resampling.
         chosen, replicates = {}, {}
         for name, score in spec.scores.items():
-            predictions = datamodeling.predict(get(score, workspace).array("scores.npy"), masks, weights)
+            of_steps = weights if score.method.in_units_of_output else np.ones_like(weights)
+            predictions = datamodeling.predict(get(score, workspace).array("scores.npy"), masks, of_steps)
             chosen[name] = {}
             for readout, (candidates, of) in _readouts(predictions, score).items():
                 judged = datamodeling.lds(candidates, measured, resampled)

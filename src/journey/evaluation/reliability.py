@@ -17,6 +17,7 @@ import numpy as np
 
 PARTS = 64  # of the distribution of reliabilities over queries, of equal probability
 NUDGE = 1e-4  # of a logarithm, for a slope
+TINY = 1e-300  # where measurements agree to the last bit
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def ceilings(outputs: np.ndarray, shares_of: Callable[[np.ndarray], Shares], num
     value = ceiling(observed, num_ranked)
     num_queries = outputs.shape[-1]
     without_query = [ceiling(replace(observed, ratio=np.delete(observed.ratio, q, -1)), num_ranked) for q in range(num_queries)]
-    logs = np.log(np.stack([of.ratio for of in dropped]))  # [M, T, Q]
+    logs = np.log(np.maximum(np.stack([of.ratio for of in dropped]), TINY))  # [M, T, Q]
     nudged = [np.where(np.arange(num_queries) == q, np.exp(NUDGE), 1.0) for q in range(num_queries)]
     slopes = [(ceiling(replace(observed, ratio=observed.ratio * by), num_ranked) - value) / NUDGE for by in nudged]  # [Q][T]
     parts = (logs - logs.mean(0)) * np.stack(slopes, -1)

@@ -50,7 +50,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     model = spec.trained.model
     denoiser = model.load(get(spec.checkpoint, workspace).path, device)
     noise_schedule = model.schedule(device)
-    batches = _batches(spec, noise_schedule.num_timesteps, workspace, device)
+    together = batches(spec, noise_schedule.num_timesteps, workspace, device)
     d = sum(p.numel() for p in denoiser.parameters())
     p = spec.projection_dim or d
     project = projection(spec.projection, d, p, spec.seed, f"checkpoint {spec.trained.repeat}", device)
@@ -62,7 +62,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
 
     # Begin, or continue where an interrupted run stopped.
     left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
-    plan = choose(objective, batches[0].examples, batches[0].draws, left)
+    plan = choose(objective, together[0].examples, together[0].draws, left)
     if (kept := resume.resumed(partial)) is not None:
         done, features = kept["rows"], open_memmap(partial / "features.npy", "r+")
     else:
@@ -72,7 +72,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     # Compute, some rows at a time.
     row, saved_at = done, time.monotonic()
     with track(spec, partial, workspace, resume_step=done) as log:
-        for gradients in joined(_gradients(objective, batches, plan, done), at_once):
+        for gradients in joined(_gradients(objective, together, plan, done), at_once):
             block = project(gradients).cpu().numpy()
             if not np.isfinite(block).all():
                 raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
@@ -121,7 +121,7 @@ def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def _batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
+def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
     """Clean images or destinations, with draws over all t or in the window; or the x̂0_t of each step, with draws at it."""
     if spec.journeys is None:
         examples = [spec.trained.model.encode(train_images(spec.trained.images, workspace))]

@@ -30,7 +30,7 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     with track(spec, partial, workspace) as log:
         for i, (t, queries) in enumerate(zip([*spec.steps, None], targets, strict=True)):
             for q in range(len(queries)):
-                draws = _draws(spec, t, q, noise_schedule.num_timesteps, queries.shape)
+                draws = draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape)
                 outputs[:, i, q] = _halves(predict, noise_schedule, queries[q].to(device), draws.to(device), spec.antithetic)
             log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
@@ -47,7 +47,7 @@ def _halves(
     return first.item(), second.item()
 
 
-def _draws(spec: Measure, t: int | None, query: int, num_timesteps: int, shape: tuple[int, ...]) -> Draws:
+def draws_of(spec: Measure, t: int | None, query: int, num_timesteps: int, shape: tuple[int, ...]) -> Draws:
     """A query's own draws of a step, or of the destination: noise that queries shared would look like an effect of the subset on
     all of them. No attribution uses these.
     """
