@@ -38,7 +38,7 @@ def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, dam
     images = torch.from_numpy(grey).float() / 127.5 - 1
 
     # Train, and sample the queries, keeping x̂0_t on the way.
-    net = train(images, torch.ones(N, dtype=torch.bool), seed, **training)
+    net = train(images, seed, **training)
     x_t = torch.stack([torch.randn(1, 8, 8, generator=generator(seed, "journey", q)) for q in range(Q)])
     stride, x0_hat = T // inference_steps, {}
     for t in range(stride * (inference_steps - 1), min(steps) - 1, -stride):
@@ -64,7 +64,7 @@ def main(N=100, Q=16, K=64, M=32, steps=(500, 300, 100), inference_steps=50, dam
         for digit in range(10):
             members = random.permutation(np.flatnonzero(labels == digit))
             masks[m, members[: round(len(members) / 2)]] = True
-        retrained = train(images, torch.from_numpy(masks[m]), seed, **training)
+        retrained = train(images[torch.from_numpy(masks[m])], seed, **training)
         for i, t in enumerate(steps):  # with draws of each query's own, others than attribution had
             of_query = [(x0, draws([t] * K, f"measure {q}", seed)) for q, x0 in enumerate(x0_hat[t])]
             measured[i, :, m] = [f(retrained, x0, *its_draws).item() for x0, its_draws in of_query]
@@ -89,8 +89,8 @@ def gradients(net, images, t, eps):
     return torch.stack([torch.cat([g.flatten() for g in gradient]) for gradient in of_each]).double()
 
 
-def train(images, kept, seed, channels=(16,), num_steps=400, batch_size=32, learning_rate=1e-3, warmup_steps=50):
-    """A U-Net. First weights, batches, timesteps and noise are the same whichever images are kept [N]; others are skipped."""
+def train(images, seed, channels=(16,), num_steps=400, batch_size=32, learning_rate=1e-3, warmup_steps=50):
+    """A U-Net. Its first weights, and the timesteps and noise it meets, are the same for any images."""
     torch.manual_seed(entropy(seed, "initialisation", "repeat 0"))
     blocks = {f"{way.lower()}_block_types": [f"{way}Block2D"] * len(channels) for way in ("Down", "Up")}
     net = UNet2DModel(8, 1, 1, block_out_channels=channels, layers_per_block=1, add_attention=False, norm_num_groups=8, **blocks)
@@ -100,11 +100,11 @@ def train(images, kept, seed, channels=(16,), num_steps=400, batch_size=32, lear
     for step in range(num_steps):
         cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps)))
         optimizer.param_groups[0]["lr"] = learning_rate * ((step + 1) / warmup_steps if step < warmup_steps else cosine)
-        batch = order[step * batch_size : (step + 1) * batch_size]
-        random, among = generator(seed, "train", "repeat 0", step), kept[batch]
-        t, eps = torch.randint(T, (batch_size,), generator=random), torch.randn(images[batch].shape, generator=random)
+        x0 = images[order[step * batch_size : (step + 1) * batch_size]]
+        random = generator(seed, "train", "repeat 0", step)
+        t, eps = torch.randint(T, (batch_size,), generator=random), torch.randn(x0.shape, generator=random)
         optimizer.zero_grad()
-        f(net, images[batch][among], t[among], eps[among]).backward()
+        f(net, x0, t, eps).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
     return net

@@ -126,9 +126,9 @@ def test_a_run_in_plain_python_is_checked_too():
 def test_digits_is_what_was_asked_for():
     run = composed("experiment=digits")
     assert (run.dataset.num_train, run.retraining.num_subsets, run.retraining.num_seeds) == (1000, 32, 1)
-    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (1200, 64, 24)
+    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (600, 64, 24)
     assert run.sampling.steps == [600, 500, 400, 300, 200, 100, 20]
-    assert (run.method["journey"].num_draws, run.retraining.num_draws) == (128, 64)
+    assert (run.method["journey"].num_draws, run.retraining.num_draws) == (64, 64)
     assert run.method["journey"].num_checkpoints == 3
 
 
@@ -144,7 +144,7 @@ REFUSED = {
     "training.batch_size=1001": r"training\.batch_size=1001: must be in 1…1000",
     "training.learning_rate=nan": r"training\.learning_rate=nan: must be positive and finite",
     "training.learning_rate=inf": r"training\.learning_rate=inf: must be positive and finite",
-    "training.warmup_steps=1201": r"training\.warmup_steps=1201: must be in 0…1200",
+    "training.warmup_steps=601": r"training\.warmup_steps=601: must be in 0…600",
     "training.weight_decay=inf": r"training\.weight_decay=inf",
     "training.clip_norm=0": r"training\.clip_norm=0\.0: must be positive and finite",
     "training.ema_decay=1": r"training\.ema_decay=1\.0: must be in \[0, 1\)",
@@ -231,7 +231,7 @@ REFUSED = {
     "method.journey.ensemble=run method.journey.kernel=ekfac": r"kernel=ekfac: must be gram or identity where ensemble=run",
     "method.journey.kernel=identity method.journey.scale=influence": r"kernel=identity: must be gram",
     "method=[tracin] attribution.num_checkpoints=1": r"method\.tracin\.num_checkpoints=1: must be in 2…",
-    "method=[tracin] attribution.num_checkpoints=1200": r"method\.tracin\.num_checkpoints=1200: must be in 2…1199",
+    "method=[tracin] attribution.num_checkpoints=600": r"method\.tracin\.num_checkpoints=600: must be in 2…599",
     "method=[encoder] method.encoder.encoder=clip method.encoder.path=/nowhere": r"method\.encoder\.path=/nowhere: no weights",
     "method=[nda] method.nda.patch_size=[4]": r"method\.nda\.patch_size=\[4\]: must be odd sizes",
     "method=[abu] method.abu.rise=[]": r"method\.abu\.rise=\[\]: must be a non-empty list",

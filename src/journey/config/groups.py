@@ -30,7 +30,7 @@ class Precision(Enum):
 
 @dataclass
 class Training:
-    num_steps: int = 1200
+    num_steps: int = 600
     batch_size: int = 64
     learning_rate: float = 1e-3  # peak: linear warm-up, then a cosine to zero
     warmup_steps: int = 100
@@ -117,7 +117,7 @@ class Retraining:
     num_subsets: int = 32  # M
     num_seeds: int = 1  # R trainings of each subset
     fraction: float = 0.5  # of each class that a subset keeps
-    batches: Batching = Batching.shared
+    batches: Batching = Batching.own  # as experiments/protocol chose; a small removal shows with shared ones only
     num_draws: int = 32  # of each measured output
     antithetic: bool = False
     trajectory: Trajectory = Trajectory.relative

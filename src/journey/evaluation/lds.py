@@ -154,7 +154,7 @@ class LDS(Evaluation):
     def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
         from journey.evaluation import lds_figures
 
-        few = len(rows.names(result["rows"], "lds")) <= len(COLOURS)
+        few = len(lds_figures.plain(result)) <= len(COLOURS)
         shown = {"lds_by_step.png": lds_figures.lds_by_step} if few else {"lds_by_method.png": lds_figures.lds_by_method}
         pictures = {name: draw(result) for name, draw in shown.items()}
         if axes:

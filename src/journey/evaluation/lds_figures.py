@@ -17,7 +17,7 @@ def lds_by_step(result: dict) -> Figure:
     """LDS against the step that is judged, for every method with its 95% interval, under the ceilings."""
     figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, width_ratios=(3, 1), layout="constrained")
     rows, steps = result["rows"], result["steps"]
-    shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}
+    shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in plain(result)}
     for (noise, title), dashes in zip(ceilings(result).items(), ("--", ":"), strict=False):
         ceiling = select(rows, quantity="ceiling", method=noise)
         by_step.plot(steps, [row["value"] for row in select(ceiling, target=STEP)], dashes, color=GREY, label=title)
@@ -44,6 +44,11 @@ def lds_by_step(result: dict) -> Figure:
     by_step.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
+
+
+def plain(result: dict) -> list[str]:
+    """The methods that were asked for, without variants of them."""
+    return [name for name in names(result["rows"], "lds") if name not in result["variants"]]
 
 
 def lds_by_method(result: dict) -> Figure:

@@ -70,6 +70,7 @@ def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
         "experiment": run.name,
         "dataset": run.dataset.label,
         "model": run.model.label,
+        "variants": [name for name in run.judged if name not in run.method],
         **found,
         "cost": {name: costs.of_method(score, workspace.store) for name, score in target.scores.items()},
         **costs.by_stage(target, workspace.store),
