@@ -12,7 +12,7 @@ from conftest import TINY, command
 from journey.evaluation.rows import names, select
 
 GOLDEN_LOSSES = [0.525122, 0.366571]
-GOLDEN_OUTPUTS = [0.259584, 0.310844, 0.563801, 0.374585]
+GOLDEN_OUTPUTS = [0.246904, 0.302152, 0.556884, 0.362219]
 GOLDEN_SCORE_NORMS = [8.2707, 4.2388, 1.5384, 0.4268, 0.0813]
 
 

@@ -15,7 +15,7 @@ from journey.palette import COLOURS, GREY
 
 def lds_by_step(result: dict) -> Figure:
     """LDS against the step that is judged, for every method with its 95% interval, under the ceilings."""
-    figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, width_ratios=(3, 1), layout="constrained")
+    figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, width_ratios=(3, 1), layout="constrained")
     rows, steps = result["rows"], result["steps"]
     shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in plain(result)}
     for (noise, title), dashes in zip(ceilings(result).items(), ("--", ":"), strict=False):
@@ -41,7 +41,7 @@ def lds_by_step(result: dict) -> Figure:
     for axes in (by_step, whole):
         axes.axhline(0, color="black", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    by_step.legend(frameon=False, fontsize=8)
+    figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
 
@@ -87,7 +87,7 @@ def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, st
     """LDS along every axis that was varied: axes_values[axis] is (value as text, name of the method), base included."""
     columns = min(5, len(axes_values))
     rows = -(-len(axes_values) // columns)
-    size = (2.3 * columns + 0.6, 2.7 * rows + 0.5)
+    size = (max(6.0, 2.3 * columns + 0.6), 2.7 * rows + 0.7)
     figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     panels = grid.flatten()
     for axes, (axis, points) in zip(panels, axes_values.items(), strict=False):
@@ -97,7 +97,7 @@ def ablations(result: dict, base: str, axes_values: dict[str, list[tuple[str, st
     for axes in grid[:, 0]:
         axes.set_ylabel("LDS", fontsize=8)
     grid[0, 0].legend(frameon=False, fontsize=6)
-    figure.suptitle(f"{result['experiment']}: {base}, one setting changed at a time; {_sizes(result)}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: {base}, one setting changed at a time\n{_sizes(result)}", fontsize=9)
     return figure
 
 
