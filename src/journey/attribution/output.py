@@ -1,6 +1,6 @@
 """The outputs f(x0; θ): what is attributed, and what judges retrained models (always the loss that trains them).
 
-draw   one (t, ε); draw d of timestep t is the same for every example, query and model
+draw   one (t, ε); draw d of timestep t is the same for every example and model that is asked for the same purpose
 K      number of draws;  x0  a clean example […]
 """
 
