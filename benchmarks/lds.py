@@ -31,7 +31,7 @@ def main() -> None:
     started = time.perf_counter()
     ours = []
     for step in range(STEPS):
-        predicted = linear(predict(scores, masks, 1))[0, 0]
+        predicted = linear(predict(scores, masks, np.ones((1, scores.shape[2]))))[0, 0]
         ours.append(weighted_spearman(predicted, measured[step], np.ones((1, SUBSETS)))[0])
     seconds = time.perf_counter() - started
 

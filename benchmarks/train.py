@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from journey.config.groups import Precision, Training
+from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import network, training
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.examples import Examples
@@ -36,7 +36,8 @@ def main() -> None:
     training.initialise(0, "benchmark")
     state = training.new_state(DDPM().build((1, 8, 8)), settings)
     predict = network.bind(state.network, Precision.fp32)
-    loop = training.train(state, examples, settings, settings.num_steps, Precision.fp32, schedule, 0, "benchmark")
+    batches = training.Batches(Batching.own, torch.arange(1000), 1000, settings.batch_size, 1000, 0, "benchmark")
+    loop = training.train(state, examples, batches, settings, settings.num_steps, Precision.fp32, schedule)
     bare(state, examples, settings.batch_size, predict, schedule)
     times = []
     for _ in range(REPETITIONS):

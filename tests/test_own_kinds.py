@@ -70,7 +70,7 @@ def test_a_dataset_goes_the_whole_road_and_its_source_is_not_trusted_blindly(tmp
     (tmp_path / "own_dataset.py").write_text((tmp_path / "own_dataset.py").read_text() + "\n# the same images\n")
     assert [cell for stage in ("images", "train", "measure", "score") for cell in to_make(tmp_path, run, stage)] == ["0"] * 4
     changed(tmp_path, "own_dataset.py", "127 * waves", "100 * waves")
-    assert [cell for stage in ("images", "train") for cell in to_make(tmp_path, run, stage)] == ["1", "7"]
+    assert [cell for stage in ("images", "train") for cell in to_make(tmp_path, run, stage)] == ["1", "9"]
 
 
 def to_make(directory: Path, run: tuple[str, ...], stage: str) -> list[str]:

@@ -74,7 +74,7 @@ def test_an_exported_candidate_is_that_candidate_read_linearly(of, names, worksp
 
 
 def test_the_address_follows_the_contents_of_the_file_and_not_its_place(of, names, tmp_path):
-    scores = np.ones((2, 3, 60))
+    scores = np.ones((2, 4, 60))
     for name, factor in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "mine.npz", scores=factor * scores, **names)
@@ -87,12 +87,12 @@ def test_the_address_follows_the_contents_of_the_file_and_not_its_place(of, name
 def test_a_file_written_anew_is_read_anew(of, names, workspace, tmp_path):
     path = tmp_path / "mine.npz"
     for value in (1.0, 2.0):
-        np.savez(path, scores=np.full((2, 3, 60), value), **names)
+        np.savez(path, scores=np.full((2, 4, 60), value), **names)
         scores = get(of.score(External(str(path))), workspace).array("scores.npy")
         assert (scores == value).all()
 
 
-SCORES = np.random.default_rng(0).standard_normal((2, 3, 60))
+SCORES = np.random.default_rng(0).standard_normal((2, 4, 60))
 
 
 def wrong(**changes):
@@ -114,13 +114,13 @@ REFUSED = {
     "an image missing": (renamed("train", lambda ids: [*ids[:-1], ids[0]]), r"train: 60 expected, 60 found: 1 missing.*1 twice"),
     "an image unknown": (renamed("train", lambda ids: ["x", *ids[1:]]), r"train: .*1 missing, such as .*; 1 unknown, such as x"),
     "fewer images": (fewer, r"train: 60 expected, 59 found: 1 missing"),
-    "other journeys": (renamed("queries", lambda _: list("abc")), r"queries: 3 expected.*3 missing.*3 unknown"),
-    "a query twice": (renamed("queries", lambda ids: [ids[0], *ids[:2]]), r"queries: 3 expected.*1 missing.*1 twice"),
+    "other journeys": (renamed("queries", lambda _: list("abcd")), r"queries: 4 expected.*4 missing.*4 unknown"),
+    "a query twice": (renamed("queries", lambda ids: [ids[0], *ids[:3]]), r"queries: 4 expected.*1 missing.*1 twice"),
     "another step": (renamed("steps", lambda _: [600, 500]), r"steps: .*1 missing, such as 300; 1 unknown, such as 500"),
     "images by row": (wrong(train=np.arange(60)), r"train: 60 expected, 60 found: 60 missing.*60 unknown"),
-    "another shape": (wrong(scores=SCORES[:, :2]), r"with scores \(2, 2, 60\): must be as its axes say: \(2, 3, 60\)"),
-    "another order": (wrong(scores=SCORES.transpose(0, 2, 1)), r"with scores \(2, 60, 3\): must be as its axes say"),
-    "candidates": (wrong(scores=SCORES[None]), r"with scores \(1, 2, 3, 60\): must be as its axes say"),
+    "another shape": (wrong(scores=SCORES[:, :2]), r"with scores \(2, 2, 60\): must be as its axes say: \(2, 4, 60\)"),
+    "another order": (wrong(scores=SCORES.transpose(0, 2, 1)), r"with scores \(2, 60, 4\): must be as its axes say"),
+    "candidates": (wrong(scores=SCORES[None]), r"with scores \(1, 2, 4, 60\): must be as its axes say"),
     "NaN": (wrong(scores=NOT_FINITE), "must be finite numbers throughout"),
     "infinity": (wrong(scores=np.full_like(SCORES, np.inf)), "must be finite numbers throughout"),
     "texts": (wrong(scores=SCORES.astype(str)), "must be finite numbers throughout"),
@@ -186,14 +186,14 @@ def test_no_file_is_refused(path, tmp_path):
 
 
 def test_the_command_refuses_before_anything_is_made(tmp_path):
-    np.savez(tmp_path / "mine.npz", scores=SCORES, steps=[600, 200], queries=["a", "b", "c"], train=[str(i) for i in range(60)])
+    np.savez(tmp_path / "mine.npz", scores=SCORES[:, :3], steps=[600, 200], queries=["a", "b", "c"], train=[str(i) for i in range(60)])
     done = command(tmp_path, *TINY, "method=[external]", "method.external.path=mine.npz")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: method.external.path=mine.npz: queries: 2 expected, 3 found")
+    assert done.stderr.startswith("error: method.external.path=mine.npz: queries: 4 expected, 3 found")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_it_says_what_it_is():
     assert External("some/where/mine.v2.npz").label == "external-mine.v2"
-    assert [f.name for f in dataclasses.fields(External)] == ["path"]
+    assert [f.name for f in dataclasses.fields(External)] == ["in_units_of_output", "path"]

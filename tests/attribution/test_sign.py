@@ -6,7 +6,7 @@ import torch
 from journey.attribution.gradients import Objective, Plan
 from journey.attribution.kernel import kernel_scores
 from journey.attribution.output import output, step_draws
-from journey.config.groups import Precision, Training
+from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import training
 from journey.diffusion.network import bind
 
@@ -15,7 +15,8 @@ def train(examples, model, schedule):
     settings = Training(num_steps=250, batch_size=32, learning_rate=3e-3, warmup_steps=20)
     training.initialise(0, "sign")
     state = training.new_state(model.build((1, 8, 8)), settings)
-    for _ in training.train(state, examples, settings, settings.num_steps, Precision.fp32, schedule, 0, "sign"):
+    batches = training.Batches(Batching.own, torch.arange(len(examples)), len(examples), 32, schedule.num_timesteps, 0, "sign")
+    for _ in training.train(state, examples, batches, settings, settings.num_steps, Precision.fp32, schedule):
         pass
     return state.network.eval()
 

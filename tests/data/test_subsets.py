@@ -86,7 +86,12 @@ def test_copies_come_last_and_have_their_originals_rows(digits):
 def seen(monkeypatch):
     """The examples that trainings were given."""
     given, train = [], training.train
-    monkeypatch.setattr(training, "train", lambda state, examples, *rest: given.append(examples) or train(state, examples, *rest))
+
+    def watched(state, examples, batches, *rest):
+        given.append(examples[batches.rows])
+        return train(state, examples, batches, *rest)
+
+    monkeypatch.setattr(training, "train", watched)
     return given
 
 

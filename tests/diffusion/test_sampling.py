@@ -61,7 +61,7 @@ def test_a_journey_can_be_continued_from_any_step_with_its_own_noise(net, linear
 
 def sampled(workspace, **settings):
     """Journeys of a little training, and what they are made from."""
-    settings = {"num_inference_steps": 50, "num_queries": 3, "steps": [980, 600, 300, 0], **settings}
+    settings = {"num_inference_steps": 50, "num_queries": 4, "steps": [980, 600, 300, 0], **settings}
     quick = Training(num_steps=20, batch_size=16, warmup_steps=4)
     run = small_run(training=quick, sampling=Sampling(**settings), evaluation=LDS(paired_steps=settings["steps"][:1]))
     spec = recipes(run, workspace.store).journeys
@@ -80,7 +80,7 @@ def test_a_journey_entered_at_any_kept_step_is_the_undisturbed_one(workspace, sa
     timesteps = visited_timesteps(1000, 50)
     for kept, t in enumerate(spec.steps):
         x_t = torch.from_numpy(made.array("x_t.npy")[kept].copy())
-        noise = QueryNoise(range(3), (1, 8, 8), spec.seed)
+        noise = QueryNoise(range(4), (1, 8, 8), spec.seed)
         steps = list(continued(predict, schedule, sampler, timesteps, t, x_t, noise, CPU))
         assert [step.t for step in steps] == [s for s in timesteps if s <= t]
         assert torch.equal(steps[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
@@ -94,7 +94,7 @@ def test_entering_with_another_querys_noise_leads_elsewhere(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm)
     predict, schedule = network_of(spec, workspace)
     x_t = torch.from_numpy(made.array("x_t.npy")[2].copy())
-    noise = QueryNoise((1, 2, 0), (1, 8, 8), spec.seed)
+    noise = QueryNoise((1, 2, 0, 3), (1, 8, 8), spec.seed)
     other = continued(predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), 300, x_t, noise, CPU)
     assert not torch.equal(list(other)[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
 
@@ -102,13 +102,13 @@ def test_entering_with_another_querys_noise_leads_elsewhere(workspace):
 def test_what_is_kept_are_the_steps_asked_for_and_no_more(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm, steps=[600, 20])
     predict, schedule = network_of(spec, workspace)
-    noise = QueryNoise(range(3), (1, 8, 8), spec.seed)
+    noise = QueryNoise(range(4), (1, 8, 8), spec.seed)
     steps = {s.t: s for s in sample(predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), noise, CPU)}
     payload = {name: made.array(name) for name in made.manifest["checksums"] if name.endswith(".npy")}
     assert {name: array.shape for name, array in payload.items()} == {
-        "x_t.npy": (2, 3, 1, 8, 8),
-        "x0_hat.npy": (2, 3, 1, 8, 8),
-        "final.npy": (3, 1, 8, 8),
+        "x_t.npy": (2, 4, 1, 8, 8),
+        "x0_hat.npy": (2, 4, 1, 8, 8),
+        "final.npy": (4, 1, 8, 8),
     }
     for row, t in enumerate((600, 20)):
         np.testing.assert_array_equal(payload["x_t.npy"][row], steps[t].x_t)

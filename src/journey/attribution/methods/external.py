@@ -27,7 +27,7 @@ from journey.data import ImageSet, train_images
 class External(Method):
     kind: ClassVar[str] = "external"
     path: str = field(default="scores.npz", metadata={"unaddressed": True})  # what counts is what is in it
-    in_units_of_output: bool = True  # scores are changes of a step's loss; false: of no unit, such as a cosine
+    in_units_of_output: bool = field(default=True, kw_only=True)  # false: of no unit, such as a cosine, not changes of the loss
 
     @property
     def label(self) -> str:
