@@ -186,7 +186,8 @@ def test_no_file_is_refused(path, tmp_path):
 
 
 def test_the_command_refuses_before_anything_is_made(tmp_path):
-    np.savez(tmp_path / "mine.npz", scores=SCORES[:, :3], steps=[600, 200], queries=["a", "b", "c"], train=[str(i) for i in range(60)])
+    names = {"steps": [600, 200], "queries": ["a", "b", "c"], "train": [str(i) for i in range(60)]}
+    np.savez(tmp_path / "mine.npz", scores=SCORES[:, :3], **names)
     done = command(tmp_path, *TINY, "method=[external]", "method.external.path=mine.npz")
     assert done.returncode == 1
     assert done.stderr.startswith("error: method.external.path=mine.npz: queries: 4 expected, 3 found")
