@@ -64,16 +64,11 @@ class LDS(Evaluation):
         measured = np.moveaxis(outputs.mean((1, 2)), 0, -1)  # [T, Q, M]
         _refuse_constant(measured)
 
-        # How well anything can do: of these models, and, with several seeds, of others.
+        # Of it, what is a query's own; and how well anything can do.
         resampled = datamodeling.resampling(measured.shape[1], len(masks), self.num_bootstrap, spec.seed)
         own_outputs = datamodeling.specific(outputs[..., None], resampled.query_half)[..., 0]
         own = np.moveaxis(own_outputs.mean((1, 2)), 0, -1)
-        sources = {"draws": reliability.given_seed} | ({"seeds": reliability.over_seeds} if len(needed[0]) > 1 else {})
-        found, num_ranked = [], datamodeling.num_ranked(len(masks))
-        for noise, shares_of in sources.items():
-            for quantity, of in (("ceiling", outputs), ("specific_ceiling", own_outputs)):
-                limits = reliability.ceilings(of, shares_of, num_ranked)
-                found += self._rows(lambda targets, of=limits: of.mean(targets).interval(), spec, quantity=quantity, method=noise)
+        found = self._ceilings(outputs, spec, "ceiling") + self._ceilings(own_outputs, spec, "specific_ceiling")
 
         # All methods under one resampling.
         chosen, replicates = {}, {}
@@ -110,6 +105,15 @@ class LDS(Evaluation):
             "how": {name: json.loads((get(score, workspace).path / HOW).read_text()) for name, score in spec.scores.items()},
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
+
+    def _ceilings(self, outputs: np.ndarray, spec: Evaluate, quantity: str) -> list[rows.Row]:
+        """Of these models, and, with several seeds, of others. outputs: [M, R, 2, T, Q]"""
+        found, num_ranked = [], datamodeling.num_ranked(len(outputs))
+        noises = {"draws": reliability.given_seed} | ({"seeds": reliability.over_seeds} if outputs.shape[1] > 1 else {})
+        for noise, shares_of in noises.items():
+            limits = reliability.ceilings(outputs, shares_of, num_ranked)
+            found += self._rows(lambda targets, of=limits: of.mean(targets).interval(), spec, quantity=quantity, method=noise)
+        return found
 
     def _lds_rows(
         self, replicates: np.ndarray, resampled: datamodeling.Resampling, spec: Evaluate, **what: str
