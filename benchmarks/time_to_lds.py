@@ -39,7 +39,7 @@ from journey.stages.featurize import CACHED, whitened
 
 DIGITS = featurize.CASES["digits"]
 BATCH = Curvature.batch_size
-EXPERIMENT = ["experiment=digits", "retraining.num_subsets=64", "retraining.num_seeds=2"]
+EXPERIMENT = ["experiment=methods", "vary.at=[]"]
 DRAWS = (2, 4, 8, 16, 32, 64, 128)
 WAYS = {
     "reference": (DRAWS, ["method=[journey]", "attribution.stratified=false"]),
