@@ -3,9 +3,9 @@
 What `journey` does, on a page and without it. Given the same settings, both find the same numbers (tests/test_by_hand.py).
 
     command   OMP_NUM_THREADS=1 python experiments/by_hand.py
-    cost      130 s of one core that others kept busy, 1.2 GB
-    result    LDS × 100 at t = 500, 300, 100: 22 [−2, 47], 31 [9, 55], 18 [2, 37] (95%, bootstrap over queries and halves);
-              with seed=1, other images, models and noise: 17 [−13, 42], 30 [5, 48], 16 [−2, 32]
+    cost      112 s of one core, 1.2 GB
+    result    LDS × 100 at t = 500, 300, 100: 18 [−8, 44], 25 [4, 47], 27 [9, 43] (95%, over queries and halves);
+              with seed=1, other images, models and noise: 13 [−12, 38], 29 [1, 54], 16 [−3, 33]
 
 N training images, Q queries, K draws (t, ε), M halves of the data, p parameters θ; ε_θ(x_t, t) is the noise that the network
 predicts, x̂0_t the image it has in mind at t, f its loss, φ = ∇_θ f; τ_i > 0: without training image i the query's loss is higher.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY, succeeds
 
-from journey.evaluation.rows import names
+from journey.evaluation.rows import names, select
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 METHOD, SCORES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
@@ -43,7 +45,7 @@ def test_a_method_of_ones_own_is_judged_beside_ours(packed):
 def test_a_strangers_scores_are_judged_from_a_pack_and_nothing_trains(packed):
     directory, said = packed
     assert "reports/smoke-pack.tar.gz" in said
-    script = SCORES.replace("digits-pack", "smoke-pack")
+    script = SCORES.replace("methods-pack", "smoke-pack")
     assert len(script.splitlines()) + 1 <= 10
     subprocess.run([sys.executable, "-c", script], cwd=directory, check=True)
     models = sorted((directory / "smoke-pack/models").iterdir())
@@ -53,6 +55,22 @@ def test_a_strangers_scores_are_judged_from_a_pack_and_nothing_trains(packed):
     assert "2 to make: score x1, evaluate x1" in said
     assert sorted((directory / "smoke-pack/models").iterdir()) == models, "only checkpoints of everything are packed"
     assert (directory / "reports/smoke/lds_by_step.png").exists()
+
+
+def test_a_strangers_scores_are_judged_on_the_models_of_this_repository(tmp_path):
+    """The README's own lines: nothing trains, random scores find nothing, and the ceilings are those that were published."""
+    with tarfile.open(ROOT / "experiments/methods/methods-pack.tar.gz") as pack:
+        pack.extractall(tmp_path, filter="data")
+    subprocess.run([sys.executable, "-c", SCORES], cwd=tmp_path, check=True)
+    (line,) = re.findall(r"^    journey (experiment=methods artifacts=methods-pack .*\\\n.*)$", README, re.MULTILINE)
+    said = succeeds(tmp_path, *shlex.split(line.replace("\\\n", "")))
+    assert "2 to make: score x1, evaluate x1" in said
+    rows = json.loads((tmp_path / "reports/methods/result.json").read_text())["rows"]
+    (random,) = select(rows, quantity="lds", method="external", readout="best", target="paired_steps")
+    assert abs(random["value"]) < 0.1
+    published = json.loads((ROOT / "experiments/methods/result.json").read_text())["rows"]
+    ours, theirs = ([row["value"] for row in select(of, quantity="ceiling")] for of in (rows, published))
+    assert ours == pytest.approx(theirs)
 
 
 def test_the_card_of_a_pack_names_what_is_in_it(packed):
