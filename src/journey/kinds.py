@@ -8,13 +8,16 @@ from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
 from journey.attribution.methods.unlearning import Unlearning
+from journey.data.archive import TorchvisionArchive
 from journey.data.digits import Digits
+from journey.data.folder import Folder
+from journey.data.mnist5k import MNIST5k
 from journey.diffusion.ddpm import DDPM
 from journey.evaluation.lds import LDS
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
-DATASETS = (Digits,)
+DATASETS = (Digits, MNIST5k, TorchvisionArchive, Folder)
 MODELS = (DDPM,)
 METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Encoder, Random, External)
 EVALUATIONS = (LDS,)

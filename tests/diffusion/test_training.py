@@ -3,11 +3,15 @@ import json
 import pytest
 import torch
 from conftest import naive_loss, small_run
+from hydra import compose, initialize_config_dir
 
 from journey.artifacts.graph import address
 from journey.artifacts.workspace import get
+from journey.config.compose import CONF, parse, register_schemas
 from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import training
+from journey.diffusion.ddpm import DDPM
+from journey.kinds import KINDS
 from journey.seeding import generator
 
 SETTINGS = Training(num_steps=12, batch_size=16, warmup_steps=4, ema_decay=0.9)
@@ -157,3 +161,41 @@ def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
     with pytest.raises(FloatingPointError, match="a weight is not finite"):
         training.save(state, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_dropout_and_mirroring_are_continued_bit_for_bit(clean, linear_schedule, tmp_path):
+    model = DDPM(block_out_channels=[8, 16], dropout=0.3)
+    settings = Training(num_steps=6, batch_size=16, warmup_steps=2, flip=True)
+    undisturbed = start(model, settings)
+    for _ in loop(undisturbed, clean, linear_schedule, settings):
+        torch.rand(3)  # somebody else draws
+        if undisturbed.step == 2:
+            training.save(undisturbed, tmp_path / "2.safetensors")
+    state = start(model, settings)
+    training.restore(state, tmp_path / "2.safetensors")
+    list(loop(state, clean, linear_schedule, settings))
+    assert torch.equal(parameters(state), parameters(undisturbed))
+    for other in (Training(num_steps=6, batch_size=16, warmup_steps=2), settings):
+        changed = start(DDPM(block_out_channels=[8, 16], dropout=0.0 if other is settings else 0.3), other)
+        list(loop(changed, clean, linear_schedule, other))
+        assert not torch.equal(parameters(changed), parameters(undisturbed))
+
+
+def test_an_image_is_mirrored_or_not_whatever_else_is_kept():
+    everything, some = batches(range(10)), batches([0, 2, 3, 7])
+    for step in range(5):
+        rows, _, _ = everything.at(step, (1, 2, 2))
+        kept, _, _ = some.at(step, (1, 2, 2))
+        of_row = dict(zip(rows.tolist(), everything.mirrored(step, rows).tolist(), strict=True))
+        assert some.mirrored(step, kept).tolist() == [of_row[row] for row in kept.tolist()]
+    drawn = torch.cat([everything.mirrored(step, torch.arange(10)) for step in range(50)])
+    assert 0.4 < drawn.float().mean() < 0.6
+
+
+def test_the_unet_of_the_paper_has_its_parameters():
+    register_schemas(KINDS)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = parse(compose("config", ["experiment=cifar10"]))
+    with torch.device("meta"):
+        network = run.model.build((3, 32, 32))
+    assert sum(p.numel() for p in network.parameters()) == 35_746_307

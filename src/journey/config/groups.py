@@ -37,6 +37,7 @@ class Training:
     weight_decay: float = 1e-4
     clip_norm: float = 1.0  # of the gradient
     ema_decay: float = 0.0  # 0: the last weights themselves
+    flip: bool = neutral(False)  # images are mirrored, left to right, half of the time
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from journey.data import ImageSet
 from journey.seeding import numpy_generator
 
 
@@ -16,3 +17,9 @@ def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         rank_in_class[members] = numpy_generator(seed, "split", int(label)).permutation(len(members))
     return np.lexsort((labels, rank_in_class))
+
+
+def split(images: ImageSet, num_train: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """`num_train` images, class-balanced, and the rest; each in their old order."""
+    order = balanced_order(images.labels, seed)
+    return images.take(np.sort(order[:num_train])), images.take(np.sort(order[num_train:]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from journey.config.checks import require, require_count
 from journey.config.contracts import Model
+from journey.config.groups import neutral
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ class DDPM(Model):
     attention_blocks: list[int] = field(default_factory=list)  # which down blocks (and their mirrors) attend
     mid_block_attention: bool = False
     norm_num_groups: int = 8
+    dropout: float = neutral(0.0)  # in training
 
     @property
     def label(self) -> str:
@@ -41,6 +43,7 @@ class DDPM(Model):
         require(divisible, f"{where}.block_out_channels", channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
         require_count(f"{where}.layers_per_block", self.layers_per_block, most=64)
         blocks = self.attention_blocks
+        require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
         known = all(b in range(len(channels)) for b in blocks) and len(set(blocks)) == len(blocks)
         require(known, f"{where}.attention_blocks", blocks, f"distinct indices in 0…{len(channels) - 1}")
 
@@ -82,6 +85,7 @@ class DDPM(Model):
             up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
             add_attention=self.mid_block_attention,
             norm_num_groups=self.norm_num_groups,
+            dropout=self.dropout,
         )
 
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":

@@ -58,6 +58,10 @@ class Batches:
     seed: int
     stream: str
 
+    def mirrored(self, step: int, rows: Tensor) -> Tensor:
+        """Which examples of a step are mirrored, if any are: the same ones whatever else is kept. bool [B]"""
+        return (torch.rand(self.num_examples, generator=generator(self.seed, "mirror", self.stream, step)) < 0.5)[rows]
+
     def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [B], timesteps [B] and noise [B, …] of a step; shape: of an example. Shared batches may be empty."""
         random = generator(self.seed, "train", self.stream, step)
@@ -104,7 +108,11 @@ def train(
             state.step += 1
             continue
         batch = examples[rows]
+        if training.flip:
+            mirrored = batches.mirrored(state.step, rows.cpu()).to(device)
+            batch = Examples(torch.where(mirrored[:, None, None, None], batch.x0.flip(-1), batch.x0), batch.context)
 
+        torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, state.step))  # so that a continued run drops the same
         loss = denoising_loss(predict, schedule, batch.x0, t, eps, batch.context).mean()
         state.optimizer.zero_grad()
         loss.backward()
