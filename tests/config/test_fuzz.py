@@ -121,7 +121,7 @@ def test_anything_odd_is_accepted_or_refused_in_one_line(base):
     texts = [f"{name}={value}" for name in [*names, *nodes] for value in ODD]
     draws = random.Random(0)
     outcomes = [outcome(text, base) for text in draws.sample(texts, 300)]
-    assert 30 < outcomes.count(ACCEPTED) < 270  # both happen
+    assert 10 < outcomes.count(ACCEPTED) < 290  # both happen
 
 
 # ------------------------------------------------------------------------------------- through the command itself
