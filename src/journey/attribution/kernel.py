@@ -144,7 +144,9 @@ def _factorise(gram: Tensor, relative: float, one: float) -> tuple[Tensor, float
 
 
 def _effective_parameters(factor: Tensor, damping: float) -> float:
-    """tr(G (G + λI)⁻¹) = n − λ ‖L⁻¹‖² for G + λI = L Lᵀ."""
+    """tr(G (G + λI)⁻¹) = n − λ ‖L⁻¹‖² for G + λI = L Lᵀ [n, n]: the degrees of freedom of ridge regression (Hastie, Tibshirani
+    and Friedman 2009, Equation 3.50).
+    """
     inverse, _ = scipy.linalg.lapack.dtrtri(factor.numpy(), lower=1)
     return len(factor) - damping * float(np.square(np.tril(inverse)).sum())
 

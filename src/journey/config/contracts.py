@@ -120,9 +120,8 @@ class Method(Kind):
 
     at: ClassVar[At] = At.step
     needs_pixels: ClassVar[bool] = False  # whether only models of pixels will do
-    in_units_of_output: ClassVar[bool] = (
-        True  # a trajectory weighs its steps as its output does; steps of a cosine weigh the same
-    )
+    # Scores that are changes of the output are weighed in a trajectory as outputs are; steps of a cosine weigh the same.
+    in_units_of_output: ClassVar[bool] = True
 
     def candidates(self) -> list[dict[str, float]]:
         """The hyper-parameters along the first axis of its scores, among which an evaluation chooses; one is no choice."""

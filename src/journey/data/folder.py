@@ -27,7 +27,7 @@ class Folder(Dataset):
 
     @property
     def label(self) -> str:
-        return f"{Path(self.root).name}-{self.size}px"
+        return f"folder{self.size}px"
 
     def check(self, where: str) -> None:
         require_count(f"{where}.size", self.size, least=8, most=1024)

@@ -1,5 +1,6 @@
 """Training a denoiser: a loop that yields, and a state that can be saved at any yield and continued bit for bit."""
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,11 +71,16 @@ class Batches:
             return rows, *self._draws(len(rows), shape, random)
         rows = self._index(self.num_examples, step)
         t, eps = self._draws(len(rows), shape, random)
-        copies = torch.bincount(self.rows, minlength=self.num_examples)[rows]
+        copies = self._copies[rows]
         kept = copies > 0
         more = rows.repeat_interleave((copies - 1).clamp(min=0))
         more_t, more_eps = self._draws(len(more), shape, random)
         return torch.cat([rows[kept], more]), torch.cat([t[kept], more_t]), torch.cat([eps[kept], more_eps])
+
+    @functools.cached_property
+    def _copies(self) -> Tensor:
+        """How often each example is held; 0: left out. int64 [N]"""
+        return torch.bincount(self.rows, minlength=self.num_examples)
 
     def _index(self, num_examples: int, step: int) -> Tensor:
         return batch_index(num_examples, self.size, step, self.seed, self.stream)

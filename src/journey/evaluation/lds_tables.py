@@ -8,6 +8,7 @@ from rich.table import Table
 from journey.evaluation.rows import Row, names, select
 from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 
+KERNEL = ("condition_number", "effective_parameters")  # what a method says of every kernel it solved, [checkpoint][damping]
 COLUMNS = (PAIRED, TRAJECTORY, DESTINATION)
 
 
@@ -80,9 +81,6 @@ def _kernels(result: dict) -> list[str]:
             lines.append(_row([name, *numbers]))
     headings = ["kernel of", "λ, relative", "effective parameters", "condition number"]
     return [_row(headings), _row(["---"] * len(headings)), *lines] if lines else []
-
-
-KERNEL = ("condition_number", "effective_parameters")
 
 
 def _headings(result: dict) -> list[str]:
