@@ -178,7 +178,7 @@ def test_a_folder_with_metadata_has_captions_and_labels(folder):
     rows = [{"file_name": name, "label": name[-3:], "text": f"a {name}"} for name in names]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     train, held_out = Folder(root=str(folder)).load()
-    assert {*train.captions, *held_out.captions} == {f"a {name}" for name in names}
+    assert {*train.captions, *held_out.captions} == {(f"a {name}",) for name in names}
     assert train.class_names == ("jpg", "peg", "png")
 
 

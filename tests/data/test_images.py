@@ -88,8 +88,8 @@ def test_labels_and_held_out_images_are_content_too(file, workspace, name):
 
 
 def test_ids_captions_and_class_names_are_content_too(digits):
-    known = dataclasses.replace(digits, captions=tuple(f"a {label}" for label in digits.labels))
-    changes = ({"captions": None}, {"captions": ("b", *known.captions[1:])}, {"ids": ("x", *known.ids[1:])})
+    known = dataclasses.replace(digits, captions=tuple((f"a {label}",) for label in digits.labels))
+    changes = ({"captions": None}, {"captions": (("b",), *known.captions[1:])}, {"ids": ("x", *known.ids[1:])})
     others = [dataclasses.replace(known, **c) for c in (*changes, {"class_names": (*known.class_names[:-1], "nine")})]
     hashes = {data.content_hash(of, digits) for of in (known, *others)}
     assert len(hashes) == 5
@@ -120,7 +120,7 @@ def same(a: ImageSet, b: ImageSet) -> None:
     assert (a.captions, a.ids, a.class_names) == (b.captions, b.ids, b.class_names)
 
 
-@pytest.mark.parametrize("captions", [None, ("", "x̂ “quoted”\nand more", "猫")])
+@pytest.mark.parametrize("captions", [None, (("",), ("x̂ “quoted”\nand more",), ("猫",)), (("a", "b"), ("c", ""), ("d", "e"))])
 def test_images_labels_and_texts_survive_writing_and_reading(tmp_path, captions):
     images = np.arange(3 * 2 * 4 * 5, dtype=np.uint8).reshape(3, 2, 4, 5)
     given = ImageSet(images, np.array([1, 0, 1]), captions, ("a/1", "b", "ç"), ("zero", "one"))
@@ -130,7 +130,7 @@ def test_images_labels_and_texts_survive_writing_and_reading(tmp_path, captions)
     assert isinstance(found.images, np.memmap), "nothing is read before it is asked for"
     assert data.content_hash(found) == data.content_hash(given)
     same(found.take(np.array([2, 0])), given.take(np.array([2, 0])))
-    assert found.describe(1) == ("zero" if captions is None else captions[1][:24])
+    assert found.describe(1) == ("zero" if captions is None else captions[1][0][:24])
 
 
 def test_images_that_changed_under_their_address_are_not_kept(file, workspace):
@@ -147,7 +147,8 @@ INCONSISTENT = {
     "there must be 3 labels": {"labels": np.array([0, 1])},
     "there must be 3 ids, each once": {"ids": ("a", "b", "a")},
     "there must be 3 ids": {"ids": ("a", "b")},
-    "there must be 3 captions": {"captions": ("a", "b")},
+    "there must be captions of all 3": {"captions": (("a",), ("b",))},
+    "there must be as many captions of each": {"captions": (("a",), ("b",), ("c", "d"))},
     "every label must have a name": {"labels": np.array([0, 1, 2])},
     "every label must have": {"labels": np.array([0, 1, -1])},
 }

@@ -16,13 +16,13 @@ from journey.config.checks import ConfigError
 class ImageSet:
     """Images as they are on disk, with what is known of each.
 
-    images: uint8 [N, C, H, W]; labels: int64 [N]; captions: N texts, or None; ids: N names that are stable across
-    splits; class_names: text of each label.
+    images: uint8 [N, C, H, W]; labels: int64 [N]; captions: one text or more for each, as many for all, or None; ids: N
+    names that are stable across splits; class_names: text of each label.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    captions: tuple[str, ...] | None
+    captions: tuple[tuple[str, ...], ...] | None
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
 
@@ -36,8 +36,8 @@ class ImageSet:
         return ImageSet(self.images[index], self.labels[index], captions, ids, self.class_names)
 
     def describe(self, index: int) -> str:
-        """What a person calls an image: its class, or the beginning of its caption."""
-        return self.class_names[self.labels[index]] if self.captions is None else self.captions[index][:24]
+        """What a person calls an image: its class, or the beginning of its first caption."""
+        return self.class_names[self.labels[index]] if self.captions is None else self.captions[index][0][:24]
 
 
 def check(images: ImageSet, what: str) -> None:
@@ -47,7 +47,8 @@ def check(images: ImageSet, what: str) -> None:
         "images must be uint8 [N, C, H, W]": images.images.dtype == np.uint8 and images.images.ndim == 4,
         f"there must be {n} labels": len(images.labels) == n,
         f"there must be {n} ids, each once": len(set(images.ids)) == len(images.ids) == n,
-        f"there must be {n} captions": images.captions is None or len(images.captions) == n,
+        f"there must be captions of all {n}": images.captions is None or len(images.captions) == n,
+        "there must be as many captions of each": len({len(texts) for texts in images.captions or ()}) <= 1,
         "every label must have a name": n == 0 or 0 <= images.labels.min() <= images.labels.max() < len(images.class_names),
     }
     for problem, holds in problems.items():
@@ -77,7 +78,7 @@ def write(images: ImageSet, directory: Path) -> None:
 def read(directory: Path) -> ImageSet:
     """What `write` wrote, its images mapped from disk."""
     texts = json.loads((directory / "texts.json").read_text())
-    captions = None if texts["captions"] is None else tuple(texts["captions"])
+    captions = None if texts["captions"] is None else tuple(tuple(of) for of in texts["captions"])
     images = np.load(directory / "images.npy", mmap_mode="r")
     return ImageSet(images, np.load(directory / "labels.npy"), captions, tuple(texts["ids"]), tuple(texts["class_names"]))
 

@@ -50,7 +50,7 @@ class Folder(Dataset):
         classes = [str(described.get(name, {}).get("label", Path(name).parent.as_posix())) for name in names]
         class_names = sorted(set(classes))
         texts = [described.get(name, {}).get("text") for name in names]
-        captions = tuple(map(str, texts)) if any(text is not None for text in texts) else None
+        captions = tuple((str(text),) for text in texts) if any(text is not None for text in texts) else None
         without = [name for name, text in zip(names, texts, strict=True) if captions and text is None]
         require(not without, "dataset.root", self.root, f"captioned throughout: {without[:1]} has no text")
         images = np.stack([_read(path, self.size, self.channels) for path in files])
