@@ -34,7 +34,7 @@ class Files(Dataset):
         with np.load(self.path) as file:
             images, labels = file["images"], file["labels"]
         ids = tuple(f"file/{i}" for i in range(len(images)))
-        everything = ImageSet(images, labels, tuple(f"image {i}" for i in range(len(images))), ids, ("even", "odd"))
+        everything = ImageSet(images, labels, tuple((f"image {i}",) for i in range(len(images))), ids, ("even", "odd"))
         return everything.take(np.arange(40)), everything.take(np.arange(40, len(images)))
 
 
