@@ -1,9 +1,11 @@
 """Every kind there is: one literal tuple for each group. Adding one here makes it a choice; nothing registers itself."""
 
+from journey.attribution.methods.caption import Caption
 from journey.attribution.methods.datamodel import Datamodel
 from journey.attribution.methods.encoder import Encoder
 from journey.attribution.methods.external import External
 from journey.attribution.methods.gradient import GradientMethod
+from journey.attribution.methods.latent import Latent
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
@@ -12,14 +14,16 @@ from journey.data.archive import TorchvisionArchive
 from journey.data.digits import Digits
 from journey.data.folder import Folder
 from journey.data.mnist5k import MNIST5k
+from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.lds import LDS
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
-DATASETS = (Digits, MNIST5k, TorchvisionArchive, Folder)
-MODELS = (DDPM,)
-METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Encoder, Random, External)
+DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, Folder)
+MODELS = (DDPM, LatentDiffusion)
+METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Latent, Caption, Encoder, Random, External)
 EVALUATIONS = (LDS,)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)

@@ -3,14 +3,23 @@
 import os
 
 from journey.artifacts.recipes import Recipes
+from journey.artifacts.released import located
 from journey.config.checks import require, require_count
 from journey.config.settings import Config
 from journey.data import ImageSet, subsets
+from journey.diffusion import weights
 
 
 def check_data(run: Config, made_from: Recipes, train: ImageSet) -> None:
     """Raises: ConfigError naming the setting that these data cannot honour."""
     run.model.fits(made_from.images.shape)
+    captioned = train.captions is not None or not run.model.reads_text
+    require(captioned, "dataset", run.dataset.label, f"one with captions: model={run.model.kind} reads them")
+    run.model.check_prompts("sampling.prompts", run.sampling.prompts)
+    shape = run.model.example_shape(made_from.images.shape)
+    for checkpoint in run.model.checkpoints:
+        found = located("model.checkpoints", checkpoint, "a network or a state dict")
+        weights.check("model.checkpoints", run.model, found, shape)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.mask(train.labels, made_from.subset(0))
     for name, method in run.judged.items():

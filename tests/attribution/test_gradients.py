@@ -5,9 +5,9 @@ from diffusers import UNet2DConditionModel
 
 from journey.attribution import gradients as module
 from journey.attribution.gradients import Objective, Plan, activation_bytes, choose
-from journey.attribution.output import window_draws
+from journey.attribution.output import window_draws, with_views
 from journey.config.checks import ConfigError
-from journey.config.groups import Precision
+from journey.config.groups import Precision, Views
 from journey.diffusion.examples import Examples
 
 PLANS = [Plan("loop", 2, 6), Plan("loop", 3, 4), Plan("loop", 1, 1), Plan("vmap", 2, 6), Plan("vmap", 5, 6)]
@@ -26,19 +26,28 @@ def test_every_plan_is_the_naive_loop(net, linear_schedule, clean, draws, plan):
 
 @pytest.mark.parametrize("plan", [Plan("loop", 1, 6), Plan("vmap", 3, 6)], ids=str)
 def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan):
-    """The seam for text-to-image: four channels, a context, another architecture."""
+    """Text-to-image: another sample of the latents and another caption for each draw, another architecture."""
     torch.manual_seed(0)
     net = UNet2DConditionModel(
         sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=6, attention_head_dim=2,
     ).eval()  # fmt: skip
+    examples = Examples(torch.randn(3, 4, 4, 4), torch.rand(3, 4, 4, 4), torch.randn(3, 2, 5, 6))
     draws = window_draws((0, 1000), 6, (4, 4, 4), 0, "test")
-    examples = Examples(torch.randn(3, 4, 4, 4), torch.randn(3, 5, 6))
-    pairs = zip(examples.x0, examples.context, strict=True)
-    expected = torch.stack([naive_gradient(net, linear_schedule, x0, draws, context) for x0, context in pairs])
+    draws = with_views(draws, examples, Views.both, Views.random, False, 0, "test")
+    assert draws.mirrored.tolist() == [False, True] * 3
+    expected = []
+    for i in range(3):
+        rows = []
+        for k in range(6):
+            x0 = examples.x0[i] + examples.deviation[i] * draws.xi[k]
+            x0 = x0.flip(-1) if k % 2 else x0
+            context = examples.context[i, draws.caption[k]]
+            rows.append(naive_gradient(net, linear_schedule, x0, draws[k : k + 1], context))
+        expected.append(torch.stack(rows).mean(0))
     ours = gradients(Objective(net, linear_schedule, Precision.fp32), examples, draws, plan)
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-3, atol=1e-5)
 
 
 def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):

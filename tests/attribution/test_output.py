@@ -8,7 +8,7 @@ from journey.diffusion.network import bind
 
 
 def test_output_is_the_mean_over_draws(net, linear_schedule, clean, draws):
-    ours = output(bind(net, Precision.fp32), linear_schedule, clean.x0[0], draws)
+    ours = output(bind(net, Precision.fp32), linear_schedule, clean[0], draws)
     one_by_one = [naive_loss(net, linear_schedule, clean.x0[0], t, e) for t, e in zip(draws.t, draws.eps, strict=True)]
     torch.testing.assert_close(ours, torch.stack(one_by_one).mean())
 
@@ -65,5 +65,5 @@ def test_outputs_are_their_formulas(kind, net, linear_schedule, clean, draws):
             "absolute": (eps - predicted).abs(),
         }
         total = total + formulas[kind.value].mean() / len(draws)
-    ours = output(bind(net, Precision.fp32), linear_schedule, x0, draws, kind=kind)
+    ours = output(bind(net, Precision.fp32), linear_schedule, clean[0], draws, kind)
     torch.testing.assert_close(ours, total, rtol=1e-4, atol=1e-6)

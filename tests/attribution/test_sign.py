@@ -38,6 +38,6 @@ def test_removing_proponents_raises_the_loss_at_the_step(model, clean, linear_sc
         kept = np.setdiff1d(np.arange(len(examples)), index)
         predict = bind(train(examples[torch.from_numpy(kept)], model, linear_schedule), Precision.fp32)
         with torch.no_grad():
-            return torch.stack([output(predict, linear_schedule, x0, draws) for x0 in queries.x0]).mean().item()
+            return torch.stack([output(predict, linear_schedule, x0, draws) for x0 in queries]).mean().item()
 
     assert loss_without(order[:60]) > loss_without(order[-60:])

@@ -12,6 +12,7 @@ from journey.attribution.kernel import kernel_scores
 from journey.attribution.output import output
 from journey.attribution.projection import projection
 from journey.config.groups import Precision, Projection
+from journey.diffusion.examples import Examples
 from journey.diffusion.network import bind
 
 P = 128
@@ -22,7 +23,7 @@ class LossOutput(AbstractModelOutput):
         self.schedule, self.draws = schedule, draws
 
     def get_output(self, net, weights, buffers, x0):
-        return output(bind(net, Precision.fp32, weights), self.schedule, x0, self.draws)
+        return output(bind(net, Precision.fp32, weights), self.schedule, Examples(x0), self.draws)
 
     def get_out_to_loss_grad(self, net, weights, buffers, batch):
         return torch.ones(len(batch[0]), 1)

@@ -29,7 +29,7 @@ def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.own
 
 
 def batches(rows, kind=Batching.shared, num=10, size=4):
-    return training.Batches(kind, torch.tensor(rows, dtype=torch.int64), num, size, 1000, 0, "test")
+    return training.Batches(kind, torch.tensor(rows, dtype=torch.int64), num, size, 1000, 0, "test", samples_latents=True)
 
 
 def parameters(state):
@@ -79,17 +79,17 @@ def test_every_epoch_holds_every_example_once():
 def test_shared_batches_are_the_full_ones_without_what_is_left_out():
     everything, kept = batches(range(10)), [0, 2, 3, 7]
     for step in range(7):
-        rows, t, eps = everything.at(step, (1, 2, 2))
+        rows, *draws = everything.at(step, (1, 2, 2))
         among = torch.isin(rows, torch.tensor(kept))
         found = batches(kept).at(step, (1, 2, 2))
-        assert all(torch.equal(a, b[among]) for a, b in zip(found, (rows, t, eps), strict=True))
+        assert all(torch.equal(a, b[among]) for a, b in zip(found, (rows, *draws), strict=True))
 
 
 def test_planted_copies_come_on_top_with_draws_of_their_own():
-    rows, t, eps = batches(range(10)).at(0, (1, 2, 2))
+    rows, t, eps, xi = batches(range(10)).at(0, (1, 2, 2))
     planted = int(rows[1])
     found = batches([*range(10), planted, planted]).at(0, (1, 2, 2))
-    assert all(torch.equal(a[:4], b) for a, b in zip(found, (rows, t, eps), strict=True))
+    assert all(torch.equal(a[:4], b) for a, b in zip(found, (rows, t, eps, xi), strict=True))
     assert found[0][4:].tolist() == [planted, planted]
     assert not torch.equal(found[2][4], found[2][5])
     assert not torch.equal(found[2][4], eps[1])
@@ -97,7 +97,7 @@ def test_planted_copies_come_on_top_with_draws_of_their_own():
 
 def test_own_batches_hold_only_what_is_kept_and_are_full():
     for step in range(5):
-        rows, _, _ = batches([1, 4, 5, 8, 9], Batching.own).at(step, (1, 2, 2))
+        rows, *_ = batches([1, 4, 5, 8, 9], Batching.own).at(step, (1, 2, 2))
         assert len(rows) == 4
         assert set(rows.tolist()) <= {1, 4, 5, 8, 9}
 
@@ -181,14 +181,14 @@ def test_dropout_and_mirroring_are_continued_bit_for_bit(clean, linear_schedule,
         assert not torch.equal(parameters(changed), parameters(undisturbed))
 
 
-def test_an_image_is_mirrored_or_not_whatever_else_is_kept():
+def test_what_is_drawn_for_an_image_is_the_same_whatever_else_is_kept():
     everything, some = batches(range(10)), batches([0, 2, 3, 7])
     for step in range(5):
-        rows, _, _ = everything.at(step, (1, 2, 2))
-        kept, _, _ = some.at(step, (1, 2, 2))
-        of_row = dict(zip(rows.tolist(), everything.mirrored(step, rows).tolist(), strict=True))
-        assert some.mirrored(step, kept).tolist() == [of_row[row] for row in kept.tolist()]
-    drawn = torch.cat([everything.mirrored(step, torch.arange(10)) for step in range(50)])
+        rows, *_ = everything.at(step, (1, 2, 2))
+        kept, *_ = some.at(step, (1, 2, 2))
+        of_row = dict(zip(rows.tolist(), everything.uniform("mirror", step, rows).tolist(), strict=True))
+        assert some.uniform("mirror", step, kept).tolist() == [of_row[row] for row in kept.tolist()]
+    drawn = torch.cat([everything.uniform("mirror", step, torch.arange(10)) < 0.5 for step in range(50)])
     assert 0.4 < drawn.float().mean() < 0.6
 
 

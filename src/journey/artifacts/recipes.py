@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from journey.artifacts.specs import All, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
+from journey.artifacts.released import content, located
+from journey.artifacts.specs import All, Encoded, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
+from journey.config.checks import require
 from journey.config.contracts import Evaluation, Method, Model
 from journey.config.groups import Batching, Precision, Retraining, Sampling, Training, Trajectory
 
@@ -26,9 +28,33 @@ class Recipes:
         return tuple(self.sampling.steps)
 
     def trained(self, repeat: int, keep: Keep = All()) -> Train:  # noqa: B008 - a constant
-        """Training number `repeat`; of all images, it is checkpoint number `repeat`."""
+        """Training number `repeat`; of all images, it is checkpoint number `repeat`, which others may have trained."""
         batches = Batching.own if keep == All() else self.retraining.batches
-        return Train(self.images, self.model, self.training, self.precision, self.seed, repeat, keep, batches)
+        released = self._released(repeat) if keep == All() else ""
+        return Train(
+            images=self.images,
+            model=self.model,
+            training=Training() if released else self.training,
+            precision=self.precision,
+            seed=self.seed,
+            repeat=repeat,
+            keep=keep,
+            batches=batches,
+            encoded=self.encoded,
+            released=content(located("model.checkpoints", released, "a network or a state dict")) if released else "",
+            source=released,
+        )
+
+    def _released(self, repeat: int) -> str:
+        """Where checkpoint number `repeat` is, if others trained the checkpoints. Raises: ConfigError if there are too few."""
+        known = self.model.checkpoints
+        require(not known or repeat < len(known), "model.checkpoints", known, f"at least {repeat + 1}: so many are asked for")
+        return known[repeat] if known else ""
+
+    @cached_property
+    def encoded(self) -> Encoded | None:
+        """What the training images are made into, once, if the model asks for it."""
+        return self.model.encoded(self.images, self.seed)
 
     def subset(self, index: int) -> RandomSubset:
         """A random subset of the training images."""
@@ -38,7 +64,16 @@ class Recipes:
     def journeys(self) -> Sample:
         """The queries, made by checkpoint 0; every other checkpoint is asked about these."""
         of = self.sampling
-        return Sample(self.trained(0), of.sampler, of.num_inference_steps, of.num_queries, self.steps, self.seed)
+        return Sample(
+            checkpoint=self.trained(0),
+            sampler=of.sampler,
+            num_inference_steps=of.num_inference_steps,
+            num_queries=of.num_queries,
+            steps=self.steps,
+            seed=self.seed,
+            prompts=tuple(of.prompts),
+            guidance=of.guidance,
+        )
 
     def measured(self, model: Train) -> Measure:
         """The outputs of one model on all queries."""

@@ -4,8 +4,9 @@
             │                               │                               ├── Evaluate
             └─ Train(some, seed) ── Measure ┘───────────────────────────────┘
 
-Some methods ask for more: Snapshot (a model along its training), Curvature (the Gauss–Newton matrix at a model), Unlearn
-(losses after forgetting a query), Measure of subset models that do not judge.
+Images of a latent model are Encoded first, by an Autoencoder. Some methods ask for more: Snapshot (a model along its
+training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Measure of subset models
+that do not judge.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
 `task`, `name` and the directories. What was trained on is one value: `All`, `RandomSubset`, `Without` or `Planted`.
@@ -15,11 +16,12 @@ what was made before it existed. `work` is what an artifact costs, in multiply-a
 is compared within a stage only.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from journey.config.contracts import Dataset, Evaluation, Method, Model
-from journey.config.groups import Batching, Output, Precision, Projection, Sampler, Training, neutral
+from journey.config.groups import Autoencoding, Batching, Output, Precision, Projection, Sampler, Training, Views, neutral
 
 
 def unaddressed() -> Any:
@@ -123,8 +125,53 @@ Keep = All | RandomSubset | Without | Planted
 
 
 @dataclass(frozen=True)
+class Autoencoder(Spec):
+    """An autoencoder of all training images, whose latents diffusion models work on."""
+
+    stage: ClassVar[str] = "journey.stages.autoencode"
+    folder: ClassVar[str] = "autoencoders"
+    version: ClassVar[int] = 1
+    has_curves: ClassVar[bool] = True
+    images: Images
+    autoencoding: Autoencoding
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.images.label
+
+    @property
+    def work(self) -> float:
+        """Images seen × their elements × channels: as many multiply-adds, roughly, but for a factor."""
+        of = self.autoencoding
+        return float(of.num_steps * of.batch_size * math.prod(self.images.shape[1:]) * sum(c * c for c in of.block_out_channels))
+
+
+@dataclass(frozen=True)
+class Encoded(Spec):
+    """Training images as latents, and what their captions condition a model by."""
+
+    stage: ClassVar[str] = "journey.stages.encode"
+    folder: ClassVar[str] = "encoded"
+    version: ClassVar[int] = 1
+    images: Images
+    encoders: str  # a hash of those that are not ours
+    text_length: int  # tokens
+    autoencoder: Autoencoder | None  # ours; None: that of the pipeline
+    pretrained: str = unaddressed()  # the pipeline; none: our autoencoder, and MiniLM
+
+    @property
+    def label(self) -> str:
+        return self.images.label
+
+    @property
+    def work(self) -> float:
+        return float(self.images.num_train * math.prod(self.images.shape))
+
+
+@dataclass(frozen=True)
 class Train(Spec):
-    """One diffusion model."""
+    """One diffusion model; with `released`, one that others trained, on all images as far as one knows."""
 
     stage: ClassVar[str] = "journey.stages.train"
     folder: ClassVar[str] = "models"
@@ -138,6 +185,9 @@ class Train(Spec):
     repeat: int  # which of several trainings on the same images, independent of each other
     keep: Keep = neutral(All())
     batches: Batching = neutral(Batching.own)  # of what is kept, or of all images, skipping the rest: of `All`, the same
+    encoded: Encoded | None = neutral(None)  # what its network sees instead of images
+    released: str = neutral("")  # a hash of the weights
+    source: str = field(default="", compare=False, metadata={"unaddressed": True})  # where they are
 
     @property
     def label(self) -> str:
@@ -146,6 +196,8 @@ class Train(Spec):
     @property
     def work(self) -> float:
         share = self.keep.share if self.batches is Batching.shared else 1.0
+        if self.released:
+            return 1.0
         return 3.0 * self.training.num_steps * self.training.batch_size * share * self.forward
 
     @property
@@ -167,6 +219,8 @@ class Sample(Spec):
     num_queries: int
     steps: tuple[int, ...]
     seed: int
+    prompts: tuple[str, ...] = neutral(())  # queries take them in turn
+    guidance: float = neutral(1.0)
 
     @property
     def label(self) -> str:
@@ -266,6 +320,8 @@ class Featurize(Spec):
     projection: Projection
     projection_dim: int
     seed: int
+    flips: Views = neutral(Views.none)  # of training images
+    captions: Views = neutral(Views.none)
 
     @property
     def label(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from journey.attribution.curvature import Curvature
 from journey.attribution.gradients import Objective, loop_gradients
-from journey.attribution.output import Draws
+from journey.attribution.output import Draws, seen
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import bind
 from journey.diffusion.training import denoising_loss
@@ -55,10 +55,10 @@ def losses(objective: Objective, change: Tensor | None, examples: Examples, draw
     batch, means = max(1, rows // len(draws)), []
     for first in range(0, len(examples), batch):
         some = examples[first : first + batch]
-        context = None if some.context is None else some.context.repeat_interleave(len(draws), 0)
-        x0, t = some.x0.repeat_interleave(len(draws), 0), draws.t.repeat(len(some))
-        eps = draws.eps.repeat(len(some), *[1] * len(some.shape))
-        loss = denoising_loss(predict, objective.schedule, x0, t, eps, context)
+        x0, contexts = zip(*(seen(some[i], draws) for i in range(len(some))), strict=True)
+        context = None if some.context is None else torch.cat(contexts)
+        t, eps = draws.t.repeat(len(some)), draws.eps.repeat(len(some), *[1] * len(some.shape))
+        loss = denoising_loss(predict, objective.schedule, torch.cat(x0), t, eps, context)
         means.append(loss.view(len(some), len(draws)).mean(1))
     return torch.cat(means).cpu().numpy()
 

@@ -64,7 +64,7 @@ def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     for i in range(len(examples)):
         example, pieces = examples[i], list(rows[i].split(sizes))
         for part in draws.split(1 if objective.normalize else chunk):
-            f = output(predict, objective.schedule, example.x0, part, example.context, objective.output)
+            f = output(predict, objective.schedule, example, part, objective.output)
             gradients = [g.flatten() for g in torch.autograd.grad(f, parameters)]
             if objective.normalize:
                 torch._foreach_div_(gradients, _norm(torch.stack([g.norm() for g in gradients])))
@@ -76,24 +76,30 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     """All examples of the block at once, each with all its draws; where draws are normalised, `chunk` of them. [B, d]"""
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
-    def f(parameters: dict[str, Tensor], x0: Tensor, context: Tensor | None, t: Tensor, eps: Tensor) -> Tensor:
+    def f(parameters: dict[str, Tensor], example: dict[str, Tensor | None], draws: dict[str, Tensor | None]) -> Tensor:
         predict = bind(objective.network, objective.precision, parameters)
-        return output(predict, objective.schedule, x0, Draws(t, eps), context, objective.output)
+        return output(predict, objective.schedule, Examples(**example), Draws(**draws), objective.output)
 
-    over_examples = (None, 0, None if examples.context is None else 0, None, None)
-    inputs = (parameters, examples.x0, examples.context)
+    over_examples, over_draws = (None, _first_axis(examples), None), (None, None, _first_axis(draws))
+    inputs = (parameters, vars(examples))
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
         if not objective.normalize:
-            by_name = torch.func.vmap(_gradient(f), over_examples)(*inputs, draws.t, draws.eps)
+            by_name = torch.func.vmap(_gradient(f), over_examples)(*inputs, vars(draws))
             return torch.cat([g.flatten(1) for g in by_name.values()], 1)
-        of_draw = torch.func.vmap(_gradient(f), (None, None, None, 0, 0))
+        of_draw = torch.func.vmap(_gradient(f), over_draws)
         rows = 0
         for part in draws.split(chunk):
-            by_name = torch.func.vmap(of_draw, over_examples)(*inputs, part.t[:, None], part.eps[:, None])
+            each = {name: None if tensor is None else tensor[:, None] for name, tensor in vars(part).items()}
+            by_name = torch.func.vmap(of_draw, over_examples)(*inputs, each)
             pieces = [g.flatten(2) for g in by_name.values()]  # [B, chunk, …]
             norms = _norm(torch.stack([g.norm(dim=2) for g in pieces], 2), dim=2)
             rows = rows + torch.cat([torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1) / len(draws)
         return rows
+
+
+def _first_axis(of: Examples | Draws) -> dict[str, int | None]:
+    """That vmap goes along, of every tensor there is."""
+    return {name: None if tensor is None else 0 for name, tensor in vars(of).items()}
 
 
 def _gradient(f: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
@@ -170,5 +176,5 @@ def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output(bind(objective.network, objective.precision), objective.schedule, example.x0, draws, example.context)
+        output(bind(objective.network, objective.precision), objective.schedule, example, draws)
     return sum(kept.values())

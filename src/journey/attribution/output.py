@@ -1,53 +1,69 @@
 """The outputs f(x0; θ): what is attributed, and what judges retrained models (always the loss that trains them).
 
-draw   one (t, ε); draw d of timestep t is the same for every example and model that is asked for the same purpose
+draw   one (t, ε), and how the example is seen by it; the same for every example and model that is asked for the same purpose
 K      number of draws;  x0  a clean example […]
 """
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from journey.config.groups import Output
+from journey.config.groups import Output, Views
+from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict
-from journey.diffusion.schedule import Schedule, add_noise
+from journey.diffusion.schedule import Schedule, add_noise, target
 from journey.diffusion.training import denoising_loss
 from journey.seeding import generator
 
 
 @dataclass(frozen=True)
 class Draws:
-    """t: int64 [K]; eps: float32 [K, …]."""
+    """K draws.
+
+    t         int64 [K];  eps  ε, float32 [K, …]
+    xi        ξ, which latents are sampled by, float32 [K, …], or None: their mean
+    mirrored  whether the example is, bool [K], or None
+    caption   which of the example's, int64 [K], or None: the first
+    """
 
     t: Tensor
     eps: Tensor
+    xi: Tensor | None = None
+    mirrored: Tensor | None = None
+    caption: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.t)
 
     def to(self, device: torch.device) -> "Draws":
-        return Draws(self.t.to(device), self.eps.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def __getitem__(self, index: Tensor | slice) -> "Draws":
+        return self._each(lambda tensor: tensor[index])
 
     def halves(self, antithetic: bool) -> tuple["Draws", "Draws"]:
         """Every other draw (or antithetic pair of draws), and the rest."""
         second = torch.arange(len(self)) // (2 if antithetic else 1) % 2 == 1
-        return Draws(self.t[~second], self.eps[~second]), Draws(self.t[second], self.eps[second])
+        return self[~second], self[second]
 
     def split(self, size: int) -> list["Draws"]:
         """The same draws in chunks of at most `size`."""
-        return [Draws(t, eps) for t, eps in zip(self.t.split(size), self.eps.split(size), strict=True)]
+        return [self[first : first + size] for first in range(0, len(self), size)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        return Draws(**{name: None if tensor is None else change(tensor) for name, tensor in vars(self).items()})
 
 
 def output(
     predict: Predict,
     schedule: Schedule,
-    x0: Tensor,
+    example: Examples,
     draws: Draws,
-    context: Tensor | None = None,
     kind: Output = Output.loss,
 ) -> Tensor:
     """f(x0; θ) of one example, averaged over draws and elements. Scalar.
@@ -57,22 +73,65 @@ def output(
     mean      mean of ε_θ (Lin et al. 2025, "DAS")
     absolute  mean of |ε − ε_θ| (Xie et al. 2024, "Diffusion-ReTrac")
 
-    Draws at one t give the output of a step, draws over all t that of a training example or a destination.
+    example: one, without the first axis; of a network that predicts velocities, ε is v. Draws at one t give the output of a
+    step, draws over all t that of a training example or a destination.
     """
-    repeated = None if context is None else context.expand(len(draws), *context.shape)
-    x0 = x0.expand(len(draws), *x0.shape)  # [K, …]
+    x0, context = seen(example, draws)
     if kind is Output.loss:
-        return denoising_loss(predict, schedule, x0, draws.t, draws.eps, repeated).mean()
-    predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, repeated)
+        return denoising_loss(predict, schedule, x0, draws.t, draws.eps, context).mean()
+    predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context)
     match kind:
         case Output.square:
             return predicted.square().mean()
         case Output.mean:
             return predicted.mean()
         case Output.absolute:
-            return (draws.eps - predicted).abs().mean()
+            return (target(schedule, x0, draws.t, draws.eps) - predicted).abs().mean()
         case _:
             assert_never(kind)
+
+
+def seen(example: Examples, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    """One example as every draw sees it. x0 [K, …], context [K, L, E] or None"""
+    x0 = example.x0.expand(len(draws), *example.x0.shape)
+    if draws.xi is not None:
+        x0 = x0 + example.deviation * draws.xi
+    if draws.mirrored is not None:
+        x0 = torch.where(draws.mirrored[:, None, None, None], x0.flip(-1), x0)
+    if example.context is None:
+        return x0, None
+    first = torch.zeros_like(draws.t)
+    return x0, example.context[first if draws.caption is None else draws.caption]
+
+
+def with_views(
+    draws: Draws, examples: Examples, flips: Views, captions: Views, antithetic: bool, seed: int, purpose: str
+) -> Draws:
+    """Draws that also say how training examples are seen by them; antithetic partners see the same."""
+    each = 2 if antithetic else 1
+    count = len(draws) // each
+
+    def random(what: str) -> torch.Generator:
+        return generator(seed, purpose, what, count)
+
+    xi = None if examples.deviation is None else torch.randn(count, *examples.shape, generator=random("latents"))
+    mirrored = _view(flips, 2, count, random("flips"))
+    caption = None if examples.context is None else _view(captions, examples.context.shape[1], count, random("captions"))
+    seen_by = {"xi": xi, "mirrored": None if mirrored is None else mirrored == 1, "caption": caption}
+    return replace(draws, **{what: None if of is None else of.repeat_interleave(each, 0) for what, of in seen_by.items()})
+
+
+def _view(views: Views, how_many: int, count: int, random: torch.Generator) -> Tensor | None:
+    """Which of so many views each of `count` draws has; None: always the first."""
+    match views:
+        case Views.none:
+            return None
+        case Views.both:
+            return torch.arange(count) % how_many
+        case Views.random:
+            return torch.randint(how_many, (count,), generator=random)
+        case _:
+            assert_never(views)
 
 
 def step_draws(t: int, num_draws: int, shape: tuple[int, ...], seed: int, purpose: str, antithetic: bool) -> Draws:

@@ -8,9 +8,9 @@ import functools
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,12 +24,14 @@ Spec = Any  # journey.artifacts.specs.Spec; Sample, Score and Evaluate are such
 Sample = Any
 Score = Any
 Evaluate = Any
+Artifact = Any  # journey.artifacts.store.Artifact
 Workspace = Any  # journey.artifacts.workspace.Workspace
 ImageSet = Any  # journey.data.ImageSet
 Examples = Any  # journey.diffusion.examples.Examples
 Schedule = Any  # journey.diffusion.schedule.Schedule
 Network = Any  # torch.nn.Module
 Device = Any  # torch.device
+Tensor = Any  # torch.Tensor
 Figure = Any  # matplotlib.figure.Figure
 Table = Any  # rich.table.Table
 
@@ -87,19 +89,40 @@ class Model(Kind):
     """A denoiser, the space it works in and its noise schedule."""
 
     pixels: ClassVar[bool]  # whether it works on pixels
+    reads_text: ClassVar[bool] = False  # whether captions and prompts condition it
     num_timesteps: int = 1000  # T
+    checkpoints: list[str] = field(default_factory=list, metadata={"unaddressed": True})  # that others trained: files or folders
 
     @abstractmethod
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Raises: ConfigError naming the setting if images of a shape (C, H, W) cannot go through."""
 
     @abstractmethod
+    def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Of what the network sees instead of an image of a shape."""
+
+    @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         """Of one image through the network, roughly: what plans are scaled by."""
 
+    def encoded(self, images: Spec, seed: int) -> Spec | None:
+        """What images are made into, once, before a network sees them; None: nothing."""
+        return None
+
     @abstractmethod
-    def encode(self, images: ImageSet) -> Examples:
-        """Images in the space the network works in."""
+    def encode(self, images: ImageSet, encoded: Artifact | None) -> Examples:
+        """Images in the space the network works in. encoded: what they were made into."""
+
+    @abstractmethod
+    def decode(self, x0: np.ndarray, encoded: Artifact | None) -> np.ndarray:
+        """Examples [B, …] as pictures in −1…1, [B, C, H, W]."""
+
+    def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
+        """Refuse prompts that it cannot read whole. Raises: ConfigError."""
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """What texts condition a model by that reads any, [texts, L, E]."""
+        raise NotImplementedError(f"{self.kind} reads no text")
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> Network:
@@ -120,6 +143,8 @@ class Method(Kind):
 
     at: ClassVar[At] = At.step
     needs_pixels: ClassVar[bool] = False  # whether only models of pixels will do
+    needs_latents: ClassVar[bool] = False  # … of latents
+    needs_text: ClassVar[bool] = False  # … that read text
     # Scores that are changes of the output are weighed in a trajectory as outputs are; steps of a cosine weigh the same.
     in_units_of_output: ClassVar[bool] = True
 

@@ -38,6 +38,7 @@ class Training:
     clip_norm: float = 1.0  # of the gradient
     ema_decay: float = 0.0  # 0: the last weights themselves
     flip: bool = neutral(False)  # images are mirrored, left to right, half of the time
+    caption_dropout: float = neutral(0.0)  # share of examples that are shown without their caption
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
@@ -50,6 +51,35 @@ class Training:
         require_positive(f"{where}.clip_norm", self.clip_norm)
         require_within(f"{where}.clip_norm", self.clip_norm, 1e-12, 1e12)
         require(0 <= self.ema_decay < 1, f"{where}.ema_decay", self.ema_decay, "in [0, 1)")
+        require(0 <= self.caption_dropout < 1, f"{where}.caption_dropout", self.caption_dropout, "in [0, 1)")
+
+
+@dataclass
+class Autoencoding(Training):
+    """How an autoencoder of images is trained, on the mean of their absolute and squared errors."""
+
+    num_steps: int = 2000
+    learning_rate: float = 2e-3
+    block_out_channels: list[int] = field(default_factory=lambda: [16, 32, 32])  # each level but the first halves the image
+    latent_channels: int = 4
+    kl_weight: float = 1e-6  # of the divergence of latents from N(0, 1), a mean over their elements
+
+    def check(self, where: str) -> None:
+        """Raises: ConfigError."""
+        Training.check(self, where)
+        channels = self.block_out_channels
+        fine = 0 < len(channels) <= 8 and all(0 < c <= 2**12 and c % 8 == 0 for c in channels)
+        require(fine, f"{where}.block_out_channels", channels, f"a list of 1…8 multiples of 8 up to {2**12}")
+        require_count(f"{where}.latent_channels", self.latent_channels, most=64)
+        require_within(f"{where}.kl_weight", self.kl_weight, 0, 1e3)
+        require(self.caption_dropout == 0, f"{where}.caption_dropout", self.caption_dropout, "0: there are no captions")
+
+
+class Prediction(Enum):
+    """What a network predicts."""
+
+    noise = "noise"  # ε
+    velocity = "velocity"  # √ᾱ ε − √(1 − ᾱ) x_0
 
 
 class Sampler(Enum):
@@ -65,6 +95,8 @@ class Sampling:
     num_inference_steps: int = 1000
     num_queries: int = 24
     steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
+    prompts: list[str] = field(default_factory=list)  # of a model that reads text; queries take them in turn
+    guidance: float = 1.0  # towards the prompt, away from none; 1: none
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
@@ -73,6 +105,9 @@ class Sampling:
         distinct = len(set(self.steps)) == len(self.steps) > 0
         require(distinct, f"{where}.steps", self.steps, "a non-empty list of distinct timesteps")
         require(self.steps == sorted(self.steps, reverse=True), f"{where}.steps", self.steps, "in falling order")
+        require_within(f"{where}.guidance", self.guidance, 0, 100)
+        named = len(self.prompts) <= self.num_queries
+        require(named, f"{where}.prompts", f"{len(self.prompts)} prompts", f"at most num_queries={self.num_queries}")
 
     def check_schedule(self, where: str, num_timesteps: int) -> None:
         """Refuse steps that are not visited on a schedule of so many timesteps. Raises: ConfigError."""
@@ -154,6 +189,14 @@ class Output(Enum):
     absolute = "absolute"  # |ε − ε_θ|
 
 
+class Views(Enum):
+    """How the draws of a training image see it, of which there are several views: mirrored or not, by one of its captions."""
+
+    none = "none"  # as it is, by its first caption
+    both = "both"  # in turn
+    random = "random"
+
+
 class DampingUnit(Enum):
     """What λ is relative to: a mean of the eigenvalues of ΦᵀΦ."""
 
@@ -207,6 +250,8 @@ class Attribution:
     stratified: bool = True  # timesteps of training images one from each of num_draws equal parts, or independent
     antithetic: bool = False  # draws come in pairs (ε, −ε)
     train_window: int = 0  # how many timesteps around the query's step training images are asked at; 0: all
+    flips: Views = neutral(Views.none)
+    captions: Views = neutral(Views.none)
     precision: Precision = Precision.fp32  # of the gradients
     projection: Projection = Projection.sparse
     projection_dim: int = 4096

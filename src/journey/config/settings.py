@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from journey.config.checks import MOST_METHODS, require, require_count, require_name, require_seed, require_types
 from journey.config.contracts import Compute, Dataset, Evaluation, Kind, Method, Model, Tracking
-from journey.config.groups import At, Attribution, Precision, Projection, Retraining, Sampling, Training
+from journey.config.groups import At, Attribution, Precision, Projection, Retraining, Sampling, Training, Views
 
 
 class Task(Enum):
@@ -89,9 +89,31 @@ class Config:
         for group in (*GROUPS, "training", "sampling", "attribution", "retraining"):
             getattr(self, group).check(group)
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
+        self._check_space()
         self.evaluation.check_run("evaluation", self.sampling)
         require_count("retraining.num_draws", self.retraining.num_draws, most=self.model.num_timesteps)
         self._check_methods()
+
+    def _check_space(self) -> None:
+        """Pixels or latents, text or none."""
+        model, sampling, training = self.model, self.sampling, self.training
+        for name, used in {"training.flip": training.flip, "attribution.flips": self.attribution.flips is not Views.none}.items():
+            allowed = f"left out with model={model.kind}: latents have no mirror image"
+            require(model.pixels or not used, name, _value(self, name), allowed)
+        if not model.reads_text:
+            read = {
+                "sampling.prompts": len(sampling.prompts),
+                "sampling.guidance": sampling.guidance != 1,
+                "training.caption_dropout": training.caption_dropout,
+                "attribution.captions": self.attribution.captions is not Views.none,
+            }
+            for name, used in read.items():
+                require(not used, name, _value(self, name), f"left as it is with model={model.kind}, which reads no text")
+            return
+        require(len(sampling.prompts) > 0, "sampling.prompts", sampling.prompts, f"some texts: model={model.kind} reads them")
+        guided = sampling.guidance == 1 or training.caption_dropout > 0
+        allowed = "1 unless training.caption_dropout is positive: guidance needs a model that has seen images without captions"
+        require(guided, "sampling.guidance", sampling.guidance, allowed)
 
     def _check_methods(self) -> None:
         require(len(self.method) > 0, "method", self.method, "a non-empty list of methods")
@@ -104,8 +126,13 @@ class Config:
         for name, method in self.judged.items():
             method.check(f"method.{name}")
             method.check_run(f"method.{name}", self.model, self.training.num_steps)
+            of = f"{name} on {self.model.label}"
             fits = self.model.pixels or not method.needs_pixels
-            require(fits, f"method.{name}", f"{name} on {self.model.label}", "used with a model of pixels, such as ddpm_tiny")
+            require(fits, f"method.{name}", of, "used with a model of pixels, such as ddpm_tiny")
+            fits = not (self.model.pixels and method.needs_latents)
+            require(fits, f"method.{name}", of, "used with a model of latents, such as ldm_tiny")
+            fits = self.model.reads_text or not method.needs_text
+            require(fits, f"method.{name}", of, "used with a model that reads text, such as ldm_tiny")
         for axis, values in vars(self.vary).items():
             require(len(set(values)) == len(values), f"vary.{axis}", values, "distinct")
             varied = any(axis in {a for a, _ in self.vary.variants(n, m).values()} for n, m in self.method.items())
@@ -124,6 +151,13 @@ class Config:
                 if changed not in judged.values():
                     judged[variant] = changed
         return judged
+
+
+def _value(run: Config, name: str) -> object:
+    """A setting by its name, as one writes it."""
+    group, setting = name.split(".")
+    value = getattr(getattr(run, group), setting)
+    return value.value if isinstance(value, Enum) else value
 
 
 GROUPS: dict[str, type[Kind]] = {

@@ -4,12 +4,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from journey.artifacts.specs import Images
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,13 @@ def read(directory: Path) -> ImageSet:
     captions = None if texts["captions"] is None else tuple(tuple(of) for of in texts["captions"])
     images = np.load(directory / "images.npy", mmap_mode="r")
     return ImageSet(images, np.load(directory / "labels.npy"), captions, tuple(texts["ids"]), tuple(texts["class_names"]))
+
+
+def as_pixels(images: np.ndarray) -> "torch.Tensor":
+    """uint8 0…255 → float32 −1…1."""
+    import torch  # here: planning reads labels alone
+
+    return torch.from_numpy(np.array(images)).float() / 127.5 - 1
 
 
 def train_images(images: Images, workspace: Workspace) -> ImageSet:

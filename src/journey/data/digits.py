@@ -10,7 +10,7 @@ import numpy as np
 from journey.config.checks import require_count, require_seed
 from journey.config.contracts import Dataset
 from journey.data import ImageSet
-from journey.data.splits import split
+from journey.data.splits import balanced_order, split
 
 
 @dataclass
@@ -40,4 +40,4 @@ class Digits(Dataset):
         images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
         ids = tuple(f"digits/{i:04d}" for i in range(len(images)))
         everything = ImageSet(images, raw.target.astype(np.int64), None, ids, tuple("0123456789"))
-        return split(everything, self.num_train, self.seed)
+        return split(everything, self.num_train, balanced_order(everything.labels, self.seed))

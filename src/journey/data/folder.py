@@ -10,7 +10,7 @@ import numpy as np
 from journey.config.checks import ConfigError, require, require_count, require_seed
 from journey.config.contracts import Dataset
 from journey.data import ImageSet
-from journey.data.splits import split
+from journey.data.splits import balanced_order, split
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 METADATA = "metadata.jsonl"
@@ -53,12 +53,12 @@ class Folder(Dataset):
         captions = tuple((str(text),) for text in texts) if any(text is not None for text in texts) else None
         without = [name for name, text in zip(names, texts, strict=True) if captions and text is None]
         require(not without, "dataset.root", self.root, f"captioned throughout: {without[:1]} has no text")
-        images = np.stack([_read(path, self.size, self.channels) for path in files])
+        images = np.stack([read_image(path, self.size, self.channels) for path in files])
         labels = np.array([class_names.index(name) for name in classes])
         everything = ImageSet(images, labels, captions, tuple(names), tuple(class_names))
         count = self.num_train or len(files) - max(1, len(files) // 10)
         require(count < len(files), "dataset.num_train", count, f"fewer than the {len(files)} images there are")
-        return split(everything, count, self.seed)
+        return split(everything, count, balanced_order(everything.labels, self.seed))
 
     def _files(self) -> list[Path]:
         return sorted(path for path in Path(self.root).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -81,7 +81,7 @@ class Folder(Dataset):
         return described
 
 
-def _read(path: Path, size: int, channels: int) -> np.ndarray:
+def read_image(path: Path, size: int, channels: int) -> np.ndarray:
     """The middle square at a size, uint8 [C, H, W]; what is transparent is white.
 
     Raises: ConfigError if the file cannot be read to its end.

@@ -11,7 +11,7 @@ from journey.config.checks import require_count, require_seed
 from journey.config.contracts import Dataset
 from journey.data import ImageSet
 from journey.data.resizing import resized
-from journey.data.splits import split
+from journey.data.splits import balanced_order, split
 
 
 @dataclass
@@ -42,4 +42,4 @@ class MNIST5k(Dataset):
         images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
         ids = tuple(f"mnist5k/{i:04d}" for i in range(len(images)))
         everything = ImageSet(resized(images, self.size), labels, None, ids, tuple("0123456789"))
-        return split(everything, self.num_train, self.seed)
+        return split(everything, self.num_train, balanced_order(everything.labels, self.seed))

@@ -9,8 +9,10 @@ from journey.config.contracts import Model
 from journey.config.groups import neutral
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from journey.artifacts.store import Artifact
     from journey.data import ImageSet
     from journey.diffusion.examples import Examples
     from journey.diffusion.schedule import Schedule
@@ -53,6 +55,9 @@ class DDPM(Model):
         allowed = f"so few that images of {shape[1]}×{shape[2]} can be halved {levels} times"
         require(halved, "model.block_out_channels", self.block_out_channels, allowed)
 
+    def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        return shape
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         """Of the 3×3 convolutions: two for each residual block, one block more on the way up than down."""
         total = 0.0
@@ -61,14 +66,14 @@ class DDPM(Model):
             total += pixels * 9 * channels**2 * 2 * (2 * self.layers_per_block + 1)
         return total
 
-    def encode(self, images: "ImageSet") -> "Examples":
-        """uint8 0…255 → float32 −1…1."""
-        import numpy as np
-        import torch
-
+    def encode(self, images: "ImageSet", encoded: "Artifact | None" = None) -> "Examples":
+        from journey.data import as_pixels
         from journey.diffusion.examples import Examples
 
-        return Examples(torch.from_numpy(np.array(images.images)).float() / 127.5 - 1)
+        return Examples(as_pixels(images.images))
+
+    def decode(self, x0: "np.ndarray", encoded: "Artifact | None" = None) -> "np.ndarray":
+        return x0
 
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
         from diffusers.models.unets.unet_2d import UNet2DModel
@@ -91,7 +96,7 @@ class DDPM(Model):
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
         from diffusers.models.unets.unet_2d import UNet2DModel
 
-        network = UNet2DModel.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True)
+        network = UNet2DModel.from_pretrained(path, low_cpu_mem_usage=False, local_files_only=True)
         return network.to(device).eval()
 
     def schedule(self, device: "torch.device") -> "Schedule":

@@ -1,12 +1,19 @@
-"""Reading what stages need of the journeys of all queries."""
+"""Reading what stages need: the clean examples of a model, and the journeys of all queries."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from journey.artifacts.specs import Sample
+from journey.artifacts.specs import Sample, Train
 from journey.artifacts.workspace import Workspace, get
+from journey.data import train_images
 from journey.diffusion.examples import Examples
+
+
+def train_examples(of: Train, workspace: Workspace) -> Examples:
+    """The training images as a model sees them."""
+    encoded = None if of.encoded is None else get(of.encoded, workspace)
+    return of.model.encode(train_images(of.images, workspace), encoded)
 
 
 def at_steps(name: str, journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> Tensor:
@@ -17,9 +24,18 @@ def at_steps(name: str, journeys: Sample, steps: tuple[int, ...], workspace: Wor
 
 def estimates(journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> list[Examples]:
     """x̂0_t of every query, at each of some steps."""
-    return [Examples(x0_hat) for x0_hat in at_steps("x0_hat", journeys, steps, workspace)]
+    context = conditions(journeys, workspace)
+    return [Examples(x0_hat, context=context) for x0_hat in at_steps("x0_hat", journeys, steps, workspace)]
 
 
 def destinations(journeys: Sample, workspace: Workspace) -> Examples:
     """The final example of every query."""
-    return Examples(torch.from_numpy(np.array(get(journeys, workspace).array("final.npy"))))
+    final = torch.from_numpy(np.array(get(journeys, workspace).array("final.npy")))
+    return Examples(final, context=conditions(journeys, workspace))
+
+
+def conditions(journeys: Sample, workspace: Workspace) -> Tensor | None:
+    """What the prompt of every query conditions a model by, [query, 1, L, E]; None: there are no prompts."""
+    if not journeys.prompts:
+        return None
+    return torch.from_numpy(np.array(get(journeys, workspace).array("context.npy")))

@@ -10,7 +10,7 @@ from journey.config.contracts import Compute
 from journey.config.groups import Precision
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x_t [B, …], t [B], context [B, L, E] or None) → predicted noise [B, …]"""
+"""(x_t [B, …], t [B], context [B, L, E] or None) → predicted noise, or velocity [B, …]"""
 
 
 def bind(network: nn.Module, precision: Precision, parameters: dict[str, Tensor] | None = None) -> Predict:
@@ -26,6 +26,21 @@ def bind(network: nn.Module, precision: Precision, parameters: dict[str, Tensor]
             return called[0].to(x_t.dtype)
 
     return predict
+
+
+def guided(predict: Predict, scale: float, nothing: Tensor) -> Predict:
+    """Classifier-free guidance (Ho and Salimans 2022, Equation 6): from the prediction without a prompt, `scale` times as far as
+    to the one with it.
+
+    nothing: the context of no prompt, [L, E].
+    """
+
+    def predict_guided(x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        contexts = torch.cat([nothing.expand_as(context), context])
+        without, with_prompt = predict(x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), contexts).chunk(2)
+        return without + scale * (with_prompt - without)
+
+    return predict_guided
 
 
 def device_of(compute: Compute) -> torch.device:

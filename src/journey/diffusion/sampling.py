@@ -8,7 +8,7 @@ from torch import Tensor
 
 from journey.config.groups import Sampler
 from journey.diffusion.network import Predict
-from journey.diffusion.schedule import Schedule, ddim_step, ddpm_step, estimate_x0
+from journey.diffusion.schedule import Schedule, ddim_step, ddpm_step, estimate_x0, predicted_noise
 from journey.seeding import generator
 
 
@@ -88,7 +88,7 @@ def _walk(
 ) -> Iterator[Step]:
     for t, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
         t_batch = torch.full((len(x_t),), t, device=device)
-        eps = predict(x_t, t_batch, context)
+        eps = predicted_noise(schedule, x_t, t_batch, predict(x_t, t_batch, context))
         x0_hat = estimate_x0(schedule, x_t, t_batch, eps)
         match sampler:
             case Sampler.ddpm:

@@ -3,18 +3,22 @@
 T          number of timesteps; t = 0 … T − 1, larger = noisier
 alpha_bar  ᾱ_t [T], the fraction of the clean example's variance left at t
 x_t        noisy examples [B, …]; x0_hat  x̂0_t, the one-step estimate of the clean example [B, …]
-eps        ε or the network's prediction of it [B, …]; z  the sampler's fresh noise [B, …]
+eps        ε or what the network makes of it [B, …]; z  the sampler's fresh noise [B, …]
+predicted  the network's output: an estimate of ε, or of the velocity v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 [B, …]
 """
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
+from journey.config.groups import Prediction
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """ᾱ_t in float64, √ᾱ_t and √(1 − ᾱ_t) in float32 on the device, and whether x̂0 is clipped to [−1, 1].
+    """ᾱ_t in float64, √ᾱ_t and √(1 − ᾱ_t) in float32 on the device, whether x̂0 is clipped to [−1, 1], what is predicted.
 
     Pixels are clipped; latents are not.
     """
@@ -23,6 +27,7 @@ class Schedule:
     signal: Tensor
     noise: Tensor
     clip: bool
+    prediction: Prediction = Prediction.noise
 
     @property
     def num_timesteps(self) -> int:
@@ -36,15 +41,49 @@ class Schedule:
 
 def linear_schedule(num_timesteps: int, clip: bool, device: torch.device) -> Schedule:
     """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, Section 4)."""
-    beta = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
+    return _schedule(torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64), clip, Prediction.noise, device)
+
+
+def scaled_linear_schedule(num_timesteps: int, prediction: Prediction, device: torch.device) -> Schedule:
+    """√β from √0.00085 to √0.012 in equal steps (Rombach et al. 2022, as released), for latents."""
+    beta = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64) ** 2
+    return _schedule(beta, False, prediction, device)
+
+
+def _schedule(beta: Tensor, clip: bool, prediction: Prediction, device: torch.device) -> Schedule:
     alpha_bar = torch.cumprod(1 - beta, 0)
-    return Schedule(alpha_bar, alpha_bar.sqrt().float().to(device), (1 - alpha_bar).sqrt().float().to(device), clip)
+    signal, noise = (root.sqrt().float().to(device) for root in (alpha_bar, 1 - alpha_bar))
+    return Schedule(alpha_bar, signal, noise, clip, prediction)
 
 
 def add_noise(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (DDPM, Equation 4)."""
     signal, noise = schedule.signal_and_noise(t, x0)
     return signal * x0 + noise * eps
+
+
+def target(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """What the network learns to predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, Appendix D)."""
+    match schedule.prediction:
+        case Prediction.noise:
+            return eps
+        case Prediction.velocity:
+            signal, noise = schedule.signal_and_noise(t, x0)
+            return signal * eps - noise * x0
+        case _:
+            assert_never(schedule.prediction)
+
+
+def predicted_noise(schedule: Schedule, x_t: Tensor, t: Tensor, predicted: Tensor) -> Tensor:
+    """ε of the network's output: itself, or √(1 − ᾱ_t) x_t + √ᾱ_t v."""
+    match schedule.prediction:
+        case Prediction.noise:
+            return predicted
+        case Prediction.velocity:
+            signal, noise = schedule.signal_and_noise(t, x_t)
+            return noise * x_t + signal * predicted
+        case _:
+            assert_never(schedule.prediction)
 
 
 def estimate_x0(schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from journey.config.groups import Batching, Precision, Training
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict, bind
-from journey.diffusion.schedule import Schedule, add_noise
+from journey.diffusion.schedule import Schedule, add_noise, target
 from journey.seeding import entropy, generator
 
 
 def denoising_loss(
     predict: Predict, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None = None
 ) -> Tensor:
-    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14). [B]"""
+    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14), or the same of
+    velocities. [B]
+    """
     predicted = predict(add_noise(schedule, x0, t, eps), t, context)
-    return (eps - predicted).square().flatten(1).mean(1)
+    return (target(schedule, x0, t, eps) - predicted).square().flatten(1).mean(1)
 
 
 @dataclass
@@ -58,24 +60,29 @@ class Batches:
     num_timesteps: int
     seed: int
     stream: str
+    samples_latents: bool = False  # else the noise of latents is empty
 
-    def mirrored(self, step: int, rows: Tensor) -> Tensor:
-        """Which examples of a step are mirrored, if any are: the same ones whatever else is kept. bool [B]"""
-        return (torch.rand(self.num_examples, generator=generator(self.seed, "mirror", self.stream, step)) < 0.5)[rows]
+    def uniform(self, purpose: str, step: int, rows: Tensor) -> Tensor:
+        """A number in [0, 1) for each example of a step, the same one whatever else is kept. [B]"""
+        return torch.rand(self.num_examples, generator=generator(self.seed, purpose, self.stream, step))[rows]
 
-    def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [B], timesteps [B] and noise [B, …] of a step; shape: of an example. Shared batches may be empty."""
+    def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows [B], timesteps [B], noise and noise of latents [B, …] of a step; shape: of an example. Shared batches may be
+        empty.
+        """
         random = generator(self.seed, "train", self.stream, step)
+        of_latents = generator(self.seed, "train latents", self.stream, step)
         if self.kind is Batching.own:
             rows = self.rows[self._index(len(self.rows), step)]
-            return rows, *self._draws(len(rows), shape, random)
+            return rows, *self._draws(len(rows), shape, random, of_latents)
         rows = self._index(self.num_examples, step)
-        t, eps = self._draws(len(rows), shape, random)
+        draws = self._draws(len(rows), shape, random, of_latents)
         copies = self._copies[rows]
         kept = copies > 0
         more = rows.repeat_interleave((copies - 1).clamp(min=0))
-        more_t, more_eps = self._draws(len(more), shape, random)
-        return torch.cat([rows[kept], more]), torch.cat([t[kept], more_t]), torch.cat([eps[kept], more_eps])
+        more_draws = self._draws(len(more), shape, random, of_latents)
+        together = (torch.cat([some[kept], further]) for some, further in zip(draws, more_draws, strict=True))
+        return torch.cat([rows[kept], more]), *together
 
     @functools.cached_property
     def _copies(self) -> Tensor:
@@ -85,9 +92,12 @@ class Batches:
     def _index(self, num_examples: int, step: int) -> Tensor:
         return batch_index(num_examples, self.size, step, self.seed, self.stream)
 
-    def _draws(self, count: int, shape: tuple[int, ...], random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draws(
+        self, count: int, shape: tuple[int, ...], random: torch.Generator, of_latents: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         t = torch.randint(self.num_timesteps, (count,), generator=random)
-        return t, torch.randn((count, *shape), generator=random)
+        eps = torch.randn((count, *shape), generator=random)
+        return t, eps, torch.randn((count, *(shape if self.samples_latents else (0,))), generator=of_latents)
 
 
 def train(
@@ -98,36 +108,63 @@ def train(
     until: int,
     precision: Precision,
     schedule: Schedule,
+    nothing: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
     The loss is a mean over the examples of a batch. A batch of which nothing is kept changes nothing, and yields nothing.
+    nothing: the context of no caption, [L, E].
     """
     predict = bind(state.network, precision)
     device = examples.x0.device
-    names, parameters = zip(*state.network.named_parameters(), strict=True)
+    parameters = list(state.network.parameters())
     while state.step < until:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(training, state.step)
-        rows, t, eps = (drawn.to(device) for drawn in batches.at(state.step, examples.shape))
+        rows, t, eps, of_latents = batches.at(state.step, examples.shape)
         if not len(rows):
             state.step += 1
             continue
-        batch = examples[rows]
-        if training.flip:
-            mirrored = batches.mirrored(state.step, rows.cpu()).to(device)
-            batch = Examples(torch.where(mirrored[:, None, None, None], batch.x0.flip(-1), batch.x0), batch.context)
+        x0 = _seen(examples, rows, of_latents, batches, training, state.step)
+        context = _conditions(examples, rows, batches, training, state.step, nothing)
 
         torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, state.step))  # so that a continued run drops the same
-        loss = denoising_loss(predict, schedule, batch.x0, t, eps, batch.context).mean()
+        loss = denoising_loss(predict, schedule, x0, t.to(device), eps.to(device), context).mean()
         state.optimizer.zero_grad()
         loss.backward()
         gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=training.clip_norm)
         state.optimizer.step()
-        if state.ema is not None:
-            torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - training.ema_decay)
+        update_average(state, training.ema_decay)
         state.step += 1
         yield loss.detach(), gradient_norm
+
+
+def _seen(examples: Examples, rows: Tensor, of_latents: Tensor, batches: Batches, training: Training, step: int) -> Tensor:
+    """Clean examples of a step: another sample of their latents, mirrored half of the time. [B, …]"""
+    device = examples.x0.device
+    index = rows.to(device)
+    x0 = examples.x0[index]
+    if examples.deviation is not None:
+        x0 = x0 + examples.deviation[index] * of_latents.to(device)
+    if training.flip:
+        mirrored = (batches.uniform("mirror", step, rows) < 0.5).to(device)
+        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+    return x0
+
+
+def _conditions(
+    examples: Examples, rows: Tensor, batches: Batches, training: Training, step: int, nothing: Tensor | None
+) -> Tensor | None:
+    """One of the captions of each example of a step, or the context of none. [B, L, E]"""
+    if examples.context is None:
+        return None
+    device = examples.x0.device
+    which = (batches.uniform("caption", step, rows) * examples.context.shape[1]).long()
+    context = examples.context[rows.to(device), which.to(device)]
+    if training.caption_dropout:
+        dropped = (batches.uniform("caption dropout", step, rows) < training.caption_dropout).to(device)
+        context = torch.where(dropped[:, None, None], nothing, context)
+    return context
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -196,6 +233,13 @@ def restore(state: State, path: Path) -> None:
         moments.setdefault(int(index), {})[key] = value
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def update_average(state: State, decay: float) -> None:
+    """Move the averaged weights, if there are any, towards those of the network."""
+    if state.ema is not None:
+        names, parameters = zip(*state.network.named_parameters(), strict=True)
+        torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - decay)
 
 
 def use_average(state: State) -> None:

@@ -23,6 +23,7 @@ from journey.config.contracts import Method
 from journey.config.groups import At
 from journey.config.settings import Config
 from journey.data import train_images
+from journey.diffusion.pictures import pictures as decoded
 from journey.report import costs, figures, tables
 
 PICTURE = "journeys.png"
@@ -167,7 +168,7 @@ def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, 
     scores = get(made_from.score(run.method[name]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
-        x0_hat=get(made_from.journeys, workspace).array("x0_hat.npy"),
+        x0_hat=decoded(made_from.journeys, made_from.steps, workspace),
         train=images.images,
         scores=scores[candidates.index(best)],
         labels=[images.describe(i) for i in range(len(images))],

@@ -10,9 +10,9 @@ from journey.artifacts.specs import Curvature
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.output import window_draws
-from journey.data import train_images
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
+from journey.diffusion.journeys import train_examples
 from journey.seeding import generator
 from journey.tracking import track
 
@@ -25,7 +25,7 @@ def make(spec: Curvature, partial: Path, workspace: Workspace) -> dict:
     model = spec.checkpoint.model
     denoiser = model.load(get(spec.checkpoint, workspace).path, device)
     noise_schedule = model.schedule(device)
-    clean = model.encode(train_images(spec.checkpoint.images, workspace)).to(device)
+    clean = train_examples(spec.checkpoint, workspace).to(device)
 
     predict = network.bind(denoiser, spec.precision)
     drawn = functools.partial(batches, clean, noise_schedule.num_timesteps, spec.seed, spec.batch_size)
@@ -46,4 +46,7 @@ def batches(clean: Examples, num_timesteps: int, seed: int, batch_size: int) -> 
         some = clean[first : first + batch_size]
         draws = window_draws((0, num_timesteps), len(some), clean.shape, seed, f"curvature {first}").to(device)
         off = torch.randn(draws.eps.shape, generator=generator(seed, "pseudo-targets", first)).to(device)
-        yield some.x0, draws, off, some.context
+        x0 = some.x0
+        if some.deviation is not None:
+            x0 = x0 + some.deviation * torch.randn(x0.shape, generator=generator(seed, "curvature latents", first)).to(device)
+        yield x0, draws, off, None if some.context is None else some.context[:, 0]

@@ -20,13 +20,12 @@ from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose
-from journey.attribution.output import Draws, step_draws, window_draws
+from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
 from journey.config.groups import Projection
-from journey.data import train_images
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
-from journey.diffusion.journeys import destinations, estimates
+from journey.diffusion.journeys import destinations, estimates, train_examples
 from journey.stages.curvature import FILE as CURVATURE
 from journey.tracking import track
 
@@ -124,7 +123,7 @@ def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
 def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
     """Clean images or destinations, with draws over all t or in the window; or the x̂0_t of each step, with draws at it."""
     if spec.journeys is None:
-        examples = [spec.trained.model.encode(train_images(spec.trained.images, workspace))]
+        examples = [train_examples(spec.trained, workspace)]
     elif spec.steps is None:
         examples = [destinations(spec.journeys, workspace)]
     else:
@@ -132,6 +131,9 @@ def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: t
     rest = (spec.num_draws, examples[0].shape, spec.seed, _purpose(spec), spec.antithetic)
     if spec.steps is None:
         draws = [window_draws(spec.window or (0, num_timesteps), *rest, spec.stratified)]
+        if spec.journeys is None:
+            views = (spec.flips, spec.captions, spec.antithetic, spec.seed, _purpose(spec))
+            draws = [with_views(draws[0], examples[0], *views)]
     else:
         draws = [step_draws(t, *rest) for t in spec.steps]
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]

@@ -43,7 +43,7 @@ def _halves(
     predict: network.Predict, noise_schedule: Schedule, query: Examples, draws: Draws, antithetic: bool
 ) -> tuple[float, float]:
     """A query's output by either half of the draws."""
-    first, second = (output(predict, noise_schedule, query.x0, half, query.context) for half in draws.halves(antithetic))
+    first, second = (output(predict, noise_schedule, query, half) for half in draws.halves(antithetic))
     return first.item(), second.item()
 
 

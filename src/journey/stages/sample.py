@@ -1,19 +1,21 @@
 """Generate the queries and keep what is needed of their journeys.
 
-Payload: x_t.npy and x0_hat.npy, float32 [S, Q, …], at the steps of the spec; final.npy [Q, …]. The noise of a step is drawn
+Payload: x_t.npy and x0_hat.npy, float32 [S, Q, …], at the steps of the spec; final.npy [Q, …]; of prompts, context.npy
+[Q, 1, L, E]. The noise of a step is drawn
 again from its query's generator (`journey.diffusion.sampling.continued`).
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from journey.artifacts.specs import Sample
 from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import visited_timesteps
-from journey.data import train_images
 from journey.diffusion import network, sampling
+from journey.diffusion.journeys import train_examples
 from journey.tracking import track
 
 TOGETHER = 64  # queries that are generated side by side
@@ -25,7 +27,14 @@ def make(spec: Sample, partial: Path, workspace: Workspace) -> None:
     device = network.device_of(workspace.compute)
     model = spec.checkpoint.model
     predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
-    shape = model.encode(train_images(spec.checkpoint.images, workspace).take(np.arange(1))).shape
+    shape = train_examples(spec.checkpoint, workspace).shape
+    context = None
+    if spec.prompts:
+        *of_prompts, nothing = model.read([*spec.prompts, ""]).to(device)
+        context = torch.stack([of_prompts[q % len(of_prompts)] for q in range(spec.num_queries)])
+        np.save(partial / "context.npy", context[:, None].cpu().numpy())
+        if spec.guidance != 1:
+            predict = network.guided(predict, spec.guidance, nothing)
     noise_schedule = model.schedule(device)
     timesteps = visited_timesteps(noise_schedule.num_timesteps, spec.num_inference_steps)
 
@@ -37,7 +46,8 @@ def make(spec: Sample, partial: Path, workspace: Workspace) -> None:
         for first in range(0, spec.num_queries, TOGETHER):
             queries = range(first, min(first + TOGETHER, spec.num_queries))
             noise = sampling.QueryNoise(queries, shape, spec.seed)
-            for step in sampling.sample(predict, noise_schedule, spec.sampler, timesteps, noise, device):
+            prompted = None if context is None else context[queries.start : queries.stop]
+            for step in sampling.sample(predict, noise_schedule, spec.sampler, timesteps, noise, device, prompted):
                 if not bool(step.x0_hat.isfinite().all()):
                     raise FloatingPointError(f"sampling at t={step.t}: x̂0 is not finite")
                 if step.t in spec.steps:

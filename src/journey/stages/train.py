@@ -8,10 +8,12 @@ from statistics import fmean
 import torch
 
 from journey.artifacts import resume
+from journey.artifacts.released import located
 from journey.artifacts.specs import Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
 from journey.data import subsets, train_images
-from journey.diffusion import network, training
+from journey.diffusion import network, training, weights
+from journey.diffusion.journeys import train_examples
 from journey.tracking import track
 
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
@@ -19,6 +21,11 @@ WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
 
 def make(spec: Train, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError naming the step if the loss or the gradient stops being finite."""
+    if spec.released:
+        path = located("model.checkpoints", spec.source, "where it was")
+        shape = spec.model.example_shape(spec.images.shape)
+        weights.load(spec.model, path, shape, torch.device("cpu")).save_pretrained(partial)
+        return
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)
     training.refuse_non_finite(state)
@@ -33,7 +40,7 @@ def fit(
     device = network.device_of(workspace.compute)
     images = train_images(of.images, workspace)
     rows = subsets.rows(of.keep, images, lambda score: get(score, workspace).array("scores.npy"))
-    clean = of.model.encode(images).to(device)
+    clean = train_examples(of, workspace).to(device)
 
     # A new model, or the one that an earlier run left.
     # Initial weights and noise depend on the repeat alone, as is usual in the field; so do shared batches.
@@ -47,9 +54,18 @@ def fit(
 
     # Train.
     noise_schedule = of.model.schedule(device)
-    size, num_timesteps = of.training.batch_size, noise_schedule.num_timesteps
-    batches = training.Batches(of.batches, torch.from_numpy(rows), len(clean), size, num_timesteps, of.seed, stream)
-    steps = training.train(state, clean, batches, of.training, until, of.precision, noise_schedule)
+    batches = training.Batches(
+        kind=of.batches,
+        rows=torch.from_numpy(rows),
+        num_examples=len(clean),
+        size=of.training.batch_size,
+        num_timesteps=noise_schedule.num_timesteps,
+        seed=of.seed,
+        stream=stream,
+        samples_latents=clean.deviation is not None,
+    )
+    nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
+    steps = training.train(state, clean, batches, of.training, until, of.precision, noise_schedule, nothing)
     saved_at, window = time.monotonic(), []
     with track(making, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:

@@ -13,11 +13,11 @@ from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature, forgetting
 from journey.attribution.gradients import Objective
-from journey.attribution.output import Draws, step_draws, window_draws
-from journey.data import train_images
+from journey.attribution.output import Draws, step_draws, window_draws, with_views
+from journey.config.groups import Views
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
-from journey.diffusion.journeys import destinations, estimates
+from journey.diffusion.journeys import destinations, estimates, train_examples
 from journey.stages.curvature import FILE as CURVATURE
 from journey.tracking import track
 
@@ -33,10 +33,11 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     noise_schedule = model.schedule(device)
     objective = Objective(denoiser, noise_schedule, spec.precision)
     estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
-    clean = model.encode(train_images(spec.checkpoint.images, workspace)).to(device)
+    clean = train_examples(spec.checkpoint, workspace).to(device)
     rest = (spec.num_draws, clean.shape, spec.seed)
     all_t = (0, noise_schedule.num_timesteps)
-    everywhere = window_draws(all_t, *rest, "attribute").to(device)
+    everywhere = window_draws(all_t, *rest, "attribute")
+    everywhere = with_views(everywhere, clean, Views.none, Views.none, False, spec.seed, "attribute").to(device)
     of_destinations = window_draws(all_t, *rest, "attribute queries")
 
     # Begin, or continue after the last query an interrupted run finished.

@@ -11,7 +11,7 @@ from journey.artifacts.specs import Score
 from journey.artifacts.workspace import Workspace
 from journey.config.checks import ConfigError, require
 from journey.config.contracts import Method, Model
-from journey.data import train_images
+from journey.data import as_pixels, train_images
 
 
 class ImageEncoder(Enum):
@@ -23,7 +23,6 @@ class ImageEncoder(Enum):
 class Encoder(Method):
     kind: ClassVar[str] = "encoder"
     in_units_of_output: ClassVar[bool] = False
-    needs_pixels: ClassVar[bool] = True
     encoder: ImageEncoder = ImageEncoder.efficientnet_lite0
     path: str = "openai/clip-vit-base-patch32"  # of CLIP: a directory, or a name in the hub's cache
 
@@ -58,8 +57,10 @@ class Encoder(Method):
                 raise ConfigError(f"{where}.path={self.path}: no weights; must be {needs}")
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        import torch
+
         from journey.attribution import cosine, encoders
-        from journey.diffusion.journeys import at_steps
+        from journey.diffusion.pictures import pictures
 
         weights = self.weights("method.encoder")
         match self.encoder:
@@ -67,8 +68,8 @@ class Encoder(Method):
                 encode = encoders.efficientnet_lite0(weights)
             case ImageEncoder.clip:
                 encode = encoders.clip(weights)
-        train = encoders.embed(encode, spec.journeys.checkpoint.model.encode(train_images(spec.images, workspace)).x0)  # [N, E]
-        x0_hat = at_steps("x0_hat", spec.journeys, spec.steps, workspace)
+        train = encoders.embed(encode, as_pixels(train_images(spec.images, workspace).images))  # [N, E]
+        x0_hat = torch.from_numpy(pictures(spec.journeys, spec.steps, workspace))
         queries = encoders.embed(encode, x0_hat.flatten(0, 1)).unflatten(0, x0_hat.shape[:2])  # [S, Q, E]
         out[:] = cosine.score(train.numpy(), queries.numpy())
         return {}

@@ -10,7 +10,7 @@ from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapsho
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import require, require_count
 from journey.config.contracts import Method, Model
-from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale
+from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale, Views
 
 MOST_MOMENTS = 100  # of one training: each is made from the one before
 
@@ -125,6 +125,8 @@ class GradientMethod(Attribution, Method):
             projection=self.projection,
             projection_dim=0 if self.projection is Projection.none else self.projection_dim,
             seed=recipes.seed,
+            flips=self.flips if queries is None else Views.none,
+            captions=self.captions if queries is None else Views.none,
         )
 
     # ---------------------------------------------------------------------------------------------- its scores

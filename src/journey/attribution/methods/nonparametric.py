@@ -9,7 +9,7 @@ from journey.artifacts.specs import Score
 from journey.artifacts.workspace import Workspace
 from journey.config.checks import require
 from journey.config.contracts import Method
-from journey.data import train_images
+from journey.data import as_pixels, train_images
 
 
 @dataclass
@@ -37,6 +37,6 @@ class NonparametricScore(Method):
         model = spec.journeys.checkpoint.model
         alpha_bar = model.schedule(torch.device("cpu")).alpha_bar[list(spec.steps)]
         x_t = at_steps("x_t", spec.journeys, spec.steps, workspace)
-        train = model.encode(train_images(spec.images, workspace)).x0
+        train = as_pixels(train_images(spec.images, workspace).images)
         out[:] = patches.score(train, x_t, alpha_bar, self.patch_size)
         return {}

@@ -1,4 +1,4 @@
-"""Cosine similarity between the query's x̂0_t and a training example."""
+"""Cosine similarity of the pixels of the query's x̂0_t and of a training image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ import numpy as np
 from journey.artifacts.specs import Score
 from journey.artifacts.workspace import Workspace
 from journey.config.contracts import Method
-from journey.data import train_images
+from journey.data import as_pixels, train_images
 
 
 @dataclass
@@ -18,8 +18,8 @@ class Pixel(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution import cosine
-        from journey.diffusion.journeys import at_steps
+        from journey.diffusion.pictures import pictures
 
-        train = spec.journeys.checkpoint.model.encode(train_images(spec.images, workspace)).x0
-        out[:] = cosine.score(train.numpy(), at_steps("x0_hat", spec.journeys, spec.steps, workspace).numpy())
+        train = as_pixels(train_images(spec.images, workspace).images)
+        out[:] = cosine.score(train.numpy(), pictures(spec.journeys, spec.steps, workspace))
         return {}

@@ -1,0 +1,44 @@
+"""What others made and released: where it is on this machine, and which it is. Nothing is downloaded."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from journey.artifacts.store import checksum
+from journey.config.checks import ConfigError
+
+SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt"}  # of files that decide what models compute
+
+
+def located(setting: str, name: str, what: str) -> Path:
+    """A file, a directory, or the snapshot of a name in the hub's cache.
+
+    setting: what names it; what: is looked for. Raises: ConfigError if it is not on this machine.
+    """
+    if Path(name).exists():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise ConfigError(f"{setting}={name}: must be {what}, on this machine or in the hub's cache") from None
+
+
+def content(*paths: Path) -> str:
+    """A hash of every file that decides what models compute, by bytes and, in directories, by name."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES)
+        for file in files:
+            stat = file.stat()
+            name = "" if file == path else file.relative_to(path)
+            digest.update(f"{name}:{_hash(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _hash(path: Path, *_: int) -> str:
+    """Once, while the file is the same."""
+    return checksum(path)

@@ -1,0 +1,56 @@
+"""Weights that others trained, in networks of ours."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from journey.config.checks import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from journey.config.contracts import Model
+
+
+def load(model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device") -> "torch.nn.Module":
+    """A network for examples of a shape with weights from a file, or as a directory says: its own, or in unet/ of a pipeline."""
+    if path.is_dir():
+        return model.load(_network_of(path), device)
+    network = model.build(shape)
+    network.load_state_dict(_state_dict(path))
+    return network.to(device).eval()
+
+
+def check(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> None:
+    """Raises: ConfigError naming the first parameter that is not what the model's settings ask for."""
+    import torch
+
+    with torch.device("meta"):
+        wanted = model.build(shape).state_dict()
+    found = model.load(_network_of(path), torch.device("cpu")).state_dict() if path.is_dir() else _state_dict(path)
+    for name in [*wanted, *found]:
+        shapes = [tuple(of[name].shape) if name in of else None for of in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            has, needs = ("no such parameter" if of is None else f"shape {of}" for of in shapes)
+            raise ConfigError(f"{setting}={path}: of another architecture than model={model.label}: {name}: {has}, not {needs}")
+
+
+def _network_of(directory: Path) -> Path:
+    return directory / "unet" if (directory / "unet").is_dir() else directory
+
+
+def _state_dict(path: Path) -> "dict[str, Tensor]":
+    """Raises: ConfigError if a file holds anything else."""
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values()):
+            return found
+        raise ValueError("not a dictionary of tensors")
+    except Exception as error:  # a damaged file fails in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"model.checkpoints={path}: no state dict ({reason})") from None
