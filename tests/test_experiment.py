@@ -8,6 +8,7 @@ from conftest import journey_trak, small_run
 from journey.artifacts.graph import address, ancestors, contents, missing, parents
 from journey.artifacts.specs import Images, Train
 from journey.artifacts.store import Store
+from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Precision, Retraining, Training
 from journey.data.digits import Digits
 from journey.evaluation.lds import LDS
@@ -76,7 +77,7 @@ def test_a_model_of_all_images_has_no_keep_in_its_contents(target_of):
     assert contents(of.trained(0, of.subset(2)))["keep"] == {"of": "RandomSubset", "index": 2, "fraction": 0.5, "seed": 0}
 
 
-def test_images_are_remembered_once_something_is_made_and_looked_up_again_when_a_file_changes(tmp_path, monkeypatch):
+def test_images_are_remembered_while_they_are_kept_and_looked_up_again_when_a_file_changes(tmp_path, monkeypatch):
     store, dataset = Store(tmp_path), Digits(num_train=60)
     images = images_of(dataset, store)
     assert list(tmp_path.iterdir()) == [], "asking writes nothing"
@@ -84,6 +85,10 @@ def test_images_are_remembered_once_something_is_made_and_looked_up_again_when_a
     loaded = []
     load = Digits.load
     monkeypatch.setattr(Digits, "load", lambda self: loaded.append(self) or load(self))
+    assert images_of(Digits(num_train=60), store) == images
+    assert len(loaded) == 1, "not kept yet"
+    get(images, Workspace(store, None, None, "test"))
+    loaded.clear()
     assert images_of(Digits(num_train=60), store) == images
     assert not loaded
     source = tmp_path / "source.csv"

@@ -42,8 +42,8 @@ def dispatch(run: Config, reports: Path, words: str) -> dict | None:
     if run.task is Task.verify:
         return _verify(store)
     preflight.check_machine(run)
-    made_from = experiment.recipes(run, store)
-    preflight.check_data(run, made_from, experiment.train_images(made_from.images, store))
+    made_from, train = experiment.prepared(run, store)
+    preflight.check_data(run, made_from, train)
     target = made_from.evaluate(run.evaluation, run.judged)
     workspace = Workspace(store, run.compute, run.tracking, run.name)
     if run.task is Task.plan:

@@ -16,32 +16,38 @@ from journey.data import ImageSet
 
 def recipes(run: Config, store: Store) -> Recipes:
     """What artifacts of this run are made from."""
-    images = images_of(run.dataset, store)
-    return Recipes(images, run.model, run.training, run.sampling, run.retraining, run.compute.precision, run.seed)
+    return prepared(run, store)[0]
 
 
-def train_images(images: Images, store: Store) -> ImageSet:
-    """The training images as they are kept, or, while they are not, as their dataset gives them."""
-    kept = store.find(images)
-    return images.dataset.load()[0] if kept is None else data.read(kept.path / "train")
+def prepared(run: Config, store: Store) -> tuple[Recipes, ImageSet]:
+    """What artifacts of this run are made from, and the training images, for which the dataset is asked once at most."""
+    images, train = look_up(run.dataset, store)
+    made_from = Recipes(images, run.model, run.training, run.sampling, run.retraining, run.compute.precision, run.seed)
+    return made_from, train
 
 
 def images_of(dataset: Dataset, store: Store) -> Images:
-    """The images of a dataset, by their content: as remembered while its settings, source and files are the same, or loaded.
+    """The images of a dataset, by their content."""
+    return look_up(dataset, store)[0]
+
+
+def look_up(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
+    """The images of a dataset, by their content, and those for training: as they are kept, while the settings, source and files
+    of the dataset are as remembered, or as it gives them.
 
     Raises: ConfigError if the dataset gives no proper images.
     """
-    if (known := _remembered(dataset, store)) is not None:
-        return known
+    if (known := _remembered(dataset, store)) is not None and (kept := store.find(known)) is not None:
+        return known, data.read(kept.path / "train")
     train, held_out = dataset.load()
     for part, name in ((train, "training"), (held_out, "held-out")):
         data.check(part, f"dataset={dataset.kind}, {name} images")
-    return Images(data.content_hash(train, held_out), dataset, len(train), train.images.shape[1:])
+    return Images(data.content_hash(train, held_out), dataset, len(train), train.images.shape[1:]), train
 
 
 def remember_images(images: Images, store: Store) -> None:
     """So that the dataset need not be loaded to know them."""
-    if _remembered(images.dataset, store) is None:
+    if _remembered(images.dataset, store) != images:
         memory = memory_of(images.dataset, store.root)
         memory.parent.mkdir(exist_ok=True)
         write_json(memory, memory_contents(images, _files(images.dataset)))

@@ -11,6 +11,7 @@ from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
 from journey.attribution.methods.unlearning import Unlearning
 from journey.data.archive import TorchvisionArchive
+from journey.data.coco import COCO
 from journey.data.digits import Digits
 from journey.data.folder import Folder
 from journey.data.mnist5k import MNIST5k
@@ -21,7 +22,7 @@ from journey.evaluation.lds import LDS
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
-DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, Folder)
+DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, COCO, Folder)
 MODELS = (DDPM, LatentDiffusion)
 METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Latent, Caption, Encoder, Random, External)
 EVALUATIONS = (LDS,)

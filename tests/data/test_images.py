@@ -124,7 +124,7 @@ def same(a: ImageSet, b: ImageSet) -> None:
 def test_images_labels_and_texts_survive_writing_and_reading(tmp_path, captions):
     images = np.arange(3 * 2 * 4 * 5, dtype=np.uint8).reshape(3, 2, 4, 5)
     given = ImageSet(images, np.array([1, 0, 1]), captions, ("a/1", "b", "ç"), ("zero", "one"))
-    data.write(given, tmp_path / "images")
+    assert list(data.write(given, tmp_path / "images")) == [3]
     found = data.read(tmp_path / "images")
     same(found, given)
     assert isinstance(found.images, np.memmap), "nothing is read before it is asked for"

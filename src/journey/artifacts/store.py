@@ -429,12 +429,12 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
-def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A float32 `.npy` file to be filled through memory, its space reserved: a full disk is an error here, not a crash later.
+def new_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> np.memmap:
+    """A `.npy` file to be filled through memory, its space reserved: a full disk is an error here, not a crash later.
 
     A file system that reserves nothing, as NFS, still crashes later.
     """
-    array = open_memmap(path, "w+", np.float32, shape)
+    array = open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             _reserve(file)

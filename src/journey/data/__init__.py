@@ -2,15 +2,22 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from journey.artifacts.specs import Images
+from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import ConfigError
+from journey.data.decoded import Decoded
+
+BLOCK = 2**26  # bytes of images that are in memory at once when they are written
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +28,16 @@ class ImageSet:
     """Images as they are on disk, with what is known of each.
 
     images: uint8 [N, C, H, W]; labels: int64 [N]; captions: one text or more for each, as many for all, or None; ids: N
-    names that are stable across splits; class_names: text of each label.
+    names that are stable across splits; class_names: text of each label; identity: what stands for the bytes of images that
+    are decoded when they are indexed, or "".
     """
 
-    images: np.ndarray
+    images: np.ndarray | Decoded
     labels: np.ndarray
     captions: tuple[tuple[str, ...], ...] | None
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,22 +70,40 @@ def check(images: ImageSet, what: str) -> None:
 
 
 def content_hash(*parts: ImageSet) -> str:
-    """What image sets hold, bytes and texts, and nothing else."""
+    """What image sets hold, texts and bytes or what stands for them, and nothing else."""
     digest = hashlib.sha256()
     for part in parts:
         texts = json.dumps([part.captions, part.ids, part.class_names, part.images.shape])
-        for piece in (texts.encode(), np.ascontiguousarray(part.images), np.ascontiguousarray(part.labels)):
+        images = part.identity.encode() or np.ascontiguousarray(part.images)
+        for piece in (texts.encode(), images, np.ascontiguousarray(part.labels)):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def write(images: ImageSet, directory: Path) -> None:
-    """One directory: images.npy, labels.npy, texts.json."""
+def write(images: ImageSet, directory: Path, done: int = 0) -> Iterator[int]:
+    """One directory: labels.npy, texts.json and images.npy, a block at a time; yields how many images are on disk.
+
+    done: how many of them an interrupted run has left there.
+    """
     directory.mkdir(exist_ok=True)
-    np.save(directory / "images.npy", images.images)
     np.save(directory / "labels.npy", images.labels)
     texts = {"captions": images.captions, "ids": images.ids, "class_names": images.class_names}
     (directory / "texts.json").write_text(json.dumps(texts))
+    path, shape = directory / "images.npy", images.images.shape
+    if done == 0:
+        new_array(path, shape, np.uint8)
+    at_once = max(1, BLOCK // math.prod(shape[1:]))
+    for first in range(done, len(images), at_once):
+        last = min(first + at_once, len(images))
+        _fill(path, slice(first, last), images.images[first:last])
+        yield last
+
+
+def _fill(path: Path, rows: slice, images: np.ndarray) -> None:
+    """Some rows of an array on disk, which is mapped for no longer: what is mapped takes memory."""
+    array = open_memmap(path, "r+")
+    array[rows] = images
+    array.flush()
 
 
 def read(directory: Path) -> ImageSet:
