@@ -11,18 +11,18 @@ from hydra import compose, initialize_config_dir
 
 import journey
 from journey import __main__ as entry
-from journey.attribution.methods.encoder import Encoder
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.config import groups
 from journey.config.checks import ConfigError
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.groups import At
 from journey.config.settings import Config, Vary
-from journey.diffusion.ddpm import DDPM
 from journey.kinds import KINDS
 
 PACKAGE = Path(journey.__path__[0])
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+OF_LATENTS = ("latent", "caption")  # methods
+SAME_MODEL = "method=(?!external|latent|caption)"
 OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name not in ("experiment", "shared"))
 
 
@@ -43,7 +43,8 @@ def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
     if group == "method":
         np.savez(tmp_path / "mine.npz", scores=np.zeros((1, 1)), queries=["a"], train=["b"])
         path = [f"method.external.path={tmp_path / 'mine.npz'}"] if name == "external" else []
-        assert list(composed(f"method=[{name}]", *path).method) == [name]
+        model = ["model=ldm_tiny"] if name in OF_LATENTS else []
+        assert list(composed(f"method=[{name}]", *path, *model).method) == [name]
     else:
         kind = getattr(composed(option), group).kind
         assert name == kind or name.startswith(f"{kind}_") or kind == "archive"  # which reads several
@@ -52,7 +53,9 @@ def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
 def test_the_options_of_a_group_differ():
     runs = {name: composed(f"model={name}").model for name in ("ddpm_tiny", "ddpm_small")}
     assert runs["ddpm_tiny"] != runs["ddpm_small"]
-    methods = composed(f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match('method=(?!external)', o))}]").method
+    methods = composed(
+        f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match('method=(?!external|latent|caption)', o))}]"
+    ).method
     assert all(a == b or methods[a] != methods[b] for a in methods for b in methods)
 
 
@@ -74,7 +77,7 @@ def test_every_experiment_composes_with_any_methods(experiment, methods):
 def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
     run = composed("attribution.num_draws=8", "method.trak.num_draws=16")
     assert (run.method["journey"].num_draws, run.method["trak"].num_draws) == (8, 16)
-    every = [o.split("=")[1] for o in OPTIONS if re.match("method=(?!external|trak)", o)]
+    every = [o.split("=")[1] for o in OPTIONS if re.match("method=(?!external|trak|latent|caption)", o)]
     for setting in fields(groups.Attribution):
         value = {bool: True, int: 4}.get(type(setting.default))
         if value is not None:
@@ -103,17 +106,17 @@ def test_a_field_without_effect_on_a_method_is_no_axis_of_it():
     assert sorted(run.judged) == sorted(expected)
 
 
-class Latent(DDPM):
-    kind = "ldm"
-    pixels = False
-    label = "ldm"
-
-
-def test_a_method_of_pixels_is_refused_on_another_model():
-    for method in (NonparametricScore(), Encoder()):
-        message = rf"method\.{method.kind}={method.kind} on ldm: must be used with a model of pixels"
-        with pytest.raises(ConfigError, match=message):
-            small_run(model=Latent(block_out_channels=[8, 16]), method={method.kind: method})
+@pytest.mark.parametrize(
+    ("method", "model", "allowed"),
+    [
+        ("nda", "ldm_tiny", "a model of pixels, such as ddpm_tiny"),
+        ("latent", "ddpm_tiny", "a model of latents, such as ldm_tiny"),
+        ("caption", "ddpm_tiny", "a model that reads text, such as ldm_tiny"),
+    ],
+)
+def test_a_method_is_refused_on_a_model_that_has_not_what_it_needs(method, model, allowed):
+    with pytest.raises(ConfigError, match=rf"method\.{method}={method} on \w+[^:]*: must be used with {allowed}"):
+        composed(f"method=[{method}]", f"model={model}")
 
 
 def test_a_run_in_plain_python_is_checked_too():

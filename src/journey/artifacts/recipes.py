@@ -71,7 +71,7 @@ class Recipes:
             num_queries=of.num_queries,
             steps=self.steps,
             seed=self.seed,
-            prompts=tuple(of.prompts),
+            prompts=tuple(of.prompts) or (("",) if self.model.reads_text else ()),
             guidance=of.guidance,
         )
 

@@ -95,7 +95,7 @@ class Sampling:
     num_inference_steps: int = 1000
     num_queries: int = 24
     steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
-    prompts: list[str] = field(default_factory=list)  # of a model that reads text; queries take them in turn
+    prompts: list[str] = field(default_factory=list)  # of a model that reads text: queries take them in turn; none: no text
     guidance: float = 1.0  # towards the prompt, away from none; 1: none
 
     def check(self, where: str) -> None:

@@ -110,7 +110,6 @@ class Config:
             for name, used in read.items():
                 require(not used, name, _value(self, name), f"left as it is with model={model.kind}, which reads no text")
             return
-        require(len(sampling.prompts) > 0, "sampling.prompts", sampling.prompts, f"some texts: model={model.kind} reads them")
         guided = sampling.guidance == 1 or training.caption_dropout > 0
         allowed = "1 unless training.caption_dropout is positive: guidance needs a model that has seen images without captions"
         require(guided, "sampling.guidance", sampling.guidance, allowed)

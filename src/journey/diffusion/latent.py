@@ -63,13 +63,6 @@ class LatentDiffusion(Model):
         known = all(b in range(len(channels)) for b in blocks) and len(set(blocks)) == len(blocks)
         require(known, f"{where}.attention_blocks", blocks, f"distinct indices in 0…{len(channels) - 1}")
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
-        self._check_width(where)
-
-    def _check_width(self, where: str) -> None:
-        """Raises: ConfigError if the encoders are not on this machine, or the text encoder is of another width."""
-        width = self._text_encoder().width
-        allowed = f"{width}: so wide are the text encoder's states"
-        require(width == self.context_width, f"{where}.context_width", self.context_width, allowed)
 
     def _pipeline(self) -> Path:
         return located("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
@@ -90,6 +83,10 @@ class LatentDiffusion(Model):
         return 2 ** (len(json.loads((self._pipeline() / "vae" / "config.json").read_text())["block_out_channels"]) - 1)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
+        """Raises: ConfigError, also if the encoders are not on this machine, or the text encoder is of another width."""
+        width = self._text_encoder().width
+        allowed = f"{width}: so wide are the text encoder's states"
+        require(width == self.context_width, "model.context_width", self.context_width, allowed)
         side = self._downscaled()
         whole = all(pixels % side == 0 for pixels in shape[1:])
         require(whole, "model", self.label, f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}")
