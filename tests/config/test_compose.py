@@ -238,6 +238,8 @@ REFUSED = {
     "method=[abu] method.abu.damping=0": r"method\.abu\.damping=0\.0: must be in",
     "method=[datamodel] method.datamodel.num_subsets=1": r"method\.datamodel\.num_subsets=1: must be in 2…",
     "method=[external]": r"method\.external\.path=scores\.npz: must be a file",
+    "method=[traker] attribution.projection_dim=100": r"method\.traker\.projection_dim=100: must be in 101…",
+    "method=[traker] vary.train_window=[100]": r"vary\.train_window=\[100\]: must be empty: it has no effect on traker",
     "-m training.num_steps=600,0": r"training\.num_steps=0: must be in 1…",
     "-m experiment=smoke,nothing": r"experiment=nothing: no such option",
     "-m attribution.antithetic=true,2": r"attribution\.antithetic=2: must be true or false",

@@ -1,0 +1,36 @@
+"""Our output function in the form that `trak.TRAKer` asks for."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from trak.modelout_functions import AbstractModelOutput
+
+from journey.attribution.output import Draws, output
+from journey.config.groups import Precision
+from journey.diffusion.network import bind
+from journey.diffusion.schedule import Schedule
+
+
+class LossOutput(AbstractModelOutput):
+    """f(x0; θ), the mean of the denoising loss over draws, which are those of whatever examples are asked about next."""
+
+    def __init__(self, schedule: Schedule, draws: Draws) -> None:
+        self.schedule, self.draws = schedule, draws
+
+    def get_output(
+        self,
+        network: nn.Module,
+        weights: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        x0: Tensor,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Of one example: TRAKer maps over them."""
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            return output(bind(network, Precision.fp32, weights), self.schedule, x0, self.draws, context)
+
+    def get_out_to_loss_grad(
+        self, network: nn.Module, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: list[Tensor]
+    ) -> Tensor:
+        """Q of TRAK, which is 1: the output is the loss. [B, 1]"""
+        return torch.ones(len(batch[0]), 1)
