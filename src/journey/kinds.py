@@ -7,6 +7,7 @@ from journey.attribution.methods.gradient import GradientMethod
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
+from journey.attribution.methods.trak_store import TrakStore
 from journey.attribution.methods.traker import TrakerMethod
 from journey.attribution.methods.unlearning import Unlearning
 from journey.data.archive import TorchvisionArchive
@@ -20,7 +21,7 @@ from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, TorchvisionArchive, Folder)
 MODELS = (DDPM,)
-METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Encoder, Random, TrakerMethod, External)
+METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Encoder, Random, TrakerMethod, TrakStore, External)
 EVALUATIONS = (LDS,)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)

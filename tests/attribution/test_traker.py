@@ -1,7 +1,9 @@
-"""`trak.TRAKer` as a method, against a user's own script and against our kernel."""
+"""`trak.TRAKer` as a method, and what it has stored as features: against a user's own script, and against our kernel."""
 
 import dataclasses
+import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -16,6 +18,7 @@ from journey.artifacts.graph import address
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.kernel import kernel_scores
+from journey.attribution.methods.trak_store import TrakStore
 from journey.attribution.methods.traker import TrakerMethod
 from journey.attribution.output import step_draws, window_draws
 from journey.attribution.traker_task import LossOutput
@@ -162,3 +165,138 @@ def test_what_traker_cannot_do_is_refused(of, workspace):
     cramped = dataclasses.replace(workspace.compute, gradient_memory_gib=0.01)
     with pytest.raises(ConfigError, match=r"compute\.gradient_memory_gib=0\.01: must be at least 0\.\d+ for this network"):
         get(spec, dataclasses.replace(workspace, compute=cramped))
+
+
+# -------------------------------------------------------------------------------------------- method=trak_store
+
+NAMES = ["step600", "step300"]
+
+
+@pytest.fixture(scope="module")
+def stored(of, workspace, tmp_path_factory):
+    """Of two models, in half precision, which is TRAKer's default."""
+    save_dir = tmp_path_factory.mktemp("trak_results")
+    return save_dir, script(save_dir, of, workspace, num_models=2, half=True)
+
+
+@pytest.fixture
+def copied(stored, tmp_path):
+    return shutil.copytree(stored[0], tmp_path / "copied")
+
+
+def store(path, **changes) -> TrakStore:
+    return TrakStore(**{"path": str(path), "experiments": NAMES, "damping": [0.1], **changes})
+
+
+def checked(method, of, workspace) -> TrakStore:
+    method.check("method.trak_store")
+    method.check_data("method.trak_store", of.journeys, train_images(of.images, workspace))
+    return method
+
+
+def test_scores_of_a_store_are_our_kernel_on_its_arrays(of, workspace, copied):
+    quotients = np.random.default_rng(0).uniform(0.5, 1, (2, 60, 1)).astype(np.float16)
+    expected = 0
+    for k in range(2):
+        np.lib.format.open_memmap(copied / f"{k}/out_to_loss.mmap", "r+")[:] = quotients[k]
+        phi, *of_steps = (np.load(copied / f"{k}/{n}.mmap").astype(np.float64) for n in ("grads", *(f"{n}_grads" for n in NAMES)))
+        kernel = phi.T @ phi + 0.1 * np.square(phi).sum() / 60 * np.eye(P)
+        expected = expected + np.stack(of_steps) @ np.linalg.inv(kernel) @ phi.T / 2
+    expected = expected * quotients.astype(np.float64).mean(0)[:, 0]
+    found = get(of.score(checked(store(copied), of, workspace)), workspace).array("scores.npy")
+    np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_scores_of_a_store_rank_as_traker_does(of, workspace, stored):
+    """But for what it solves in half precision, and for how it weighs two models by its rescaling."""
+    path, theirs = stored
+    found = get(of.score(checked(store(path), of, workspace)), workspace).array("scores.npy")[0]
+    assert agreement(found, theirs).min() > 0.98
+
+
+def test_one_experiment_is_of_all_steps(of, workspace, stored):
+    one = get(of.score(checked(store(stored[0], experiments=NAMES[1:]), of, workspace)), workspace).array("scores.npy")
+    both = get(of.score(store(stored[0])), workspace).array("scores.npy")
+    np.testing.assert_allclose(one[:, 0], both[:, 1], rtol=1e-5)
+
+
+def test_the_address_follows_what_is_in_the_store(of, stored, copied):
+    assert store(copied).content() == store(stored[0]).content()
+    before = address(of.score(store(copied)))
+    for name in ("grads", "step300_grads", "out_to_loss"):
+        np.lib.format.open_memmap(copied / f"1/{name}.mmap", "r+")[3] *= 2
+        after = address(of.score(store(copied)))
+        assert after != before
+        before = after
+    np.lib.format.open_memmap(copied / "1/features.mmap", "r+")[3] *= 2  # what TRAKer solved is not read
+    assert address(of.score(store(copied))) == before
+
+
+def value(name, row, number):
+    def change(path):
+        np.lib.format.open_memmap(path / name, "r+")[row] = number
+
+    return change
+
+
+def said(name, **changes):
+    """What a JSON file of the store says, changed."""
+
+    def change(path):
+        (path / name).write_text(json.dumps({**json.loads((path / name).read_text()), **changes}))
+
+    return change
+
+
+REFUSED = {
+    "no directory": (shutil.rmtree, r"must be the save_dir of a trak\.TRAKer"),
+    "no metadata": (lambda path: (path / "metadata.json").unlink(), r"must be the save_dir of a trak\.TRAKer"),
+    "other metadata": (said("metadata.json", **{"JL dimension": "many"}), r"no store as trak\.TRAKer writes it"),
+    "broken JSON": (lambda path: (path / "experiments.json").write_text("{"), r"no store as trak\.TRAKer writes it"),
+    "a list": (lambda path: (path / "experiments.json").write_text("[]"), r"no store as trak\.TRAKer writes it"),
+    "no model": (lambda path: [file.unlink() for file in path.glob("id_*")], r"without a model: must be featurized"),
+    "unfinished": (said("id_1.json", **{"1": {"is_featurized": 0, "is_finalized": 0}}), r"model \[1\] unfinished: must be"),
+    "deleted gradients": (lambda path: (path / "0/grads.mmap").unlink(), r"0/grads\.mmap, missing: must be there"),
+    "a target of one model": (lambda path: (path / "1/step300_grads.mmap").unlink(), r"1/step300_grads\.mmap, missing"),
+    "no array": (lambda path: (path / "1/grads.mmap").write_bytes(b"x" * 100), r"1/grads\.mmap: no array of numbers"),
+    "fewer images": (said("metadata.json", **{"train set size": 50}), r"of shape \(60, 128\): must be of \(50, 128\)"),
+    "NaN": (value("1/grads.mmap", 7, np.nan), r"1/grads\.mmap with NaN or infinity in row 7: must be finite"),
+    "NaN in a target": (value("0/step600_grads.mmap", 3, np.inf), r"step600_grads\.mmap with NaN or infinity in row 3"),
+    "NaN in Q": (value("0/out_to_loss.mmap", 3, np.nan), r"out_to_loss\.mmap with NaN or infinity in row 3"),
+    "targets not scored to the end": (value("0/step600_grads.mmap", 2, 0), r"with nothing but zeros in row 2: must be filled"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_store_that_will_not_do_is_refused_in_a_line(case, copied):
+    change, message = REFUSED[case]
+    change(copied)
+    with pytest.raises(ConfigError, match=message) as caught:
+        store(copied).check("method.mine")
+    assert str(caught.value).startswith("method.mine.path=")
+    assert "\n" not in str(caught.value)
+
+
+EXPERIMENTS = {
+    (): r"=\[\]: must be distinct names among those in .*: step600, step300",
+    ("step600", "step20"): r"=\['step600', 'step20'\]: must be distinct names among",
+    ("step600", "step600"): r"=\['step600', 'step600'\]: must be distinct names among",
+}
+
+
+@pytest.mark.parametrize("names", EXPERIMENTS)
+def test_experiments_are_named(names, stored):
+    with pytest.raises(ConfigError, match=r"method\.mine\.experiments" + EXPERIMENTS[names]):
+        store(stored[0], experiments=list(names)).check("method.mine")
+
+
+def test_a_store_of_other_images_or_queries_is_refused(of, workspace, stored, copied):
+    images, refused = train_images(of.images, workspace), {}
+    refused["path=.* of 60 training images: must be of the 59"] = store(stored[0]), of.journeys, images.take(np.arange(59))
+    more = dataclasses.replace(of.journeys, num_queries=5)
+    refused["experiments=step600 of 4 targets: must be of the 5 queries"] = store(stored[0]), more, images
+    three = dataclasses.replace(of.journeys, steps=(600, 300, 20))
+    refused[re.escape("must be one, or one for each of sampling.steps=[600, 300, 20]")] = store(stored[0]), three, images
+    for message, (method, *of_run) in refused.items():
+        with pytest.raises(ConfigError, match=r"method\.mine\..*" + message):
+            method.check_data("method.mine", *of_run)
