@@ -102,5 +102,5 @@ def test_where_images_come_from_is_no_part_of_their_address():
     """Only what they are."""
     one, other = Images("abc", Digits(60), 60, (1, 8, 8)), Images("abc", Digits(60, seed=3), 61, (1, 8, 8))
     assert contents(one) == contents(other) == {"stage": "images", "version": 1, "content": "abc"}
-    settings = {"images", "model", "training", "precision", "seed", "repeat", "keep", "batches"}
+    settings = {"images", "model", "training", "precision", "seed", "repeat", "keep", "batches", "encoded", "released", "source"}
     assert {f.name for f in dataclasses.fields(Train)} == settings

@@ -9,6 +9,8 @@ from journey.attribution.methods.latent import Latent
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
+from journey.attribution.methods.trak_store import TrakStore
+from journey.attribution.methods.traker import TrakerMethod
 from journey.attribution.methods.unlearning import Unlearning
 from journey.data.archive import TorchvisionArchive
 from journey.data.coco import COCO
@@ -24,7 +26,20 @@ from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, COCO, Folder)
 MODELS = (DDPM, LatentDiffusion)
-METHODS = (GradientMethod, Unlearning, Datamodel, NonparametricScore, Pixel, Latent, Caption, Encoder, Random, External)
+METHODS = (
+    GradientMethod,
+    Unlearning,
+    Datamodel,
+    NonparametricScore,
+    Pixel,
+    Latent,
+    Caption,
+    Encoder,
+    Random,
+    TrakerMethod,
+    TrakStore,
+    External,
+)
 EVALUATIONS = (LDS,)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)

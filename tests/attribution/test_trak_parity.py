@@ -4,29 +4,15 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from trak import TRAKer
-from trak.modelout_functions import AbstractModelOutput
 from trak.projectors import AbstractProjector
 
 from journey.attribution.gradients import Objective, Plan
 from journey.attribution.kernel import kernel_scores
-from journey.attribution.output import output
 from journey.attribution.projection import projection
+from journey.attribution.traker_task import LossOutput
 from journey.config.groups import Precision, Projection
-from journey.diffusion.examples import Examples
-from journey.diffusion.network import bind
 
 P = 128
-
-
-class LossOutput(AbstractModelOutput):
-    def __init__(self, schedule, draws):
-        self.schedule, self.draws = schedule, draws
-
-    def get_output(self, net, weights, buffers, x0):
-        return output(bind(net, Precision.fp32, weights), self.schedule, Examples(x0), self.draws)
-
-    def get_out_to_loss_grad(self, net, weights, buffers, batch):
-        return torch.ones(len(batch[0]), 1)
 
 
 class SameProjector(AbstractProjector):

@@ -1,5 +1,6 @@
 import ast
 import inspect
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from journey.kinds import KINDS
 PACKAGE = Path(journey.__path__[0])
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 OF_LATENTS = ("latent", "caption")  # methods
-SAME_MODEL = "method=(?!external|latent|caption)"
+SAME_MODEL = "method=(?!external|trak_store|latent|caption)"
 OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name not in ("experiment", "shared"))
 
 
@@ -37,14 +38,33 @@ def test_every_experiment_composes_and_is_named_after_its_file(experiment):
     assert composed(f"experiment={experiment}").name == experiment
 
 
+def scores_file(directory: Path) -> list[str]:
+    """Of the smallest kind, and how to say where it is."""
+    np.savez(directory / "mine.npz", scores=np.zeros((1, 1)), queries=["a"], train=["b"])
+    return [f"method.external.path={directory / 'mine.npz'}"]
+
+
+def trak_store(directory: Path) -> list[str]:
+    """Of one model, image and target."""
+    said = {"metadata": {"train set size": 1, "JL dimension": 2}, "experiments": {"a": {"num_targets": 1}}}
+    for name, content in {**said, "id_0": {"0": {"is_featurized": 1}}}.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+    (directory / "0").mkdir()
+    for name, shape in {"grads": (1, 2), "a_grads": (1, 2), "out_to_loss": (1, 1)}.items():
+        np.lib.format.open_memmap(directory / f"0/{name}.mmap", "w+", np.float16, shape)[:] = 1
+    return [f"method.trak_store.path={directory}", "method.trak_store.experiments=[a]"]
+
+
+READS = {"external": scores_file, "trak_store": trak_store}
+"""What a method is refused without"""
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
     group, name = option.split("=")
     if group == "method":
-        np.savez(tmp_path / "mine.npz", scores=np.zeros((1, 1)), queries=["a"], train=["b"])
-        path = [f"method.external.path={tmp_path / 'mine.npz'}"] if name == "external" else []
         model = ["model=ldm_tiny"] if name in OF_LATENTS else []
-        assert list(composed(f"method=[{name}]", *path, *model).method) == [name]
+        assert list(composed(f"method=[{name}]", *READS.get(name, lambda _: [])(tmp_path), *model).method) == [name]
     else:
         kind = getattr(composed(option), group).kind
         assert name == kind or name.startswith(f"{kind}_") or kind == "archive"  # which reads several
@@ -53,9 +73,7 @@ def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
 def test_the_options_of_a_group_differ():
     runs = {name: composed(f"model={name}").model for name in ("ddpm_tiny", "ddpm_small")}
     assert runs["ddpm_tiny"] != runs["ddpm_small"]
-    methods = composed(
-        f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match('method=(?!external|latent|caption)', o))}]"
-    ).method
+    methods = composed(f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match(SAME_MODEL, o))}]").method
     assert all(a == b or methods[a] != methods[b] for a in methods for b in methods)
 
 
@@ -158,7 +176,7 @@ REFUSED = {
     "model.block_out_channels=[12]": r"model\.block_out_channels=\[12\]: must be multiples of norm_num_groups=8",
     "model.attention_blocks=[2]": r"model\.attention_blocks=\[2\]: must be distinct indices in 0…1",
     "model.kind=x": r"model\.kind|kind",
-    "method=[nothing]": r"method=nothing: no such option; available: abu, das, datamodel",
+    "method=[nothing]": r"method=nothing: no such option; available: abu, caption, das, datamodel",
     "method=[journey,1]": r"method=",
     "method=journey,pixel": r"method=|journey,pixel",
     "method.journey.name=trak": r"name",
@@ -211,7 +229,7 @@ REFUSED = {
     "tracking.mode=offline": r"tracking\.mode",
     "tracking=tensorboard": r"tracking=tensorboard: no such option; available: jsonl, wandb",
     "tracking=wandb tracking.project=a/b": r"tracking\.project=a/b",
-    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, cifar10, cifar2, digits, methods, smoke",
+    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, cifar10, cifar2, ",
     "experiment=[smoke,digits]": r"experiment=\['smoke', 'digits'\]: must be one experiment",
     "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan, verify, export\]",
     "name=../up": r"name=\.\./up",
@@ -241,6 +259,9 @@ REFUSED = {
     "method=[abu] method.abu.damping=0": r"method\.abu\.damping=0\.0: must be in",
     "method=[datamodel] method.datamodel.num_subsets=1": r"method\.datamodel\.num_subsets=1: must be in 2…",
     "method=[external]": r"method\.external\.path=scores\.npz: must be a file",
+    "method=[trak_store]": r"method\.trak_store\.path=trak_results: must be the save_dir of a trak\.TRAKer",
+    "method=[traker] attribution.projection_dim=100": r"method\.traker\.projection_dim=100: must be in 101…",
+    "method=[traker] vary.train_window=[100]": r"vary\.train_window=\[100\]: must be empty: it has no effect on traker",
     "-m training.num_steps=600,0": r"training\.num_steps=0: must be in 1…",
     "-m experiment=smoke,nothing": r"experiment=nothing: no such option",
     "-m attribution.antithetic=true,2": r"attribution\.antithetic=2: must be true or false",

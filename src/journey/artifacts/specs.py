@@ -5,8 +5,8 @@
             └─ Train(some, seed) ── Measure ┘───────────────────────────────┘
 
 Images of a latent model are Encoded first, by an Autoencoder. Some methods ask for more: Snapshot (a model along its
-training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Measure of subset models
-that do not judge.
+training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Traker (scores of another
+program), Measure of subset models that do not judge.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
 `task`, `name` and the directories. What was trained on is one value: `All`, `RandomSubset`, `Without` or `Planted`.
@@ -21,7 +21,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from journey.config.contracts import Dataset, Evaluation, Method, Model
-from journey.config.groups import Autoencoding, Batching, Output, Precision, Projection, Sampler, Training, Views, neutral
+from journey.config.groups import (
+    Autoencoding,
+    Batching,
+    DampingUnit,
+    Output,
+    Precision,
+    Projection,
+    Sampler,
+    Training,
+    Views,
+    neutral,
+)
 
 
 def unaddressed() -> Any:
@@ -374,6 +385,43 @@ class Unlearn(Spec):
     @property
     def work(self) -> float:
         return self.num_queries * len(self.rise) * self.checkpoint.images.num_train * self.num_draws * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Traker(Spec):
+    """The scores that `trak.TRAKer` gives training images under one model."""
+
+    stage: ClassVar[str] = "journey.stages.traker"
+    folder: ClassVar[str] = "traker"
+    version: ClassVar[int] = 1
+    checkpoint: Train
+    journeys: Sample
+    steps: tuple[int, ...]
+    num_draws: int
+    redraw: int
+    stratified: bool
+    antithetic: bool
+    projection_dim: int
+    damping: tuple[float, ...]
+    damping_unit: DampingUnit
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label
+
+    @property
+    def num_queries(self) -> int:
+        """Of all steps together."""
+        return self.journeys.num_queries * len(self.steps)
+
+    @property
+    def num_rows(self) -> int:
+        return self.checkpoint.images.num_train + self.num_queries
+
+    @property
+    def work(self) -> float:
+        return 3.0 * self.num_rows * self.num_draws * self.checkpoint.forward
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ def add_scores(
     return conditions
 
 
+def described(solved: list[list[Conditioning]]) -> dict[str, object]:
+    """As JSON: each of its numbers [checkpoint][damping], by name."""
+    return {name: [[vars(of)[name] for of in row] for row in solved] for name in ("condition_number", "effective_parameters")}
+
+
 def _mean(by_step: np.ndarray, of_step: np.ndarray | None) -> np.ndarray:
     """Over the steps. [S, Q, …] → [Q, …]"""
     if of_step is None:

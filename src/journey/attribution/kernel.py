@@ -68,7 +68,7 @@ def kernel_scores(
     n, p = train.shape
     dual = n <= p
     gram, right = _dual_gram(train, queries) if dual else _primal_gram(train, queries)
-    one = float(np.square(train_norms).sum()) / (min(n, p) if unit is DampingUnit.eigenvalue else p)
+    one = mean_eigenvalue(train_norms, p, unit)
 
     found = []
     for scores, relative in zip(out, damping, strict=True):
@@ -80,6 +80,12 @@ def kernel_scores(
             influence = _influence_norms(factor, gram if dual else phi, dual) if scale is Scale.influence else None
             scores[:, rows] += weight * _scaled(tau.numpy(), scale, train_norms[rows], query_norms, influence)
     return found
+
+
+def mean_eigenvalue(train_norms: np.ndarray, p: int, unit: DampingUnit) -> float:
+    """λ of damping 1. train_norms: ‖φ_i‖ [N]"""
+    num_eigenvalues = min(len(train_norms), p) if unit is DampingUnit.eigenvalue else p
+    return float(np.square(train_norms).sum()) / num_eigenvalues
 
 
 def feature_norms(features: np.ndarray, of: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from journey.artifacts.released import located
 from journey.config.checks import require, require_count
 from journey.config.contracts import Model
 from journey.config.groups import neutral
@@ -39,6 +40,8 @@ class DDPM(Model):
     def check(self, where: str) -> None:
         channels, groups = self.block_out_channels, self.norm_num_groups
         require_count(f"{where}.num_timesteps", self.num_timesteps)
+        for name in self.checkpoints:
+            located(f"{where}.checkpoints", name, "a network or a state dict")
         require_count(f"{where}.norm_num_groups", groups)
         require(0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers")
         divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)

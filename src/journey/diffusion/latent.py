@@ -51,6 +51,8 @@ class LatentDiffusion(Model):
     def check(self, where: str) -> None:
         channels, groups, heads = self.block_out_channels, self.norm_num_groups, self.attention_heads
         require_count(f"{where}.num_timesteps", self.num_timesteps)
+        for name in self.checkpoints:
+            located(f"{where}.checkpoints", name, "a network or a state dict")
         self.autoencoder.check(f"{where}.autoencoder")
         require_count(f"{where}.norm_num_groups", groups)
         require_count(f"{where}.attention_heads", heads, most=1024)

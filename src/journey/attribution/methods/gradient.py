@@ -132,7 +132,7 @@ class GradientMethod(Attribution, Method):
     # ---------------------------------------------------------------------------------------------- its scores
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.ensemble import add_scores
+        from journey.attribution.ensemble import add_scores, described
         from journey.evaluation.targets import step_weights
 
         def features(made: Featurize) -> np.ndarray:
@@ -148,7 +148,7 @@ class GradientMethod(Attribution, Method):
         solved = add_scores(out, train, queries, weights, *rest)
         if self.readout is Readout.square:
             np.square(out, out=out)
-        return {name: [[vars(of)[name] for of in row] for row in solved] for name in ("condition_number", "effective_parameters")}
+        return described(solved)
 
 
 def _weights(checkpoints: list[Train | Snapshot]) -> list[float]:
