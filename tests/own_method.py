@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 
 import journey
-from journey.data import train_images
 
 SIGN = -1
 
@@ -19,9 +18,9 @@ class Mine(journey.Method):
     power: float = 2.0
 
     def score(self, out, spec, workspace):
-        from journey.diffusion.journeys import at_steps
+        from journey.diffusion.journeys import at_steps, train_examples
 
-        images = spec.journeys.checkpoint.model.encode(train_images(spec.images, workspace)).x0.flatten(1)  # [N, D]
+        images = train_examples(spec.journeys.checkpoint, workspace).x0.flatten(1)  # [N, D]
         x0_hat = at_steps("x0_hat", spec.journeys, spec.steps, workspace).flatten(2)  # [S, Q, D]
         distance = (x0_hat[:, :, None] - images).abs().pow(self.power).sum(-1)  # [S, Q, N]
         out[0] = SIGN * distance.numpy()

@@ -56,7 +56,8 @@ def test_a_row_says_all_that_makes_the_method(name, rows):
     if rows[name]["other settings"]:
         said.append(rows[name]["other settings"])  # of no method more than one
     rebuilt = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(said)))
-    assert rebuilt == composed(f"method=[{name}]")[name]
+    model = "ldm_tiny" if kind.needs_latents or kind.needs_text else "ddpm_tiny"
+    assert rebuilt == composed(f"method=[{name}]", f"model={model}")[name]
 
 
 def test_a_row_says_nothing_that_is_default(rows):

@@ -110,11 +110,11 @@ class Model(Kind):
         return None
 
     @abstractmethod
-    def encode(self, images: ImageSet, encoded: Artifact | None) -> Examples:
+    def encode(self, images: ImageSet, encoded: Artifact | None = None) -> Examples:
         """Images in the space the network works in. encoded: what they were made into."""
 
     @abstractmethod
-    def decode(self, x0: np.ndarray, encoded: Artifact | None) -> np.ndarray:
+    def decode(self, x0: np.ndarray, encoded: Artifact | None = None) -> np.ndarray:
         """Examples [B, …] as pictures in −1…1, [B, C, H, W]."""
 
     def check_prompts(self, where: str, prompts: Sequence[str]) -> None:

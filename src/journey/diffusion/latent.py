@@ -118,7 +118,7 @@ class LatentDiffusion(Model):
         others = {text.path, text.tokenizer_path} if own else {self._pipeline() / part for part in PARTS}
         return Encoded(images, content(*sorted(others)), self.text_length, own, self.pretrained)
 
-    def encode(self, images: "ImageSet", encoded: "Artifact | None") -> "Examples":
+    def encode(self, images: "ImageSet", encoded: "Artifact | None" = None) -> "Examples":
         import numpy as np
         import torch
 
@@ -132,7 +132,7 @@ class LatentDiffusion(Model):
         context = tensor("context") if kept else Captions(tensor("tokens"), self._text_encoder())
         return Examples(tensor("mean"), deviation, context)
 
-    def decode(self, x0: "np.ndarray", encoded: "Artifact | None") -> "np.ndarray":
+    def decode(self, x0: "np.ndarray", encoded: "Artifact | None" = None) -> "np.ndarray":
         import numpy as np
         import torch
 
