@@ -47,6 +47,7 @@ class GradientMethod(Attribution, Method):
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
         require_count(f"{where}.train_window", self.train_window, least=0, most=model.num_timesteps)
         if self.ensemble is Ensemble.run:
+            require(not model.checkpoints, f"{where}.ensemble", "run", "seeds: model.checkpoints have no past")
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=num_steps - 1)
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_MOMENTS)
 
