@@ -9,6 +9,8 @@ from journey.attribution.output import window_draws, with_views
 from journey.config.checks import ConfigError
 from journey.config.groups import Precision, Views
 from journey.diffusion.examples import Examples
+from journey.diffusion.network import Guidance
+from journey.diffusion.schedule import add_noise
 
 PLANS = [Plan("loop", 2, 6), Plan("loop", 3, 4), Plan("loop", 1, 1), Plan("vmap", 2, 6), Plan("vmap", 5, 6)]
 
@@ -24,15 +26,20 @@ def test_every_plan_is_the_naive_loop(net, linear_schedule, clean, draws, plan):
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("plan", [Plan("loop", 1, 6), Plan("vmap", 3, 6)], ids=str)
-def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan):
-    """Text-to-image: another sample of the latents and another caption for each draw, another architecture."""
-    torch.manual_seed(0)
-    net = UNet2DConditionModel(
+def conditional() -> UNet2DConditionModel:
+    """A network of latents with four channels that reads five tokens of width six."""
+    return UNet2DConditionModel(
         sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=6, attention_head_dim=2,
     ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", [Plan("loop", 1, 6), Plan("vmap", 3, 6)], ids=str)
+def test_a_conditional_model_on_latents_needs_nothing_else(linear_schedule, plan):
+    """Text-to-image: another sample of the latents and another caption for each draw, another architecture."""
+    torch.manual_seed(0)
+    net = conditional()
     examples = Examples(torch.randn(3, 4, 4, 4), torch.rand(3, 4, 4, 4), torch.randn(3, 2, 5, 6))
     draws = window_draws((0, 1000), 6, (4, 4, 4), 0, "test")
     draws = with_views(draws, examples, Views.both, Views.random, False, 0, "test")
@@ -115,3 +122,20 @@ def test_normalised_draws_are_the_naive_loop(net, linear_schedule, clean, draws,
     assert choose(objective, clean, draws, 1.0) == Plan("vmap", 16, 6)
     in_half = Objective(net, linear_schedule, Precision.bf16, normalize=True)
     assert choose(in_half, clean, draws, 1.0) == Plan("loop", 8, 1), "a draw at a time, for each has a norm of its own"
+
+
+@pytest.mark.parametrize("plan", [Plan("loop", 1, 6), Plan("vmap", 3, 6)], ids=str)
+def test_a_guided_prediction_has_the_gradient_of_both_of_its_parts(linear_schedule, plan):
+    torch.manual_seed(0)
+    net = conditional()
+    examples, nothing = Examples(torch.randn(3, 4, 4, 4), context=torch.randn(3, 1, 5, 6)), torch.randn(5, 6)
+    draws = window_draws((0, 1000), 6, (4, 4, 4), 0, "test")
+    expected = []
+    for x0, (context,) in zip(examples.x0, examples.context, strict=True):
+        net.zero_grad()
+        x_t = add_noise(linear_schedule, x0.expand(6, -1, -1, -1), draws.t, draws.eps)
+        without, with_prompt = (net(x_t, draws.t, some.expand(6, -1, -1)).sample for some in (nothing, context))
+        (draws.eps - (without + 2.5 * (with_prompt - without))).square().mean().backward()
+        expected.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    objective = Objective(net, linear_schedule, Precision.fp32, guidance=Guidance(2.5, nothing))
+    torch.testing.assert_close(gradients(objective, examples, draws, plan), torch.stack(expected), rtol=1e-3, atol=1e-5)

@@ -82,7 +82,9 @@ def test_guidance_goes_from_no_prompt_past_the_prompt():
 
     x_t, t, context, nothing = torch.randn(3, 2), torch.tensor([1, 2, 3]), torch.randn(3, 4, 5), torch.randn(4, 5)
     without, with_prompt = predict(x_t, t, nothing.expand_as(context)), predict(x_t, t, context)
-    torch.testing.assert_close(network.guided(predict, 3.0, nothing)(x_t, t, context), without + 3 * (with_prompt - without))
+    torch.testing.assert_close(
+        network.guided(predict, network.Guidance(3.0, nothing))(x_t, t, context), without + 3 * (with_prompt - without)
+    )
 
 
 def test_an_autoencoder_samples_and_scales_its_latents():

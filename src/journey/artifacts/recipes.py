@@ -77,7 +77,20 @@ class Recipes:
 
     def measured(self, model: Train) -> Measure:
         """The outputs of one model on all queries."""
-        return Measure(model, self.journeys, self.steps, self.retraining.num_draws, self.retraining.antithetic, self.seed)
+        return Measure(
+            checkpoint=model,
+            journeys=self.journeys,
+            steps=self.steps,
+            num_draws=self.retraining.num_draws,
+            antithetic=self.retraining.antithetic,
+            seed=self.seed,
+            guidance=self.guidance,
+        )
+
+    @property
+    def guidance(self) -> float:
+        """Of the prediction that queries are attributed and judged by."""
+        return self.sampling.guidance if self.sampling.judge_guided else 1.0
 
     @property
     def full_outputs(self) -> Measure | None:

@@ -255,6 +255,7 @@ class Measure(Spec):
     num_draws: int
     antithetic: bool
     seed: int
+    guidance: float = neutral(1.0)  # of the queries' prediction
 
     @property
     def label(self) -> str:
@@ -333,6 +334,7 @@ class Featurize(Spec):
     seed: int
     flips: Views = neutral(Views.none)  # of training images
     captions: Views = neutral(Views.none)
+    guidance: float = neutral(1.0)  # of the queries' prediction
 
     @property
     def label(self) -> str:
@@ -372,6 +374,7 @@ class Unlearn(Spec):
     damping: float
     rise: tuple[float, ...]
     seed: int
+    guidance: float = neutral(1.0)  # of the queries' prediction
 
     @property
     def label(self) -> str:

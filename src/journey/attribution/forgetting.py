@@ -17,7 +17,6 @@ from journey.attribution.curvature import Curvature
 from journey.attribution.gradients import Objective, loop_gradients
 from journey.attribution.output import Draws, seen
 from journey.diffusion.examples import Examples
-from journey.diffusion.network import bind
 from journey.diffusion.training import denoising_loss
 
 
@@ -51,7 +50,7 @@ def losses(objective: Objective, change: Tensor | None, examples: Examples, draw
     `rows` examples × draws are computed at once.
     """
     parameters = None if change is None else _changed(objective, change)
-    predict = bind(objective.network, objective.precision, parameters)
+    predict = objective.predict(parameters)
     batch, means = max(1, rows // len(draws)), []
     for first in range(0, len(examples), batch):
         some = examples[first : first + batch]

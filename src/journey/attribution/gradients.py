@@ -17,7 +17,7 @@ from journey.attribution.output import Draws, output
 from journey.config.checks import require
 from journey.config.groups import Output, Precision
 from journey.diffusion.examples import Examples
-from journey.diffusion.network import bind
+from journey.diffusion.network import Guidance, Predict, bind
 from journey.diffusion.schedule import Schedule
 
 TINY = 2**19  # parameters: 160k are faster under vmap, 1.1M in a loop, as measured
@@ -37,13 +37,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Objective:
-    """The function whose gradient is taken; normalize: the gradient of every draw gets unit norm before the mean."""
+    """The function whose gradient is taken, of the prediction as it is, or guided.
+
+    normalize: the gradient of every draw gets unit norm before the mean.
+    """
 
     network: nn.Module
     schedule: Schedule
     precision: Precision
     output: Output = Output.loss
     normalize: bool = False
+    guidance: Guidance | None = None
+
+    def predict(self, parameters: dict[str, Tensor] | None = None) -> Predict:
+        """The network, optionally with other parameters."""
+        return bind(self.network, self.precision, parameters, self.guidance)
 
     def gradients(self, examples: Examples, draws: Draws, plan: Plan) -> Iterator[Tensor]:
         """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32
@@ -57,7 +65,7 @@ class Objective:
 
 def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
     """One backward pass per example and chunk of draws. [B, d]"""
-    predict = bind(objective.network, objective.precision)
+    predict = objective.predict()
     parameters = list(objective.network.parameters())
     sizes = [p.numel() for p in parameters]
     rows = torch.zeros(len(examples), sum(sizes), device=examples.x0.device)
@@ -77,8 +85,7 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
     def f(parameters: dict[str, Tensor], example: dict[str, Tensor | None], draws: dict[str, Tensor | None]) -> Tensor:
-        predict = bind(objective.network, objective.precision, parameters)
-        return output(predict, objective.schedule, Examples(**example), Draws(**draws), objective.output)
+        return output(objective.predict(parameters), objective.schedule, Examples(**example), Draws(**draws), objective.output)
 
     over_examples, over_draws = (None, _first_axis(examples), None), (None, None, _first_axis(draws))
     inputs = (parameters, vars(examples))
@@ -176,5 +183,5 @@ def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output(bind(objective.network, objective.precision), objective.schedule, example, draws)
+        output(objective.predict(), objective.schedule, example, draws)
     return sum(kept.values())

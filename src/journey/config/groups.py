@@ -97,6 +97,7 @@ class Sampling:
     steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
     prompts: list[str] = field(default_factory=list)  # of a model that reads text: queries take them in turn; none: no text
     guidance: float = 1.0  # towards the prompt, away from none; 1: none
+    judge_guided: bool = False  # queries are attributed and judged by the guided prediction, not by that with their prompt alone
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""

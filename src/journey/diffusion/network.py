@@ -1,20 +1,31 @@
 """The denoiser ε_θ(x_t, t, context): any architecture behind one call."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from journey.config.checks import ConfigError
-from journey.config.contracts import Compute
+from journey.config.contracts import Compute, Model
 from journey.config.groups import Precision
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_t [B, …], t [B], context [B, L, E] or None) → predicted noise, or velocity [B, …]"""
 
 
-def bind(network: nn.Module, precision: Precision, parameters: dict[str, Tensor] | None = None) -> Predict:
-    """The network as a function of its inputs, under autocast if so asked, optionally with other parameters."""
+@dataclass(frozen=True)
+class Guidance:
+    """Away from no prompt, `scale` times as far as to the prompt. nothing: the context of no prompt, [L, E]."""
+
+    scale: float
+    nothing: Tensor
+
+
+def bind(
+    network: nn.Module, precision: Precision, parameters: dict[str, Tensor] | None = None, guidance: Guidance | None = None
+) -> Predict:
+    """The network as a function of its inputs, under autocast if so asked, optionally with other parameters, or guided."""
 
     def predict(x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         inputs = (x_t, t) if context is None else (x_t, t, context)
@@ -25,22 +36,23 @@ def bind(network: nn.Module, precision: Precision, parameters: dict[str, Tensor]
             called = torch.func.functional_call(network, parameters, inputs, {"return_dict": False})
             return called[0].to(x_t.dtype)
 
-    return predict
+    return predict if guidance is None else guided(predict, guidance)
 
 
-def guided(predict: Predict, scale: float, nothing: Tensor) -> Predict:
-    """Classifier-free guidance (Ho and Salimans 2022, Equation 6): from the prediction without a prompt, `scale` times as far as
-    to the one with it.
+def guided(predict: Predict, guidance: Guidance) -> Predict:
+    """Classifier-free guidance (Ho and Salimans 2022, Equation 6)."""
 
-    nothing: the context of no prompt, [L, E].
-    """
-
-    def predict_guided(x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        contexts = torch.cat([nothing.expand_as(context), context])
-        without, with_prompt = predict(x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), contexts).chunk(2)
-        return without + scale * (with_prompt - without)
+    def predict_guided(x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        contexts = torch.cat([guidance.nothing.expand_as(context), context])
+        without, with_prompt = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), contexts).chunk(2)
+        return without + guidance.scale * (with_prompt - without)
 
     return predict_guided
+
+
+def guidance_of(model: Model, scale: float, device: torch.device) -> Guidance | None:
+    """None where there is none: at scale 1."""
+    return None if scale == 1 else Guidance(scale, model.read([""])[0].to(device))
 
 
 def device_of(compute: Compute) -> torch.device:

@@ -57,7 +57,8 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     if spec.curvature is not None:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
         project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
-    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize)
+    guidance = network.guidance_of(model, spec.guidance, device)
+    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance)
 
     # Begin, or continue where an interrupted run stopped.
     left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)

@@ -22,7 +22,9 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError if an output is not finite."""
     device = network.device_of(workspace.compute)
     model = spec.checkpoint.model
-    predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
+    guidance = network.guidance_of(model, spec.guidance, device)
+    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
+    predict = network.bind(denoiser, spec.checkpoint.precision, guidance=guidance)
     noise_schedule = model.schedule(device)
     targets = [*estimates(spec.journeys, spec.steps, workspace), destinations(spec.journeys, workspace)]
 

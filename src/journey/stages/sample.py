@@ -26,15 +26,15 @@ def make(spec: Sample, partial: Path, workspace: Workspace) -> None:
     # Load.
     device = network.device_of(workspace.compute)
     model = spec.checkpoint.model
-    predict = network.bind(model.load(get(spec.checkpoint, workspace).path, device), spec.checkpoint.precision)
+    guidance = network.guidance_of(model, spec.guidance, device)
+    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
+    predict = network.bind(denoiser, spec.checkpoint.precision, guidance=guidance)
     shape = train_examples(spec.checkpoint, workspace).shape
     context = None
     if spec.prompts:
-        *of_prompts, nothing = model.read([*spec.prompts, ""]).to(device)
+        of_prompts = model.read(spec.prompts).to(device)
         context = torch.stack([of_prompts[q % len(of_prompts)] for q in range(spec.num_queries)])
         np.save(partial / "context.npy", context[:, None].cpu().numpy())
-        if spec.guidance != 1:
-            predict = network.guided(predict, spec.guidance, nothing)
     noise_schedule = model.schedule(device)
     timesteps = visited_timesteps(noise_schedule.num_timesteps, spec.num_inference_steps)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
     denoiser = model.load(get(spec.checkpoint, workspace).path, device)
     noise_schedule = model.schedule(device)
     objective = Objective(denoiser, noise_schedule, spec.precision)
+    asked = replace(objective, guidance=network.guidance_of(model, spec.guidance, device))
     estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
     clean = train_examples(spec.checkpoint, workspace).to(device)
     rest = (spec.num_draws, clean.shape, spec.seed)
@@ -53,7 +55,7 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
         for i, (query, draws) in enumerate(_queries(spec, of_destinations, workspace)):
             if i < done:
                 continue
-            output, gradient = forgetting.output_and_gradient(objective, query.to(device), draws.to(device))
+            output, gradient = forgetting.output_and_gradient(asked, query.to(device), draws.to(device))
             towards = forgetting.direction(estimated, gradient, spec.damping)
             for j, rise in enumerate(spec.rise):
                 step = forgetting.step_size(gradient, towards, output, rise) * towards

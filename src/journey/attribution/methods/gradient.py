@@ -126,6 +126,7 @@ class GradientMethod(Attribution, Method):
             projection=self.projection,
             projection_dim=0 if self.projection is Projection.none else self.projection_dim,
             seed=recipes.seed,
+            guidance=1.0 if queries is None else recipes.guidance,
             flips=self.flips if queries is None else Views.none,
             captions=self.captions if queries is None else Views.none,
         )

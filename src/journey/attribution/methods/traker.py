@@ -10,7 +10,7 @@ import numpy as np
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Score, Traker
 from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import require_count
+from journey.config.checks import require, require_count
 from journey.config.contracts import Method, Model
 from journey.config.groups import Attribution, DampingUnit
 
@@ -45,6 +45,8 @@ class TrakerMethod(Method):
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
         """scores: [checkpoint]."""
+        asked = recipes.guidance == 1
+        require(asked, "sampling.judge_guided", "true", "false with method=traker, which attributes the prediction as it is")
         repeats = range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints)
         return {"scores": tuple(self._traker(recipes, repeat) for repeat in repeats)}
 

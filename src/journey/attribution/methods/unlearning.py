@@ -51,6 +51,7 @@ class Unlearning(Method):
             damping=self.damping,
             rise=tuple(self.rise),
             seed=recipes.seed,
+            guidance=recipes.guidance,
         )
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
