@@ -1,9 +1,11 @@
 """Datasets on miniatures in their own formats, and their errors."""
 
 import hashlib
+import importlib.util
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from journey.data.archive import Archive, TorchvisionArchive
 from journey.data.folder import Folder
 from journey.data.mnist5k import MNIST5k
 from journey.data.resizing import resized
+from journey.data.twemoji import Twemoji
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -29,20 +32,29 @@ def random():
 # -------------------------------------------------------------------------------------------------- archives
 
 
-@pytest.fixture
-def cifar(tmp_path, random, monkeypatch):
-    """Ten images a batch, pickled as the archive's are, with their own checksums."""
-    folder, sums, pixels = tmp_path / "cifar-10-batches-py", {}, {}
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+
+
+def write_batches(root, monkeypatch, batches):
+    """An archive of pixels [n, 3072] and labels by batch, pickled as CIFAR-10's are, with its own checksums."""
+    folder = root / "cifar-10-batches-py"
     folder.mkdir()
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
-        pixels[name] = random.integers(256, size=(10, 3072), dtype=np.uint8)
-        batch = {"data": pixels[name], "labels": list(range(10))} if "meta" not in name else {"label_names": CLASSES}
-        (folder / name).write_bytes(pickle.dumps(batch))
+    contents = {name: {"data": data, "labels": labels} for name, (data, labels) in batches.items()}
+    contents["batches.meta"] = {"label_names": CLASSES}
+    sums = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    train = [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)]
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in BATCHES[:-1]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
+
+
+@pytest.fixture
+def cifar(tmp_path, random, monkeypatch):
+    """Ten images a batch."""
+    pixels = {name: random.integers(256, size=(10, 3072), dtype=np.uint8) for name in BATCHES}
+    write_batches(tmp_path, monkeypatch, {name: (data, list(range(10))) for name, data in pixels.items()})
     return tmp_path, pixels
 
 
@@ -55,6 +67,21 @@ def test_cifar10_is_read_as_it_is_written(cifar):
     np.testing.assert_array_equal(train.images[13], pixels["data_batch_2"][3].reshape(3, 32, 32))
     assert (train.ids[13], test.ids[3]) == ("cifar10/train/00013", "cifar10/test/00003")
     assert train.describe(17) == "horse"
+
+
+def test_real_images_come_out_of_an_archive_as_they_are(tmp_path, monkeypatch):
+    """The twenty of CIFAR-10 that foolbox ships, in batches as the archive has them."""
+    files = sorted((Path(importlib.util.find_spec("foolbox").origin).parent / "data").glob("cifar10_*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])  # [20, 32, 32, 3]
+    labels = [int(file.stem.rpartition("_")[2]) for file in files]
+    assert pixels.shape == (20, 32, 32, 3)
+    flat = pixels.transpose(0, 3, 1, 2).reshape(20, -1)  # the red plane first
+    write_batches(tmp_path, monkeypatch, {name: (flat[i::6], labels[i::6]) for i, name in enumerate(BATCHES)})
+    train, test = TorchvisionArchive(root=str(tmp_path)).load()
+    found = np.concatenate([train.images, test.images]).transpose(0, 2, 3, 1)
+    order = [j for i in range(6) for j in range(i, 20, 6)]
+    np.testing.assert_array_equal(found, pixels[order])
+    assert [*train.labels, *test.labels] == [labels[j] for j in order]
 
 
 def test_some_classes_are_labelled_in_their_order_and_balanced(cifar):
@@ -206,3 +233,49 @@ def test_a_folder_that_cannot_be_read_is_refused_by_the_name_of_its_file(folder,
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"^dataset\.root=.*: must be a directory with two images or more"):
         Folder(root=str(tmp_path / "nothing")).load()
+
+
+# ----------------------------------------------------------------------------------------------- embedded sets
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return Twemoji().load()
+
+
+def test_every_drawing_has_its_name_and_group_and_no_flag_of_a_country_is_among_them(emoji):
+    train, held_out = emoji
+    for part in emoji:
+        check(part, "twemoji")
+    assert (len(train), len(held_out)) == (1600, 59)
+    assert not set(train.ids) & set(held_out.ids)
+    described = {id: (caption, part.class_names[label]) for part in emoji
+                 for id, (caption,), label in zip(part.ids, part.captions, part.labels, strict=True)}  # fmt: skip
+    assert described["twemoji/1f34e"] == ("red apple", "Food & Drink")
+    assert described["twemoji/1f469-200d-1f52c"] == ("woman scientist", "People & Body")
+    assert described["twemoji/2764"] == ("red heart", "Smileys & Emotion")
+    assert not any("1f1e6" <= part <= "1f1ff" or "1f3fb" <= part <= "1f3ff" for id in described for part in id[8:].split("-"))
+
+
+def test_a_drawing_is_on_white_and_averaged(emoji):
+    train = emoji[0]
+    apple = train.images[train.ids.index("twemoji/1f34e")]
+    assert apple.shape == (3, 32, 32)
+    assert (apple[:, 0, 0] == 255).all()
+    red, green, blue = apple[:, 20, 16].astype(int)
+    assert red > 180 > 100 > max(green, blue)
+
+
+def test_a_group_is_held_out_in_proportion(emoji):
+    train, held_out = (np.bincount(part.labels, minlength=10) for part in emoji)
+    share = held_out / (train + held_out)
+    assert (abs(share - 59 / 1659) * (train + held_out) < 1).all()
+
+
+def test_skin_tones_are_the_same_drawings_in_other_colours():
+    train, held_out = Twemoji(num_train=3000, skin_tones=True).load()
+    captions = {caption for part in (train, held_out) for (caption,) in part.captions}
+    assert len(train) + len(held_out) == 3694
+    assert {"waving hand", "waving hand dark skin tone"} <= captions
+    with pytest.raises(ConfigError, match=r"dataset\.num_train=1700: must be in 1…1659"):
+        Twemoji(num_train=1700).load()

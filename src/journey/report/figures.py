@@ -1,5 +1,6 @@
 """The picture of the journeys: what guided each step."""
 
+import textwrap
 from dataclasses import dataclass
 
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from journey.palette import COLOURS
 
+MOST_LETTERS = 12  # of a label: an image is no wider
 OUTLINE = patheffects.withStroke(linewidth=1.5, foreground="white")  # letters can be read on any image
 
 
@@ -20,7 +22,7 @@ class Guided:
     """What `journeys` draws.
 
     steps: [S]; x0_hat: in −1 … 1, [S, Q, C, H, W]; train: uint8 [N, C, H, W]; scores: [S, Q, N]; labels: text of every
-    training image.
+    training image; ids: of the training images; queries: what each was asked for, or [].
     """
 
     steps: list[int]
@@ -28,7 +30,8 @@ class Guided:
     train: np.ndarray
     scores: np.ndarray
     labels: list[str]
-    ids: tuple[str, ...]  # of the training images
+    ids: tuple[str, ...]
+    queries: tuple[str, ...] = ()
 
 
 def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 3) -> Figure:
@@ -59,10 +62,11 @@ def journeys(guided: Guided, title: str, num_queries: int = 3, num_shown: int = 
                     (1 + num_shown + place, order[-1 - place], COLOURS[0]),
                 ):
                     _show(rows[row, column], guided.train[index] / 255, colour)
-                    text = rows[row, column].text(0.5, 0.5, guided.labels[index], color=colour, fontsize=6)
+                    text = rows[row, column].text(0.5, 0.5, guided.labels[index][:MOST_LETTERS], color=colour, fontsize=6)
                     text.set_path_effects([OUTLINE])
                     rows[row, column].set_xlabel(guided.ids[index].rpartition("/")[2][-8:], fontsize=3.5, labelpad=1)
-        for row, text in ((0, f"query {query}\nx̂0"), (1, "proponents"), (1 + num_shown, "opponents")):
+        asked = guided.queries[query % len(guided.queries)] if guided.queries else f"query {query}"
+        for row, text in ((0, f"{textwrap.fill(asked, 12)}\nx̂0"), (1, "proponents"), (1 + num_shown, "opponents")):
             rows[row, 0].text(-0.15, 0.5, text, transform=rows[row, 0].transAxes, ha="right", va="center", fontsize=7)
     figure.suptitle(title, fontsize=9, y=0.995)
     figure.subplots_adjust(left=1.0 / size[0], right=0.99, top=1 - 0.5 / size[1], bottom=0.01)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from journey.artifacts.graph import address, ancestors, describe
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import All, Evaluate, Train
+from journey.artifacts.specs import All, Autoencoder, Evaluate, Train
 from journey.artifacts.store import differences, git_state, replace_text, versions, write_json
 from journey.artifacts.workspace import Workspace, get
 from journey.config.contracts import Method
@@ -72,6 +72,7 @@ def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
         "dataset": run.dataset.label,
         "model": run.model.label,
         "variants": [name for name in run.judged if name not in run.method],
+        **_autoencoder(target, workspace),
         **found,
         "cost": {name: costs.of_method(score, workspace.store) for name, score in target.scores.items()},
         **costs.by_stage(target, workspace.store),
@@ -80,6 +81,12 @@ def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
         "commit": git_state(),
         "versions": versions(),
     }
+
+
+def _autoencoder(target: Evaluate, workspace: Workspace) -> dict[str, object]:
+    """How well an autoencoder of ours gives images back, where there is one."""
+    costs_of = [workspace.store.cost(spec) for spec in ancestors(target) if isinstance(spec, Autoencoder)]
+    return {"autoencoder": costs_of[0]["facts"]} if any(costs_of) else {}
 
 
 def _addresses(target: Evaluate) -> dict[str, object]:
@@ -173,6 +180,7 @@ def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, 
         scores=scores[candidates.index(best)],
         labels=[images.describe(i) for i in range(len(images))],
         ids=images.ids,
+        queries=made_from.journeys.prompts,
     )
     setting = "".join(f", {key} {value:g}" for key, value in best.items())
     return figures.journeys(guided, f"{run.name}: what guided each step ({name}{setting})")
@@ -183,6 +191,8 @@ def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, 
 
 def _show(run: Config, result: dict) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width to keep to
+    if quality := result.get("autoencoder", {}).get("psnr_held_out"):
+        console.print(f"autoencoder: {quality:.1f} dB PSNR on held-out images")
     for table in run.evaluation.tables(result) or tables.of_rows(result["rows"], run.name):
         console.print(table)
 
