@@ -8,6 +8,7 @@ from journey.artifacts.released import located
 from journey.config.checks import require, require_count
 from journey.config.contracts import Model
 from journey.config.groups import neutral
+from journey.diffusion import unet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,42 +33,26 @@ class DDPM(Model):
 
     @property
     def label(self) -> str:
-        """Channels; then, where there are any, residual blocks a level, levels that attend, and attention in the middle."""
-        layers = f"x{self.layers_per_block}" if self.layers_per_block > 1 else ""
-        attention = "a" + "".join(map(str, self.attention_blocks)) if self.attention_blocks else ""
-        return "ddpm" + "-".join(map(str, self.block_out_channels)) + layers + attention + "m" * self.mid_block_attention
+        """That of the U-Net, and whether its middle attends."""
+        blocks = unet.label(self.block_out_channels, self.layers_per_block, self.attention_blocks)
+        return f"ddpm{blocks}" + "m" * self.mid_block_attention
 
     def check(self, where: str) -> None:
-        channels, groups = self.block_out_channels, self.norm_num_groups
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
             located(f"{where}.checkpoints", name, "a network or a state dict")
-        require_count(f"{where}.norm_num_groups", groups)
-        require(0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers")
-        divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)
-        require(divisible, f"{where}.block_out_channels", channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
-        require_count(f"{where}.layers_per_block", self.layers_per_block, most=64)
-        blocks = self.attention_blocks
+        blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
+        unet.check(where, *blocks)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
-        known = all(b in range(len(channels)) for b in blocks) and len(set(blocks)) == len(blocks)
-        require(known, f"{where}.attention_blocks", blocks, f"distinct indices in 0…{len(channels) - 1}")
 
     def fits(self, shape: tuple[int, int, int]) -> None:
-        levels = len(self.block_out_channels) - 1
-        halved = all(pixels % 2**levels == 0 for pixels in shape[1:])
-        allowed = f"so few that images of {shape[1]}×{shape[2]} can be halved {levels} times"
-        require(halved, "model.block_out_channels", self.block_out_channels, allowed)
+        unet.check_sides(self.block_out_channels, "images", shape[1:])
 
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         return shape
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Of the 3×3 convolutions: two for each residual block, one block more on the way up than down."""
-        total = 0.0
-        for level, channels in enumerate(self.block_out_channels):
-            pixels = shape[1] * shape[2] / 4**level
-            total += pixels * 9 * channels**2 * 2 * (2 * self.layers_per_block + 1)
-        return total
+        return unet.multiply_adds(self.block_out_channels, self.layers_per_block, shape[1] * shape[2])
 
     def encode(self, images: "ImageSet", encoded: "Artifact | None" = None) -> "Examples":
         from journey.data import as_pixels

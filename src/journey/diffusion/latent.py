@@ -11,6 +11,7 @@ from journey.artifacts.specs import Autoencoder, Encoded, Images
 from journey.config.checks import require, require_count
 from journey.config.contracts import Model
 from journey.config.groups import Autoencoding, Prediction
+from journey.diffusion import unet
 from journey.diffusion.text import Captions, TextEncoder
 
 if TYPE_CHECKING:
@@ -45,25 +46,19 @@ class LatentDiffusion(Model):
 
     @property
     def label(self) -> str:
-        layers = f"x{self.layers_per_block}" if self.layers_per_block > 1 else ""
-        return "ldm" + "-".join(map(str, self.block_out_channels)) + layers + "a" + "".join(map(str, self.attention_blocks))
+        return "ldm" + unet.label(self.block_out_channels, self.layers_per_block, self.attention_blocks)
 
     def check(self, where: str) -> None:
-        channels, groups, heads = self.block_out_channels, self.norm_num_groups, self.attention_heads
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
             located(f"{where}.checkpoints", name, "a network or a state dict")
         self.autoencoder.check(f"{where}.autoencoder")
-        require_count(f"{where}.norm_num_groups", groups)
+        blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
+        unet.check(where, *blocks)
+        heads = self.attention_heads
         require_count(f"{where}.attention_heads", heads, most=1024)
-        require(0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers")
-        divisible = all(0 < c <= 2**14 and c % groups == 0 == c % heads for c in channels)
-        allowed = f"multiples of norm_num_groups={groups} and attention_heads={heads} in 1…{2**14}"
-        require(divisible, f"{where}.block_out_channels", channels, allowed)
-        require_count(f"{where}.layers_per_block", self.layers_per_block, most=64)
-        blocks = self.attention_blocks
-        known = all(b in range(len(channels)) for b in blocks) and len(set(blocks)) == len(blocks)
-        require(known, f"{where}.attention_blocks", blocks, f"distinct indices in 0…{len(channels) - 1}")
+        divisible = all(c % heads == 0 for c in self.block_out_channels)
+        require(divisible, f"{where}.block_out_channels", self.block_out_channels, f"multiples of attention_heads={heads}")
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
 
     def _pipeline(self) -> Path:
@@ -92,10 +87,7 @@ class LatentDiffusion(Model):
         side = self._downscaled()
         whole = all(pixels % side == 0 for pixels in shape[1:])
         require(whole, "model", self.label, f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}")
-        levels = len(self.block_out_channels) - 1
-        halved = all(pixels // side % 2**levels == 0 for pixels in shape[1:])
-        allowed = f"so few that latents of {shape[1] // side}×{shape[2] // side} can be halved {levels} times"
-        require(halved, "model.block_out_channels", self.block_out_channels, allowed)
+        unet.check_sides(self.block_out_channels, "latents", (shape[1] // side, shape[2] // side))
 
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         side, channels = self._downscaled(), self.autoencoder.latent_channels
@@ -104,11 +96,8 @@ class LatentDiffusion(Model):
         return channels, shape[1] // side, shape[2] // side
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Of the 3×3 convolutions: two for each residual block, one block more on the way up than down."""
-        total, latents = 0.0, shape[1] * shape[2] / self._downscaled() ** 2
-        for level, channels in enumerate(self.block_out_channels):
-            total += latents / 4**level * 9 * channels**2 * 2 * (2 * self.layers_per_block + 1)
-        return total
+        area = shape[1] * shape[2] / self._downscaled() ** 2
+        return unet.multiply_adds(self.block_out_channels, self.layers_per_block, area)
 
     # ----------------------------------------------------------------------------------------------- encoders
 
