@@ -156,24 +156,25 @@ def test_an_autoencoder_is_loaded_as_it_was_saved(tmp_path):
     torch.testing.assert_close(autoencoder.encode(autoencoder.load(tmp_path, CPU), x)[0], autoencoder.encode(vae.eval(), x)[0])
 
 
+PROMPTED_METHODS = ["journey", "trak", "ekfac", "das", "tracin", "abu", "datamodel", "traker", "pixel", "latent", "caption"]
 PROMPTED = (
     *TINY, "dataset=twemoji", "dataset.num_train=300", "model=ldm_tiny",
     "model.autoencoder={num_steps:3,warmup_steps:1,block_out_channels:[8,8]}",
     "training.caption_dropout=0.5", "sampling.guidance=2", "sampling.prompts=[red apple,dog face]",
-    "method=[journey,trak,ekfac,pixel,latent,caption]",
+    f"method=[{','.join(PROMPTED_METHODS)}]", "attribution={num_draws:2,projection_dim:101,num_checkpoints:2}",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prompted")
-    succeeds(directory, *PROMPTED)
+    succeeds(directory, *PROMPTED, "method.abu.num_draws=2")
     return directory
 
 
 def test_text_to_image_goes_the_whole_road(finished):
     result = json.loads((finished / "reports/smoke/result.json").read_text())
-    assert names(result["rows"], "lds") == ["journey", "trak", "ekfac", "pixel", "latent", "caption"]
+    assert names(result["rows"], "lds") == PROMPTED_METHODS
     assert (finished / "reports/smoke/journeys.png").exists()
     (encoded,) = (finished / "artifacts/encoded").glob("*/mean.npy")
     assert np.load(encoded).shape == (300, 4, 16, 16)
