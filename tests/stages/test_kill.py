@@ -15,7 +15,10 @@ from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import gradients
 from journey.attribution.methods.unlearning import Unlearning
-from journey.config.groups import At, Ensemble, Projection
+from journey.config.groups import At, Autoencoding, Ensemble, Projection, Training
+from journey.config.settings import Config
+from journey.data.twemoji import Twemoji
+from journey.diffusion.latent import LatentDiffusion
 from journey.experiment import recipes
 from journey.stages import featurize
 
@@ -30,8 +33,19 @@ test_kill.make({name!r}, Path({root!r}))
 """
 
 
+def prompted_run() -> Config:
+    """A small run of a text-to-image model."""
+    return small_run(
+        dataset=Twemoji(num_train=300),
+        model=LatentDiffusion(
+            block_out_channels=[8, 16], autoencoder=Autoencoding(num_steps=150, batch_size=4, block_out_channels=[8, 8])
+        ),
+        training=Training(num_steps=150, batch_size=4, caption_dropout=0.5),
+    )
+
+
 def spec_of(name: str, root: Path) -> Spec:
-    of = recipes(small_run(), Store(root))
+    of, prompted = (recipes(run, Store(root)) for run in (small_run(), prompted_run()))
     features = of.score(journey_trak()).needs
     snapshots = of.score(journey_trak(ensemble=Ensemble.run, num_checkpoints=2)).needs["train"]
     specs = {
@@ -41,6 +55,9 @@ def spec_of(name: str, root: Path) -> Spec:
         "featurization": features["train"][0][0],
         "featurization-of-steps": features["queries"][0],
         "dense": dataclasses.replace(features["train"][0][0], projection=Projection.gaussian),
+        "autoencoder": prompted.encoded.autoencoder,
+        "encoding": prompted.encoded,
+        "training-on-captions": prompted.trained(0),
         "unlearning": of.score(Unlearning(num_draws=4, at=At.destination)).needs["rises"][0],
     }
     return specs[name]
@@ -83,6 +100,9 @@ def undisturbed(tmp_path_factory):
     [
         ("training", "models/*.partial/resume.json"),
         ("snapshot", "snapshots/*.partial/resume.json"),
+        ("autoencoder", "autoencoders/*.partial/resume.json"),
+        ("encoding", "encoded/*.partial/resume.json"),
+        ("training-on-captions", "models/*.partial/resume.json"),
         ("featurization", "features/*.partial/resume.json"),
         ("featurization-of-steps", "features/*.partial/resume.json"),
         ("unlearning", "unlearned/*.partial/resume.json"),

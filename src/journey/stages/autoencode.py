@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from journey.artifacts import resume
@@ -89,5 +90,5 @@ def _psnr(trained: torch.nn.Module, images: ImageSet, device: torch.device) -> f
     return autoencoder.psnr(total / images.images.size)
 
 
-def _blocks(images) -> list:
+def _blocks(images: np.ndarray) -> list[np.ndarray]:
     return [images[first : first + BATCH] for first in range(0, len(images), BATCH)]

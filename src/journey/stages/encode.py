@@ -59,6 +59,7 @@ def make(spec: Encoded, partial: Path, workspace: Workspace) -> None:
                 saved_at = time.monotonic()
     for array in arrays:
         array.flush()
+    vae.register_to_config(_name_or_path="")  # where it was is no part of the artifact
     vae.save_pretrained(partial / "vae")
 
     # Captions.

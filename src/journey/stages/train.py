@@ -24,7 +24,9 @@ def make(spec: Train, partial: Path, workspace: Workspace) -> None:
     if spec.released:
         path = located("model.checkpoints", spec.source, "where it was")
         shape = spec.model.example_shape(spec.images.shape)
-        weights.load(spec.model, path, shape, torch.device("cpu")).save_pretrained(partial)
+        released = weights.load(spec.model, path, shape, torch.device("cpu"))
+        released.register_to_config(_name_or_path="")  # where it was is no part of the artifact
+        released.save_pretrained(partial)
         return
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)
