@@ -13,7 +13,7 @@ What is no part of any spec, because it changes no number beyond rounding: `comp
 
 A field made by `neutral` is left out of the address while it has its neutral value, so a new setting does not re-address
 what was made before it existed. `work` is what an artifact costs, in multiply-adds or the like: it scales estimates, and
-is compared within a stage only.
+is compared within a stage only. `size` is what settings tell of its bytes.
 """
 
 import math
@@ -47,6 +47,11 @@ class Spec:
     folder: ClassVar[str]
     version: ClassVar[int]  # rises when the same settings give other numbers
     has_curves: ClassVar[bool] = False  # worth following while it is made
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of its arrays; None: settings do not tell, or not all."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,14 @@ class Sample(Spec):
 
     @property
     def work(self) -> float:
-        return self.num_queries * self.num_inference_steps * self.checkpoint.forward
+        passes = 1 if self.guidance == 1 else 2
+        return self.num_queries * self.num_inference_steps * passes * self.checkpoint.forward
+
+    @property
+    def size(self) -> int | None:
+        shape = self.checkpoint.model.example_shape(self.checkpoint.images.shape)
+        kept = 2 * len(self.steps) + 1  # x_t and x̂0_t of each step, and the end
+        return None if self.prompts else 4 * kept * self.num_queries * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,10 @@ class Measure(Spec):
     @property
     def work(self) -> float:
         return self.journeys.num_queries * (len(self.steps) + 1) * self.num_draws * self.checkpoint.forward
+
+    @property
+    def size(self) -> int:
+        return 8 * 2 * (len(self.steps) + 1) * self.journeys.num_queries
 
 
 @dataclass(frozen=True)
@@ -357,6 +373,10 @@ class Featurize(Spec):
     def work(self) -> float:
         return 3.0 * self.num_rows * self.num_draws * self.trained.forward
 
+    @property
+    def size(self) -> int | None:
+        return 4 * self.num_rows * max(1, len(self.damping)) * self.projection_dim or None  # 0: all of the gradient
+
 
 @dataclass(frozen=True)
 class Unlearn(Spec):
@@ -388,6 +408,10 @@ class Unlearn(Spec):
     @property
     def work(self) -> float:
         return self.num_queries * len(self.rise) * self.checkpoint.images.num_train * self.num_draws * self.checkpoint.forward
+
+    @property
+    def size(self) -> int:
+        return 4 * len(self.rise) * self.num_queries * self.checkpoint.images.num_train
 
 
 @dataclass(frozen=True)
@@ -426,6 +450,10 @@ class Traker(Spec):
     def work(self) -> float:
         return 3.0 * self.num_rows * self.num_draws * self.checkpoint.forward
 
+    @property
+    def size(self) -> int:
+        return 4 * len(self.damping) * self.num_queries * self.checkpoint.images.num_train
+
 
 @dataclass(frozen=True)
 class Score(Spec):
@@ -457,8 +485,11 @@ class Score(Spec):
 
     @property
     def work(self) -> float:
-        candidates, steps, queries, train = self.shape
-        return float(candidates * steps * queries * train)
+        return float(math.prod(self.shape))
+
+    @property
+    def size(self) -> int:
+        return 4 * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
