@@ -33,12 +33,13 @@ from journey.attribution.projection import projection
 from journey.config.checks import ConfigError
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.contracts import Compute, Dataset, Model
-from journey.config.groups import Autoencoding, visited_timesteps
+from journey.config.groups import Autoencoding, Precision, visited_timesteps
 from journey.config.settings import Config
 from journey.data.archive import Archive, TorchvisionArchive
 from journey.data.coco import COCO, NUM_CAPTIONS
 from journey.diffusion import autoencoder, network, sampling, training
 from journey.diffusion.examples import Examples
+from journey.diffusion.network import Predict
 from journey.diffusion.schedule import Schedule
 from journey.diffusion.text import Captions, TextEncoder
 from journey.kinds import KINDS
@@ -68,6 +69,11 @@ class Setting:
     def network(self) -> nn.Module:
         """A new one, as it is trained."""
         return self.model.build(self.examples.shape).to(self.device)
+
+    def predict(self, precision: Precision, guidance: float) -> Predict:
+        """Of a new one, as it is asked."""
+        guided = None if guidance == 1 else network.Guidance(guidance, self.nothing)
+        return network.bind(self.network().eval(), precision, guidance=guided)
 
 
 def setting(model: Model, shape: tuple[int, int, int], compute: Compute) -> Setting:
@@ -148,10 +154,8 @@ def featurize(spec: Featurize, on: Setting) -> Iterator[float]:
 def sample(spec: Sample, on: Setting) -> Iterator[float]:
     """Steps of as many queries as are sampled together."""
     together = min(TOGETHER, spec.num_queries)
-    predict = network.bind(on.network().eval(), spec.checkpoint.precision)
+    predict = on.predict(spec.checkpoint.precision, spec.guidance)
     context = None if on.nothing is None else on.nothing.expand(together, *on.nothing.shape)
-    if spec.guidance != 1:
-        predict = network.guided(predict, spec.guidance, on.nothing)
     timesteps = visited_timesteps(on.schedule.num_timesteps, spec.num_inference_steps)
     for _ in itertools.count():
         noise = sampling.QueryNoise(range(together), on.examples.shape, spec.seed)
@@ -163,7 +167,7 @@ def sample(spec: Sample, on: Setting) -> Iterator[float]:
 @torch.no_grad()
 def measure(spec: Measure, on: Setting) -> Iterator[float]:
     """Outputs of a query at a step."""
-    predict = network.bind(on.network().eval(), spec.checkpoint.precision)
+    predict = on.predict(spec.checkpoint.precision, spec.guidance)
     for query in itertools.cycle(range(NUM_IMAGES)):
         draws = draws_of(spec, spec.steps[0], query, on.schedule.num_timesteps, on.examples.shape).to(on.device)
         for half in draws.halves(spec.antithetic):

@@ -40,6 +40,11 @@ def unaddressed() -> Any:
     return field(compare=False, metadata={"unaddressed": True})
 
 
+def passes(guidance: float) -> int:
+    """Through the network, for one prediction: one more without the prompt where it is guided."""
+    return 1 if guidance == 1 else 2
+
+
 class Spec:
     """What determines an artifact. Every subclass is a frozen dataclass with a `label` for people and its `work`."""
 
@@ -244,8 +249,7 @@ class Sample(Spec):
 
     @property
     def work(self) -> float:
-        passes = 1 if self.guidance == 1 else 2
-        return self.num_queries * self.num_inference_steps * passes * self.checkpoint.forward
+        return self.num_queries * self.num_inference_steps * passes(self.guidance) * self.checkpoint.forward
 
     @property
     def size(self) -> int | None:
@@ -275,7 +279,8 @@ class Measure(Spec):
 
     @property
     def work(self) -> float:
-        return self.journeys.num_queries * (len(self.steps) + 1) * self.num_draws * self.checkpoint.forward
+        outputs = self.journeys.num_queries * (len(self.steps) + 1)
+        return outputs * self.num_draws * passes(self.guidance) * self.checkpoint.forward
 
     @property
     def size(self) -> int:
@@ -371,7 +376,7 @@ class Featurize(Spec):
 
     @property
     def work(self) -> float:
-        return 3.0 * self.num_rows * self.num_draws * self.trained.forward
+        return 3.0 * self.num_rows * self.num_draws * passes(self.guidance) * self.trained.forward
 
     @property
     def size(self) -> int | None:
