@@ -49,7 +49,7 @@ def dispatch(run: Config, reports: Path, words: str) -> dict | None:
     if run.task is Task.plan:
         from journey.report import plan
 
-        return plan.show([target], store)
+        return plan.show(target, store, run.compute)
     for directory in (store, Store(reports.parent)):
         directory.writable()
     experiment.remember_images(made_from.images, store)

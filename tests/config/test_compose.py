@@ -16,7 +16,7 @@ from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.config import groups
 from journey.config.checks import ConfigError
 from journey.config.compose import CONF, parse, register_schemas
-from journey.config.groups import At
+from journey.config.groups import At, Views
 from journey.config.settings import Config, Vary
 from journey.kinds import KINDS
 
@@ -151,6 +151,18 @@ def test_digits_is_what_was_asked_for():
     assert run.sampling.steps == [600, 500, 400, 300, 200, 100, 20]
     assert (run.method["journey"].num_draws, run.retraining.num_draws) == (64, 64)
     assert run.method["journey"].num_checkpoints == 3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "num_images"), [("cifar10", 50_000), ("cifar2", 5_000), ("fashion_mnist", 5_000), ("coco", 118_287)]
+)
+def test_what_is_of_the_papers_size_is_trained_for_its_200_epochs_and_seen_as_in_training(experiment, num_images):
+    run = composed(f"experiment={experiment}")
+    of = run.training
+    assert (of.num_steps, of.batch_size, of.learning_rate, of.warmup_steps) == (200 * num_images // 128, 128, 1e-4, 0)
+    mirrored, journey = experiment.startswith("cifar"), run.method["journey"]
+    assert (of.flip, journey.flips) == (mirrored, Views.random if mirrored else Views.none)
+    assert (journey.captions is Views.random) == run.model.reads_text == (experiment == "coco")
 
 
 REFUSED = {

@@ -33,6 +33,7 @@ def loaded(directory, *words) -> tuple[list[str], str]:
         (["retraining.fraction=0.001"], "error: retraining.fraction=0.001: must be such that"),
         (["experiment=smoke", "task=plan"], "featurize"),
         (["experiment=methods", "task=plan"], "featurize"),
+        (["experiment=twemoji", "task=plan"], "featurize"),
         (["task=verify"], "every payload is what its manifest says"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

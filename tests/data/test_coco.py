@@ -5,8 +5,11 @@ import os
 import shutil
 from pathlib import Path
 
+import miniatures
 import numpy as np
 import pytest
+from miniatures import coco_name as name
+from miniatures import photograph, write_captions
 from PIL import Image
 
 from journey import data
@@ -30,45 +33,14 @@ TRAIN = {  # by id: the mode and size of an image
 VAL = {139: ("RGB", (64, 48)), 285: ("L", (20, 20))}
 
 
-def name(image_id: int) -> str:
-    return f"{image_id:012d}.jpg"
-
-
-def photograph(path: Path, mode: str, size: tuple[int, int], seed: int) -> None:
-    """A real JPEG of noise."""
-    random = np.random.default_rng(seed)
-    shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
-    Image.frombytes(mode, size, random.integers(256, size=shape, dtype=np.uint8).tobytes()).save(path, "JPEG")
-
-
-def write_captions(path: Path, ids: list[int], year: int = 2017) -> None:
-    """As COCO has them: in no order, five to seven of an image, some with white space around."""
-    random = np.random.default_rng(0)
-    images = [{"license": 3, "file_name": name(i), "height": 24, "width": 40, "id": i} for i in ids]
-    annotations = [
-        {"image_id": i, "id": 100 * k + i, "caption": f"Caption {k} of {i}. \n"[: None if k % 2 else -2]}
-        for i in ids
-        for k in range(5 + i % 3)
-    ]
-    info = {"description": "COCO 2017 Dataset", "version": "1.0", "year": year, "date_created": "2017/09/01"}
-    shuffled = [list(random.permutation(np.array(of, object))) for of in (images, annotations)]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"info": info, "licenses": [], "images": shuffled[0], "annotations": shuffled[1]}))
-
-
 def captions(root: Path, part: str = "train2017") -> Path:
     return root / f"annotations/captions_{part}.json"
 
 
 @pytest.fixture
 def root(tmp_path):
-    root = tmp_path / "coco"
-    for part, images in (("train2017", TRAIN), ("val2017", VAL)):
-        (root / part).mkdir(parents=True)
-        for image_id, (mode, size) in images.items():
-            photograph(root / part / name(image_id), mode, size, image_id)
-        write_captions(captions(root, part), list(images))
-    return root
+    miniatures.coco(tmp_path / "coco", TRAIN, VAL)
+    return tmp_path / "coco"
 
 
 def edit(path: Path, change) -> None:

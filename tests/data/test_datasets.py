@@ -1,17 +1,15 @@
 """Datasets on miniatures in their own formats, and their errors."""
 
-import hashlib
 import importlib.util
 import json
-import pickle
 import struct
 from pathlib import Path
 
+import miniatures
 import numpy as np
 import pytest
 from conftest import TINY, command, succeeds
 from PIL import Image
-from torchvision import datasets
 
 from journey.config.checks import ConfigError
 from journey.data import check
@@ -20,8 +18,6 @@ from journey.data.folder import Folder
 from journey.data.mnist5k import MNIST5k
 from journey.data.resizing import resized
 from journey.data.twemoji import Twemoji
-
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 @pytest.fixture
@@ -32,30 +28,9 @@ def random():
 # -------------------------------------------------------------------------------------------------- archives
 
 
-BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-
-
-def write_batches(root, monkeypatch, batches):
-    """An archive of pixels [n, 3072] and labels by batch, pickled as CIFAR-10's are, with its own checksums."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    contents = {name: {"data": data, "labels": labels} for name, (data, labels) in batches.items()}
-    contents["batches.meta"] = {"label_names": CLASSES}
-    sums = {}
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content))
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in BATCHES[:-1]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
-
-
 @pytest.fixture
 def cifar(tmp_path, random, monkeypatch):
-    """Ten images a batch."""
-    pixels = {name: random.integers(256, size=(10, 3072), dtype=np.uint8) for name in BATCHES}
-    write_batches(tmp_path, monkeypatch, {name: (data, list(range(10))) for name, data in pixels.items()})
-    return tmp_path, pixels
+    return tmp_path, miniatures.cifar10(tmp_path, random, monkeypatch)
 
 
 def test_cifar10_is_read_as_it_is_written(cifar):
@@ -63,7 +38,7 @@ def test_cifar10_is_read_as_it_is_written(cifar):
     train, test = TorchvisionArchive(root=str(root)).load()
     for part in (train, test):
         check(part, "cifar10")
-    assert (len(train), len(test), train.class_names) == (50, 10, tuple(CLASSES))
+    assert (len(train), len(test), train.class_names) == (50, 10, tuple(miniatures.CLASSES))
     np.testing.assert_array_equal(train.images[13], pixels["data_batch_2"][3].reshape(3, 32, 32))
     assert (train.ids[13], test.ids[3]) == ("cifar10/train/00013", "cifar10/test/00003")
     assert train.describe(17) == "horse"
@@ -76,7 +51,8 @@ def test_real_images_come_out_of_an_archive_as_they_are(tmp_path, monkeypatch):
     labels = [int(file.stem.rpartition("_")[2]) for file in files]
     assert pixels.shape == (20, 32, 32, 3)
     flat = pixels.transpose(0, 3, 1, 2).reshape(20, -1)  # the red plane first
-    write_batches(tmp_path, monkeypatch, {name: (flat[i::6], labels[i::6]) for i, name in enumerate(BATCHES)})
+    batches = {name: (flat[i::6], labels[i::6]) for i, name in enumerate(miniatures.BATCHES)}
+    miniatures.write_batches(tmp_path, monkeypatch, batches)
     train, test = TorchvisionArchive(root=str(tmp_path)).load()
     found = np.concatenate([train.images, test.images]).transpose(0, 2, 3, 1)
     order = [j for i in range(6) for j in range(i, 20, 6)]
@@ -110,24 +86,13 @@ def test_a_missing_or_damaged_file_of_an_archive_is_one_line_with_both_ways_to_g
         path.unlink(missing_ok=True)
 
 
-def idx(folder, random, count=20):
-    """Images and labels as MNIST has them; returns the pixels of both parts."""
-    folder.mkdir(parents=True)
-    pixels = {part: random.integers(256, size=(count, 28, 28), dtype=np.uint8) for part in ("train", "t10k")}
-    for part, images in pixels.items():
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + images.tobytes())
-        labels = np.arange(count, dtype=np.uint8) % 10
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
-    return pixels
-
-
 def test_an_archive_goes_the_whole_road_and_is_refused_before_it_where_it_is_not(tmp_path, random):
     words = (*TINY, "dataset=fashion_mnist", "dataset.root=files", "method=[pixel,trak]")
     done = command(tmp_path, *words)
     assert done.returncode == 1
     assert done.stderr.startswith("error: dataset.root=files: files/FashionMNIST/raw/train-images-idx3-ubyte is missing")
     assert done.stderr.count("\n") == 1
-    idx(tmp_path / "files/FashionMNIST/raw", random, 80)
+    miniatures.idx(tmp_path / "files/FashionMNIST/raw", random, 80)
     succeeds(tmp_path, *words)
     result = json.loads((tmp_path / "reports/smoke/result.json").read_text())
     assert (result["dataset"], result["num_train"]) == ("fashion_mnist-60", 60)
@@ -137,7 +102,7 @@ def test_an_archive_goes_the_whole_road_and_is_refused_before_it_where_it_is_not
 @pytest.mark.parametrize("archive", [Archive.mnist, Archive.fashion_mnist])
 def test_idx_files_are_read_and_bordered(tmp_path, random, archive):
     folder = tmp_path / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[archive.value] / "raw"
-    pixels = idx(folder, random)
+    pixels = miniatures.idx(folder, random)
     train, test = TorchvisionArchive(archive=archive, root=str(tmp_path)).load()
     assert train.images.shape == test.images.shape == (20, 1, 32, 32)
     np.testing.assert_array_equal(train.images[:, 0, 2:-2, 2:-2], pixels["train"])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import miniatures
 import numpy as np
 import pytest
 import torch
@@ -121,6 +122,17 @@ def test_texts_are_read_as_transformers_reads_them_whatever_stands_beside(minilm
 def test_the_end_of_a_prompt_that_does_not_fit_is_named(minilm):
     assert minilm.cut("one two three four five six seven eight nine ten") == ""
     assert minilm.cut("one two three four five six seven eight nine ten eleven twelve") == "eleven twelve"
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["as Stable Diffusion was released", "as transformers saves it"])
+def test_so_is_it_by_the_tokenizer_of_a_pipeline(saved, tmp_path):
+    miniatures.pipeline(tmp_path)
+    encoder = TextEncoder.of_pipeline(tmp_path, 8)
+    if saved:
+        AutoTokenizer.from_pretrained(encoder.tokenizer_path).save_pretrained(encoder.tokenizer_path)
+    assert (encoder.tokenizer_path / "tokenizer.json").exists() == saved
+    for text, cut in {"a b c d": "", "abcdef": "", "abc déf g": "f g", "a wide river": "iver"}.items():
+        assert encoder.cut(text) == cut
 
 
 def test_captions_that_are_not_kept_are_encoded_when_asked_for(minilm):

@@ -13,7 +13,7 @@ What is no part of any spec, because it changes no number beyond rounding: `comp
 
 A field made by `neutral` is left out of the address while it has its neutral value, so a new setting does not re-address
 what was made before it existed. `work` is what an artifact costs, in multiply-adds or the like: it scales estimates, and
-is compared within a stage only.
+is compared within a stage only. `size` is what settings tell of its bytes.
 """
 
 import math
@@ -40,6 +40,11 @@ def unaddressed() -> Any:
     return field(compare=False, metadata={"unaddressed": True})
 
 
+def passes(guidance: float) -> int:
+    """Through the network, for one prediction: one more without the prompt where it is guided."""
+    return 1 if guidance == 1 else 2
+
+
 class Spec:
     """What determines an artifact. Every subclass is a frozen dataclass with a `label` for people and its `work`."""
 
@@ -47,6 +52,11 @@ class Spec:
     folder: ClassVar[str]
     version: ClassVar[int]  # rises when the same settings give other numbers
     has_curves: ClassVar[bool] = False  # worth following while it is made
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of its arrays; None: settings do not tell, or not all."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -239,7 +249,13 @@ class Sample(Spec):
 
     @property
     def work(self) -> float:
-        return self.num_queries * self.num_inference_steps * self.checkpoint.forward
+        return self.num_queries * self.num_inference_steps * passes(self.guidance) * self.checkpoint.forward
+
+    @property
+    def size(self) -> int | None:
+        shape = self.checkpoint.model.example_shape(self.checkpoint.images.shape)
+        kept = 2 * len(self.steps) + 1  # x_t and x̂0_t of each step, and the end
+        return None if self.prompts else 4 * kept * self.num_queries * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -263,7 +279,12 @@ class Measure(Spec):
 
     @property
     def work(self) -> float:
-        return self.journeys.num_queries * (len(self.steps) + 1) * self.num_draws * self.checkpoint.forward
+        outputs = self.journeys.num_queries * (len(self.steps) + 1)
+        return outputs * self.num_draws * passes(self.guidance) * self.checkpoint.forward
+
+    @property
+    def size(self) -> int:
+        return 8 * 2 * (len(self.steps) + 1) * self.journeys.num_queries
 
 
 @dataclass(frozen=True)
@@ -355,7 +376,11 @@ class Featurize(Spec):
 
     @property
     def work(self) -> float:
-        return 3.0 * self.num_rows * self.num_draws * self.trained.forward
+        return 3.0 * self.num_rows * self.num_draws * passes(self.guidance) * self.trained.forward
+
+    @property
+    def size(self) -> int | None:
+        return 4 * self.num_rows * max(1, len(self.damping)) * self.projection_dim or None  # 0: all of the gradient
 
 
 @dataclass(frozen=True)
@@ -388,6 +413,10 @@ class Unlearn(Spec):
     @property
     def work(self) -> float:
         return self.num_queries * len(self.rise) * self.checkpoint.images.num_train * self.num_draws * self.checkpoint.forward
+
+    @property
+    def size(self) -> int:
+        return 4 * len(self.rise) * self.num_queries * self.checkpoint.images.num_train
 
 
 @dataclass(frozen=True)
@@ -426,6 +455,10 @@ class Traker(Spec):
     def work(self) -> float:
         return 3.0 * self.num_rows * self.num_draws * self.checkpoint.forward
 
+    @property
+    def size(self) -> int:
+        return 4 * len(self.damping) * self.num_queries * self.checkpoint.images.num_train
+
 
 @dataclass(frozen=True)
 class Score(Spec):
@@ -457,8 +490,11 @@ class Score(Spec):
 
     @property
     def work(self) -> float:
-        candidates, steps, queries, train = self.shape
-        return float(candidates * steps * queries * train)
+        return float(math.prod(self.shape))
+
+    @property
+    def size(self) -> int:
+        return 4 * math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it, whose number it contains
 <root>/costs.json                                         what artifacts cost that an exported pack left out
+<root>/rates.json                                         how fast stages are, as benchmarks/rates.py measured, for plans
 
 Finding an artifact reads its manifest and looks at the sizes of its files. Their contents are hashed when they are written, once
 on every machine that reads them, and by `Store.verify`. The rename of the partial directory makes an artifact exist; locks only

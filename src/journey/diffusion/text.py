@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 BATCH = 64
+SPECIAL = 2  # tokens that a text begins and ends with
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,24 @@ class TextEncoder:
 
     def cut(self, text: str) -> str:
         """The end of a text that does not fit."""
-        tokenizer = self._tokenizer()
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        room = self.length - tokenizer.num_special_tokens_to_add()
-        return tokenizer.decode(ids[room:])
+        if text.isascii() and len(text) <= self.length - SPECIAL:  # no token is shorter than a character
+            return ""
+        tokenizer = self._fast()
+        room = self.length - tokenizer.num_special_tokens_to_add(is_pair=False)
+        places = tokenizer.encode(text, add_special_tokens=False).offsets  # first and end of each token in the text
+        return "" if len(places) <= room else text[places[room][0] :]
+
+    def _fast(self) -> "Tokenizer":
+        """The tokenizer alone: plans read prompts, and transformers imports torch."""
+        from tokenizers import Tokenizer
+
+        file = self.tokenizer_path / "tokenizer.json"
+        if not file.is_file():  # as Stable Diffusion 2 was released
+            return self._tokenizer().backend_tokenizer
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def load(self, device: "torch.device") -> "torch.nn.Module":
         """The encoder, frozen."""

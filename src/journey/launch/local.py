@@ -47,6 +47,11 @@ class Local(Compute):
         """How many processes there may be."""
         return self.workers or (num_cores() if self.device == "cpu" else 1)
 
+    @property
+    def num_threads(self) -> int:
+        """Of each process."""
+        return max(1, num_cores() // self.num_workers)
+
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make what the targets lack, and yield each artifact's spec once it is there; what was there before is not yielded.
 
@@ -58,7 +63,7 @@ class Local(Compute):
         agenda = Agenda(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if agenda.finished:
             return
-        threads = str(max(1, num_cores() // self.num_workers))
+        threads = str(self.num_threads)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with Pool(work, self.num_workers, environment) as pool, shown(agenda, self.num_workers) as show:
             _hand_out(agenda, pool, workspace)

@@ -1,8 +1,9 @@
-"""What a run would do: what is cached, what is missing, and what that will cost if it is like what was made before."""
+"""What a run would do: what is cached, what is missing, and what that will cost if it goes as other things went."""
 
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
@@ -10,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from journey.artifacts.graph import address, ancestors, missing
-from journey.artifacts.specs import Spec
+from journey.artifacts.specs import All, Evaluate, Featurize, Spec, Train
 from journey.artifacts.store import MANIFEST, Store
+from journey.config.contracts import Compute
+from journey.report import rates
+from journey.report.rates import Rate, Rates
 
 ALIKE = 10.0  # how many times the work of another an artifact may be for an estimate to be more than a guess
 
@@ -25,21 +29,57 @@ class Made:
     size: float
 
 
-def show(targets: list[Spec], store: Store) -> None:
-    """Print the plan. Costs are those of the stage's artifacts in this store, scaled by the work there is to do (for
-    training: steps × images × multiply-adds of the network); unknown where there are none.
+@dataclass(frozen=True)
+class Cost:
+    """What an artifact will take. None: nothing tells; rough: from one of quite another size; measured: from a rate."""
+
+    seconds: float | None
+    size: float | None
+    rough: bool = False
+    measured: bool = False
+
+
+def show(target: Evaluate, store: Store, compute: Compute) -> None:
+    """Print the plan. Costs are those of the stage's artifacts in this store, or else of the rates that were measured, scaled by
+    the work there is to do (for training: steps × images × multiply-adds of the network); unknown where there are none.
+
+    Raises: StoreError if the file of the rates is damaged.
     """
-    everything = {address(s): s for target in targets for s in [target, *ancestors(target)]}
-    to_make = missing(targets, lambda spec: store.find(spec) is not None)
-    known = made_before(store)
-    table = Table("stage", "artifacts", "cached", "to make", "worker-seconds", "MiB", caption_justify="left")
-    table.caption = f"costs: of what {store.root}/ holds, scaled by work; ≈ scaled more than {ALIKE:.0f}-fold"
-    for stage in dict.fromkeys(spec.stage for spec in reversed(everything.values())):
-        count = sum(spec.stage == stage for spec in everything.values())
-        wanted = [spec for spec in to_make.values() if spec.stage == stage]
-        cells = estimates([spec.work for spec in wanted], known[stage.rpartition(".")[2]]) if wanted else ("0", "0.0")
-        table.add_row(stage.rpartition(".")[2], str(count), str(count - len(wanted)), str(len(wanted)), *cells)
+    everything = {address(s): s for s in [target, *ancestors(target)]}
+    to_make = missing([target], lambda spec: store.find(spec) is not None)
+    known, measured = made_before(store), rates.read(store.root, target.journeys.checkpoint.model, compute)
+    costs = {key: cost(spec, known[_stage(spec)], measured.of.get(rates.name(spec))) for key, spec in to_make.items()}
+    unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
+    table = Table("stage", "artifacts", "cached", "to make", unit, "MiB", caption_justify="left")
+    for stage in dict.fromkeys(map(_stage, reversed(everything.values()))):
+        table.add_row(*_row(stage, [key for key, spec in everything.items() if _stage(spec) == stage], costs))
+    table.add_section()
+    table.add_row(*_row("total", list(everything), costs))
+    table.caption = f"{_amounts(list(to_make.values()))}\n{_sources(store, costs.values(), measured)}"
     Console().print(table)
+
+
+def _row(name: str, artifacts: list[str], costs: dict[str, Cost]) -> tuple[str, ...]:
+    """How many of some artifacts there are, are cached and are to be made, and what the last will cost. costs: of all such"""
+    wanted = [costs[key] for key in artifacts if key in costs]
+    return name, str(len(artifacts)), str(len(artifacts) - len(wanted)), str(len(wanted)), *cells(wanted)
+
+
+def _stage(spec: Spec) -> str:
+    return spec.stage.rpartition(".")[2]
+
+
+def _amounts(wanted: list[Spec]) -> str:
+    """Trainings, and of how many images or queries × draws there will be a gradient."""
+    models = [spec.keep == All() for spec in wanted if isinstance(spec, Train) and not spec.released]
+    gradients = sum(spec.num_rows * spec.num_draws for spec in wanted if isinstance(spec, Featurize))
+    return f"models: {sum(models)} of all images, {len(models) - sum(models)} retrained; gradients: {gradients:,} images × draws"
+
+
+def _sources(store: Store, costs: Iterable[Cost], measured: Rates) -> str:
+    """Where costs come from."""
+    of_rates = f"; of what was not made before, {measured.how}" if any(of.measured for of in costs) else ""
+    return f"costs: of what {store.root}/ holds, scaled by work; ≈ scaled more than {ALIKE:.0f}-fold{of_rates}"
 
 
 def made_before(store: Store) -> dict[str, list[Made]]:
@@ -61,24 +101,36 @@ def made_before(store: Store) -> dict[str, list[Made]]:
     return made
 
 
-def estimates(works: list[float], known: list[Made]) -> tuple[str, str]:
-    """Seconds and MiB of artifacts of some amounts of work, each from the known one that is nearest.
+def cost(spec: Spec, known: list[Made], rate: Rate | None) -> Cost:
+    """As the artifact of the most similar work took, if that is alike; else at the rate; else, roughly, as that artifact took."""
+    nearest = min(known, key=lambda made: abs(math.log(made.work / spec.work)), default=None)
+    scale = math.inf if nearest is None else spec.work / nearest.work
+    alike = 1 / ALIKE <= scale <= ALIKE
+    size = spec.size or (rate and rate.size) or (scale * nearest.size if alike else None)
+    if rate is not None and not alike:
+        return Cost(spec.work / rate.work * rate.seconds, size, measured=True)
+    if nearest is None:
+        return Cost(None, size)
+    return Cost(scale * nearest.seconds, size, rough=not alike)
 
-    >>> estimates([2e6, 4e6], [Made(work=1e6, seconds=3.0, size=2**20), Made(work=1e3, seconds=1.0, size=0)])
-    ('18', '6.0')
-    >>> estimates([2e6], [])
-    ('unknown', 'unknown')
+
+def cells(costs: list[Cost]) -> tuple[str, str]:
+    """Hours and MiB of some artifacts together; >: and what is unknown.
+
+    >>> cells([Cost(3600.0, 2**20), Cost(1800.0, None)])
+    ('1.5', '> 1.0')
+    >>> cells([Cost(36.0, None, rough=True)]), cells([])
+    (('≈ 0.01', 'unknown'), ('0', '0'))
     """
-    if not known:
-        return "unknown", "unknown"
-    seconds = size = 0.0
-    furthest = 1.0
-    for work in works:
-        nearest = min(known, key=lambda made: abs(math.log(made.work / work)))
-        scale = work / nearest.work
-        seconds += scale * nearest.seconds
-        size += scale * nearest.size
-        furthest = max(furthest, scale, 1 / scale)
-    if furthest > ALIKE:  # how large artifacts are does not follow from their work
-        return f"≈ {seconds:.0f}", "unknown"
-    return f"{seconds:.0f}", f"{size / 2**20:.1f}"
+    about = "≈ " if any(of.rough for of in costs) else ""
+    return _sum([of.seconds for of in costs], 3600, about), _sum([of.size for of in costs], 2**20)
+
+
+def _sum(values: list[float | None], unit: float, about: str = "") -> str:
+    """Of those that are known, in a unit."""
+    known = [value for value in values if value is not None]
+    if values and not known:
+        return "unknown"
+    total = sum(known) / unit
+    shown = f"{total:.2g}" if total < 1 else f"{total:.1f}" if total < 100 else f"{total:,.0f}"
+    return about + "> " * (len(known) < len(values)) + shown

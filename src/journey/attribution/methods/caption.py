@@ -22,10 +22,12 @@ class Caption(Method):
         import torch
 
         from journey.attribution import cosine
+        from journey.diffusion import network
         from journey.diffusion.journeys import conditions, train_examples
 
-        context = train_examples(spec.journeys.checkpoint, workspace).context
-        captions = torch.cat([context[first : first + BATCH].mean((1, 2)) for first in range(0, len(context), BATCH)])  # [N, E]
+        context = train_examples(spec.journeys.checkpoint, workspace).context.to(network.device_of(workspace.compute))
+        parts = [context[first : first + BATCH].mean((1, 2)).cpu() for first in range(0, len(context), BATCH)]
+        captions = torch.cat(parts)  # [N, E]
         prompts = conditions(spec.journeys, workspace).mean((1, 2))  # [Q, E]
         out[:] = cosine.score(captions.numpy(), prompts[None].numpy())  # the same at every step
         return {}

@@ -10,6 +10,8 @@ from journey.artifacts.workspace import Workspace
 from journey.config.contracts import Method
 from journey.data import as_pixels, train_images
 
+BATCH = 1024  # images in memory at once
+
 
 @dataclass
 class Pixel(Method):
@@ -20,6 +22,8 @@ class Pixel(Method):
         from journey.attribution import cosine
         from journey.diffusion.pictures import pictures
 
-        train = as_pixels(train_images(spec.images, workspace).images)
-        out[:] = cosine.score(train.numpy(), pictures(spec.journeys, spec.steps, workspace))
+        queries, train = pictures(spec.journeys, spec.steps, workspace), train_images(spec.images, workspace).images
+        for first in range(0, len(train), BATCH):
+            some = slice(first, first + BATCH)
+            out[..., some] = cosine.score(as_pixels(train[some]).numpy(), queries)
         return {}
