@@ -5,9 +5,9 @@ writes    rates.json in `artifacts`: for this network, kind of device and precis
 cost      SECONDS for each stage, after WARM_UP of its units: steps, blocks of images, queries
 
 It takes the words of an experiment, whose sizes of batches and draws it keeps. Weights are untrained and images random, and of
-datasets that no package carries settings say the shape, so it needs no data. Reading and writing files is left out, and so is
-EK-FAC. A pipeline's text encoder reads captions as they are asked for, as for COCO; where the pipeline is not on this machine,
-the network is measured without.
+datasets that no package carries settings say the shape, so it needs no data. Left out is EK-FAC, the start of workers, and what
+they read and write, some seconds an artifact. A pipeline's text encoder reads captions as they are asked for, as for COCO; where
+the pipeline is not on this machine, the network is measured without.
 """
 
 import itertools
