@@ -1,5 +1,6 @@
 """Networks that others trained, as files made by the libraries themselves."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -125,3 +126,14 @@ def test_released_checkpoints_go_the_whole_road(tmp_path, theirs):
     assert tracin.returncode == 1
     assert tracin.stderr.count("\n") == 1
     assert "method.tracin.ensemble=run" in tracin.stderr
+
+
+def test_a_file_of_the_hubs_cache_is_known_by_its_name(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/w.safetensors").write_bytes(b"weights")
+    blob = tmp_path / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    blob.write_bytes(b"not read")
+    (tmp_path / "snapshot/w.safetensors").symlink_to(blob)
+    assert content(tmp_path / "snapshot") == content(tmp_path / "plain")
