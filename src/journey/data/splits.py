@@ -19,7 +19,7 @@ def proportional_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """An order of all examples whose every prefix has of each class about the share that the whole has. [N]
 
     >>> balanced_order(np.array([7, 7, 7, 7, 9, 9]), seed=0)[:4], proportional_order(np.array([7, 7, 7, 7, 9, 9]), seed=0)[:3]
-    (array([0, 4, 2, 5]), array([0, 4, 2]))
+    (array([1, 5, 2, 4]), array([1, 5, 2]))
     """
     size = np.bincount(labels)[labels]
     return np.lexsort((labels, (_rank_in_class(labels, seed) + 0.5) / size))
