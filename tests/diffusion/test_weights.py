@@ -92,6 +92,16 @@ def test_a_file_that_holds_anything_else_is_refused_in_a_line(held, tmp_path):
         weights.check("model.checkpoints", MODEL, tmp_path / "w.pt", SHAPE)
 
 
+@pytest.mark.parametrize("config", [None, "{", '{"_class_name": "UNet2DModel", "block_out_channels": "x"}'])
+def test_a_folder_that_is_no_network_is_refused_in_a_line(config, tmp_path):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(
+        ConfigError, match=rf"^model\.checkpoints={re.escape(str(tmp_path))}: no network as diffusers saves it \(.*\)$"
+    ):
+        weights.check("model.checkpoints", MODEL, tmp_path, SHAPE)
+
+
 def test_bytes_and_not_the_place_are_part_of_every_address(theirs, tmp_path, workspace):
     def trained(*names):
         run = small_run(model=DDPM(block_out_channels=[8, 16], checkpoints=[str(tmp_path / name) for name in names]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def load(model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device") -> "torch.nn.Module":
     """A network for examples of a shape with weights from a file, or as a directory says: its own, or in unet/ of a pipeline."""
     if path.is_dir():
-        return model.load(_network_of(path), device)
+        return _in_directory(model, path, device)
     network = model.build(shape)
     network.load_state_dict(_state_dict(path))
     return network.to(device).eval()
@@ -27,7 +27,7 @@ def check(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> N
 
     with torch.device("meta"):
         wanted = model.build(shape).state_dict()
-    found = model.load(_network_of(path), torch.device("cpu")).state_dict() if path.is_dir() else _state_dict(path)
+    found = _in_directory(model, path, torch.device("cpu")).state_dict() if path.is_dir() else _state_dict(path)
     for name in [*wanted, *found]:
         shapes = [tuple(of[name].shape) if name in of else None for of in (found, wanted)]
         if shapes[0] != shapes[1]:
@@ -35,8 +35,17 @@ def check(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> N
             raise ConfigError(f"{setting}={path}: of another architecture than model={model.label}: {name}: {has}, not {needs}")
 
 
-def _network_of(directory: Path) -> Path:
-    return directory / "unet" if (directory / "unet").is_dir() else directory
+def _in_directory(model: "Model", directory: Path, device: "torch.device") -> "torch.nn.Module":
+    """Raises: ConfigError if there is no network."""
+    network = directory / "unet" if (directory / "unet").is_dir() else directory
+    try:
+        return model.load(network, device)
+    except Exception as error:  # what is none fails in many ways
+        raise ConfigError(f"model.checkpoints={directory}: no network as diffusers saves it ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _state_dict(path: Path) -> "dict[str, Tensor]":
@@ -52,5 +61,4 @@ def _state_dict(path: Path) -> "dict[str, Tensor]":
             return found
         raise ValueError("not a dictionary of tensors")
     except Exception as error:  # a damaged file fails in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"model.checkpoints={path}: no state dict ({reason})") from None
+        raise ConfigError(f"model.checkpoints={path}: no state dict ({_reason(error)})") from None
