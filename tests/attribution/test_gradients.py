@@ -66,7 +66,7 @@ def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
 def test_a_loop_keeps_to_the_memory_budget(net, linear_schedule, clean, draws):
     objective = Objective(net, linear_schedule, Precision.bf16)
     d, per_draw = sum(p.numel() for p in net.parameters()), activation_bytes(objective, clean, draws)
-    one_example = 32 * d + 6 * per_draw
+    one_example = 36 * d + 6 * per_draw
     needs = [one_example, one_example + 12 * d, one_example + 100 * d]
     chosen = [choose(objective, clean, draws, (need + 1) / 2**30) for need in needs]
     assert chosen == [Plan("loop", 1, 6), Plan("loop", 2, 6), Plan("loop", 8, 6)]

@@ -161,10 +161,10 @@ def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: f
 
 
 def _bytes(d: int, gradients: int, activations: int) -> int:
-    """12d bytes an example (its gradient in pieces, flattened, and the block before), 20d for the network, one gradient and
-    the projection.
+    """12d bytes an example (its gradient in pieces, flattened, and the block before), 24d for the network, what convolutions
+    keep of it in an order of their own, one gradient and the projection.
     """
-    return (12 * gradients + 20) * d + activations
+    return (12 * gradients + 24) * d + activations
 
 
 def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
