@@ -3,7 +3,7 @@
 import os
 
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.released import located
+from journey.artifacts.released import network
 from journey.config.checks import require, require_count
 from journey.config.settings import Config
 from journey.data import ImageSet, subsets
@@ -18,8 +18,7 @@ def check_data(run: Config, made_from: Recipes, train: ImageSet) -> None:
     run.model.check_prompts("sampling.prompts", run.sampling.prompts)
     shape = run.model.example_shape(made_from.images.shape)
     for checkpoint in run.model.checkpoints:
-        found = located("model.checkpoints", checkpoint, "a network or a state dict")
-        weights.check("model.checkpoints", run.model, found, shape)
+        weights.check("model.checkpoints", run.model, network(checkpoint), shape)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.mask(train.labels, made_from.subset(0))
     for name, method in run.judged.items():

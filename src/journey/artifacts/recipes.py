@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from journey.artifacts.released import content, located
+from journey.artifacts.released import content, network
 from journey.artifacts.specs import All, Encoded, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
 from journey.config.checks import require
 from journey.config.contracts import Evaluation, Method, Model
@@ -41,7 +41,7 @@ class Recipes:
             keep=keep,
             batches=batches,
             encoded=self.encoded,
-            released=content(located("model.checkpoints", released, "a network or a state dict")) if released else "",
+            released=content(network(released)) if released else "",
             source=released,
         )
 

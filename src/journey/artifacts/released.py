@@ -26,6 +26,11 @@ def located(setting: str, name: str, what: str) -> Path:
         raise ConfigError(f"{setting}={name}: must be {what}, on this machine or in the hub's cache") from None
 
 
+def network(name: str) -> Path:
+    """Where a checkpoint that others trained is. Raises: ConfigError if it is not on this machine."""
+    return located("model.checkpoints", name, "a network or a state dict")
+
+
 def content(*paths: Path) -> str:
     """A hash of every file that decides what models compute, by bytes and, in directories, by name."""
     digest = hashlib.sha256()

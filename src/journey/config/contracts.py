@@ -121,8 +121,8 @@ class Model(Kind):
         """Refuse prompts that it cannot read whole. Raises: ConfigError."""
 
     def read(self, texts: Sequence[str]) -> Tensor:
-        """What texts condition a model by that reads any, [texts, L, E]."""
-        raise NotImplementedError(f"{self.kind} reads no text")
+        """What texts condition a model by that reads any, [texts, L, E]. Raises: ValueError if this one reads none."""
+        raise ValueError(f"model={self.kind} reads no text")
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> Network:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from journey.artifacts.released import located
+from journey.artifacts import released
 from journey.config.checks import require, require_count
 from journey.config.contracts import Model
 from journey.config.groups import neutral
@@ -40,7 +40,7 @@ class DDPM(Model):
     def check(self, where: str) -> None:
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
-            located(f"{where}.checkpoints", name, "a network or a state dict")
+            released.network(name)
         blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
         unet.check(where, *blocks)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from journey.artifacts import released
 from journey.artifacts.released import content, located
 from journey.artifacts.specs import Autoencoder, Encoded, Images
 from journey.config.checks import require, require_count
@@ -51,7 +52,7 @@ class LatentDiffusion(Model):
     def check(self, where: str) -> None:
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
-            located(f"{where}.checkpoints", name, "a network or a state dict")
+            released.network(name)
         self.autoencoder.check(f"{where}.autoencoder")
         blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
         unet.check(where, *blocks)
@@ -73,31 +74,30 @@ class LatentDiffusion(Model):
         require(not missing, "model.pretrained", self.pretrained, allowed)
         return TextEncoder.of_pipeline(pipeline, self.text_length)
 
-    def _downscaled(self) -> int:
-        """How many pixels a latent has along a side."""
-        if not self.pretrained:
-            return 2 ** (len(self.autoencoder.block_out_channels) - 1)
-        return 2 ** (len(json.loads((self._pipeline() / "vae" / "config.json").read_text())["block_out_channels"]) - 1)
+    def _latents(self) -> tuple[int, int]:
+        """Their channels, and how many pixels one has along a side."""
+        of = vars(self.autoencoder)
+        if self.pretrained:
+            of = json.loads((self._pipeline() / "vae" / "config.json").read_text())
+        return of["latent_channels"], 2 ** (len(of["block_out_channels"]) - 1)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Raises: ConfigError, also if the encoders are not on this machine, or the text encoder is of another width."""
         width = self._text_encoder().width
         allowed = f"{width}: so wide are the text encoder's states"
         require(width == self.context_width, "model.context_width", self.context_width, allowed)
-        side = self._downscaled()
+        _, side = self._latents()
         whole = all(pixels % side == 0 for pixels in shape[1:])
         require(whole, "model", self.label, f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}")
         unet.check_sides(self.block_out_channels, "latents", (shape[1] // side, shape[2] // side))
 
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
-        side, channels = self._downscaled(), self.autoencoder.latent_channels
-        if self.pretrained:
-            channels = json.loads((self._pipeline() / "vae" / "config.json").read_text())["latent_channels"]
+        channels, side = self._latents()
         return channels, shape[1] // side, shape[2] // side
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        area = shape[1] * shape[2] / self._downscaled() ** 2
-        return unet.multiply_adds(self.block_out_channels, self.layers_per_block, area)
+        _, height, width = self.example_shape(shape)
+        return unet.multiply_adds(self.block_out_channels, self.layers_per_block, height * width)
 
     # ----------------------------------------------------------------------------------------------- encoders
 

@@ -7,8 +7,7 @@ from statistics import fmean
 
 import torch
 
-from journey.artifacts import resume
-from journey.artifacts.released import located
+from journey.artifacts import released, resume
 from journey.artifacts.specs import Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
 from journey.data import subsets, train_images
@@ -22,11 +21,10 @@ WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
 def make(spec: Train, partial: Path, workspace: Workspace) -> None:
     """Raises: FloatingPointError naming the step if the loss or the gradient stops being finite."""
     if spec.released:
-        path = located("model.checkpoints", spec.source, "where it was")
         shape = spec.model.example_shape(spec.images.shape)
-        released = weights.load(spec.model, path, shape, torch.device("cpu"))
-        released.register_to_config(_name_or_path="")  # where it was is no part of the artifact
-        released.save_pretrained(partial)
+        found = weights.load(spec.model, released.network(spec.source), shape, torch.device("cpu"))
+        found.register_to_config(_name_or_path="")  # where it was is no part of the artifact
+        found.save_pretrained(partial)
         return
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)
