@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from journey.__main__ import one_line_errors
 from journey.artifacts.graph import ancestors
+from journey.artifacts.keep import All
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.released import located
-from journey.artifacts.specs import All, Encoded, Featurize, Images, Measure, Sample, Spec, Train
+from journey.artifacts.specs import Encoded, Featurize, Images, Measure, Sample, Spec, Train
 from journey.attribution.gradients import Objective, choose
 from journey.attribution.output import output, window_draws, with_views
 from journey.attribution.projection import projection

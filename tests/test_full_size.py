@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from journey.__main__ import dispatch
 from journey.artifacts.graph import missing
-from journey.artifacts.specs import All, Measure, Spec
+from journey.artifacts.keep import All
+from journey.artifacts.specs import Measure, Spec
 from journey.artifacts.workspace import Workspace, get
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.settings import Config

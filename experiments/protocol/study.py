@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from journey import experiment
+from journey.artifacts.keep import RandomSubset
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Measure, RandomSubset
+from journey.artifacts.specs import Measure
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Batching, Precision, Retraining, Sampling, Training

@@ -6,7 +6,7 @@ import torch
 from conftest import journey_trak, small_run
 
 from journey.artifacts.graph import address, parents
-from journey.artifacts.specs import All, Planted, RandomSubset, Without
+from journey.artifacts.keep import All, Planted, RandomSubset, Without
 from journey.artifacts.workspace import get
 from journey.attribution.methods.pixel import Pixel
 from journey.config.checks import ConfigError

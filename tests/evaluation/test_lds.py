@@ -6,7 +6,7 @@ import torch
 from dattri.metric import lds as dattri_lds
 from scipy.stats import spearmanr
 
-from journey.artifacts.specs import RandomSubset
+from journey.artifacts.keep import RandomSubset
 from journey.config.checks import ConfigError
 from journey.data import subsets
 from journey.evaluation import datamodeling as lds

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from journey.artifacts.keep import All, Keep, RandomSubset
 from journey.artifacts.released import content, network
-from journey.artifacts.specs import All, Encoded, Evaluate, Images, Keep, Measure, RandomSubset, Sample, Score, Train
+from journey.artifacts.specs import Encoded, Evaluate, Images, Measure, Sample, Score, Train
 from journey.config.checks import require
 from journey.config.contracts import Evaluation, Method, Model
 from journey.config.groups import Batching, Precision, Retraining, Sampling, Training, Trajectory

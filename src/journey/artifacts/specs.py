@@ -9,7 +9,7 @@ training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses aft
 program), Measure of subset models that do not judge.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
-`task`, `name` and the directories. What was trained on is one value: `All`, `RandomSubset`, `Without` or `Planted`.
+`task`, `name` and the directories. What was trained on is one value, of `journey.artifacts.keep`.
 
 A field made by `neutral` is left out of the address while it has its neutral value, so a new setting does not re-address
 what was made before it existed. `work` is what an artifact costs, in multiply-adds or the like: it scales estimates, and
@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from journey.artifacts.keep import All, Keep
 from journey.config.contracts import Dataset, Evaluation, Method, Model
 from journey.config.groups import (
     Autoencoding,
@@ -78,68 +79,6 @@ class Images(Spec):
     @property
     def work(self) -> float:
         return float(self.num_train)
-
-
-# ------------------------------------------------------------------------------- what a model was trained on
-
-
-@dataclass(frozen=True)
-class All:
-    """Every training image, once."""
-
-    label: ClassVar[str] = ""
-    share: ClassVar[float] = 1.0  # of the images that is kept, roughly
-
-
-@dataclass(frozen=True)
-class RandomSubset:
-    """A class-stratified random subset of the training images."""
-
-    index: int
-    fraction: float
-    seed: int
-
-    @property
-    def label(self) -> str:
-        return f"-m{self.index}"
-
-    @property
-    def share(self) -> float:
-        return self.fraction
-
-
-@dataclass(frozen=True)
-class Without:
-    """All but the `count` images that a score ranks first for a query at a step (or last: its opponents)."""
-
-    share: ClassVar[float] = 1.0
-    score: "Score"
-    candidate: int  # along the first axis of the scores
-    step: int  # a timestep; any, where the method has one score a query
-    query: int
-    count: int
-    opponents: bool = neutral(False)
-
-    @property
-    def label(self) -> str:
-        side = "opponents" if self.opponents else "top"
-        return f"-without-{side}{self.count}-q{self.query}-t{self.step}"
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Every training image, and further copies of some."""
-
-    share: ClassVar[float] = 1.0
-    images: tuple[str, ...]  # ids
-    copies: int  # of each, beside itself
-
-    @property
-    def label(self) -> str:
-        return f"-planted{len(self.images)}x{self.copies}"
-
-
-Keep = All | RandomSubset | Without | Planted
 
 
 # ------------------------------------------------------------------------------------------------------ specs

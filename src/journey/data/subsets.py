@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from journey.artifacts.specs import All, Keep, Planted, RandomSubset, Score, Without
+from journey.artifacts.keep import All, Keep, Planted, RandomSubset, Without
+from journey.artifacts.specs import Score
 from journey.config.checks import ConfigError, require
 from journey.data import ImageSet
 from journey.seeding import numpy_generator

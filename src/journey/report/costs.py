@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 from journey.artifacts.graph import ancestors
-from journey.artifacts.specs import All, Evaluate, Images, Sample, Score, Spec, Train
+from journey.artifacts.keep import All
+from journey.artifacts.specs import Evaluate, Images, Sample, Score, Spec, Train
 from journey.artifacts.store import Store
 
 

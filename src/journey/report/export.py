@@ -9,8 +9,9 @@ import numpy as np
 
 from journey import experiment
 from journey.artifacts.graph import address, ancestors, specs_in
+from journey.artifacts.keep import All
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import All, Evaluate, Images, Measure, Sample, Score, Spec, Train
+from journey.artifacts.specs import Evaluate, Images, Measure, Sample, Score, Spec, Train
 from journey.artifacts.store import COSTS, Store, git_state, replace_text, write_json
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.external import axes

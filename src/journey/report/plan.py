@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from journey.artifacts.graph import address, ancestors, missing
-from journey.artifacts.specs import All, Evaluate, Featurize, Spec, Train
+from journey.artifacts.keep import All
+from journey.artifacts.specs import Evaluate, Featurize, Spec, Train
 from journey.artifacts.store import MANIFEST, Store
 from journey.config.contracts import Compute
 from journey.report import rates

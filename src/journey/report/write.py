@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.artifacts.graph import address, ancestors, describe
+from journey.artifacts.keep import All
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import All, Autoencoder, Evaluate, Train
+from journey.artifacts.specs import Autoencoder, Evaluate, Train
 from journey.artifacts.store import differences, git_state, replace_text, versions, write_json
 from journey.artifacts.workspace import Workspace, get
 from journey.config.contracts import Method
