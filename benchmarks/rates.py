@@ -159,7 +159,7 @@ def sample(spec: Sample, on: Setting) -> Iterator[float]:
     context = None if on.nothing is None else on.nothing.expand(together, *on.nothing.shape)
     timesteps = visited_timesteps(on.schedule.num_timesteps, spec.num_inference_steps)
     for _ in itertools.count():
-        noise = sampling.QueryNoise(range(together), on.examples.shape, spec.seed)
+        noise = sampling.journey_noise(range(together), on.examples.shape, spec.seed)
         for step in sampling.sample(predict, on.schedule, spec.sampler, timesteps, noise, on.device, context):
             step.x0_hat.isfinite().all().item()  # as the stage looks at each
             yield spec.work / spec.num_inference_steps * together / spec.num_queries

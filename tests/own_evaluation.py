@@ -15,7 +15,7 @@ class Continuity(journey.Evaluation):
     kind: ClassVar[str] = "continuity"
     num_queries: int = 2
 
-    def needs(self, recipes):
+    def needs(self, recipes, scores):
         return {}
 
     def judge(self, spec, workspace):

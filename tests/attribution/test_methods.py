@@ -124,7 +124,7 @@ def test_forgetting_raises_the_output_by_what_was_asked_and_the_losses_are_the_c
 
 def test_encoder_sees_what_is_alike(digits, clean):
     zeros, ones = (clean.x0[torch.from_numpy(digits.labels == label)][:6] for label in (0, 1))
-    embedded = encoders.embed(encoders.efficientnet_lite0(Encoder().weights("method.encoder")), torch.cat([zeros, ones]))
+    embedded = encoders.embed(encoders.efficientnet_lite0(Encoder().weights("method.encoder")), torch.cat([zeros, ones]), 224)
     assert embedded.shape == (12, 1280)
     similar = cosine.score(embedded.numpy(), embedded.numpy()[None])[0, 0]
     np.testing.assert_allclose(similar.diagonal(), 1, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_clip_is_loaded_from_a_directory(tmp_path):
     )
     CLIPVisionModelWithProjection(small).save_pretrained(tmp_path)
     method = Encoder(encoder=ImageEncoder.clip, path=str(tmp_path))
-    assert encoders.embed(encoders.clip(method.weights("method.encoder")), torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+    assert encoders.embed(encoders.clip(method.weights("method.encoder")), torch.zeros(2, 1, 8, 8), 224).shape == (2, 4)
 
 
 # --------------------------------------------------------------------------------------------- the whole road

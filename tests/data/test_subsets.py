@@ -6,7 +6,7 @@ import torch
 from conftest import journey_trak, small_run
 
 from journey.artifacts.graph import address, parents
-from journey.artifacts.keep import All, Planted, RandomSubset, Without
+from journey.artifacts.keep import All, RandomSubset, Without, WithoutRandom
 from journey.artifacts.workspace import get
 from journey.attribution.methods.pixel import Pixel
 from journey.config.checks import ConfigError
@@ -75,11 +75,22 @@ def test_leaving_out_nothing_or_everything_is_refused(of, digits, scores, count)
         rows(Without(of.score(Pixel()), 0, 600, 0, count), digits, scores)
 
 
-def test_copies_come_last_and_have_their_originals_rows(digits):
-    keep = Planted((digits.ids[7], digits.ids[2]), copies=3)
-    assert rows(keep, digits) == [*range(200), 7, 7, 7, 2, 2, 2]
-    with pytest.raises(ConfigError, match=r"planted image digits/9999: no such training image; the first is digits/"):
-        rows(Planted((digits.ids[7], "digits/9999"), copies=1), digits)
+@pytest.mark.parametrize("count", [10, 37])
+def test_a_random_removal_takes_of_every_class_its_share(digits, count):
+    left = rows(WithoutRandom(0, count, seed=0), digits)
+    assert len(left) == 200 - count
+    taken = np.bincount(digits.labels, minlength=10) - np.bincount(digits.labels[left], minlength=10)
+    assert (taken.min(), taken.max()) == (count // 10, -(-count // 10))
+    others = [rows(WithoutRandom(index, count, seed), digits) for index, seed in ((1, 0), (0, 1))]
+    assert len({tuple(some) for some in (left, *others)}) == 3
+
+
+def test_a_random_removal_leaves_some_of_every_class(digits):
+    rarest = np.bincount(digits.labels).min()
+    most = 200 * (rarest - 1) // rarest
+    assert np.bincount(digits.labels[rows(WithoutRandom(0, most, 0), digits)]).min() > 0
+    with pytest.raises(ConfigError, match=f"count={most + 1}: must be in 1…{most}: some of every class"):
+        subsets.require_removable("count", most + 1, digits.labels)
 
 
 @pytest.fixture
@@ -104,7 +115,7 @@ def test_every_choice_of_images_is_trained_on(of, workspace, seen):
         "subset": of.subset(0),
         "without": Without(score, candidate=0, step=300, query=1, count=10),
         "opponents": Without(score, candidate=0, step=300, query=1, count=10, opponents=True),
-        "planted": Planted((images.ids[3],), copies=20),
+        "random": WithoutRandom(index=0, count=10, seed=0),
     }
     weights = {"all": (get(of.trained(0), workspace).path / "diffusion_pytorch_model.safetensors").read_bytes()}
     for name, keep in choices.items():

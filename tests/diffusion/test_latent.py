@@ -18,7 +18,7 @@ from journey.config.groups import Autoencoding, Prediction
 from journey.diffusion import autoencoder, network
 from journey.diffusion.latent import LatentDiffusion
 from journey.diffusion.pipeline import pipeline
-from journey.diffusion.sampling import QueryNoise
+from journey.diffusion.sampling import journey_noise
 from journey.diffusion.schedule import add_noise, ddim_step, estimate_x0, predicted_noise, scaled_linear_schedule, target
 from journey.diffusion.text import Captions, TextEncoder
 from journey.evaluation.rows import names
@@ -202,7 +202,7 @@ def test_a_trained_model_is_a_pipeline_of_diffusers_and_samples_as_ours(finished
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, steps_offset=0)
     theirs.set_progress_bar_config(disable=True)
-    beginning = QueryNoise([0, 1], (4, 16, 16), 0).draw()
+    beginning = journey_noise([0, 1], (4, 16, 16), 0).draw()
     settings = {"latents": beginning, "num_inference_steps": 5, "guidance_scale": 2.0, "output_type": "latent"}
     found = theirs(["red apple", "dog face"], **settings).images
     torch.testing.assert_close(found, torch.from_numpy(np.load(journeys)[:2]), rtol=1e-3, atol=1e-3)

@@ -11,7 +11,7 @@ from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Precision, Sampler, Sampling, Training, visited_timesteps
 from journey.diffusion.network import bind
-from journey.diffusion.sampling import QueryNoise, continued, sample
+from journey.diffusion.sampling import IMAGE, Noise, journey_noise, noise_from, sample, walk
 from journey.diffusion.schedule import ddpm_step
 from journey.evaluation.lds import LDS
 from journey.experiment import recipes
@@ -22,7 +22,7 @@ TIMESTEPS = list(range(980, -1, -20))
 
 
 def journeys(net, schedule, num_queries, sampler=Sampler.ddpm):
-    noise = QueryNoise(range(num_queries), (1, 8, 8), seed=0)
+    noise = journey_noise(range(num_queries), (1, 8, 8), seed=0)
     return list(sample(bind(net, Precision.fp32), schedule, sampler, TIMESTEPS, noise, CPU))
 
 
@@ -41,7 +41,7 @@ def test_whole_journey_is_diffusers_loop(net, linear_schedule):
     steps = journeys(net, linear_schedule, 2)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     scheduler.set_timesteps(50)
-    generators = QueryNoise(range(2), (1, 8, 8), seed=0).generators
+    generators = journey_noise(range(2), (1, 8, 8), seed=0).generators
     x = torch.stack([torch.randn(1, 8, 8, generator=g) for g in generators])
     with torch.no_grad():
         for t in scheduler.timesteps:
@@ -73,6 +73,14 @@ def network_of(spec, workspace):
     return bind(model.load(get(spec.checkpoint, workspace).path, CPU), Precision.fp32), model.schedule(CPU)
 
 
+def continued(predict, schedule, spec, t, x_t, queries):
+    """From t on, with the noise that some queries had."""
+    timesteps = visited_timesteps(1000, spec.num_inference_steps)
+    generators = [noise_from(t, query, spec.sampler, timesteps, (1, 8, 8), spec.seed) for query in queries]
+    visited = [*timesteps[timesteps.index(t) :], IMAGE]
+    return walk(predict, schedule, spec.sampler, visited, x_t, Noise(generators, (1, 8, 8)), CPU)
+
+
 @pytest.mark.parametrize("sampler", Sampler)
 def test_a_journey_entered_at_any_kept_step_is_the_undisturbed_one(workspace, sampler):
     spec, made = sampled(workspace, sampler=sampler)
@@ -80,8 +88,7 @@ def test_a_journey_entered_at_any_kept_step_is_the_undisturbed_one(workspace, sa
     timesteps = visited_timesteps(1000, 50)
     for kept, t in enumerate(spec.steps):
         x_t = torch.from_numpy(made.array("x_t.npy")[kept].copy())
-        noise = QueryNoise(range(4), (1, 8, 8), spec.seed)
-        steps = list(continued(predict, schedule, sampler, timesteps, t, x_t, noise, CPU))
+        steps = list(continued(predict, schedule, spec, t, x_t, range(4)))
         assert [step.t for step in steps] == [s for s in timesteps if s <= t]
         assert torch.equal(steps[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
         for later, found in zip(spec.steps[kept:], (s for s in steps if s.t in spec.steps), strict=True):
@@ -94,15 +101,14 @@ def test_entering_with_another_querys_noise_leads_elsewhere(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm)
     predict, schedule = network_of(spec, workspace)
     x_t = torch.from_numpy(made.array("x_t.npy")[2].copy())
-    noise = QueryNoise((1, 2, 0, 3), (1, 8, 8), spec.seed)
-    other = continued(predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), 300, x_t, noise, CPU)
+    other = continued(predict, schedule, spec, 300, x_t, (1, 2, 0, 3))
     assert not torch.equal(list(other)[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
 
 
 def test_what_is_kept_are_the_steps_asked_for_and_no_more(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm, steps=[600, 20])
     predict, schedule = network_of(spec, workspace)
-    noise = QueryNoise(range(4), (1, 8, 8), spec.seed)
+    noise = journey_noise(range(4), (1, 8, 8), spec.seed)
     steps = {s.t: s for s in sample(predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), noise, CPU)}
     payload = {name: made.array(name) for name in made.manifest["checksums"] if name.endswith(".npy")}
     assert {name: array.shape for name, array in payload.items()} == {

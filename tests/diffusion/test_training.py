@@ -85,16 +85,6 @@ def test_shared_batches_are_the_full_ones_without_what_is_left_out():
         assert all(torch.equal(a, b[among]) for a, b in zip(found, (rows, *draws), strict=True))
 
 
-def test_planted_copies_come_on_top_with_draws_of_their_own():
-    rows, t, eps, xi = batches(range(10)).at(0, (1, 2, 2))
-    planted = int(rows[1])
-    found = batches([*range(10), planted, planted]).at(0, (1, 2, 2))
-    assert all(torch.equal(a[:4], b) for a, b in zip(found, (rows, t, eps, xi), strict=True))
-    assert found[0][4:].tolist() == [planted, planted]
-    assert not torch.equal(found[2][4], found[2][5])
-    assert not torch.equal(found[2][4], eps[1])
-
-
 def test_own_batches_hold_only_what_is_kept_and_are_full():
     for step in range(5):
         rows, *_ = batches([1, 4, 5, 8, 9], Batching.own).at(step, (1, 2, 2))

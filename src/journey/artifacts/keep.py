@@ -52,16 +52,17 @@ class Without:
 
 
 @dataclass(frozen=True)
-class Planted:
-    """Every training image, and further copies of some."""
+class WithoutRandom:
+    """All but `count` images, of each class as many as its share."""
 
     share: ClassVar[float] = 1.0
-    images: tuple[str, ...]  # ids
-    copies: int  # of each, beside itself
+    index: int
+    count: int
+    seed: int
 
     @property
     def label(self) -> str:
-        return f"-planted{len(self.images)}x{self.copies}"
+        return f"-without-random{self.count}-{self.index}"
 
 
-Keep = All | RandomSubset | Without | Planted
+Keep = All | RandomSubset | Without | WithoutRandom

@@ -30,7 +30,13 @@ class Recipes:
 
     def trained(self, repeat: int, keep: Keep = All()) -> Train:  # noqa: B008 - a constant
         """Training number `repeat`; of all images, it is checkpoint number `repeat`, which others may have trained."""
-        batches = Batching.own if keep == All() else self.retraining.batches
+        match keep:
+            case All():
+                batches = Batching.own
+            case RandomSubset():
+                batches = self.retraining.batches
+            case _:
+                batches = Batching.shared  # else a small change drowns in that of the batches
         released = self._released(repeat) if keep == All() else ""
         return Train(
             images=self.images,
@@ -105,4 +111,4 @@ class Recipes:
     def evaluate(self, evaluation: Evaluation, methods: dict[str, Method]) -> Evaluate:
         """The judgement of all methods."""
         scores = {name: self.score(method) for name, method in methods.items()}
-        return Evaluate(evaluation, scores, self.journeys, self.steps, self.seed, evaluation.needs(self))
+        return Evaluate(evaluation, scores, self.journeys, self.steps, self.seed, evaluation.needs(self, scores))

@@ -6,7 +6,8 @@
 
 Images of a latent model are Encoded first, by an Autoencoder. Some methods ask for more: Snapshot (a model along its
 training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Traker (scores of another
-program), Measure of subset models that do not judge.
+program), Measure of subset models that do not judge. So do some evaluations: Continuations of journeys under other models,
+Embedded images.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
 `task`, `name` and the directories. What was trained on is one value, of `journey.artifacts.keep`.
@@ -224,6 +225,52 @@ class Measure(Spec):
     @property
     def size(self) -> int:
         return 8 * 2 * (len(self.steps) + 1) * self.journeys.num_queries
+
+
+@dataclass(frozen=True)
+class Embedded(Spec):
+    """Training and held-out images as an encoder sees them."""
+
+    stage: ClassVar[str] = "journey.stages.embed"
+    folder: ClassVar[str] = "embedded"
+    version: ClassVar[int] = 1
+    images: Images
+    encoder: Method
+
+    @property
+    def label(self) -> str:
+        return f"{self.images.label}-{self.encoder.label}"
+
+    @property
+    def work(self) -> float:
+        return float(self.images.num_train)
+
+
+@dataclass(frozen=True)
+class Continuations(Spec):
+    """Where journeys that are entered at a step end, when a model goes on with them; and what an encoder sees there."""
+
+    stage: ClassVar[str] = "journey.stages.continuations"
+    folder: ClassVar[str] = "continuations"
+    version: ClassVar[int] = 1
+    checkpoint: Train
+    journeys: Sample
+    step: int  # t, at which they are entered
+    windows: tuple[int, ...]  # Δ: for how many timesteps the model drives, before that of the journeys does; t: to the end
+    queries: tuple[int, ...]
+    count: int  # of each query; the first with the noise that its journey had, the others with noise of their own
+    encoder: Method
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-from{self.step}"
+
+    @property
+    def work(self) -> float:
+        share = self.step / self.checkpoint.model.num_timesteps
+        passed = share * self.journeys.num_inference_steps * passes(self.journeys.guidance)
+        return len(self.windows) * len(self.queries) * self.count * passed * self.checkpoint.forward
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BATCH = 32
-SIDE = 224  # pixels that both encoders were trained on
 
 Encode = Callable[[Tensor], Tensor]
-"""images in −1 … 1, [B, 3, SIDE, SIDE] → [B, E]"""
+"""images in −1 … 1, [B, 3, side, side] → [B, E]"""
 
 
 @torch.no_grad()
-def embed(encode: Encode, images: Tensor) -> Tensor:
-    """Images in −1 … 1, [B, 1 or 3, H, W] → [B, E]."""
+def embed(encode: Encode, images: Tensor, side: int) -> Tensor:
+    """Images in −1 … 1, [B, 1 or 3, H, W], which the encoder sees at side × side pixels → [B, E]."""
     coloured = images.expand(-1, 3, -1, -1)
-    parts = [F.interpolate(some, (SIDE, SIDE), mode="bilinear", antialias=True) for some in coloured.split(BATCH)]
+    parts = [F.interpolate(some, (side, side), mode="bilinear", antialias=True) for some in coloured.split(BATCH)]
     return torch.cat([encode(part) for part in parts])
 
 

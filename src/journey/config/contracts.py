@@ -185,8 +185,8 @@ class Evaluation(Kind):
         """Refuse what only a whole run shows. Raises: ConfigError."""
 
     @abstractmethod
-    def needs(self, recipes: Recipes) -> dict[str, object]:
-        """The artifacts it judges by, by name: specs, alone or in tuples."""
+    def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
+        """The artifacts it judges by, by name: specs, alone or in tuples. scores: of every method, by its name"""
 
     @abstractmethod
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:

@@ -4,19 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from journey.artifacts.keep import All, Keep, Planted, RandomSubset, Without
+from journey.artifacts.keep import All, Keep, RandomSubset, Without, WithoutRandom
 from journey.artifacts.specs import Score
-from journey.config.checks import ConfigError, require
+from journey.config.checks import require
 from journey.data import ImageSet
-from journey.seeding import numpy_generator
+from journey.data.splits import proportional_order
+from journey.seeding import entropy, numpy_generator
 
 
 def rows(keep: Keep, images: ImageSet, scores: Callable[[Score], np.ndarray]) -> np.ndarray:
-    """The rows of the training images that a model is trained on, planted copies last; a copy is its original's row again.
+    """The rows of the training images that a model is trained on.
 
     scores: the array [candidate, step, query, train] of a score. Returns int64 [n].
 
-    Raises: ConfigError if nothing is left, or an id is unknown.
+    Raises: ConfigError if nothing is left, or, of a class, nothing.
     """
     everything = np.arange(len(images))
     match keep:
@@ -26,8 +27,8 @@ def rows(keep: Keep, images: ImageSet, scores: Callable[[Score], np.ndarray]) ->
             return np.flatnonzero(mask(images.labels, keep))
         case Without():
             return np.setdiff1d(everything, ranked(scores(keep.score), keep))
-        case Planted():
-            return np.concatenate([everything, np.repeat(_rows_of(keep.images, images), keep.copies)])
+        case WithoutRandom():
+            return np.setdiff1d(everything, random_rows(images.labels, keep))
 
 
 def mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
@@ -62,9 +63,15 @@ def ranked(scores: np.ndarray, without: Without) -> np.ndarray:
     return np.argsort(tau if without.opponents else -tau, kind="stable")[: without.count]
 
 
-def _rows_of(ids: tuple[str, ...], images: ImageSet) -> np.ndarray:
-    row = {name: i for i, name in enumerate(images.ids)}
-    unknown = [name for name in ids if name not in row]
-    if unknown:
-        raise ConfigError(f"planted image {unknown[0]}: no such training image; the first is {images.ids[0]}")
-    return np.array([row[name] for name in ids])
+def random_rows(labels: np.ndarray, without: WithoutRandom) -> np.ndarray:
+    """The rows that a random removal leaves out. [count]"""
+    require_removable("count", without.count, labels)
+    return proportional_order(labels, entropy(without.seed, "removal", without.index))[: without.count]
+
+
+def require_removable(name: str, count: int, labels: np.ndarray) -> None:
+    """Refuse a number of images without which a class would be gone. Raises: ConfigError."""
+    rarest = np.bincount(labels)
+    rarest = int(rarest[rarest > 0].min())
+    most = len(labels) * (rarest - 1) // rarest
+    require(0 < count <= most, name, count, f"in 1…{most}: some of every class, of which the rarest has {rarest}, must be left")

@@ -8,7 +8,12 @@ from journey.artifacts.workspace import Workspace, get
 
 def pictures(journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> np.ndarray:
     """x̂0_t of every query at some of the steps that are kept, as pixels in −1…1. [step, query, C, H, W]"""
-    of = journeys.checkpoint
     kept = get(journeys, workspace).array("x0_hat.npy")
+    return np.stack([decoded(kept[journeys.steps.index(t)], journeys, workspace) for t in steps])
+
+
+def decoded(x0: np.ndarray, journeys: Sample, workspace: Workspace) -> np.ndarray:
+    """Examples of the model of some journeys [B, …], as pixels in −1…1. [B, C, H, W]"""
+    of = journeys.checkpoint
     encoded = None if of.encoded is None else get(of.encoded, workspace)
-    return np.stack([of.model.decode(kept[journeys.steps.index(t)], encoded) for t in steps])
+    return of.model.decode(x0, encoded)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from journey.config.groups import Sampler
 from journey.diffusion.network import Predict
 from journey.diffusion.schedule import Schedule, ddim_step, ddpm_step, estimate_x0, predicted_noise
 from journey.seeding import generator
+
+IMAGE = -1  # the timestep after the last
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,30 @@ class Step:
     x_next: Tensor
 
 
-class QueryNoise:
-    """The noise of some queries: one generator per query, so that a query does not depend on its companions."""
+class Noise:
+    """The noise of some examples, each from a generator of its own, so that none depends on its companions."""
 
-    def __init__(self, queries: Iterable[int], shape: tuple[int, ...], seed: int) -> None:
-        self.generators = [generator(seed, "journey", query) for query in queries]
+    def __init__(self, generators: list[torch.Generator], shape: tuple[int, ...]) -> None:
+        self.generators = generators
         self.shape = shape
 
     def draw(self) -> Tensor:
-        """The next noise of every query. [Q, …]"""
+        """The next noise of every example. [B, …]"""
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+
+
+def journey_noise(queries: Iterable[int], shape: tuple[int, ...], seed: int) -> Noise:
+    """The noise that some queries begin with and go on with."""
+    return Noise([generator(seed, "journey", query) for query in queries], shape)
+
+
+def noise_from(t: int, query: int, sampler: Sampler, timesteps: list[int], shape: tuple[int, ...], seed: int) -> torch.Generator:
+    """The generator of a query's noise as it is when its journey comes to t. timesteps: all that the journey visits"""
+    noise = journey_noise([query], shape, seed)
+    drawn = timesteps.index(t) if sampler is Sampler.ddpm else 0
+    for _ in range(1 + drawn):  # the beginning, and a step each
+        noise.draw()
+    return noise.generators[0]
 
 
 def sample(
@@ -43,50 +60,30 @@ def sample(
     schedule: Schedule,
     sampler: Sampler,
     timesteps: list[int],
-    noise: QueryNoise,
+    noise: Noise,
     device: torch.device,
     context: Tensor | None = None,
 ) -> Iterator[Step]:
     """Generate all queries side by side, yielding every step of their journeys, from pure noise to the last."""
     x_t = noise.draw().to(device)  # [Q, …]
-    yield from _walk(predict, schedule, sampler, timesteps, x_t, noise, device, context)
-
-
-def continued(
-    predict: Predict,
-    schedule: Schedule,
-    sampler: Sampler,
-    timesteps: list[int],
-    t: int,
-    x_t: Tensor,
-    noise: QueryNoise,
-    device: torch.device,
-    context: Tensor | None = None,
-) -> Iterator[Step]:
-    """Enter journeys at an x_t that was kept and go on with the noise they had, under any model: with the model that made
-    them, bit for bit what happened.
-
-    timesteps: all that the journeys visit; noise: new generators of the queries, whose draws before t are made and dropped.
-    """
-    first = timesteps.index(t)
-    noise.draw()  # the beginning
-    for _ in range(first if sampler is Sampler.ddpm else 0):
-        noise.draw()
-    yield from _walk(predict, schedule, sampler, timesteps[first:], x_t.to(device), noise, device, context)
+    yield from walk(predict, schedule, sampler, [*timesteps, IMAGE], x_t, noise, device, context)
 
 
 @torch.no_grad()
-def _walk(
+def walk(
     predict: Predict,
     schedule: Schedule,
     sampler: Sampler,
     timesteps: list[int],
     x_t: Tensor,
-    noise: QueryNoise,
+    noise: Noise,
     device: torch.device,
-    context: Tensor | None,
+    context: Tensor | None = None,
 ) -> Iterator[Step]:
-    for t, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
+    """From x_t at the first of some timesteps to the last, where no step is made. Entered at an x_t that was kept, with the noise
+    it had, under the model that made it, a journey is bit for bit what happened; any other model can be asked.
+    """
+    for t, t_next in pairwise(timesteps):
         t_batch = torch.full((len(x_t),), t, device=device)
         eps = predicted_noise(schedule, x_t, t_batch, predict(x_t, t_batch, context))
         x0_hat = estimate_x0(schedule, x_t, t_batch, eps)

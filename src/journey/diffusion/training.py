@@ -48,13 +48,13 @@ def new_state(network: nn.Module, training: Training) -> State:
 class Batches:
     """What a training sees at each step: a function of (seed, stream, step), so a continued run sees the same.
 
-    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped,
-            and further copies come on top, with draws of their own. Trainings that share a stream differ by their examples only.
+    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped.
+            Trainings that share a stream differ by their examples only.
     own     Batches of the examples that are kept, full ones: what is left out changes all of them.
     """
 
     kind: Batching
-    rows: Tensor  # of the examples that are kept, int64 [n]; a copy is its original's row again
+    rows: Tensor  # of the examples that are kept, int64 [n]
     num_examples: int  # all, N
     size: int
     num_timesteps: int
@@ -76,18 +76,13 @@ class Batches:
             rows = self.rows[self._index(len(self.rows), step)]
             return rows, *self._draws(len(rows), shape, random, of_latents)
         rows = self._index(self.num_examples, step)
-        draws = self._draws(len(rows), shape, random, of_latents)
-        copies = self._copies[rows]
-        kept = copies > 0
-        more = rows.repeat_interleave((copies - 1).clamp(min=0))
-        more_draws = self._draws(len(more), shape, random, of_latents)
-        together = (torch.cat([some[kept], further]) for some, further in zip(draws, more_draws, strict=True))
-        return torch.cat([rows[kept], more]), *together
+        kept = self._kept[rows]
+        return rows[kept], *(some[kept] for some in self._draws(len(rows), shape, random, of_latents))
 
     @functools.cached_property
-    def _copies(self) -> Tensor:
-        """How often each example is held; 0: left out. int64 [N]"""
-        return torch.bincount(self.rows, minlength=self.num_examples)
+    def _kept(self) -> Tensor:
+        """Whether each example is. bool [N]"""
+        return torch.bincount(self.rows, minlength=self.num_examples) > 0
 
     def _index(self, num_examples: int, step: int) -> Tensor:
         return batch_index(num_examples, self.size, step, self.seed, self.stream)

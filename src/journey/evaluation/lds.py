@@ -42,7 +42,7 @@ class LDS(Evaluation):
         require(len(set(paired)) == len(paired), f"{where}.paired_steps", paired, "distinct")
         require(set(paired) <= set(sampling.steps), f"{where}.paired_steps", paired, f"among sampling.steps={sampling.steps}")
 
-    def needs(self, recipes: Recipes) -> dict[str, object]:
+    def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
         """outputs: [subset][seed]; full: what a trajectory's steps are weighted by."""
         of = recipes.retraining
 

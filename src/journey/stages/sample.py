@@ -2,7 +2,7 @@
 
 Payload: x_t.npy and x0_hat.npy, float32 [S, Q, …], at the steps of the spec; final.npy [Q, …]; of prompts, context.npy
 [Q, 1, L, E]. The noise of a step is drawn
-again from its query's generator (`journey.diffusion.sampling.continued`).
+again from its query's generator (`journey.diffusion.sampling.noise_from`).
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def make(spec: Sample, partial: Path, workspace: Workspace) -> None:
     with track(spec, partial, workspace) as log:
         for first in range(0, spec.num_queries, TOGETHER):
             queries = range(first, min(first + TOGETHER, spec.num_queries))
-            noise = sampling.QueryNoise(queries, shape, spec.seed)
+            noise = sampling.journey_noise(queries, shape, spec.seed)
             prompted = None if context is None else context[queries.start : queries.stop]
             for step in sampling.sample(predict, noise_schedule, spec.sampler, timesteps, noise, device, prompted):
                 if not bool(step.x0_hat.isfinite().all()):

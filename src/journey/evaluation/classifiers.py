@@ -1,0 +1,59 @@
+"""What generated images show, by two classifiers of different kind that were trained on real ones.
+
+pixels    a support vector machine with a Gaussian kernel on pixels
+features  logistic regression on what an encoder sees
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from journey import data
+from journey.artifacts.specs import Embedded
+from journey.artifacts.workspace import Workspace, get
+from journey.data.splits import balanced_order
+
+MOST = 5000  # images that they are trained on: a support vector machine takes the square of them
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """accuracy: of each on the held-out images, by its name; agreement: how often both say the same of those."""
+
+    pixels: Pipeline
+    features: Pipeline
+    accuracy: dict[str, float]
+    agreement: float
+
+    def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+        """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
+        of_pixels = self.pixels.predict(_flat(pictures, 3)).reshape(pictures.shape[:-3])
+        return {"pixels": of_pixels, "features": self.features.predict(_flat(features, 1)).reshape(features.shape[:-1])}
+
+
+def trained(of: Embedded, workspace: Workspace) -> Classifiers:
+    """Classifiers of the classes of a dataset. Raises: ValueError if there is one class only."""
+    kept, embedded = get(of.images, workspace).path, get(of, workspace)
+    train, held_out = data.read(kept / "train"), data.read(kept / "held_out")
+    some = balanced_order(train.labels, seed=0)[:MOST]
+    pixels = make_pipeline(StandardScaler(), SVC())
+    pixels.fit(_flat(_pixels(train.images[some]), 3), train.labels[some])
+    features = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
+    features.fit(embedded.array("train.npy")[some], train.labels[some])
+    found = Classifiers(pixels, features, {}, 0.0)
+    said = found.labels(_pixels(held_out.images), embedded.array("held_out.npy"))
+    accuracy = {name: float((labels == held_out.labels).mean()) for name, labels in said.items()}
+    return Classifiers(pixels, features, accuracy, float((said["pixels"] == said["features"]).mean()))
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return np.asarray(data.as_pixels(images))
+
+
+def _flat(arrays: np.ndarray, each: int) -> np.ndarray:
+    """[..., each axes] → [B, elements]"""
+    return arrays.reshape(-1, int(np.prod(arrays.shape[-each:])))
