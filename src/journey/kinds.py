@@ -20,6 +20,7 @@ from journey.data.mnist5k import MNIST5k
 from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
+from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.lds import LDS
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
@@ -40,7 +41,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS,)
+EVALUATIONS = (LDS, Counterfactual)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)
 

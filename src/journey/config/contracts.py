@@ -181,8 +181,11 @@ class Method(Kind):
 class Evaluation(Kind):
     """How methods are judged."""
 
-    def check_run(self, where: str, sampling: Sampling) -> None:
+    def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
         """Refuse what only a whole run shows. Raises: ConfigError."""
+
+    def check_data(self, where: str, images: ImageSet) -> None:
+        """Refuse what only the training images show. Raises: ConfigError."""
 
     @abstractmethod
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:

@@ -90,7 +90,7 @@ class Config:
             getattr(self, group).check(group)
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
         self._check_space()
-        self.evaluation.check_run("evaluation", self.sampling)
+        self.evaluation.check_run("evaluation", self.sampling, self.model)
         require_count("retraining.num_draws", self.retraining.num_draws, most=self.model.num_timesteps)
         self._check_methods()
 

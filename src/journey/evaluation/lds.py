@@ -12,7 +12,7 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Evaluate, Measure, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import require, require_count
-from journey.config.contracts import Evaluation
+from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampling
 from journey.data import subsets, train_images
 from journey.evaluation import datamodeling, reliability, rows
@@ -37,7 +37,7 @@ class LDS(Evaluation):
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
         require(len(self.paired_steps) > 0, f"{where}.paired_steps", self.paired_steps, "a non-empty list")
 
-    def check_run(self, where: str, sampling: Sampling) -> None:
+    def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
         paired = self.paired_steps
         require(len(set(paired)) == len(paired), f"{where}.paired_steps", paired, "distinct")
         require(set(paired) <= set(sampling.steps), f"{where}.paired_steps", paired, f"among sampling.steps={sampling.steps}")

@@ -81,3 +81,27 @@ def _variance(replicates: np.ndarray) -> np.ndarray:
     shared = (num_queries * of_subsets - each) / (num_queries - 1)  # mean covariance of two queries
     cell = np.maximum(0, each - shared) / num_queries
     return np.maximum(of_subsets + of_queries - cell, np.maximum(of_subsets, of_queries))
+
+
+def over_queries(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of values [Q] with Student's 95% interval."""
+    return _ends(values.mean(), values.var(ddof=1) / len(values), len(values))
+
+
+def over_draws_and_queries(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of values [R, Q], of R models that all queries share, with a 95% interval over both."""
+    num_draws, num_queries = values.shape
+    cells = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    of_cells = np.square(cells).sum() / max(1, (num_draws - 1) * (num_queries - 1))
+    of_queries = values.mean(0).var(ddof=1) / num_queries
+    of_draws = values.mean(1).var(ddof=1) / num_draws if num_draws > 1 else 0.0
+    variance = max(of_queries + of_draws - of_cells / values.size, of_queries, of_draws)
+    return _ends(values.mean(), variance, min(num_queries, num_draws) if num_draws > 1 else num_queries)
+
+
+def _ends(mean: float, variance: float, count: int) -> tuple[float, float, float]:
+    """Student's 95% interval of a mean, by the variance that it is estimated to have from so many."""
+    from scipy import stats  # here: importing it takes a while
+
+    half = float(stats.t.ppf(0.975, count - 1) * np.sqrt(variance))
+    return float(mean), float(mean) - half, float(mean) + half

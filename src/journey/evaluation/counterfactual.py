@@ -1,0 +1,191 @@
+"""Retraining counterfactuals (Georgiev et al. 2023, Section 5): leave out the images that a method ranks first for a query at a
+step, retrain from scratch, enter the query's journey at that step, and see what has changed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from journey.artifacts.keep import All, Keep, Without, WithoutRandom
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Continuations, Embedded, Evaluate, Score
+from journey.artifacts.workspace import Workspace, get
+from journey.attribution.methods.encoder import Encoder
+from journey.config.checks import require, require_count
+from journey.config.contracts import Evaluation, ImageSet, Model
+from journey.config.groups import Sampler, Sampling
+from journey.evaluation.lds import LDS
+from journey.evaluation.removal import OPPONENTS, PROPONENTS, RANDOM, SEED, Change
+from journey.evaluation.rows import Row, select
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+
+@dataclass
+class Counterfactual(Evaluation):
+    kind: ClassVar[str] = "counterfactual"
+    steps: list[int] = field(default_factory=lambda: [400])  # t: where journeys are entered
+    counts: list[int] = field(default_factory=lambda: [30, 100])  # k: how many proponents are left out
+    opponents: list[int] = field(default_factory=list)  # how many opponents, by further retrainings
+    windows: list[int] = field(default_factory=lambda: [100])  # Δ: beside the whole rest of the journey
+    num_queries: int = 12  # the first of them
+    num_continuations: int = 32  # of each
+    num_random: int = 6  # random removals of each count
+    num_seeds: int = 2  # retrainings on everything
+    dimensions: int = 16  # of the space of the Fréchet distance
+    encoder: Encoder = field(default_factory=lambda: Encoder(side=96))
+
+    def check(self, where: str) -> None:
+        for name in ("steps", "counts", "opponents", "windows"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"{where}.{name}", values, "distinct")
+        require(len(self.steps) > 0, f"{where}.steps", self.steps, "a non-empty list")
+        require(len(self.counts) > 0, f"{where}.counts", self.counts, "a non-empty list")
+        for name, least in {"num_queries": 2, "num_continuations": 2, "num_random": 2, "num_seeds": 1}.items():
+            require_count(f"{where}.{name}", getattr(self, name), least=least, most=10_000)
+        most = self.num_continuations - 1
+        require_count(f"{where}.dimensions", self.dimensions, most=1000)
+        fits = self.dimensions <= most
+        require(fits, f"{where}.dimensions", self.dimensions, f"at most {most}: num_continuations={most + 1}")
+        self.encoder.check(f"{where}.encoder")
+
+    def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
+        known = f"among sampling.steps={sampling.steps}"
+        require(set(self.steps) <= set(sampling.steps), f"{where}.steps", self.steps, known)
+        require_count(f"{where}.num_queries", self.num_queries, least=2, most=sampling.num_queries)
+        needed = "ddpm: what follows x_t by ddim is one image, whatever the noise"
+        require(sampling.sampler is Sampler.ddpm, "sampling.sampler", sampling.sampler.value, needed)
+        self.encoder.weights(f"{where}.encoder")
+        stride = model.num_timesteps // sampling.num_inference_steps
+        for t in self.steps:
+            for window in self.windows:
+                fine = 0 < window <= t and window % stride == 0
+                require(fine, f"{where}.windows", window, f"a multiple of {stride} in 1…{t}: journeys are entered at t={t}")
+
+    def check_data(self, where: str, images: ImageSet) -> None:
+        from journey.data.subsets import require_removable
+
+        for name in ("counts", "opponents"):
+            for count in getattr(self, name):
+                require_removable(f"{where}.{name}", count, images.labels)
+
+    # ------------------------------------------------------------------------------------------- what it needs
+
+    def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
+        """changes: every retraining; before: [step], of the full model, twice as many continuations; lds: the same methods,
+        judged by random subsets.
+
+        Raises: ConfigError if a method has several candidates.
+        """
+        for name, score in scores.items():
+            candidates = score.method.candidates()
+            what = f"method.{name}.{next(iter(candidates[0]), 'candidates')}"
+            values = [value for candidate in candidates for value in candidate.values()]
+            require(len(candidates) == 1, what, values, "one value: every one of them is other models to retrain")
+        lds = LDS(paired_steps=list(self.steps))
+        everyone = tuple(range(self.num_queries))
+        return {
+            "changes": (*self._removals(recipes, scores), *self._floors(recipes, everyone)),
+            "before": tuple(self._continued(recipes, All(), 0, t, everyone, 2) for t in self.steps),
+            "full": recipes.measured(recipes.trained(0)),
+            "embedded": Embedded(recipes.images, self.encoder),
+            "lds": Evaluate(lds, scores, recipes.journeys, recipes.steps, recipes.seed, lds.needs(recipes, scores)),
+        }
+
+    def _removals(self, recipes: Recipes, scores: dict[str, Score]) -> Iterator[Change]:
+        wanted = [(PROPONENTS, k) for k in self.counts] + [(OPPONENTS, k) for k in self.opponents]
+        for t in self.steps:
+            for name, score in scores.items():
+                by_step = score.method.num_scores(len(recipes.steps)) > 1
+                for side, count in wanted:
+                    for query in range(self.num_queries):
+                        step = t if by_step else recipes.steps[0]  # so that steps share what is one ranking
+                        keep = Without(score, 0, step, query, count, side == OPPONENTS)
+                        yield self._change(recipes, name, side, count, t, keep, 0, (query,))
+
+    def _floors(self, recipes: Recipes, queries: tuple[int, ...]) -> Iterator[Change]:
+        for t in self.steps:
+            for count in dict.fromkeys([*self.counts, *self.opponents]):
+                for index in range(self.num_random):
+                    keep = WithoutRandom(index, count, recipes.seed)
+                    yield self._change(recipes, RANDOM, PROPONENTS, count, t, keep, 0, queries)
+            for repeat in range(1, 1 + self.num_seeds):
+                yield self._change(recipes, SEED, PROPONENTS, 0, t, All(), repeat, queries)
+
+    def _change(
+        self, recipes: Recipes, method: str, side: str, count: int, t: int, keep: Keep, repeat: int, queries: tuple[int, ...]
+    ) -> Change:
+        continued = self._continued(recipes, keep, repeat, t, queries, 1)
+        return Change(method, side, count, t, continued, recipes.measured(continued.checkpoint))
+
+    def _continued(
+        self, recipes: Recipes, keep: Keep, repeat: int, t: int, queries: tuple[int, ...], times: int
+    ) -> Continuations:
+        return Continuations(
+            checkpoint=recipes.trained(repeat, keep),
+            journeys=recipes.journeys,
+            step=t,
+            windows=(t,) if times == 2 else self.driven(t),
+            queries=queries,
+            count=times * self.num_continuations,
+            encoder=self.encoder,
+            seed=recipes.seed,
+        )
+
+    def driven(self, t: int) -> tuple[int, ...]:
+        """Δ of every window, the last of which is the whole rest of a journey from t."""
+        return (*sorted(w for w in self.windows if w != t), t)
+
+    # ------------------------------------------------------------------------------------------------ its result
+
+    def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
+        import json
+
+        from journey.evaluation import changes
+
+        judged = changes.judged(spec, self.dimensions, workspace)
+        lds = json.loads((get(spec.needs["lds"], workspace).path / "result.json").read_text())
+        found = judged.stated()
+        return {
+            "num_train": spec.journeys.checkpoint.images.num_train,
+            "num_queries": self.num_queries,
+            "num_continuations": self.num_continuations,
+            "num_random": self.num_random,
+            "num_seeds": self.num_seeds,
+            "dimensions": self.dimensions,
+            "steps": list(self.steps),
+            "counts": list(self.counts),
+            "opponents": list(self.opponents),
+            "windows": {str(t): list(self.driven(t)) for t in self.steps},
+            "accuracy": judged.accuracy,
+            "candidates": {name: score.method.candidates()[0] for name, score in spec.scores.items()},
+            "lds": {key: lds[key] for key in ("num_subsets", "num_seeds", "num_queries")},
+            "rows": found + judged.against_lds(lds["rows"]),
+            "pictures": judged.pictures(),
+        }
+
+    def headline(self, result: dict) -> list[Row]:
+        return [row for row in select(result["rows"], quantity="rise", target="step") if "against" not in row]
+
+    def tables(self, result: dict) -> "list[Table]":
+        from journey.evaluation import counterfactual_tables
+
+        return counterfactual_tables.tables(result)
+
+    def texts(self, result: dict) -> dict[str, str]:
+        from journey.evaluation import counterfactual_tables
+
+        return {"counterfactual.md": counterfactual_tables.markdown(result)}
+
+    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
+        from journey.evaluation import counterfactual_figures as drawn
+
+        found = {f"effect_by_count_t{t}.png": drawn.by_count(result, t) for t in result["steps"]}
+        for t in result["steps"]:
+            if len(result["windows"][str(t)]) > 1:
+                found[f"effect_by_window_t{t}.png"] = drawn.by_window(result, t)
+            found[f"before_after_t{t}.png"] = drawn.before_after(result, t)
+        found["lds_against_removal.png"] = drawn.lds_against_removal(result)
+        return found

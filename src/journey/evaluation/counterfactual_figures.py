@@ -1,0 +1,153 @@
+"""The pictures of counterfactual evaluations."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from journey.evaluation.counterfactual_tables import COLUMNS
+from journey.evaluation.removal import OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
+from journey.evaluation.rows import Row, select
+from journey.evaluation.thumbnails import unpack
+from journey.palette import COLOURS, GREY
+
+FLOOR_STYLES = {RANDOM: "--", SEED: ":", SAME: "-."}
+SIX = ("rise", "own rise", "l2", "cosine", "frechet", "class")
+
+
+def by_count(result: dict, step: int) -> Figure:
+    """What was done by how many images are left out, beside the floors; opponents as open circles."""
+    shown = [quantity for quantity in SIX if select(result["rows"], quantity=quantity)]
+    figure, panels = plt.subplots(2, -(-len(shown) // 2), figsize=(11, 6.4), squeeze=False, layout="constrained")
+    for axes, quantity in zip(panels.flat, shown, strict=False):
+        whole = [row for row in select(result["rows"], quantity=quantity, step=step, window=step) if "against" not in row]
+        for i, name in enumerate(result["candidates"]):
+            place = 1.06 ** (i - len(result["candidates"]) / 2)  # side by side
+            of = select(whole, method=name)
+            _points(axes, select(of, side=PROPONENTS), "count", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
+            _points(axes, select(of, side=OPPONENTS), "count", place, fmt="o", color=COLOURS[i % len(COLOURS)], mfc="white")
+        _floors(axes, whole, result["counts"])
+        axes.set_xscale("log")
+        axes.set_xticks(result["counts"], [str(k) for k in result["counts"]])
+        axes.minorticks_off()
+        axes.set_xlabel("images left out")
+        _finish(axes, quantity)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+    _title(figure, panels[0, 0], result, f"entered at t = {step}")
+    return figure
+
+
+def by_window(result: dict, step: int) -> Figure:
+    """What was done by for how long the retrained model drives; the most images left out."""
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
+    for axes, quantity in zip(panels, ("l2", "cosine", "frechet"), strict=True):
+        of_step = select(result["rows"], quantity=quantity, step=step)
+        for i, name in enumerate(result["candidates"]):
+            place = 1.05 ** (i - len(result["candidates"]) / 2)
+            of = select(of_step, method=name, side=PROPONENTS, count=max(result["counts"]))
+            of = [row for row in of if "against" not in row]
+            _points(axes, of, "window", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
+        for name, count in ((RANDOM, max(result["counts"])), (SEED, 0)):
+            of = select(of_step, method=name, count=count)
+            axes.plot([row["window"] for row in of], [row["value"] for row in of], FLOOR_STYLES[name], color=GREY, label=name)
+        axes.set_xscale("log")
+        axes.set_xticks(result["windows"][str(step)], [str(w) for w in result["windows"][str(step)]])
+        axes.minorticks_off()
+        axes.set_xlabel("Δ: timesteps driven by the retrained model")
+        _finish(axes, quantity)
+    _title(figure, panels[0], result, f"entered at t = {step}, {max(result['counts'])} images left out")
+    return figure
+
+
+def before_after(result: dict, step: int) -> Figure:
+    """What one noise led to: before, and after each of the largest removals."""
+    packed = result["pictures"][str(step)]
+    pictures = {name: unpack(of) for name, of in packed.items()}  # [Q, C, H, W]
+    num_queries = len(pictures["before"])
+    size = (0.95 * len(pictures) + 0.3, 0.95 * num_queries + 0.8)
+    figure, grid = plt.subplots(num_queries, len(pictures), figsize=size, squeeze=False, layout="constrained")
+    for column, (name, of) in enumerate(pictures.items()):
+        grid[0, column].set_title(name.replace(" ", "\n"), fontsize=7)
+        for query, picture in enumerate(of):
+            image = np.clip(picture.transpose(1, 2, 0) / 2 + 0.5, 0, 1)
+            grid[query, column].imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            grid[query, column].set_xticks([])
+            grid[query, column].set_yticks([])
+    count = max(result["counts"])
+    figure.suptitle(f"{result['experiment']}: one noise from t = {step}, {count} images left out", fontsize=8)
+    return figure
+
+
+def lds_against_removal(result: dict) -> Figure:
+    """A point for each method: its LDS at the step, and what its largest removal does."""
+    shown = ("rise", "own rise", "l2", "frechet")
+    size = (3.1 * len(shown), 3.2 * len(result["steps"]) + 0.4)
+    figure, panels = plt.subplots(len(result["steps"]), len(shown), figsize=size, squeeze=False, layout="constrained")
+    count = max(result["counts"])
+    for line, step in zip(panels, result["steps"], strict=True):
+        for axes, quantity in zip(line, shown, strict=True):
+            whole = select(result["rows"], quantity=quantity, step=step, window=step, side=PROPONENTS, count=count)
+            for i, name in enumerate(result["candidates"]):
+                (lds,) = select(result["rows"], quantity="lds", method=name, step=step)
+                (effect,) = [row for row in select(whole, method=name) if "against" not in row]
+                style = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "elinewidth": 1, "label": name}
+                axes.errorbar(100 * lds["value"], _shown(effect)[0], _ends(effect), 100 * _raw_ends(lds), **style)
+            (tau,) = select(result["rows"], quantity="tau", method=quantity, step=step, count=count)
+            axes.set_title(f"t = {step}: τ = {tau['value']:.2f} [{tau['low']:.2f}, {tau['high']:.2f}]", fontsize=8)
+            axes.set_xlabel("LDS × 100")
+            axes.set_ylabel(COLUMNS[quantity][0], fontsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+    _title(figure, panels[0, 0], result, f"{count} images left out")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- parts
+
+
+def _points(axes: plt.Axes, rows: list[Row], along: str, place: float, **style: str) -> None:
+    if rows:
+        at = [place * row[along] for row in rows]
+        values, errors = [_shown(row)[0] for row in rows], np.concatenate([_ends(row) for row in rows], 1)
+        axes.errorbar(at, values, errors, capsize=2, markersize=4, elinewidth=1, **style)
+
+
+def _floors(axes: plt.Axes, whole: list[Row], counts: list[int]) -> None:
+    """Along the counts; what leaves nothing out is the same at all of them."""
+    for name, line in FLOOR_STYLES.items():
+        of = select(whole, method=name)
+        if not of:
+            continue
+        at = [row["count"] for row in of] if of[0]["count"] else counts
+        ends = np.array([_shown(row) for row in of] * (1 if of[0]["count"] else len(counts)))
+        axes.plot(at, ends[:, 0], line, color=GREY, label=name)
+        axes.fill_between(at, ends[:, 1], ends[:, 2], color=GREY, alpha=0.15, linewidth=0)
+
+
+def _shown(row: Row) -> list[float]:
+    """Value, low and high in the units that are shown."""
+    times = COLUMNS[str(row["quantity"])][1]
+    return [times * row[end] for end in ("value", "low", "high")]
+
+
+def _ends(row: Row) -> np.ndarray:
+    return COLUMNS[str(row["quantity"])][1] * _raw_ends(row)
+
+
+def _raw_ends(row: Row) -> np.ndarray:
+    """Distances from the value to the ends of its interval. [2, 1]"""
+    return np.array([[row["value"] - row["low"]], [row["high"] - row["value"]]])
+
+
+def _finish(axes: plt.Axes, quantity: str) -> None:
+    axes.set_ylabel(COLUMNS[quantity][0])
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _title(figure: Figure, axes: plt.Axes, result: dict, what: str) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=9, frameon=False, fontsize=8)
+    sizes = f"{result['num_train']} training images, {result['num_queries']} queries, 95% intervals"
+    figure.suptitle(f"{result['experiment']}: {what}; {sizes}", fontsize=9)

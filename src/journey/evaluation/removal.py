@@ -1,0 +1,34 @@
+"""Retrainings that an evaluation compares with the full model: whose, and what each is asked."""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from journey.artifacts.specs import Continuations, Measure
+
+PROPONENTS, OPPONENTS = "proponents", "opponents"
+RANDOM, SEED, SAME = "random removal", "another seed", "same model"
+FLOORS = (RANDOM, SEED, SAME)
+
+What = tuple[str, str, int, int]
+"""method or floor, side, count, step"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A retraining, and what is asked of it. method: whose ranking, or which floor"""
+
+    method: str
+    side: str
+    count: int  # images that are left out
+    step: int  # whose ranking, and where journeys are entered
+    continued: Continuations
+    measured: Measure
+
+    @property
+    def what(self) -> What:
+        return self.method, self.side, self.count, self.step
+
+
+def grouped(changes: tuple[Change, ...]) -> dict[What, list[Change]]:
+    """Changes of one method, side, count and step, in the order they were asked for."""
+    return {what: list(of) for what, of in groupby(changes, key=lambda change: change.what)}
