@@ -199,7 +199,7 @@ def test_a_method_with_one_ranking_is_retrained_once_for_all_steps(judged):
 def test_pictures_and_tables_are_drawn_from_the_result_alone(judged, tmp_path):
     result = json.loads(json.dumps(judged[3]))
     evaluation = Counterfactual()
-    for name, figure in evaluation.figures(result, {}).items():
+    for name, figure in evaluation.figures(result).items():
         figure.savefig(tmp_path / name)
     assert {p.name for p in tmp_path.iterdir()} == {
         "effect_by_count_t400.png", "effect_by_window_t400.png", "before_after_t400.png", "lds_against_removal.png",

@@ -36,7 +36,7 @@ def named(worse: str, better: str) -> dict:
     rows += lds("draws", 0.3, quantity="specific_ceiling") + lds("seeds", 0.2, quantity="specific_ceiling")
     rows += [row(0.1, 0.05, 0.15, target, quantity="difference", method=better, against=worse) for target in TARGETS]
     return {
-        "experiment": "test", "variants": [], "num_train": 10,
+        "experiment": "test", "variants": [], "axes": {}, "num_train": 10,
         "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
         "paired_steps": [600, 300], "rows": rows,
         "chosen": {name: {"best": chosen, "linear": chosen} for name in methods},
@@ -112,16 +112,16 @@ def test_ablations_draw_every_axis(result):
 
 def test_the_pictures_are_those_that_can_be_read(result):
     """Curves while there are colours enough, a map of more methods; axes where something was varied."""
-    assert list(LDS().figures(result, {})) == ["lds_by_step.png"]
-    varied = LDS().figures(result, {"num_draws": [("8", "trak"), ("32", "journey")]})
+    assert list(LDS().figures(result)) == ["lds_by_step.png"]
+    varied = LDS().figures({**result, "axes": {"num_draws": [("8", "trak"), ("32", "journey")]}})
     assert list(varied) == ["lds_by_step.png", "ablations.png"]
     for i in range(5):
         result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="best")
         result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="linear")
     result["variants"] = [f"method {i}" for i in range(5)]
-    assert list(LDS().figures(result, {})) == ["lds_by_step.png"]
+    assert list(LDS().figures(result)) == ["lds_by_step.png"]
     result["variants"] = []
-    assert list(LDS().figures(result, {})) == ["lds_by_method.png"]
+    assert list(LDS().figures(result)) == ["lds_by_method.png"]
     plt.close("all")
 
 

@@ -211,8 +211,11 @@ class Evaluation(Kind):
         """Files of text for the report, by name."""
         return {}
 
-    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> dict[str, Figure]:
-        """Pictures for the report, by file name. axes: what the first method was varied along, as (value, method)."""
+    def figures(self, result: dict) -> dict[str, Figure]:
+        """Pictures for the report, by file name, from the result alone.
+
+        result["axes"]: what the first method was varied along, as (value, method).
+        """
         return {}
 
 

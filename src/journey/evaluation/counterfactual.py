@@ -179,7 +179,7 @@ class Counterfactual(Evaluation):
 
         return {"counterfactual.md": counterfactual_tables.markdown(result)}
 
-    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
+    def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation import counterfactual_figures as drawn
 
         found = {f"effect_by_count_t{t}.png": drawn.by_count(result, t) for t in result["steps"]}

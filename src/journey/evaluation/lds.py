@@ -155,14 +155,14 @@ class LDS(Evaluation):
 
         return {"lds.md": lds_tables.markdown(result)}
 
-    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
+    def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation import lds_figures
 
         few = len(lds_figures.plain(result)) <= len(COLOURS)
         shown = {"lds_by_step.png": lds_figures.lds_by_step} if few else {"lds_by_method.png": lds_figures.lds_by_method}
         pictures = {name: draw(result) for name, draw in shown.items()}
-        if axes:
-            pictures["ablations.png"] = lds_figures.ablations(result, next(iter(result["chosen"])), axes)
+        if result["axes"]:
+            pictures["ablations.png"] = lds_figures.ablations(result, next(iter(result["chosen"])), result["axes"])
         return pictures
 
 

@@ -51,7 +51,7 @@ def write(run: Config, made_from: Recipes, workspace: Workspace, directory: Path
         texts = run.evaluation.texts(result)
         for name, text in texts.items():
             replace_text(partial / name, text)
-        pictures = run.evaluation.figures(result, _axes(run))
+        pictures = run.evaluation.figures(result)
         if shown:
             chosen = run.evaluation.chosen(result, shown)
             pictures[PICTURE] = _journeys(run, made_from, workspace, shown, chosen)
@@ -73,6 +73,7 @@ def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
         "dataset": run.dataset.label,
         "model": run.model.label,
         "variants": [name for name in run.judged if name not in run.method],
+        "axes": _axes(run),
         **_autoencoder(target, workspace),
         **found,
         "cost": {name: costs.of_method(score, workspace.store) for name, score in target.scores.items()},

@@ -1,0 +1,22 @@
+"""What is committed is drawn from its result.json alone."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/result.json"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_figure_but_that_of_images_is_drawn_again(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    from redraw import redraw
+
+    names = redraw(folder, tmp_path)
+    plt.close("all")
+    sys.modules.pop("redraw")
+    committed = {path.name for path in folder.glob("*.png")} - {"journeys.png"}
+    assert committed <= set(names) == {path.name for path in tmp_path.iterdir()}
