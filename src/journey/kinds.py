@@ -20,7 +20,9 @@ from journey.data.mnist5k import MNIST5k
 from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
+from journey.evaluation.emergence import Emergence
 from journey.evaluation.lds import LDS
+from journey.evaluation.path import AlongPath
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
@@ -40,7 +42,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS,)
+EVALUATIONS = (LDS, Emergence, AlongPath)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)
 

@@ -184,6 +184,9 @@ class Evaluation(Kind):
     def check_run(self, where: str, sampling: Sampling) -> None:
         """Refuse what only a whole run shows. Raises: ConfigError."""
 
+    def check_data(self, where: str, images: ImageSet) -> None:
+        """Refuse what only the images show. Raises: ConfigError."""
+
     @abstractmethod
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
         """The artifacts it judges by, by name: specs, alone or in tuples. scores: of every method, by its name"""

@@ -13,9 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from journey import data
-from journey.artifacts.specs import Embedded
+from journey.artifacts.specs import Embedded, Sample
 from journey.artifacts.workspace import Workspace, get
 from journey.data.splits import balanced_order
+from journey.diffusion.pictures import decoded
 
 MOST = 5000  # images that they are trained on: a support vector machine takes the square of them
 
@@ -28,6 +29,7 @@ class Classifiers:
     features: Pipeline
     accuracy: dict[str, float]
     agreement: float
+    num_held_out: int = 0
 
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
         """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
@@ -47,7 +49,16 @@ def trained(of: Embedded, workspace: Workspace) -> Classifiers:
     found = Classifiers(pixels, features, {}, 0.0)
     said = found.labels(_pixels(held_out.images), embedded.array("held_out.npy"))
     accuracy = {name: float((labels == held_out.labels).mean()) for name, labels in said.items()}
-    return Classifiers(pixels, features, accuracy, float((said["pixels"] == said["features"]).mean()))
+    agreement = float((said["pixels"] == said["features"]).mean())
+    return Classifiers(pixels, features, accuracy, agreement, len(held_out))
+
+
+def of_finals(by: Classifiers, of: Embedded, journeys: Sample, workspace: Workspace) -> dict[str, np.ndarray]:
+    """What each says of the final images of some journeys. int64 [Q]"""
+    import torch
+
+    pictures = decoded(np.array(get(journeys, workspace).array("final.npy")), journeys, workspace)
+    return by.labels(pictures, of.encoder.load()(torch.from_numpy(pictures)).numpy())
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
