@@ -1,4 +1,4 @@
-"""When classes and looks emerge, on a small real run beside loops; whether attributions that are made to know of it are found to."""
+"""When classes and looks emerge, on a small real run beside loops; whether attributions that know of it are found to."""
 
 import json
 
