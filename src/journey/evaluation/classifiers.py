@@ -29,7 +29,7 @@ class Classifiers:
     features: Pipeline
     accuracy: dict[str, float]
     agreement: float
-    num_held_out: int = 0
+    num_held_out: int
 
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
         """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
@@ -46,7 +46,7 @@ def trained(of: Embedded, workspace: Workspace) -> Classifiers:
     pixels.fit(_flat(_pixels(train.images[some]), 3), train.labels[some])
     features = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
     features.fit(embedded.array("train.npy")[some], train.labels[some])
-    found = Classifiers(pixels, features, {}, 0.0)
+    found = Classifiers(pixels, features, {}, 0.0, 0)
     said = found.labels(_pixels(held_out.images), embedded.array("held_out.npy"))
     accuracy = {name: float((labels == held_out.labels).mean()) for name, labels in said.items()}
     agreement = float((said["pixels"] == said["features"]).mean())

@@ -51,8 +51,8 @@ class Emergence(Evaluation):
         self.encoder.check(f"{where}.encoder")
 
     def check_run(self, where: str, sampling: Sampling) -> None:
-        sampler = sampling.sampler.value
-        require(sampler == Sampler.ddpm.value, "sampling.sampler", sampler, "ddpm: others go on from x_t in one way only")
+        random = sampling.sampler is Sampler.ddpm
+        require(random, "sampling.sampler", sampling.sampler.value, "ddpm: others go on from x_t in one way only")
         require(len(sampling.steps) >= 3, "sampling.steps", sampling.steps, "at least 3 steps, of which a curve is made")
         self.encoder.weights(f"{where}.encoder")
 

@@ -49,8 +49,8 @@ class AlongPath(Evaluation):
         self.lds.check(f"{where}.lds")
 
     def check_run(self, where: str, sampling: Sampling) -> None:
-        sampler = sampling.sampler.value
-        require(sampler == Sampler.ddpm.value, "sampling.sampler", sampler, "ddpm: others go on from x_t in one way only")
+        random = sampling.sampler is Sampler.ddpm
+        require(random, "sampling.sampler", sampling.sampler.value, "ddpm: others go on from x_t in one way only")
         require(len(sampling.steps) >= 2, "sampling.steps", sampling.steps, "at least 2 steps, which are compared")
         self.encoder.weights(f"{where}.encoder")
         self.lds.check_run(f"{where}.lds", sampling)

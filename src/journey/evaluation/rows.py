@@ -4,7 +4,7 @@ quantity  what is stated: lds, specific, ceiling, difference, …
 method    of which method; against: minus which other one; readout: how its scores were read
 by        which of several instruments saw it
 target    step, paired_steps, trajectory or destination; step: which timestep, of a step
-value, low, high  with its 95% interval
+value, low, high  with its 95% interval; null_low, null_high: where 95% of it would be if nothing was the matter
 """
 
 from collections.abc import Sequence
