@@ -24,9 +24,10 @@ def emergence(result: dict) -> Figure:
             said = f"{name}: halfway at {halfway[0]['value']:.0f}" if halfway else name
             curve(axes, of_steps, COLOURS[i], said, place=i)
         axes.set_title(title, fontsize=9)
-        axes.set_ylim(min(0, axes.get_ylim()[0]), 1.02)
+        axes.axhline(0, color="black", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         towards_image(axes)
+    of_class.set_ylim(top=1.02)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
 
@@ -45,7 +46,8 @@ def classes(result: dict) -> Figure:
         axes.legend(frameon=False, fontsize=7, title="class (queries)", title_fontsize=7, ncols=2)
         towards_image(axes)
     panels[0, 0].set_ylabel("P(class | x_t), queries of the class")
-    figure.suptitle(f"{result['experiment']}: every class; {_sizes(result)}", fontsize=10)
+    sizes = _sizes(result).removesuffix(", 95% intervals over queries")
+    figure.suptitle(f"{result['experiment']}: every class; {sizes}, no intervals: few queries each", fontsize=10)
     return figure
 
 

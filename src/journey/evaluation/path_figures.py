@@ -41,7 +41,8 @@ def matrices(result: dict) -> Figure:
         axes.set_title(method, fontsize=9)
     panels[0, 0].set_ylabel("step t")
     under = "below the diagonal: one query at two steps; above: two queries"
-    figure.suptitle(f"{result['experiment']}: rank correlation of attributions × 100, {_sizes(result)}\n{under}", fontsize=9)
+    sizes = f"means over {result['num_queries']} queries"
+    figure.suptitle(f"{result['experiment']}: rank correlation of attributions × 100, {sizes}\n{under}", fontsize=9)
     return figure
 
 
