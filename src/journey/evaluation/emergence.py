@@ -81,13 +81,16 @@ class Emergence(Evaluation):
         train = data.train_images(spec.journeys.checkpoint.images, workspace)
         emerges = {name: halfway((said[name] == own[name][:, None]).mean(-1), steps) for name in own}  # [Q]
         found = _trusted(by, said, drawn, steps) + _classes_emerge(said, own, drawn, steps) + _looks_emerge(looks, drawn, steps)
+        bases = {name: proponents.base_rate(train.labels, own[name]) for name in own}  # [Q]
+        for name, base in bases.items():
+            found += _stated(drawn.mean(base), quantity="base_rate", method="all images", by=name, target="training images")
         strongest = {}
         for method, score in spec.scores.items():
             if score.shape[1] > 1:  # it scores steps
                 of_top = proponents.top(_middle(score, workspace), self.top_k)
                 shares = {name: proponents.class_share(of_top, train.labels, own[name]) for name in own}  # [S, Q]
-                bases = {name: proponents.base_rate(train.labels, own[name]) for name in own}  # [Q]
-                found += _shares(method, shares, bases, drawn, spec.steps)
+                for name, share in shares.items():
+                    found += _of_steps(drawn.mean(share), steps, quantity="class_share", method=method, by=name)
                 strongest[method] = {name: _strongest(shares[name], bases[name], steps) for name in own}
                 found += _predicted(method, emerges, strongest[method], drawn)
         return {
@@ -257,15 +260,6 @@ def _strongest(shares: np.ndarray, base: np.ndarray, steps: np.ndarray) -> PerQu
     return {RISE: halfway(shares, steps), CENTRE: transitions.centre(np.maximum(0, shares - base).T, steps)}
 
 
-def _shares(method: str, shares: PerQuery, bases: PerQuery, drawn: Resampled, steps: tuple[int, ...]) -> list[rows.Row]:
-    found = []
-    for name, share in shares.items():
-        what = {"method": method, "by": name}
-        found += _of_steps(drawn.mean(share), steps, quantity="class_share", **what)
-        found += _stated(drawn.mean(bases[name]), quantity="base_rate", target="training images", **what)
-    return found
-
-
 def _predicted(method: str, emerges: PerQuery, strongest: dict[str, PerQuery], drawn: Resampled) -> list[rows.Row]:
     """Whether the step at which a class emerges predicts where its attributions are strongest."""
     found = []
@@ -278,7 +272,7 @@ def _predicted(method: str, emerges: PerQuery, strongest: dict[str, PerQuery], d
 # -------------------------------------------------------------------------------------------------------- rows
 
 
-def _of_steps(replicates: np.ndarray, steps: np.ndarray | tuple[int, ...], **what: str) -> list[rows.Row]:
+def _of_steps(replicates: np.ndarray, steps: np.ndarray, **what: str) -> list[rows.Row]:
     return rows.of_targets({STEP: statistics.percentiles(replicates)}, [int(t) for t in steps], **what)
 
 
