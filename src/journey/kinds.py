@@ -21,7 +21,9 @@ from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
+from journey.evaluation.emergence import Emergence
 from journey.evaluation.lds import LDS
+from journey.evaluation.path import AlongPath
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
@@ -41,7 +43,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS, Counterfactual)
+EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)
 

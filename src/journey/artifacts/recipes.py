@@ -5,7 +5,7 @@ from functools import cached_property
 
 from journey.artifacts.keep import All, Keep, RandomSubset
 from journey.artifacts.released import content, network
-from journey.artifacts.specs import Encoded, Evaluate, Images, Measure, Sample, Score, Train
+from journey.artifacts.specs import Continuations, Encoded, Evaluate, Images, Measure, Sample, Score, Train
 from journey.config.checks import require
 from journey.config.contracts import Evaluation, Method, Model
 from journey.config.groups import Batching, Precision, Retraining, Sampling, Training, Trajectory
@@ -81,6 +81,13 @@ class Recipes:
             prompts=tuple(of.prompts) or (("",) if self.model.reads_text else ()),
             guidance=of.guidance,
         )
+
+    def continuations(self, step: int, count: int, encoder: Method | None = None) -> Continuations:
+        """Of every query, from a step to the end, under the model of the journeys: its own, and after it `count` with other
+        noise, each a draw from what that model makes of x_t.
+        """
+        queries = tuple(range(self.sampling.num_queries))
+        return Continuations(self.trained(0), self.journeys, step, (step,), queries, 1 + count, encoder, self.seed)
 
     def measured(self, model: Train) -> Measure:
         """The outputs of one model on all queries."""

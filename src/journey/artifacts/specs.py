@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from journey.artifacts.keep import All, Keep
 from journey.config.contracts import Dataset, Evaluation, Method, Model
 from journey.config.groups import (
+    Asked,
     Autoencoding,
     Batching,
     DampingUnit,
@@ -248,7 +249,7 @@ class Embedded(Spec):
 
 @dataclass(frozen=True)
 class Continuations(Spec):
-    """Where journeys that are entered at a step end, when a model goes on with them; and what an encoder sees there."""
+    """Where journeys that are entered at a step end, when a model goes on with them; and what an encoder sees there, if any."""
 
     stage: ClassVar[str] = "journey.stages.continuations"
     folder: ClassVar[str] = "continuations"
@@ -259,7 +260,7 @@ class Continuations(Spec):
     windows: tuple[int, ...]  # Δ: for how many timesteps the model drives, before that of the journeys does; t: to the end
     queries: tuple[int, ...]
     count: int  # of each query; the first with the noise that its journey had, the others with noise of their own
-    encoder: Method
+    encoder: Method | None  # None: nothing looks at them
     seed: int
 
     @property
@@ -342,12 +343,15 @@ class Featurize(Spec):
     flips: Views = neutral(Views.none)  # of training images
     captions: Views = neutral(Views.none)
     guidance: float = neutral(1.0)  # of the queries' prediction
+    asked: Asked = neutral(Asked.estimate)  # instead of the queries' x̂0_t
+    continued: tuple[Continuations, ...] = neutral(())  # from each step, where their mean is asked
 
     @property
     def label(self) -> str:
         examples = "train" if self.journeys is None else "destination" if self.steps is None else "step"
         window = "" if self.window is None else f"-t{self.window[0]}"
-        return f"{self.checkpoint.label}-{self.output.value}-{examples}{window}"
+        asked = "" if self.asked is Asked.estimate else f"-{self.asked.value}"
+        return f"{self.checkpoint.label}-{self.output.value}-{examples}{window}{asked}"
 
     @property
     def trained(self) -> Train:

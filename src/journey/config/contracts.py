@@ -184,8 +184,8 @@ class Evaluation(Kind):
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
         """Refuse what only a whole run shows. Raises: ConfigError."""
 
-    def check_data(self, where: str, images: ImageSet) -> None:
-        """Refuse what only the training images show. Raises: ConfigError."""
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        """Refuse what only the images and queries show. Raises: ConfigError."""
 
     @abstractmethod
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:

@@ -181,6 +181,15 @@ class At(Enum):
     destination = "destination"
 
 
+class Asked(Enum):
+    """What of a query is asked at a step t of its journey, whose final example is x_0."""
+
+    estimate = "estimate"  # x̂0_t
+    mean = "mean"  # the mean of continuations from x_t: E[x_0 | x_t] but for its Monte-Carlo error
+    continuation = "continuation"  # a single one, that with the journey's own noise: x_0
+    noisy = "noisy"  # x_0 with one draw, the ε that makes it x_t: the very example that the journey was at
+
+
 class Output(Enum):
     """The function of an example whose gradient is taken, averaged over draws and elements."""
 

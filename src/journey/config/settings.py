@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from journey.config.checks import MOST_METHODS, require, require_count, require_name, require_seed, require_types
 from journey.config.contracts import Compute, Dataset, Evaluation, Kind, Method, Model, Tracking
-from journey.config.groups import At, Attribution, Precision, Projection, Retraining, Sampling, Training, Views
+from journey.config.groups import Asked, At, Attribution, Precision, Projection, Retraining, Sampling, Training, Views
 
 
 class Task(Enum):
@@ -38,6 +38,7 @@ class Vary:
     projection: list[Projection] = field(default_factory=list)
     projection_dim: list[int] = field(default_factory=list)
     damping: list[float] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
 
     def variants(self, name: str, method: Method) -> dict[str, tuple[str, Method]]:
         """Axis, and the method with that field changed, by name: `<name>-<field>-<value>`, or `<name>-<value>` where it is `at`.

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from journey.artifacts.specs import Sample, Train
+from journey.artifacts.specs import Continuations, Sample, Train
 from journey.artifacts.workspace import Workspace, get
 from journey.data import train_images
 from journey.diffusion.examples import Examples
@@ -26,6 +26,11 @@ def estimates(journeys: Sample, steps: tuple[int, ...], workspace: Workspace) ->
     """x̂0_t of every query, at each of some steps."""
     context = conditions(journeys, workspace)
     return [Examples(x0_hat, context=context) for x0_hat in at_steps("x0_hat", journeys, steps, workspace)]
+
+
+def continued(of: Continuations, workspace: Workspace) -> np.ndarray:
+    """The examples that continuations with noise of their own end in, in their first window. [query, n, …]"""
+    return np.array(get(of, workspace).array("final.npy")[0, :, 1:])
 
 
 def destinations(journeys: Sample, workspace: Workspace) -> Examples:

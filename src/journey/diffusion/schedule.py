@@ -62,6 +62,12 @@ def add_noise(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return signal * x0 + noise * eps
 
 
+def noise_between(schedule: Schedule, x0: Tensor, t: Tensor, x_t: Tensor) -> Tensor:
+    """The ε with which `add_noise` makes x_t of x_0, (x_t − √ᾱ_t x_0) / √(1 − ᾱ_t)."""
+    signal, noise = schedule.signal_and_noise(t, x0)
+    return (x_t - signal * x0) / noise
+
+
 def target(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """What the network learns to predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, Appendix D)."""
     match schedule.prediction:

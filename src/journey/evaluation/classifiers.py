@@ -1,6 +1,7 @@
 """What generated images show, by two classifiers of different kind that were trained on real ones.
 
-pixels    a support vector machine with a Gaussian kernel on pixels
+pixels    a support vector machine with a Gaussian kernel on pixels, as they are: divided by their deviation, those that are
+          nearly always black on real images would decide what generated ones show
 features  logistic regression on what an encoder sees
 """
 
@@ -13,9 +14,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from journey import data
-from journey.artifacts.specs import Embedded
+from journey.artifacts.specs import Embedded, Sample
 from journey.artifacts.workspace import Workspace, get
 from journey.data.splits import balanced_order
+from journey.diffusion.pictures import decoded
 
 MOST = 5000  # images that they are trained on: a support vector machine takes the square of them
 
@@ -24,10 +26,11 @@ MOST = 5000  # images that they are trained on: a support vector machine takes t
 class Classifiers:
     """accuracy: of each on the held-out images, by its name; agreement: how often both say the same of those."""
 
-    pixels: Pipeline
+    pixels: SVC
     features: Pipeline
     accuracy: dict[str, float]
     agreement: float
+    num_held_out: int
 
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
         """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
@@ -40,14 +43,23 @@ def trained(of: Embedded, workspace: Workspace) -> Classifiers:
     kept, embedded = get(of.images, workspace).path, get(of, workspace)
     train, held_out = data.read(kept / "train"), data.read(kept / "held_out")
     some = balanced_order(train.labels, seed=0)[:MOST]
-    pixels = make_pipeline(StandardScaler(), SVC())
+    pixels = SVC()
     pixels.fit(_flat(_pixels(train.images[some]), 3), train.labels[some])
     features = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
     features.fit(embedded.array("train.npy")[some], train.labels[some])
-    found = Classifiers(pixels, features, {}, 0.0)
+    found = Classifiers(pixels, features, {}, 0.0, 0)
     said = found.labels(_pixels(held_out.images), embedded.array("held_out.npy"))
     accuracy = {name: float((labels == held_out.labels).mean()) for name, labels in said.items()}
-    return Classifiers(pixels, features, accuracy, float((said["pixels"] == said["features"]).mean()))
+    agreement = float((said["pixels"] == said["features"]).mean())
+    return Classifiers(pixels, features, accuracy, agreement, len(held_out))
+
+
+def of_finals(by: Classifiers, of: Embedded, journeys: Sample, workspace: Workspace) -> dict[str, np.ndarray]:
+    """What each says of the final images of some journeys. int64 [Q]"""
+    import torch
+
+    pictures = decoded(np.array(get(journeys, workspace).array("final.npy")), journeys, workspace)
+    return by.labels(pictures, of.encoder.load()(torch.from_numpy(pictures)).numpy())
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from journey.artifacts.keep import All, Keep, Without, WithoutRandom
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Continuations, Embedded, Evaluate, Score
+from journey.artifacts.specs import Continuations, Embedded, Evaluate, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
 from journey.config.checks import require, require_count
@@ -64,7 +64,7 @@ class Counterfactual(Evaluation):
                 fine = 0 < window <= t and window % stride == 0
                 require(fine, f"{where}.windows", window, f"a multiple of {stride} in 1…{t}: journeys are entered at t={t}")
 
-    def check_data(self, where: str, images: ImageSet) -> None:
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         from journey.data.subsets import require_removable
 
         for name in ("counts", "opponents"):

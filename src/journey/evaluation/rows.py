@@ -2,8 +2,9 @@
 
 quantity  what is stated: lds, specific, ceiling, difference, …
 method    of which method; against: minus which other one; readout: how its scores were read
+by        which of several instruments saw it
 target    step, paired_steps, trajectory or destination; step: which timestep, of a step
-value, low, high  with its 95% interval
+value, low, high  with its 95% interval; null_low, null_high: where 95% of it would be if nothing was the matter
 """
 
 from collections.abc import Sequence
@@ -27,13 +28,14 @@ def of_targets(found: dict[str, Ends], steps: Sequence[int], **what: str) -> lis
     rows = []
     for target, ends in found.items():
         if target == STEP:
-            rows += [_row(what | {"target": target, "step": t}, *numbers) for t, *numbers in zip(steps, *ends, strict=True)]
+            rows += [row(what | {"target": target, "step": t}, *numbers) for t, *numbers in zip(steps, *ends, strict=True)]
         else:
-            rows.append(_row(what | {"target": target}, *ends))
+            rows.append(row(what | {"target": target}, *ends))
     return rows
 
 
-def _row(what: dict, value: float, low: float, high: float) -> Row:
+def row(what: dict, value: float, low: float, high: float) -> Row:
+    """What is stated, and its numbers."""
     return {**what, "value": float(value), "low": float(low), "high": float(high)}
 
 

@@ -105,3 +105,47 @@ def _ends(mean: float, variance: float, count: int) -> tuple[float, float, float
 
     half = float(stats.t.ppf(0.975, count - 1) * np.sqrt(variance))
     return float(mean), float(mean) - half, float(mean) + half
+
+
+def resampled_queries(num_queries: int, num_bootstrap: int, random: np.random.Generator) -> np.ndarray:
+    """How often every replicate holds each query; the first replicate is the queries themselves. int [1 + B, Q]"""
+    observed = np.ones((1, num_queries), np.int64)
+    return np.concatenate([observed, bootstrap_weights(num_queries, num_bootstrap, random)])
+
+
+def mean_over_queries(values: np.ndarray, query_weights: np.ndarray) -> np.ndarray:
+    """Of values [..., Q] in every replicate, of the queries for which there is one (not NaN). [1 + B, ...]"""
+    known = np.isfinite(values)
+    total = np.einsum("...q,bq->b...", np.where(known, values, 0.0), query_weights)
+    count = np.einsum("...q,bq->b...", known.astype(np.float64), query_weights)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def percentiles(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The observed value, which comes first, and the 95% interval of the others: plain percentiles of a bootstrap."""
+    low, high = np.percentile(replicates[1:], (2.5, 97.5), axis=0)
+    return replicates[0], low, high
+
+
+def related(
+    a: np.ndarray, b: np.ndarray, query_weights: np.ndarray, random: np.random.Generator
+) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Spearman's ρ over queries of a and b [Q], with its 95% interval by a bootstrap over queries (query_weights, [1 + B, Q]);
+    and where 95% of ρ lie if queries are shuffled, as many times: what is found where nothing is related.
+    """
+    observed = percentiles(weighted_spearman(a[None], b[None], query_weights)[:, 0])
+    shuffled = random.permuted(np.broadcast_to(b, (len(query_weights), len(b))), axis=1)
+    rhos = weighted_spearman(np.broadcast_to(a, shuffled.shape), shuffled, np.ones((1, len(a))))[0]
+    low, high = np.percentile(rhos, (2.5, 97.5))
+    return tuple(float(end) for end in observed), (float(low), float(high))
+
+
+def of_share(share: float, count: int) -> tuple[float, float, float]:
+    """A share of so many trials, and its 95% interval (Wilson 1927).
+
+    >>> [round(end, 3) for end in of_share(0.9, 100)]
+    [0.9, 0.826, 0.945]
+    """
+    z = 1.959964
+    middle, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return share, (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)

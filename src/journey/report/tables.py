@@ -35,8 +35,8 @@ def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table
 
 
 def _about(row: Row) -> str:
-    """The method, and how it was read or what it is compared with."""
-    return " ".join(str(row[key]) for key in ("method", "against", "readout") if key in row)
+    """The method, and what it is compared with, what saw it or how it was read."""
+    return " ".join(str(row[key]) for key in ("method", "against", "by", "readout") if key in row)
 
 
 def _target(row: Row) -> str:

@@ -1,5 +1,5 @@
 """Enter journeys at a step and go on under a model. Payload, of every window, query and continuation: final.npy, float32
-[W, Q, n, …], the examples they end in; features.npy, float32 [W, Q, n, E], what an encoder sees in their pictures.
+[W, Q, n, …], the examples they end in; with an encoder, features.npy, float32 [W, Q, n, E], what it sees in their pictures.
 """
 
 from pathlib import Path
@@ -32,12 +32,12 @@ def make(spec: Continuations, partial: Path, workspace: Workspace) -> None:
     inside, outside = (_predict(checkpoint, spec, workspace) for checkpoint in (spec.checkpoint, journeys.checkpoint))
     entered = at_steps("x_t", journeys, (spec.step,), workspace)[0].to(device)  # [query, …]
     context = conditions(journeys, workspace)
-    encode = spec.encoder.load()
+    encode = None if spec.encoder is None else spec.encoder.load()
 
     # Go on, some continuations at a time.
     shape = (len(spec.windows), len(spec.queries), spec.count)
     pairs = [(query, j) for query in spec.queries for j in range(spec.count)]
-    examples, features = [], []
+    made = {"final": [], "features": []}
     with track(spec, partial, workspace) as log:
         for place, window in enumerate(spec.windows):
             for first in range(0, len(pairs), TOGETHER):
@@ -48,14 +48,16 @@ def make(spec: Continuations, partial: Path, workspace: Workspace) -> None:
                 x = _driven(inside, outside, noise_schedule, spec, window, timesteps, entered[rows], noise, prompted)
                 if not bool(x.isfinite().all()):
                     raise FloatingPointError(f"continuations of {spec.label} are not finite")
-                examples.append(x.cpu())
-                features.append(encode(torch.from_numpy(decoded(x.cpu().numpy(), journeys, workspace))))
+                made["final"].append(x.cpu())
+                if encode is not None:
+                    made["features"].append(encode(torch.from_numpy(decoded(x.cpu().numpy(), journeys, workspace))))
             log(place, window=window)
 
     # Save.
-    for name, parts in (("final", examples), ("features", features)):
-        together = torch.cat(parts)
-        new_array(partial / f"{name}.npy", (*shape, *together.shape[1:]))[:] = together.unflatten(0, shape).numpy()
+    for name, parts in made.items():
+        if parts:
+            together = torch.cat(parts)
+            new_array(partial / f"{name}.npy", (*shape, *together.shape[1:]))[:] = together.unflatten(0, shape).numpy()
 
 
 def _predict(checkpoint: Train, spec: Continuations, workspace: Workspace) -> Predict:

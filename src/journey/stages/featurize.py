@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
-from journey.config.groups import Projection
+from journey.config.groups import Asked, Projection
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
-from journey.diffusion.journeys import destinations, estimates, train_examples
+from journey.diffusion.journeys import at_steps, conditions, continued, destinations, estimates, train_examples
+from journey.diffusion.schedule import noise_between
 from journey.stages.curvature import FILE as CURVATURE
 from journey.tracking import track
 
@@ -122,13 +124,15 @@ def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
 
 
 def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device) -> list[Batch]:
-    """Clean images or destinations, with draws over all t or in the window; or the x̂0_t of each step, with draws at it."""
+    """Clean images or destinations, with draws over all t or in the window; or what is asked at each step, with draws at it."""
+    if spec.asked is Asked.noisy:
+        return list(_journeys_own(spec, workspace, device))
     if spec.journeys is None:
         examples = [train_examples(spec.trained, workspace)]
     elif spec.steps is None:
         examples = [destinations(spec.journeys, workspace)]
     else:
-        examples = estimates(spec.journeys, spec.steps, workspace)
+        examples = _asked(spec, workspace)
     rest = (spec.num_draws, examples[0].shape, spec.seed, _purpose(spec), spec.antithetic)
     if spec.steps is None:
         draws = [window_draws(spec.window or (0, num_timesteps), *rest, spec.stratified)]
@@ -138,6 +142,34 @@ def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: t
     else:
         draws = [step_draws(t, *rest) for t in spec.steps]
     return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
+
+
+def _asked(spec: Featurize, workspace: Workspace) -> list[Examples]:
+    """What is asked of every query, for each step."""
+    match spec.asked:
+        case Asked.estimate:
+            return estimates(spec.journeys, spec.steps, workspace)
+        case Asked.mean:
+            context = conditions(spec.journeys, workspace)
+            means = [torch.from_numpy(continued(of, workspace).mean(1)) for of in spec.continued]
+            return [Examples(mean, context=context) for mean in means]
+        case Asked.continuation | Asked.noisy:
+            return [destinations(spec.journeys, workspace)] * len(spec.steps)
+        case _:
+            assert_never(spec.asked)
+
+
+def _journeys_own(spec: Featurize, workspace: Workspace, device: torch.device) -> Iterator[Batch]:
+    """Every final example by itself, for each step, with the one draw that makes it the x_t that its journey was at."""
+    noise_schedule = spec.trained.model.schedule(device)
+    visited = at_steps("x_t", spec.journeys, spec.steps, workspace).to(device)  # [step, query, …]
+    for t, x_t, finals in zip(spec.steps, visited, _asked(spec, workspace), strict=True):
+        finals = finals.to(device)
+        timesteps = torch.full((len(finals),), t, device=device)
+        eps = noise_between(noise_schedule, finals.x0, timesteps, x_t)
+        for q in range(len(finals)):
+            one = slice(q, q + 1)
+            yield Batch(finals[one], Draws(timesteps[one], eps[one]))
 
 
 def _purpose(spec: Featurize) -> str:

@@ -10,7 +10,20 @@ from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapsho
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import require, require_count
 from journey.config.contracts import Method, Model
-from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale, Views
+from journey.config.groups import (
+    Asked,
+    At,
+    Attribution,
+    Ensemble,
+    Kernel,
+    Output,
+    Projection,
+    Readout,
+    Sampler,
+    Scale,
+    Views,
+    neutral,
+)
 
 MOST_MOMENTS = 100  # of one training: each is made from the one before
 
@@ -27,6 +40,8 @@ class GradientMethod(Attribution, Method):
     scale: Scale = Scale.none
     readout: Readout = Readout.linear
     ensemble: Ensemble = Ensemble.seeds
+    asked: Asked = neutral(Asked.estimate)  # of a query, at a step
+    num_continuations: int = neutral(32)  # of which asked=mean takes the mean
 
     @property
     def label(self) -> str:
@@ -36,6 +51,10 @@ class GradientMethod(Attribution, Method):
         Attribution.check(self, where)
         if self.train_window:
             require(self.at is At.step, f"{where}.train_window", self.train_window, "0 (all timesteps) unless at=step")
+        require_count(f"{where}.num_continuations", self.num_continuations)
+        if self.at is At.destination:
+            allowed = "estimate unless at=step or trajectory: a destination is the final image"
+            require(self.asked is Asked.estimate, f"{where}.asked", self.asked.value, allowed)
         if self.ensemble is Ensemble.run:
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2)  # moments of one training
             whitened = self.kernel is Kernel.ekfac
@@ -61,6 +80,8 @@ class GradientMethod(Attribution, Method):
                 return self.at is At.step
             case "shared_draws":
                 return self.at is At.destination
+            case "asked":
+                return self.at is not At.destination
         return True
 
     def candidates(self) -> list[dict[str, float]]:
@@ -76,7 +97,11 @@ class GradientMethod(Attribution, Method):
     def needs(self, recipes: Recipes) -> dict[str, object]:
         """train: [checkpoint][one for all steps, or one for each]; queries: [checkpoint]; full: what a trajectory's steps are
         weighted by.
+
+        Raises: ConfigError if a mean is asked of continuations that are all alike.
         """
+        random = self.asked is not Asked.mean or recipes.sampling.sampler is Sampler.ddpm
+        require(random, "sampling.sampler", recipes.sampling.sampler.value, "ddpm where asked=mean: others continue in one way")
         checkpoints = self._checkpoints(recipes)
         windows = self._windows(recipes)
         train = tuple(tuple(self._features(recipes, c, None, window) for window in windows) for c in checkpoints)
@@ -108,6 +133,9 @@ class GradientMethod(Attribution, Method):
     ) -> Featurize:
         destination = queries is None or self.at is At.destination
         whitened = self.kernel is Kernel.ekfac
+        asked = Asked.estimate if destination else self.asked
+        own = asked is Asked.noisy  # whose one draw is that of the journey
+        steps = recipes.steps if asked is Asked.mean else ()
         return Featurize(
             checkpoint=checkpoint,
             journeys=queries,
@@ -115,11 +143,11 @@ class GradientMethod(Attribution, Method):
             window=window,
             output=self.output,
             normalize=self.normalize,
-            num_draws=self.num_draws,
-            redraw=self.redraw,
+            num_draws=1 if own else self.num_draws,
+            redraw=0 if own else self.redraw,
             shared_draws=self.shared_draws and queries is not None and destination,
             stratified=self.stratified,
-            antithetic=self.antithetic,
+            antithetic=self.antithetic and not own,
             precision=self.precision,
             curvature=Curvature(checkpoint, self.precision, recipes.seed) if whitened else None,
             damping=tuple(self.damping) if whitened else (),
@@ -129,6 +157,8 @@ class GradientMethod(Attribution, Method):
             guidance=1.0 if queries is None else recipes.guidance,
             flips=self.flips if queries is None else Views.none,
             captions=self.captions if queries is None else Views.none,
+            asked=asked,
+            continued=tuple(recipes.continuations(t, self.num_continuations) for t in steps),
         )
 
     # ---------------------------------------------------------------------------------------------- its scores
