@@ -21,6 +21,8 @@ from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.lds import LDS
+from journey.evaluation.localization import Localization
+from journey.evaluation.planted import Planted
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
@@ -40,7 +42,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS,)
+EVALUATIONS = (LDS, Localization, Planted)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)
 

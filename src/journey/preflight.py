@@ -23,6 +23,7 @@ def check_data(run: Config, made_from: Recipes, train: ImageSet) -> None:
     subsets.mask(train.labels, made_from.subset(0))
     for name, method in run.judged.items():
         method.check_data(f"method.{name}", made_from.journeys, train)
+    run.evaluation.check_data("evaluation", made_from.journeys, train)
 
 
 def check_machine(run: Config) -> None:

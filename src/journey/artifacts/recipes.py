@@ -80,10 +80,11 @@ class Recipes:
             seed=self.seed,
             prompts=tuple(of.prompts) or (("",) if self.model.reads_text else ()),
             guidance=of.guidance,
+            start=of.start,
         )
 
-    def measured(self, model: Train) -> Measure:
-        """The outputs of one model on all queries."""
+    def measured(self, model: Train, region: tuple[int, ...] = ()) -> Measure:
+        """The outputs of one model on all queries, or on a region of them."""
         return Measure(
             checkpoint=model,
             journeys=self.journeys,
@@ -92,6 +93,7 @@ class Recipes:
             antithetic=self.retraining.antithetic,
             seed=self.seed,
             guidance=self.guidance,
+            region=region,
         )
 
     @property

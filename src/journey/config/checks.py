@@ -58,6 +58,14 @@ def require_candidates(name: str, values: Sequence[float], least: float = LAMBDA
         require_within(name, value, least, most)
 
 
+def require_region(name: str, region: Sequence[int], height: int, width: int) -> None:
+    """A box of rows and columns, inside what a network sees and not empty."""
+    allowed = f"[first row, first column, end row, end column] of what the network sees, {height}×{width}, and not empty"
+    require(len(region) == 4, name, list(region), allowed)
+    top, left, bottom, right = region
+    require(0 <= top < bottom <= height and 0 <= left < right <= width, name, list(region), allowed)
+
+
 def require_draws(group: str, num_draws: int, antithetic: bool) -> None:
     """Refuse no draws, and an odd number of them where they come in pairs."""
     require_count(f"{group}.num_draws", num_draws)

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from journey.config.groups import At, Precision, Sampling
+from journey.config.checks import require, require_count, require_within
+from journey.config.groups import At, Precision, Sampling, neutral
 
 # What deeds are given and give is built on contracts, so here it has names only.
 Recipes = Any  # journey.artifacts.recipes.Recipes
@@ -63,6 +64,10 @@ def fingerprint(kind: Kind) -> str:
     return ":".join(part for part in parts if part)
 
 
+def _said(settings: dict[str, float]) -> str:
+    return " ".join(f"{key}={value:g}" for key, value in settings.items())
+
+
 @functools.cache
 def _source(kind: type) -> str:
     """A hash of the file a kind is defined in."""
@@ -74,6 +79,20 @@ class Dataset(Kind):
     """Where images come from."""
 
     licence: ClassVar[str] = "unknown"  # of the images
+    num_planted: int = neutral(0, kw_only=True)  # held-out images that are put among the training images
+    copies: int = neutral(1, kw_only=True)  # of each of them
+    jitter: float = neutral(0.0, kw_only=True)  # of a copy: standard deviation of its noise, 1 being white less black
+
+    def check_planting(self, where: str) -> None:
+        """Raises: ConfigError."""
+        require_count(f"{where}.num_planted", self.num_planted, least=0)
+        require_count(f"{where}.copies", self.copies, most=1000)
+        require_within(f"{where}.jitter", self.jitter, 0, 1)
+        for name, neutral_value in (("copies", 1), ("jitter", 0)):
+            value = getattr(self, name)
+            require(
+                self.num_planted > 0 or value == neutral_value, f"{where}.{name}", value, f"{neutral_value} unless num_planted"
+            )
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
@@ -152,9 +171,22 @@ class Method(Kind):
         """The hyper-parameters along the first axis of its scores, among which an evaluation chooses; one is no choice."""
         return [{}]
 
+    def refuse_choice(self, where: str) -> None:
+        """For evaluations that do not choose among candidates. Raises: ConfigError if there are several."""
+        found = self.candidates()
+        allowed = f"one, for there is nothing here to choose by (now: {', '.join(map(_said, found))})"
+        require(len(found) == 1, f"{where}, its candidates", len(found), allowed)
+
     def heeds(self, setting: str) -> bool:
         """Whether a setting, as the others are, has an effect on its scores."""
         return True
+
+    def within(self, region: Sequence[int]) -> "Method | None":
+        """The same method, asked about a part of its queries: a box of rows and columns, none for all of it.
+
+        None: it can be asked about all of them only.
+        """
+        return None
 
     def num_scores(self, num_steps: int) -> int:
         """How many scores a query has."""
@@ -183,6 +215,9 @@ class Evaluation(Kind):
 
     def check_run(self, where: str, sampling: Sampling) -> None:
         """Refuse what only a whole run shows. Raises: ConfigError."""
+
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        """Refuse what only the images and queries show. Raises: ConfigError."""
 
     @abstractmethod
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:

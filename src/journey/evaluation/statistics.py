@@ -44,6 +44,16 @@ def bootstrap_weights(num: int, num_replicates: int, random: np.random.Generator
     return random.multinomial(num, np.full(num, 1 / num), num_replicates)
 
 
+def observed_first(num: int, num_replicates: int, random: np.random.Generator) -> np.ndarray:
+    """The weights of the data themselves, then those of bootstrap replicates. int [1 + replicates, num]"""
+    return np.concatenate([np.ones((1, num), np.int64), bootstrap_weights(num, num_replicates, random)])
+
+
+def query_interval(values: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `interval` of what subsets have no part in, over queries alone. values: [..., Q]; query_weights: [B, Q], ones first"""
+    return interval(np.broadcast_to(values, (len(query_weights), *values.shape)), query_weights)
+
+
 def interval(replicates: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over queries with its 95% interval, over queries and subsets. Each as replicates without their first and last axis.
 

@@ -1,6 +1,7 @@
 """Gradient methods: τ = φ_qᵀ K⁻¹ φ_i of projected gradients of an output. One space, of which `conf/method/` names points."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy as np
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import require, require_count
+from journey.config.checks import require, require_count, require_region
 from journey.config.contracts import Method, Model
-from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale, Views
+from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale, Views, neutral
+from journey.data import ImageSet
 
 MOST_MOMENTS = 100  # of one training: each is made from the one before
 
@@ -27,6 +29,7 @@ class GradientMethod(Attribution, Method):
     scale: Scale = Scale.none
     readout: Readout = Readout.linear
     ensemble: Ensemble = Ensemble.seeds
+    region: list[int] = neutral([])  # of the queries' output: first row and column, end row and column; none: all of it
 
     @property
     def label(self) -> str:
@@ -42,6 +45,8 @@ class GradientMethod(Attribution, Method):
             require(not whitened, f"{where}.kernel", self.kernel.value, "gram or identity where ensemble=run")
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
+        whole = self.at is not At.trajectory or not self.region
+        require(whole, f"{where}.region", self.region, "[] at a trajectory, whose steps are weighted by their whole outputs")
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
@@ -50,6 +55,14 @@ class GradientMethod(Attribution, Method):
             require(not model.checkpoints, f"{where}.ensemble", "run", "seeds: model.checkpoints have no past")
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=num_steps - 1)
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_MOMENTS)
+
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        if self.region:
+            shape = journeys.checkpoint.model.example_shape(images.images.shape[1:])
+            require_region(f"{where}.region", self.region, *shape[1:])
+
+    def within(self, region: Sequence[int]) -> "GradientMethod | None":
+        return None if self.at is At.trajectory else replace(self, region=list(region))
 
     def heeds(self, setting: str) -> bool:
         match setting:
@@ -129,6 +142,7 @@ class GradientMethod(Attribution, Method):
             guidance=1.0 if queries is None else recipes.guidance,
             flips=self.flips if queries is None else Views.none,
             captions=self.captions if queries is None else Views.none,
+            region=() if queries is None else tuple(self.region),
         )
 
     # ---------------------------------------------------------------------------------------------- its scores

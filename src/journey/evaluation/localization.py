@@ -1,0 +1,261 @@
+"""Localization: do scores of a region predict what retraining does to that region, and does leaving out a region's proponents
+change that region?
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from journey.artifacts.graph import describe
+from journey.artifacts.keep import All, Keep, Without, WithoutRandom
+from journey.artifacts.recipes import Recipes
+from journey.artifacts.specs import Continuations, Evaluate, Measure, Sample, Score
+from journey.artifacts.workspace import Workspace, get
+from journey.attribution.methods.encoder import Encoder
+from journey.config.checks import require, require_count, require_region
+from journey.config.contracts import Evaluation
+from journey.config.groups import Sampler, Sampling
+from journey.data import ImageSet, subsets, train_images
+from journey.diffusion.regions import Region, quarters
+from journey.evaluation import locality, rows
+from journey.evaluation.statistics import interval, observed_first, query_interval
+from journey.evaluation.targets import PAIRED, STEP
+from journey.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+WHOLE = "whole image"
+RANDOM = "random images"
+REMOVAL_SETTINGS = ("step", "num_removals", "count", "num_random", "num_continuations")
+SEEN_BY = Encoder(side=96)  # continuations come with what an encoder sees, which nothing here reads
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How some queries go on under a model without some images, and what their outputs in every region are then."""
+
+    ends: Continuations
+    outputs: tuple[Measure, ...]  # [region]
+
+
+@dataclass
+class Localization(Evaluation):
+    """Every method with one hyper-parameter, its scores as they are. The first method's proponents are left out."""
+
+    kind: ClassVar[str] = "localization"
+    regions: dict[str, list[int]] = field(default_factory=dict)  # first row and column, end row and column; none: the quarters
+    paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])  # over which matrices are averaged
+    step: int = 300  # t, whose proponents are left out, and at which journeys are entered
+    num_removals: int = 8  # the first queries, for each region
+    count: int = 50  # images that are left out
+    num_random: int = 4  # random removals of as many, for all of these queries
+    num_continuations: int = 8  # of each query
+    num_bootstrap: int = 1000
+
+    def check(self, where: str) -> None:
+        require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
+        require_count(f"{where}.num_removals", self.num_removals, least=2)  # for an interval
+        for name in ("count", "num_random", "num_continuations"):
+            require_count(f"{where}.{name}", getattr(self, name))
+        named = len(self.regions) != 1 and WHOLE not in self.regions and RANDOM not in self.regions
+        allowed = f"two or more regions, none called {WHOLE!r} or {RANDOM!r}; none: the quarters"
+        require(named, f"{where}.regions", self.regions, allowed)
+        paired = self.paired_steps
+        require(len(set(paired)) == len(paired) > 0, f"{where}.paired_steps", paired, "a non-empty list, each once")
+
+    def check_run(self, where: str, sampling: Sampling) -> None:
+        kept = f"among sampling.steps={sampling.steps}"
+        require(set(self.paired_steps) <= set(sampling.steps), f"{where}.paired_steps", self.paired_steps, kept)
+        require(self.step in sampling.steps, f"{where}.step", self.step, kept)
+        require_count(f"{where}.num_removals", self.num_removals, least=2, most=sampling.num_queries)
+        SEEN_BY.weights(f"evaluation={self.kind}")
+        several = sampling.sampler is Sampler.ddpm or self.num_continuations == 1
+        require(several, f"{where}.num_continuations", self.num_continuations, "1 with sampling.sampler=ddim: all are alike")
+
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
+        for name, region in (self.regions or quarters(height, width)).items():
+            require_region(f"{where}.regions.{name}", region, height, width)
+        subsets.require_removable(f"{where}.count", self.count, images.labels)
+
+    # ------------------------------------------------------------------------------------------- what it needs
+
+    def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
+        """scores: [method][region], the whole image first; outputs: [region][subset][seed]; full and random: how queries go on
+        under the full model and without random images; removed: the same without a region's proponents, [region][query].
+
+        Raises: ConfigError naming a method of which no region can be asked, or that has several hyper-parameters.
+        """
+        regions = self._regions(recipes)
+        by_method = {name: _of_regions(name, score, recipes, regions) for name, score in scores.items()}
+        of_first = next(iter(by_method.values()))
+        queries = tuple(range(self.num_removals))
+        removed = {
+            name: tuple(self._removal(recipes, Without(score, 0, self.step, q, self.count), (q,)) for q in queries)
+            for name, score in of_first.items()
+            if name != WHOLE
+        }
+        by_chance = [WithoutRandom(index, self.count, recipes.seed) for index in range(self.num_random)]
+        return {
+            "scores": by_method,
+            "outputs": {name: _on_subsets(recipes, region) for name, region in regions.items()},
+            "full": self._removal(recipes, All(), queries),
+            "removed": removed,
+            "random": tuple(self._removal(recipes, keep, queries) for keep in by_chance),
+        }
+
+    def _regions(self, recipes: Recipes) -> dict[str, Region]:
+        """By name; the whole image first."""
+        height, width = recipes.model.example_shape(recipes.images.shape)[1:]
+        named = self.regions or quarters(height, width)
+        return {WHOLE: (), **{name: tuple(region) for name, region in named.items()}}
+
+    def _removal(self, recipes: Recipes, keep: Keep, queries: tuple[int, ...]) -> Removal:
+        model, seed = recipes.trained(0, keep), recipes.seed
+        to_the_end, count = (self.step,), self.num_continuations
+        ends = Continuations(model, recipes.journeys, self.step, to_the_end, queries, count, SEEN_BY, seed)
+        named = [region for region in self._regions(recipes).values() if region]
+        return Removal(ends, tuple(replace(recipes.measured(model, region), steps=(self.step,)) for region in named))
+
+    # ---------------------------------------------------------------------------------------------- what it finds
+
+    def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
+        """Raises: ValueError if leaving images out changes nothing."""
+        random = numpy_generator(spec.seed, "localization")
+        num_queries, num_subsets = spec.journeys.num_queries, len(spec.needs["outputs"][WHOLE])
+        query_weights = observed_first(num_queries, self.num_bootstrap, random)
+        subset_weights = observed_first(num_subsets, self.num_bootstrap, random)
+        removed_weights = observed_first(self.num_removals, self.num_bootstrap, random)
+        first, outputs = next(iter(spec.scores)), spec.needs["outputs"]
+        return {
+            "num_train": spec.journeys.checkpoint.images.num_train,
+            "num_queries": num_queries,
+            "num_subsets": num_subsets,
+            "num_seeds": len(outputs[WHOLE][0]),
+            "draws": outputs[WHOLE][0][0].num_draws,
+            "num_bootstrap": self.num_bootstrap,
+            "steps": list(spec.steps),
+            "paired_steps": list(self.paired_steps),
+            "regions": {name: list(of[0][0].region) for name, of in outputs.items()},
+            "removed": {**{name: vars(self)[name] for name in REMOVAL_SETTINGS}, "method": first},
+            "rows": [
+                *self._matrices(spec, workspace, query_weights, subset_weights),
+                *self._removals(spec, workspace, removed_weights, first),
+            ],
+            "methods": {name: describe(score.method) for name, score in spec.scores.items()},
+        }
+
+    def _matrices(
+        self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, subset_weights: np.ndarray
+    ) -> list[rows.Row]:
+        """LDS of every region's scores against every region's outputs, and how much more the diagonal has."""
+        outputs = [
+            [np.stack([_output(m, workspace) for m in seeds]).mean(0) for seeds in of] for of in spec.needs["outputs"].values()
+        ]
+        measured = np.moveaxis(np.array(outputs), 1, -1)[:, : len(spec.steps)]  # [R, S, Q, M]
+        labels = train_images(spec.journeys.checkpoint.images, workspace).labels
+        masks = np.stack([subsets.mask(labels, seeds[0].checkpoint.keep) for seeds in spec.needs["outputs"][WHOLE]])
+        paired = [spec.steps.index(t) for t in self.paired_steps]
+        found = []
+        for method, of_regions in spec.needs["scores"].items():
+            scores = [get(score, workspace).array("scores.npy")[0] for score in of_regions.values()]
+            predicted = np.stack([locality.predicted(tau, masks, len(spec.steps)) for tau in scores])
+            plain = locality.matrix(predicted, measured, subset_weights)
+            named = [name for name in of_regions if name != WHOLE]
+            of_own = locality.matrix(locality.own(predicted[1:]), locality.own(measured[1:]), subset_weights)
+            for quantity, cells, names in (("lds", plain, list(of_regions)), ("own", of_own, named)):
+                for r, s in np.ndindex(len(names), len(names)):
+                    ends = interval(cells[:, r, s][:, paired].mean(1), query_weights)
+                    what = {"quantity": quantity, "method": method, "scores": names[r], "outputs": names[s]}
+                    found += rows.of_targets({PAIRED: ends}, spec.steps, **what)
+                regional = cells if quantity == "own" else cells[:, 1:, 1:]
+                more = locality.contrast(np.moveaxis(regional, (1, 2), (-2, -1)))  # [B, S, Q]
+                of_targets = {STEP: interval(more, query_weights), PAIRED: interval(more[:, paired].mean(1), query_weights)}
+                found += rows.of_targets(of_targets, spec.steps, quantity=f"{quantity}_locality", method=method)
+        return found
+
+    def _removals(self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, method: str) -> list[rows.Row]:
+        """Where the change lies that leaving images out makes: in pixels of where journeys end, and in the output."""
+        full, random, removed = spec.needs["full"], spec.needs["random"], spec.needs["removed"]
+        names, boxes = list(removed), [m.region for m in full.outputs]
+
+        def changed(of: Removal) -> tuple[np.ndarray, np.ndarray]:
+            """Squared change of every element [Q', …] and relative rise of the output [R, Q'], of the queries it is of."""
+            queries = list(of.ends.queries)
+            before, after = (get(each.ends, workspace).array("final.npy")[0] for each in (full, of))
+            square = np.square(after.astype(np.float64) - before[queries]).mean(1)
+            was, now = (np.stack([_output(m, workspace)[0] for m in each.outputs]) for each in (full, of))
+            return square, (now / was - 1)[:, queries]
+
+        of_regions = [[changed(removal) for removal in removed[name]] for name in names]
+        by_chance = [changed(removal) for removal in random]
+        change = np.stack([np.concatenate([square for square, _ in of]) for of in of_regions])  # [R, Q, …]
+        change = np.concatenate([change, np.mean([square for square, _ in by_chance], 0)[None]])  # random ones last
+        rise = np.stack([np.concatenate([rise for _, rise in of], 1) for of in of_regions])  # [left out R, R, Q]
+        rise = np.concatenate([rise, np.mean([rise for _, rise in by_chance], 0)[None]])
+        share = np.moveaxis(locality.shares(change, boxes), -1, 1)  # [left out R + 1, R, Q]
+
+        found, what = [], {"method": method, "step": self.step}
+
+        def state(values: np.ndarray, **which: str) -> None:
+            found.extend(rows.of_targets({"removal": query_interval(values, query_weights)}, [], **what, **which))
+
+        for out, name in enumerate([*names, RANDOM]):
+            state(change[out].mean((-3, -2, -1)), quantity="change", removed=name)
+            for s, region in enumerate(names):
+                state(share[out, s], quantity="share", removed=name, outputs=region)
+                state(rise[out, s], quantity="rise", removed=name, outputs=region)
+        for quantity, of in (("share", share), ("rise", rise)):
+            inside = np.stack([of[r, r] for r in range(len(names))])  # [R, Q]
+            against = {"other regions": locality.beside(of[:-1]), RANDOM: of[-1]}
+            for other, values in against.items():
+                for r, region in enumerate(names):
+                    state(inside[r] - values[r], quantity=f"{quantity}_more", against=other, outputs=region)
+                state((inside - values).mean(0), quantity=f"{quantity}_more", against=other, outputs="all regions")
+        return found
+
+    # ------------------------------------------------------------------------------------------ how it is shown
+
+    def headline(self, result: dict) -> list[rows.Row]:
+        return rows.select(result["rows"], quantity="own_locality", target=PAIRED)
+
+    def tables(self, result: dict) -> "list[Table]":
+        from journey.evaluation import localization_figures
+
+        return localization_figures.tables(result)
+
+    def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
+        from journey.evaluation import localization_figures
+
+        return {
+            "localization.png": localization_figures.matrices(result),
+            "locality_by_step.png": localization_figures.by_step(result),
+            "removal.png": localization_figures.removal(result),
+        }
+
+
+def _of_regions(name: str, score: Score, recipes: Recipes, regions: dict[str, Region]) -> dict[str, Score]:
+    """A method's scores of every region."""
+    method = score.method
+    method.refuse_choice(f"method.{name}")
+    asked = {region: method.within(box) for region, box in regions.items()}
+    able = all(each is not None for each in asked.values())
+    require(able, f"method.{name}", method.label, "one that can be asked about a region, such as journey or pixel")
+    return {region: recipes.score(each) for region, each in asked.items()}
+
+
+def _on_subsets(recipes: Recipes, region: Region) -> tuple[tuple[Measure, ...], ...]:
+    """The outputs of all subset models in a region. [subset][seed]"""
+    of, found = recipes.retraining, []
+    for index in range(of.num_subsets):
+        models = [recipes.trained(repeat, recipes.subset(index)) for repeat in range(of.num_seeds)]
+        found.append(tuple(recipes.measured(model, region) for model in models))
+    return tuple(found)
+
+
+def _output(measured: Measure, workspace: Workspace) -> np.ndarray:
+    """By all draws. [steps + destination, Q]"""
+    return get(measured, workspace).array("outputs.npy").mean(0)

@@ -1,0 +1,48 @@
+"""The picture of planted images: how many of their copies are found at every step."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from journey.evaluation.rows import names, select
+from journey.evaluation.targets import STEP
+from journey.palette import COLOURS, GREY
+
+PANELS = {
+    "recall_copies": "copies among as many first images",
+    "recall_10": "copies among the first 10 images",
+    "median_rank": "median rank of a copy",
+}
+
+
+def recall_by_step(result: dict) -> Figure:
+    """Every method's recalls and median rank against the step that is asked, beside chance."""
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(12.0, 3.9), layout="constrained")
+    spread = 0.01 * (max(result["steps"]) - min(result["steps"]))  # side by side, so that intervals can be told apart
+    for axes, (quantity, title) in zip(panels, PANELS.items(), strict=True):
+        methods = names(result["rows"], quantity)
+        for i, method in enumerate(methods):
+            found = select(result["rows"], quantity=quantity, method=method, target=STEP)
+            value, low, high = (np.array([row[key] for row in found]) for key in ("value", "low", "high"))
+            if method == "chance":
+                axes.plot(result["steps"], value, "--", color=GREY, label=method)
+                continue
+            at = np.array(result["steps"]) - spread * (i - (len(methods) - 2) / 2)
+            errors = np.maximum(0, [value - low, high - value])
+            style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
+            axes.errorbar(at, value, errors, label=method, **style)
+        axes.invert_xaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("step t  (noise → image)")
+        axes.set_title(title, fontsize=9)
+    for axes in panels[:2]:
+        axes.set_ylim(-0.04, 1.04)
+    panels[2].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    noise = f", noise of {result['jitter']:g}" if result["jitter"] else ""
+    copies = f"{result['num_queries']} planted images × {result['copies']} copies{noise}"
+    figure.suptitle(f"{result['experiment']}: {copies} among {result['num_train']}; 95% intervals over queries", fontsize=10)
+    return figure
