@@ -88,11 +88,9 @@ class Dataset(Kind):
         require_count(f"{where}.num_planted", self.num_planted, least=0)
         require_count(f"{where}.copies", self.copies, most=1000)
         require_within(f"{where}.jitter", self.jitter, 0, 1)
-        for name, neutral_value in (("copies", 1), ("jitter", 0)):
-            value = getattr(self, name)
-            require(
-                self.num_planted > 0 or value == neutral_value, f"{where}.{name}", value, f"{neutral_value} unless num_planted"
-            )
+        used, allowed = self.num_planted > 0, "left as it is unless num_planted is positive"
+        require(used or self.copies == 1, f"{where}.copies", self.copies, allowed)
+        require(used or self.jitter == 0, f"{where}.jitter", self.jitter, allowed)
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:

@@ -103,10 +103,9 @@ class Config:
         planted, queries = self.dataset.num_planted, self.sampling.num_queries
         require(planted > 0, "sampling.start", "planted", "generated unless dataset.num_planted is positive")
         require(queries == planted, "sampling.num_queries", queries, f"dataset.num_planted={planted} with sampling.start=planted")
-        plain = self.model.pixels and not self.model.reads_text
-        require(
-            plain, "sampling.start", "planted", f"generated with model={self.model.kind}: planted images are pixels, without text"
-        )
+        model = self.model
+        of_pixels = model.pixels and not model.reads_text
+        require(of_pixels, "sampling.start", "planted", f"generated with model={model.kind}: planted images are pixels alone")
 
     def _check_space(self) -> None:
         """Pixels or latents, text or none."""

@@ -13,7 +13,7 @@ from journey.evaluation.statistics import weighted_spearman
 
 
 def predicted(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
-    """Outputs by scores [S or 1, Q, N], of models trained on masks [M, N]. One score a query is the same at every step. [S, Q, M]"""
+    """Outputs by scores [S or 1, Q, N] of models trained on masks [M, N]; one score a query is of every step. [S, Q, M]"""
     outputs = -(scores.astype(np.float64) @ masks.T)
     return np.broadcast_to(outputs, (num_steps, *outputs.shape[1:]))
 

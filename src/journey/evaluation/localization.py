@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WHOLE = "whole image"
-RANDOM = "random images"
+RANDOM, OTHERS, ALL = "random images", "other regions", "all regions"
+RESERVED = {WHOLE, RANDOM, OTHERS, ALL}
 REMOVAL_SETTINGS = ("step", "num_removals", "count", "num_random", "num_continuations")
 SEEN_BY = Encoder(side=96)  # continuations come with what an encoder sees, which nothing here reads
 
@@ -60,9 +61,9 @@ class Localization(Evaluation):
         require_count(f"{where}.num_removals", self.num_removals, least=2)  # for an interval
         for name in ("count", "num_random", "num_continuations"):
             require_count(f"{where}.{name}", getattr(self, name))
-        named = len(self.regions) != 1 and WHOLE not in self.regions and RANDOM not in self.regions
-        allowed = f"two or more regions, none called {WHOLE!r} or {RANDOM!r}; none: the quarters"
-        require(named, f"{where}.regions", self.regions, allowed)
+        fine = len(self.regions) != 1 and not RESERVED & self.regions.keys()
+        allowed = f"two regions or more, none called {', '.join(sorted(RESERVED))}; or none, for the quarters"
+        require(fine, f"{where}.regions", self.regions, allowed)
         paired = self.paired_steps
         require(len(set(paired)) == len(paired) > 0, f"{where}.paired_steps", paired, "a non-empty list, each once")
 
@@ -152,69 +153,70 @@ class Localization(Evaluation):
         self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, subset_weights: np.ndarray
     ) -> list[rows.Row]:
         """LDS of every region's scores against every region's outputs, and how much more the diagonal has."""
-        outputs = [
-            [np.stack([_output(m, workspace) for m in seeds]).mean(0) for seeds in of] for of in spec.needs["outputs"].values()
-        ]
-        measured = np.moveaxis(np.array(outputs), 1, -1)[:, : len(spec.steps)]  # [R, S, Q, M]
+        measured = np.stack(
+            [_measured(of, workspace)[: len(spec.steps)] for of in spec.needs["outputs"].values()]
+        )  # [R, S, Q, M]
         labels = train_images(spec.journeys.checkpoint.images, workspace).labels
         masks = np.stack([subsets.mask(labels, seeds[0].checkpoint.keep) for seeds in spec.needs["outputs"][WHOLE]])
-        paired = [spec.steps.index(t) for t in self.paired_steps]
         found = []
         for method, of_regions in spec.needs["scores"].items():
             scores = [get(score, workspace).array("scores.npy")[0] for score in of_regions.values()]
             predicted = np.stack([locality.predicted(tau, masks, len(spec.steps)) for tau in scores])
-            plain = locality.matrix(predicted, measured, subset_weights)
-            named = [name for name in of_regions if name != WHOLE]
-            of_own = locality.matrix(locality.own(predicted[1:]), locality.own(measured[1:]), subset_weights)
-            for quantity, cells, names in (("lds", plain, list(of_regions)), ("own", of_own, named)):
-                for r, s in np.ndindex(len(names), len(names)):
-                    ends = interval(cells[:, r, s][:, paired].mean(1), query_weights)
-                    what = {"quantity": quantity, "method": method, "scores": names[r], "outputs": names[s]}
-                    found += rows.of_targets({PAIRED: ends}, spec.steps, **what)
-                regional = cells if quantity == "own" else cells[:, 1:, 1:]
-                more = locality.contrast(np.moveaxis(regional, (1, 2), (-2, -1)))  # [B, S, Q]
-                of_targets = {STEP: interval(more, query_weights), PAIRED: interval(more[:, paired].mean(1), query_weights)}
-                found += rows.of_targets(of_targets, spec.steps, quantity=f"{quantity}_locality", method=method)
+            cells = locality.matrix(predicted, measured, subset_weights)  # [B, R, R, S, Q]
+            names = list(of_regions)
+            found += self._cells(cells, names, spec, query_weights, quantity="lds", method=method)
+            found += self._contrast(cells[:, 1:, 1:], spec, query_weights, quantity="lds_locality", method=method)
+            cells = locality.matrix(locality.own(predicted[1:]), locality.own(measured[1:]), subset_weights)
+            found += self._cells(cells, names[1:], spec, query_weights, quantity="own", method=method)
+            found += self._contrast(cells, spec, query_weights, quantity="own_locality", method=method)
         return found
 
+    def _cells(
+        self, cells: np.ndarray, names: list[str], spec: Evaluate, query_weights: np.ndarray, **what: str
+    ) -> list[rows.Row]:
+        """Every cell of a matrix [B, R, R, S, Q]: the mean of the paired steps."""
+        paired = cells[:, :, :, self._paired(spec)].mean(3)
+        found = []
+        for r, s in np.ndindex(len(names), len(names)):
+            of_targets = {PAIRED: interval(paired[:, r, s], query_weights)}
+            found += rows.of_targets(of_targets, spec.steps, **what, scores=names[r], outputs=names[s])
+        return found
+
+    def _contrast(self, cells: np.ndarray, spec: Evaluate, query_weights: np.ndarray, **what: str) -> list[rows.Row]:
+        """The diagonal less the rest, at every step and over the paired ones."""
+        more = locality.contrast(np.moveaxis(cells, (1, 2), (-2, -1)))  # [B, S, Q]
+        paired = more[:, self._paired(spec)].mean(1)
+        return rows.of_targets({STEP: interval(more, query_weights), PAIRED: interval(paired, query_weights)}, spec.steps, **what)
+
+    def _paired(self, spec: Evaluate) -> list[int]:
+        return [spec.steps.index(t) for t in self.paired_steps]
+
     def _removals(self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, method: str) -> list[rows.Row]:
-        """Where the change lies that leaving images out makes: in pixels of where journeys end, and in the output."""
-        full, random, removed = spec.needs["full"], spec.needs["random"], spec.needs["removed"]
+        """Where the change lies that leaving images out makes: in elements of where journeys end, and in the output."""
+        full, removed = spec.needs["full"], spec.needs["removed"]
         names, boxes = list(removed), [m.region for m in full.outputs]
+        changes, rises = zip(*(_joined([_changed(of, full, workspace) for of in removed[name]]) for name in names), strict=True)
+        by_chance = [_changed(of, full, workspace) for of in spec.needs["random"]]
+        change = np.stack([*changes, np.mean([square for square, _ in by_chance], 0)])  # [left out R + 1, Q, …]; random last
+        rise = np.stack([*rises, np.mean([rise for _, rise in by_chance], 0)])  # [left out R + 1, R, Q]
+        share = np.moveaxis(locality.shares(change, boxes), -1, 1)
 
-        def changed(of: Removal) -> tuple[np.ndarray, np.ndarray]:
-            """Squared change of every element [Q', …] and relative rise of the output [R, Q'], of the queries it is of."""
-            queries = list(of.ends.queries)
-            before, after = (get(each.ends, workspace).array("final.npy")[0] for each in (full, of))
-            square = np.square(after.astype(np.float64) - before[queries]).mean(1)
-            was, now = (np.stack([_output(m, workspace)[0] for m in each.outputs]) for each in (full, of))
-            return square, (now / was - 1)[:, queries]
+        found: list[rows.Row] = []
 
-        of_regions = [[changed(removal) for removal in removed[name]] for name in names]
-        by_chance = [changed(removal) for removal in random]
-        change = np.stack([np.concatenate([square for square, _ in of]) for of in of_regions])  # [R, Q, …]
-        change = np.concatenate([change, np.mean([square for square, _ in by_chance], 0)[None]])  # random ones last
-        rise = np.stack([np.concatenate([rise for _, rise in of], 1) for of in of_regions])  # [left out R, R, Q]
-        rise = np.concatenate([rise, np.mean([rise for _, rise in by_chance], 0)[None]])
-        share = np.moveaxis(locality.shares(change, boxes), -1, 1)  # [left out R + 1, R, Q]
+        def state(values: np.ndarray, **what: str) -> None:
+            of_removal = {"removal": query_interval(values, query_weights)}
+            found.extend(rows.of_targets(of_removal, [], **what, method=method, step=self.step))
 
-        found, what = [], {"method": method, "step": self.step}
-
-        def state(values: np.ndarray, **which: str) -> None:
-            found.extend(rows.of_targets({"removal": query_interval(values, query_weights)}, [], **what, **which))
-
-        for out, name in enumerate([*names, RANDOM]):
-            state(change[out].mean((-3, -2, -1)), quantity="change", removed=name)
+        for out, left_out in enumerate([*names, RANDOM]):
+            state(change[out].reshape(self.num_removals, -1).mean(1), quantity="change", removed=left_out)
             for s, region in enumerate(names):
-                state(share[out, s], quantity="share", removed=name, outputs=region)
-                state(rise[out, s], quantity="rise", removed=name, outputs=region)
+                state(share[out, s], quantity="share", removed=left_out, outputs=region)
+                state(rise[out, s], quantity="rise", removed=left_out, outputs=region)
         for quantity, of in (("share", share), ("rise", rise)):
-            inside = np.stack([of[r, r] for r in range(len(names))])  # [R, Q]
-            against = {"other regions": locality.beside(of[:-1]), RANDOM: of[-1]}
-            for other, values in against.items():
-                for r, region in enumerate(names):
-                    state(inside[r] - values[r], quantity=f"{quantity}_more", against=other, outputs=region)
-                state((inside - values).mean(0), quantity=f"{quantity}_more", against=other, outputs="all regions")
+            inside = of[range(len(names)), range(len(names))]  # [R, Q]
+            for against, otherwise in {OTHERS: locality.beside(of[:-1]), RANDOM: of[-1]}.items():
+                for region, more in zip([*names, ALL], [*(inside - otherwise), (inside - otherwise).mean(0)], strict=True):
+                    state(more, quantity=f"{quantity}_more", against=against, outputs=region)
         return found
 
     # ------------------------------------------------------------------------------------------ how it is shown
@@ -259,3 +261,24 @@ def _on_subsets(recipes: Recipes, region: Region) -> tuple[tuple[Measure, ...], 
 def _output(measured: Measure, workspace: Workspace) -> np.ndarray:
     """By all draws. [steps + destination, Q]"""
     return get(measured, workspace).array("outputs.npy").mean(0)
+
+
+def _measured(of_subsets: tuple[tuple[Measure, ...], ...], workspace: Workspace) -> np.ndarray:
+    """The mean over seeds of the outputs of all subset models. [steps + destination, Q, M]"""
+    return np.stack([np.mean([_output(m, workspace) for m in seeds], 0) for seeds in of_subsets], -1)
+
+
+def _changed(of: Removal, full: Removal, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
+    """Of the queries of a removal: the squared change of where they end, mean over continuations with the same noise, [Q', …],
+    and the rise of the output of every region as a share of it, [R, Q'].
+    """
+    queries = list(of.ends.queries)
+    before, after = (get(each.ends, workspace).array("final.npy")[0].astype(np.float64) for each in (full, of))
+    was, now = (np.stack([_output(m, workspace)[0] for m in each.outputs])[:, queries] for each in (full, of))
+    return np.square(after - before[queries]).mean(1), now / was - 1
+
+
+def _joined(of_queries: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """What changed for one query each, as for several."""
+    changes, rises = zip(*of_queries, strict=True)
+    return np.concatenate(changes), np.concatenate(rises, 1)

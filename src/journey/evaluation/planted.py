@@ -40,10 +40,8 @@ class Planted(Evaluation):
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
 
     def check_run(self, where: str, sampling: Sampling) -> None:
-        start = sampling.start
-        require(
-            start is Start.planted, "sampling.start", start.value, "planted with evaluation=planted: queries are planted images"
-        )
+        planted = sampling.start is Start.planted
+        require(planted, "sampling.start", sampling.start.value, "planted with evaluation=planted, whose queries are planted")
 
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
         """Raises: ConfigError naming a method that has several hyper-parameters."""
