@@ -183,7 +183,7 @@ def test_what_cannot_be_asked_is_refused_before_any_compute(changes, message, wo
     [
         (Random(), r"method\.a=random: must be one that can be asked about a region"),
         (journey_trak(at=At.trajectory, damping=[1.0]), r"method\.a=gram-loss-trajectory: must be one that can be asked"),
-        (journey_trak(), r"method\.a, its candidates=2: must be one, .*\(now: damping=0\.1, damping=1\)"),
+        (journey_trak(), r"evaluation\.candidates\.a=None: must be one of 0\.1, 1: damping of a"),
     ],
 )
 def test_a_method_without_regions_or_with_a_choice_is_refused(method, message, small):

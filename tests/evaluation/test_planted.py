@@ -125,5 +125,5 @@ def test_what_has_no_known_answer_is_refused(changes, message):
 
 def test_a_method_with_a_choice_is_refused(tmp_path):
     run = planted_run(method={"a": journey_trak()})
-    with pytest.raises(ConfigError, match=r"method\.a, its candidates=2: must be one"):
+    with pytest.raises(ConfigError, match=r"evaluation\.candidates\.a=None: must be one of 0\.1, 1: damping of a"):
         recipes(run, Store(tmp_path)).evaluate(run.evaluation, run.judged)

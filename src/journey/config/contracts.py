@@ -64,10 +64,6 @@ def fingerprint(kind: Kind) -> str:
     return ":".join(part for part in parts if part)
 
 
-def _said(settings: dict[str, float]) -> str:
-    return " ".join(f"{key}={value:g}" for key, value in settings.items())
-
-
 @functools.cache
 def _source(kind: type) -> str:
     """A hash of the file a kind is defined in."""
@@ -168,12 +164,6 @@ class Method(Kind):
     def candidates(self) -> list[dict[str, float]]:
         """The hyper-parameters along the first axis of its scores, among which an evaluation chooses; one is no choice."""
         return [{}]
-
-    def refuse_choice(self, where: str) -> None:
-        """For evaluations that do not choose among candidates. Raises: ConfigError if there are several."""
-        found = self.candidates()
-        allowed = f"one, for there is nothing here to choose by (now: {', '.join(map(_said, found))})"
-        require(len(found) == 1, f"{where}, its candidates", len(found), allowed)
 
     def heeds(self, setting: str) -> bool:
         """Whether a setting, as the others are, has an effect on its scores."""

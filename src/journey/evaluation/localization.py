@@ -19,6 +19,7 @@ from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet, subsets, train_images
 from journey.diffusion.regions import Region, quarters
 from journey.evaluation import locality, rows
+from journey.evaluation.candidates import chosen, settings
 from journey.evaluation.statistics import interval, observed_first, query_interval
 from journey.evaluation.targets import PAIRED, STEP
 from journey.seeding import numpy_generator
@@ -54,6 +55,7 @@ class Localization(Evaluation):
     count: int = 50  # images that are left out
     num_random: int = 4  # random removals of as many, for all of these queries
     num_continuations: int = 8  # of each query
+    candidates: dict[str, float] = field(default_factory=dict)  # the hyper-parameter of a method that has several
     num_bootstrap: int = 1000
 
     def check(self, where: str) -> None:
@@ -88,17 +90,16 @@ class Localization(Evaluation):
         """scores: [method][region], the whole image first; outputs: [region][subset][seed]; full and random: how queries go on
         under the full model and without random images; removed: the same without a region's proponents, [region][query].
 
-        Raises: ConfigError naming a method of which no region can be asked, or that has several hyper-parameters.
+        Raises: ConfigError naming a method of which no region can be asked, or of which one hyper-parameter must be named.
         """
         regions = self._regions(recipes)
-        by_method = {name: _of_regions(name, score, recipes, regions) for name, score in scores.items()}
-        of_first = next(iter(by_method.values()))
-        queries = tuple(range(self.num_removals))
-        removed = {
-            name: tuple(self._removal(recipes, Without(score, 0, self.step, q, self.count), (q,)) for q in queries)
-            for name, score in of_first.items()
-            if name != WHOLE
-        }
+        by_method = {name: self._of_regions(name, score, recipes, regions) for name, score in scores.items()}
+        first = next(iter(by_method))
+        candidate = chosen(first, scores[first].method, self.candidates)
+        queries, removed = tuple(range(self.num_removals)), {}
+        for region, score in list(by_method[first].items())[1:]:
+            keeps = [Without(score, candidate, self.step, query, self.count) for query in queries]
+            removed[region] = tuple(self._removal(recipes, keep, (q,)) for keep, q in zip(keeps, queries, strict=True))
         by_chance = [WithoutRandom(index, self.count, recipes.seed) for index in range(self.num_random)]
         return {
             "scores": by_method,
@@ -113,6 +114,15 @@ class Localization(Evaluation):
         height, width = recipes.model.example_shape(recipes.images.shape)[1:]
         named = self.regions or quarters(height, width)
         return {WHOLE: (), **{name: tuple(region) for name, region in named.items()}}
+
+    def _of_regions(self, name: str, score: Score, recipes: Recipes, regions: dict[str, Region]) -> dict[str, Score]:
+        """A method's scores of every region."""
+        method = score.method
+        chosen(name, method, self.candidates)
+        asked = {region: method.within(box) for region, box in regions.items()}
+        able = all(each is not None for each in asked.values())
+        require(able, f"method.{name}", method.label, "one that can be asked about a region, such as journey or pixel")
+        return {region: recipes.score(each) for region, each in asked.items()}
 
     def _removal(self, recipes: Recipes, keep: Keep, queries: tuple[int, ...]) -> Removal:
         model, seed = recipes.trained(0, keep), recipes.seed
@@ -142,6 +152,7 @@ class Localization(Evaluation):
             "paired_steps": list(self.paired_steps),
             "regions": {name: list(of[0][0].region) for name, of in outputs.items()},
             "removed": {**{name: vars(self)[name] for name in REMOVAL_SETTINGS}, "method": first},
+            "candidates": settings(spec.scores, self.candidates),
             "rows": [
                 *self._matrices(spec, workspace, query_weights, subset_weights),
                 *self._removals(spec, workspace, removed_weights, first),
@@ -160,7 +171,8 @@ class Localization(Evaluation):
         masks = np.stack([subsets.mask(labels, seeds[0].checkpoint.keep) for seeds in spec.needs["outputs"][WHOLE]])
         found = []
         for method, of_regions in spec.needs["scores"].items():
-            scores = [get(score, workspace).array("scores.npy")[0] for score in of_regions.values()]
+            candidate = chosen(method, spec.scores[method].method, self.candidates)
+            scores = [get(score, workspace).array("scores.npy")[candidate] for score in of_regions.values()]
             predicted = np.stack([locality.predicted(tau, masks, len(spec.steps)) for tau in scores])
             cells = locality.matrix(predicted, measured, subset_weights)  # [B, R, R, S, Q]
             names = list(of_regions)
@@ -221,6 +233,9 @@ class Localization(Evaluation):
 
     # ------------------------------------------------------------------------------------------ how it is shown
 
+    def chosen(self, result: dict, method: str) -> dict[str, float] | None:
+        return result["candidates"][method]
+
     def headline(self, result: dict) -> list[rows.Row]:
         return rows.select(result["rows"], quantity="own_locality", target=PAIRED)
 
@@ -237,16 +252,6 @@ class Localization(Evaluation):
             "locality_by_step.png": localization_figures.by_step(result),
             "removal.png": localization_figures.removal(result),
         }
-
-
-def _of_regions(name: str, score: Score, recipes: Recipes, regions: dict[str, Region]) -> dict[str, Score]:
-    """A method's scores of every region."""
-    method = score.method
-    method.refuse_choice(f"method.{name}")
-    asked = {region: method.within(box) for region, box in regions.items()}
-    able = all(each is not None for each in asked.values())
-    require(able, f"method.{name}", method.label, "one that can be asked about a region, such as journey or pixel")
-    return {region: recipes.score(each) for region, each in asked.items()}
 
 
 def _on_subsets(recipes: Recipes, region: Region) -> tuple[tuple[Measure, ...], ...]:

@@ -2,7 +2,7 @@
 methods rank these copies first?
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from journey.config.contracts import Evaluation
 from journey.config.groups import Sampling, Start
 from journey.data import ImageSet, planting
 from journey.evaluation import recall, rows
+from journey.evaluation.candidates import chosen, settings
 from journey.evaluation.statistics import observed_first, query_interval
 from journey.evaluation.targets import STEP
 from journey.seeding import numpy_generator
@@ -34,6 +35,7 @@ class Planted(Evaluation):
     """Every method with one hyper-parameter, its scores as they are."""
 
     kind: ClassVar[str] = "planted"
+    candidates: dict[str, float] = field(default_factory=dict)  # the hyper-parameter of a method that has several
     num_bootstrap: int = 2000
 
     def check(self, where: str) -> None:
@@ -44,9 +46,9 @@ class Planted(Evaluation):
         require(planted, "sampling.start", sampling.start.value, "planted with evaluation=planted, whose queries are planted")
 
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
-        """Raises: ConfigError naming a method that has several hyper-parameters."""
+        """Raises: ConfigError naming a method of which one hyper-parameter must be named."""
         for name, score in scores.items():
-            score.method.refuse_choice(f"method.{name}")
+            chosen(name, score.method, self.candidates)
         return {}
 
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
@@ -69,7 +71,8 @@ class Planted(Evaluation):
 
         depths = {"recall_copies": num_copies, f"recall_{FEW}": FEW}
         for name, score in spec.scores.items():
-            ranked = recall.ranks(get(score, workspace).array("scores.npy")[0])  # [S or 1, Q, N]
+            candidate = chosen(name, score.method, self.candidates)
+            ranked = recall.ranks(get(score, workspace).array("scores.npy")[candidate])  # [S or 1, Q, N]
             ranked = np.broadcast_to(ranked, (len(spec.steps), *ranked.shape[1:]))
             of_copies = np.take_along_axis(ranked, copies[None], -1)  # [S, Q, c]
             state(name, {quantity: recall.recall(of_copies, k) for quantity, k in depths.items()}, of_copies)
@@ -84,11 +87,15 @@ class Planted(Evaluation):
             "jitter": images.dataset.jitter,
             "num_bootstrap": self.num_bootstrap,
             "steps": list(spec.steps),
+            "candidates": settings(spec.scores, self.candidates),
             "rows": found,
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
 
     # ------------------------------------------------------------------------------------------ how it is shown
+
+    def chosen(self, result: dict, method: str) -> dict[str, float] | None:
+        return result["candidates"][method]
 
     def headline(self, result: dict) -> list[rows.Row]:
         return rows.select(result["rows"], quantity="recall_copies", target=ALL_STEPS)
