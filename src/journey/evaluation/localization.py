@@ -13,7 +13,7 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Continuations, Evaluate, Measure, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
-from journey.config.checks import require, require_count, require_region
+from journey.config.checks import require, require_box, require_count, require_inside
 from journey.config.contracts import Evaluation
 from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet, subsets, train_images
@@ -66,6 +66,8 @@ class Localization(Evaluation):
         fine = len(self.regions) != 1 and not RESERVED & self.regions.keys()
         allowed = f"two regions or more, none called {', '.join(sorted(RESERVED))}; or none, for the quarters"
         require(fine, f"{where}.regions", self.regions, allowed)
+        for name, region in self.regions.items():
+            require_box(f"{where}.regions.{name}", region)
         paired = self.paired_steps
         require(len(set(paired)) == len(paired) > 0, f"{where}.paired_steps", paired, "a non-empty list, each once")
 
@@ -81,7 +83,7 @@ class Localization(Evaluation):
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         for name, region in (self.regions or quarters(height, width)).items():
-            require_region(f"{where}.regions.{name}", region, height, width)
+            require_inside(f"{where}.regions.{name}", region, height, width)
         subsets.require_removable(f"{where}.count", self.count, images.labels)
 
     # ------------------------------------------------------------------------------------------- what it needs

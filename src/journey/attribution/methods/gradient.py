@@ -9,7 +9,7 @@ import numpy as np
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import require, require_count, require_region
+from journey.config.checks import require, require_box, require_count, require_inside
 from journey.config.contracts import Method, Model
 from journey.config.groups import At, Attribution, Ensemble, Kernel, Output, Projection, Readout, Scale, Views, neutral
 from journey.data import ImageSet
@@ -45,8 +45,10 @@ class GradientMethod(Attribution, Method):
             require(not whitened, f"{where}.kernel", self.kernel.value, "gram or identity where ensemble=run")
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
-        whole = self.at is not At.trajectory or not self.region
-        require(whole, f"{where}.region", self.region, "[] at a trajectory, whose steps are weighted by their whole outputs")
+        if self.region:
+            require_box(f"{where}.region", self.region)
+            whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
+            require(self.at is not At.trajectory, f"{where}.region", self.region, whole)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
@@ -57,9 +59,9 @@ class GradientMethod(Attribution, Method):
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_MOMENTS)
 
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         if self.region:
-            shape = journeys.checkpoint.model.example_shape(images.images.shape[1:])
-            require_region(f"{where}.region", self.region, *shape[1:])
+            require_inside(f"{where}.region", self.region, height, width)
 
     def within(self, region: Sequence[int]) -> "GradientMethod | None":
         return None if self.at is At.trajectory else replace(self, region=list(region))

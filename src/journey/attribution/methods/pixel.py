@@ -8,7 +8,7 @@ import numpy as np
 
 from journey.artifacts.specs import Sample, Score
 from journey.artifacts.workspace import Workspace
-from journey.config.checks import require, require_region
+from journey.config.checks import require, require_box, require_inside
 from journey.config.contracts import Method, Model
 from journey.config.groups import neutral
 from journey.data import ImageSet, as_pixels, train_images
@@ -22,12 +22,16 @@ class Pixel(Method):
     in_units_of_output: ClassVar[bool] = False
     region: list[int] = neutral([])  # whose pixels: first row and column, end row and column; none: all
 
+    def check(self, where: str) -> None:
+        if self.region:
+            require_box(f"{where}.region", self.region)
+
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require(model.pixels or not self.region, f"{where}.region", self.region, f"[] with model={model.kind}, of latents")
 
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         if self.region:
-            require_region(f"{where}.region", self.region, *images.images.shape[2:])
+            require_inside(f"{where}.region", self.region, *images.images.shape[2:])
 
     def within(self, region: Sequence[int]) -> "Pixel":
         return replace(self, region=list(region))
