@@ -70,6 +70,9 @@ def test_pixels_find_every_exact_copy_near_the_image(judged):
     assert rank["value"] == 2  # of three copies that share the first places
     (few,) = select(rows, quantity="recall_10", method="pixel", step=20)
     assert few["value"] == 1
+    (journeys,) = select(rows, quantity="recall_copies", method="journey", step=20)
+    (less,) = select(rows, quantity="difference", method="pixel", against="journey", step=20)
+    assert less["value"] == pytest.approx(1 - journeys["value"])
     (chance,) = select(rows, quantity="recall_copies", method="chance", step=20)
     assert chance["value"] == pytest.approx(3 / 72)
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 ALL_STEPS = "all_steps"  # the mean over them
 CHANCE = "chance"
-FEW = 10  # of the first training images
+RECALL = "recall_copies"  # among as many first training images as there are copies
+FEW = 10  # or among so many
 
 
 @dataclass
@@ -59,23 +60,28 @@ class Planted(Evaluation):
         num_train, (num_queries, num_copies) = len(train), copies.shape
         random = numpy_generator(spec.seed, "planted")
         weights = observed_first(num_queries, self.num_bootstrap, random)
-        found = []
+        depths = {RECALL: num_copies, f"recall_{FEW}": FEW}
+        found, recalls = [], {}
 
-        def state(method: str, recalls: dict[str, np.ndarray], of_copies: np.ndarray) -> None:
-            """Recalls [S, Q] and ranks [S, Q, c], with intervals over queries."""
-            for quantity, values in recalls.items():
-                of_targets = {STEP: query_interval(values, weights), ALL_STEPS: query_interval(values.mean(0), weights)}
-                found.extend(rows.of_targets(of_targets, spec.steps, quantity=quantity, method=method))
-            ends = _median(np.median(of_copies, -1), weights)
-            found.extend(rows.of_targets({STEP: ends}, spec.steps, quantity="median_rank", method=method))
+        def state(values: np.ndarray, **what: str) -> None:
+            """Of values [S, Q], with intervals over queries."""
+            of_targets = {STEP: query_interval(values, weights), ALL_STEPS: query_interval(values.mean(0), weights)}
+            found.extend(rows.of_targets(of_targets, spec.steps, **what))
 
-        depths = {"recall_copies": num_copies, f"recall_{FEW}": FEW}
         for name, score in spec.scores.items():
             candidate = chosen(name, score.method, self.candidates)
             ranked = recall.ranks(get(score, workspace).array("scores.npy")[candidate])  # [S or 1, Q, N]
             ranked = np.broadcast_to(ranked, (len(spec.steps), *ranked.shape[1:]))
             of_copies = np.take_along_axis(ranked, copies[None], -1)  # [S, Q, c]
-            state(name, {quantity: recall.recall(of_copies, k) for quantity, k in depths.items()}, of_copies)
+            recalls[name] = {quantity: recall.recall(of_copies, k) for quantity, k in depths.items()}
+            for quantity, values in recalls[name].items():
+                state(values, quantity=quantity, method=name)
+            ends = _median(np.median(of_copies, -1), weights)
+            found += rows.of_targets({STEP: ends}, spec.steps, quantity="median_rank", method=name)
+        first = next(iter(recalls))
+        for other in list(recalls)[1:]:
+            difference = recalls[first][RECALL] - recalls[other][RECALL]
+            state(difference, quantity="difference", method=first, against=other)
         expected = {quantity: recall.by_chance(k, num_copies, num_train) for quantity, k in depths.items()}
         for quantity, value in {**expected, "median_rank": (num_train + 1) / 2}.items():
             known = (np.full(len(spec.steps), value),) * 3
@@ -98,7 +104,7 @@ class Planted(Evaluation):
         return result["candidates"][method]
 
     def headline(self, result: dict) -> list[rows.Row]:
-        return rows.select(result["rows"], quantity="recall_copies", target=ALL_STEPS)
+        return rows.select(result["rows"], quantity=RECALL, target=ALL_STEPS)
 
     def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
         from journey.evaluation import planted_figures
