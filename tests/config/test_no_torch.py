@@ -34,6 +34,8 @@ def loaded(directory, *words) -> tuple[list[str], str]:
         (["experiment=smoke", "task=plan"], "featurize"),
         (["experiment=methods", "task=plan"], "featurize"),
         (["experiment=twemoji", "task=plan"], "featurize"),
+        (["experiment=localization", "task=plan"], "continuations"),
+        (["experiment=planted", "task=plan"], "featurize"),
         (["task=verify"], "every payload is what its manifest says"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

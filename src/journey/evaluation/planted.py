@@ -29,6 +29,7 @@ ALL_STEPS = "all_steps"  # the mean over them
 CHANCE = "chance"
 RECALL = "recall_copies"  # among as many first training images as there are copies
 FEW = 10  # or among so many
+MANY = 50  # among which copies of other queries' images have no place: a method that puts them there finds what is odd
 
 
 @dataclass
@@ -76,6 +77,8 @@ class Planted(Evaluation):
             recalls[name] = {quantity: recall.recall(of_copies, k) for quantity, k in depths.items()}
             for quantity, values in recalls[name].items():
                 state(values, quantity=quantity, method=name)
+            others = recall.of_others(ranked, copies)  # [S, Q, (Q − 1) c]
+            state((others <= MANY).mean(-1), quantity=f"others_{MANY}", method=name)
             ends = _median(np.median(of_copies, -1), weights)
             found += rows.of_targets({STEP: ends}, spec.steps, quantity="median_rank", method=name)
         first = next(iter(recalls))
@@ -83,7 +86,8 @@ class Planted(Evaluation):
             difference = recalls[first][RECALL] - recalls[other][RECALL]
             state(difference, quantity="difference", method=first, against=other)
         expected = {quantity: recall.by_chance(k, num_copies, num_train) for quantity, k in depths.items()}
-        for quantity, value in {**expected, "median_rank": (num_train + 1) / 2}.items():
+        expected |= {f"others_{MANY}": MANY / num_train, "median_rank": (num_train + 1) / 2}
+        for quantity, value in expected.items():
             known = (np.full(len(spec.steps), value),) * 3
             found += rows.of_targets({STEP: known}, spec.steps, quantity=quantity, method=CHANCE)
         return {

@@ -13,7 +13,7 @@ from journey.palette import COLOURS, GREY
 
 PANELS = {
     "recall_copies": "copies among as many first images",
-    "recall_10": "copies among the first 10 images",
+    "others_50": "copies of other queries among the first 50",
     "median_rank": "median rank of a copy",
 }
 
@@ -38,8 +38,8 @@ def recall_by_step(result: dict) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("step t  (noise → image)")
         axes.set_title(title, fontsize=9)
-    for axes in panels[:2]:
-        axes.set_ylim(-0.04, 1.04)
+    panels[0].set_ylim(-0.04, 1.04)
+    panels[1].set_ylim(bottom=0)
     panels[2].set_yscale("log")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     noise = f", noise of {result['jitter']:g}" if result["jitter"] else ""

@@ -18,6 +18,17 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     return found
 
 
+def of_others(ranked: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Of the copies of all other queries' images. ranked: [..., Q, N]; copies: rows [Q, c] → [..., Q, (Q − 1) c]
+
+    >>> of_others(np.array([[1, 2, 3], [3, 2, 1]]), copies=np.array([[0], [2]]))
+    array([[3],
+           [3]])
+    """
+    of_query = [ranked[..., q, np.delete(copies, q, 0).ravel()] for q in range(len(copies))]
+    return np.stack(of_query, -2)
+
+
 def recall(of_copies: np.ndarray, k: int) -> np.ndarray:
     """How many copies are among the first k, as a share of how many could be: min(k, c). of_copies: ranks [..., c] → [...]
 
