@@ -106,6 +106,8 @@ def test_every_method_is_judged_and_the_picture_drawn_from_the_result_alone(judg
     drawn = {c.get_label(): c.lines[0].get_ydata() for c in figure.axes[0].containers}
     expected = [row["value"] for row in select(result["rows"], quantity="recall_copies", method="journey", target="step")]
     np.testing.assert_allclose(drawn["journey"].astype(float), expected)
+    (shown,) = Planted().tables(result)
+    assert next(iter(shown.columns[2].cells)) == "100 ± 0; 2"  # pixels at t = 20
     plt.close("all")
 
 

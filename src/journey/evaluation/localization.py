@@ -171,7 +171,7 @@ class Localization(Evaluation):
         )  # [R, S, Q, M]
         labels = train_images(spec.journeys.checkpoint.images, workspace).labels
         masks = np.stack([subsets.mask(labels, seeds[0].checkpoint.keep) for seeds in spec.needs["outputs"][WHOLE]])
-        found = []
+        found, more = [], {"lds_locality": {}, "own_locality": {}}  # [B, S, Q], by method
         for method, of_regions in spec.needs["scores"].items():
             candidate = chosen(method, spec.scores[method].method, self.candidates)
             scores = [get(score, workspace).array("scores.npy")[candidate] for score in of_regions.values()]
@@ -179,10 +179,17 @@ class Localization(Evaluation):
             cells = locality.matrix(predicted, measured, subset_weights)  # [B, R, R, S, Q]
             names = list(of_regions)
             found += self._cells(cells, names, spec, query_weights, quantity="lds", method=method)
-            found += self._contrast(cells[:, 1:, 1:], spec, query_weights, quantity="lds_locality", method=method)
+            more["lds_locality"][method] = locality.contrast(np.moveaxis(cells[:, 1:, 1:], (1, 2), (-2, -1)))
             cells = locality.matrix(locality.own(predicted[1:]), locality.own(measured[1:]), subset_weights)
             found += self._cells(cells, names[1:], spec, query_weights, quantity="own", method=method)
-            found += self._contrast(cells, spec, query_weights, quantity="own_locality", method=method)
+            more["own_locality"][method] = locality.contrast(np.moveaxis(cells, (1, 2), (-2, -1)))
+        first = next(iter(spec.scores))
+        for quantity, of_methods in more.items():
+            for method, of in of_methods.items():
+                found += self._steps(of, spec, query_weights, quantity=quantity, method=method)
+                if method != first:
+                    what = {"quantity": f"{quantity}_difference", "method": first, "against": method}
+                    found += self._steps(of_methods[first] - of, spec, query_weights, **what)
         return found
 
     def _cells(
@@ -196,11 +203,10 @@ class Localization(Evaluation):
             found += rows.of_targets(of_targets, spec.steps, **what, scores=names[r], outputs=names[s])
         return found
 
-    def _contrast(self, cells: np.ndarray, spec: Evaluate, query_weights: np.ndarray, **what: str) -> list[rows.Row]:
-        """The diagonal less the rest, at every step and over the paired ones."""
-        more = locality.contrast(np.moveaxis(cells, (1, 2), (-2, -1)))  # [B, S, Q]
-        paired = more[:, self._paired(spec)].mean(1)
-        return rows.of_targets({STEP: interval(more, query_weights), PAIRED: interval(paired, query_weights)}, spec.steps, **what)
+    def _steps(self, of: np.ndarray, spec: Evaluate, query_weights: np.ndarray, **what: str) -> list[rows.Row]:
+        """Of replicates [B, S, Q]: every step, and the mean of the paired ones."""
+        paired = of[:, self._paired(spec)].mean(1)
+        return rows.of_targets({STEP: interval(of, query_weights), PAIRED: interval(paired, query_weights)}, spec.steps, **what)
 
     def _paired(self, spec: Evaluate) -> list[int]:
         return [spec.steps.index(t) for t in self.paired_steps]

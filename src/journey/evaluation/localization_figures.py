@@ -20,11 +20,11 @@ MOST = 60  # LDS × 100 at the ends of the colours
 def tables(result: dict) -> list[Table]:
     """How much more scores of a region predict of it, and how much more of a change lies in it."""
     paired = ", ".join(map(str, result["paired_steps"]))
-    predicted = Table("scores of a region", "method", *TITLES.values(), title_justify="left")
+    predicted = Table("scores of", *TITLES.values(), title_justify="left")
     predicted.title = Text(f"own region less others, mean of t={paired} (× 100 [95%])")
     for method in names(result["rows"], "lds_locality"):
         of = [select(result["rows"], quantity=f"{q}_locality", method=method, target=PAIRED)[0] for q in TITLES]
-        predicted.add_row("", method, *map(_cell, of))
+        predicted.add_row(method, *map(_cell, of))
     removed = Table("left out", "against", "share of change inside", "rise of the output inside", title_justify="left")
     removed.title = Text(f"{result['removed']['method']}, t={result['removed']['step']} (× 100 [95%])")
     for row in select(result["rows"], quantity="share_more"):
@@ -119,7 +119,7 @@ def _more(axes: plt.Axes, result: dict) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylabel("× 100, 95% intervals over queries", fontsize=8)
     axes.set_title("in the region itself, less otherwise", fontsize=9)
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _map(
@@ -135,7 +135,9 @@ def _map(
     middle = (ends[0] + ends[1]) / 2
     for (i, j), value in np.ndenumerate(values):
         dark = abs(value - middle) > 0.35 * (ends[1] - ends[0]) if colours == "RdBu_r" else value < middle
-        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        axes.text(
+            j, i, f"{value:.0f}".replace("-0", "0"), ha="center", va="center", fontsize=8, color="white" if dark else "black"
+        )
     axes.set_xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns], fontsize=7)
     axes.set_yticks(range(len(values)), lines or columns, fontsize=7)
     axes.tick_params(length=0)

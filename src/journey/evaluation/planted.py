@@ -24,6 +24,7 @@ from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 ALL_STEPS = "all_steps"  # the mean over them
 CHANCE = "chance"
@@ -109,6 +110,11 @@ class Planted(Evaluation):
 
     def headline(self, result: dict) -> list[rows.Row]:
         return rows.select(result["rows"], quantity=RECALL, target=ALL_STEPS)
+
+    def tables(self, result: dict) -> "list[Table]":
+        from journey.evaluation import planted_figures
+
+        return [planted_figures.table(result)]
 
     def figures(self, result: dict, axes: dict[str, list[tuple[str, str]]]) -> "dict[str, Figure]":
         from journey.evaluation import planted_figures

@@ -1,4 +1,4 @@
-"""The picture of planted images: how many of their copies are found at every step."""
+"""The picture and the table of planted images: how many of their copies are found at every step."""
 
 import matplotlib
 
@@ -6,6 +6,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
 
 from journey.evaluation.rows import names, select
 from journey.evaluation.targets import STEP
@@ -16,6 +18,22 @@ PANELS = {
     "others_50": "copies of other queries among the first 50",
     "median_rank": "median rank of a copy",
 }
+
+
+def table(result: dict) -> Table:
+    """At every step: recall, half of its interval, and the median rank."""
+    said = "copies among as many first images, % ± half of the 95% interval; median rank"
+    found = Table(
+        "method", *(f"t={t}" for t in result["steps"]), title_justify="left", title=Text(f"{result['experiment']}: {said}")
+    )
+    for method in names(result["rows"], "recall_copies"):
+        recalls = select(result["rows"], quantity="recall_copies", method=method, target=STEP)
+        ranks = select(result["rows"], quantity="median_rank", method=method)
+        cells = []
+        for recall, rank in zip(recalls, ranks, strict=True):
+            cells.append(f"{100 * recall['value']:.0f} ± {50 * (recall['high'] - recall['low']):.0f}; {rank['value']:.0f}")
+        found.add_row(method, *cells)
+    return found
 
 
 def recall_by_step(result: dict) -> Figure:
