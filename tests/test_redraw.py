@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/result.json"))
+FOLDERS = sorted({path.parent for path in EXPERIMENTS.glob("*/result.json")})
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -16,7 +15,6 @@ def test_every_figure_but_that_of_images_is_drawn_again(folder, tmp_path, monkey
     from redraw import redraw
 
     names = redraw(folder, tmp_path)
-    plt.close("all")
     sys.modules.pop("redraw")
     committed = {path.name for path in folder.glob("*.png")} - {"journeys.png"}
-    assert committed <= set(names) == {path.name for path in tmp_path.iterdir()}
+    assert set(names) == committed == {path.name for path in tmp_path.iterdir()}

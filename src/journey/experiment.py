@@ -11,7 +11,9 @@ from journey.artifacts.specs import Images
 from journey.artifacts.store import Store, write_json
 from journey.config.contracts import Dataset
 from journey.config.settings import Config
-from journey.data import ImageSet
+from journey.data import ImageSet, planting
+
+SAID = {planting.TRAIN: "training", planting.HELD_OUT: "held-out", planting.PLANTED: "planted"}
 
 
 def recipes(run: Config, store: Store) -> Recipes:
@@ -39,10 +41,11 @@ def look_up(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
     """
     if (known := _remembered(dataset, store)) is not None and (kept := store.find(known)) is not None:
         return known, data.read(kept.path / "train")
-    train, held_out = dataset.load()
-    for part, name in ((train, "training"), (held_out, "held-out")):
-        data.check(part, f"dataset={dataset.kind}, {name} images")
-    return Images(data.content_hash(train, held_out), dataset, len(train), train.images.shape[1:]), train
+    parts = planting.parts(dataset)
+    for name, part in parts.items():
+        data.check(part, f"dataset={dataset.kind}, {SAID[name]} images")
+    train = parts[planting.TRAIN]
+    return Images(data.content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
 
 
 def remember_images(images: Images, store: Store) -> None:

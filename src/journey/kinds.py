@@ -23,7 +23,9 @@ from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
 from journey.evaluation.lds import LDS
+from journey.evaluation.localization import Localization
 from journey.evaluation.path import AlongPath
+from journey.evaluation.planted import Planted
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 
@@ -43,7 +45,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath)
+EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
 COMPUTES = (Local,)
 TRACKINGS = (JSONLines, Wandb)
 

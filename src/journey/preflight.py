@@ -21,9 +21,9 @@ def check_data(run: Config, made_from: Recipes, train: ImageSet) -> None:
         weights.check("model.checkpoints", run.model, network(checkpoint), shape)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.mask(train.labels, made_from.subset(0))
-    run.evaluation.check_data("evaluation", made_from.journeys, train)
     for name, method in run.judged.items():
         method.check_data(f"method.{name}", made_from.journeys, train)
+    run.evaluation.check_data("evaluation", made_from.journeys, train)
 
 
 def check_machine(run: Config) -> None:

@@ -36,6 +36,8 @@ def loaded(directory, *words) -> tuple[list[str], str]:
         (["experiment=twemoji", "task=plan"], "featurize"),
         (["experiment=emergence", "task=plan"], "continuations"),
         (["experiment=path", "task=plan"], "continuations"),
+        (["experiment=localization", "task=plan"], "continuations"),
+        (["experiment=planted", "task=plan"], "featurize"),
         (["task=verify"], "every payload is what its manifest says"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

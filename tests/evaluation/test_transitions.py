@@ -89,7 +89,7 @@ def test_rank_correlation_over_queries_is_scipys_and_nothing_is_related_to_what_
     random = np.random.default_rng(2)
     a = random.normal(size=24)
     b = a + random.normal(size=24)
-    weights = statistics.resampled_queries(24, 1000, random)
+    weights = statistics.observed_first(24, 1000, random)
     (value, low, high), (null_low, null_high) = statistics.related(a, b, weights, random)
     assert value == pytest.approx(stats.spearmanr(a, b).statistic)
     assert low < value < high

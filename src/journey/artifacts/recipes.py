@@ -80,6 +80,7 @@ class Recipes:
             seed=self.seed,
             prompts=tuple(of.prompts) or (("",) if self.model.reads_text else ()),
             guidance=of.guidance,
+            start=of.start,
         )
 
     def continuations(self, step: int, count: int, encoder: Method | None = None) -> Continuations:
@@ -89,8 +90,8 @@ class Recipes:
         queries = tuple(range(self.sampling.num_queries))
         return Continuations(self.trained(0), self.journeys, step, (step,), queries, 1 + count, encoder, self.seed)
 
-    def measured(self, model: Train) -> Measure:
-        """The outputs of one model on all queries."""
+    def measured(self, model: Train, region: tuple[int, ...] = ()) -> Measure:
+        """The outputs of one model on all queries, or on a region of them."""
         return Measure(
             checkpoint=model,
             journeys=self.journeys,
@@ -99,6 +100,7 @@ class Recipes:
             antithetic=self.retraining.antithetic,
             seed=self.seed,
             guidance=self.guidance,
+            region=region,
         )
 
     @property

@@ -32,6 +32,7 @@ from journey.config.groups import (
     Precision,
     Projection,
     Sampler,
+    Start,
     Training,
     Views,
     neutral,
@@ -183,6 +184,7 @@ class Sample(Spec):
     seed: int
     prompts: tuple[str, ...] = neutral(())  # queries take them in turn
     guidance: float = neutral(1.0)
+    start: Start = neutral(Start.generated)
 
     @property
     def label(self) -> str:
@@ -190,7 +192,8 @@ class Sample(Spec):
 
     @property
     def work(self) -> float:
-        return self.num_queries * self.num_inference_steps * passes(self.guidance) * self.checkpoint.forward
+        visited = self.num_inference_steps if self.start is Start.generated else len(self.steps)
+        return self.num_queries * visited * passes(self.guidance) * self.checkpoint.forward
 
     @property
     def size(self) -> int | None:
@@ -213,6 +216,7 @@ class Measure(Spec):
     antithetic: bool
     seed: int
     guidance: float = neutral(1.0)  # of the queries' prediction
+    region: tuple[int, ...] = neutral(())  # of the outputs: first row and column, end row and column
 
     @property
     def label(self) -> str:
@@ -345,6 +349,7 @@ class Featurize(Spec):
     guidance: float = neutral(1.0)  # of the queries' prediction
     asked: Asked = neutral(Asked.estimate)  # instead of the queries' x̂0_t
     continued: tuple[Continuations, ...] = neutral(())  # from each step, where their mean is asked
+    region: tuple[int, ...] = neutral(())  # of the queries' output: first row and column, end row and column
 
     @property
     def label(self) -> str:

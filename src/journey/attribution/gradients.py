@@ -18,6 +18,7 @@ from journey.config.checks import require
 from journey.config.groups import Output, Precision
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Guidance, Predict, bind
+from journey.diffusion.regions import Region
 from journey.diffusion.schedule import Schedule
 
 TINY = 2**19  # parameters: 160k are faster under vmap, 1.1M in a loop, as measured
@@ -39,7 +40,7 @@ class Plan:
 class Objective:
     """The function whose gradient is taken, of the prediction as it is, or guided.
 
-    normalize: the gradient of every draw gets unit norm before the mean.
+    normalize: the gradient of every draw gets unit norm before the mean; region: of the output, none for all of it.
     """
 
     network: nn.Module
@@ -48,6 +49,7 @@ class Objective:
     output: Output = Output.loss
     normalize: bool = False
     guidance: Guidance | None = None
+    region: Region = ()
 
     def predict(self, parameters: dict[str, Tensor] | None = None) -> Predict:
         """The network, optionally with other parameters."""
@@ -72,7 +74,7 @@ def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     for i in range(len(examples)):
         example, pieces = examples[i], list(rows[i].split(sizes))
         for part in draws.split(1 if objective.normalize else chunk):
-            f = output(predict, objective.schedule, example, part, objective.output)
+            f = output(predict, objective.schedule, example, part, objective.output, objective.region)
             gradients = [g.flatten() for g in torch.autograd.grad(f, parameters)]
             if objective.normalize:
                 torch._foreach_div_(gradients, _norm(torch.stack([g.norm() for g in gradients])))
@@ -85,7 +87,8 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
     def f(parameters: dict[str, Tensor], example: dict[str, Tensor | None], draws: dict[str, Tensor | None]) -> Tensor:
-        return output(objective.predict(parameters), objective.schedule, Examples(**example), Draws(**draws), objective.output)
+        seen = (Examples(**example), Draws(**draws))
+        return output(objective.predict(parameters), objective.schedule, *seen, objective.output, objective.region)
 
     over_examples, over_draws = (None, _first_axis(examples), None), (None, None, _first_axis(draws))
     inputs = (parameters, vars(examples))

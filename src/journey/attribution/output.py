@@ -16,6 +16,7 @@ from torch import Tensor
 from journey.config.groups import Output, Views
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict
+from journey.diffusion.regions import Region, inside
 from journey.diffusion.schedule import Schedule, add_noise, target
 from journey.diffusion.training import denoising_loss
 from journey.seeding import generator
@@ -65,8 +66,9 @@ def output(
     example: Examples,
     draws: Draws,
     kind: Output = Output.loss,
+    region: Region = (),
 ) -> Tensor:
-    """f(x0; θ) of one example, averaged over draws and elements. Scalar.
+    """f(x0; θ) of one example, averaged over draws and elements, or over the elements in a region. Scalar.
 
     loss      the denoising loss (Georgiev et al. 2023, Section 3)
     square    mean of ε_θ² (Zheng et al. 2024, "D-TRAK")
@@ -78,15 +80,15 @@ def output(
     """
     x0, context = seen(example, draws)
     if kind is Output.loss:
-        return denoising_loss(predict, schedule, x0, draws.t, draws.eps, context).mean()
-    predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context)
+        return denoising_loss(predict, schedule, x0, draws.t, draws.eps, context, region).mean()
+    predicted = inside(predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context), region)
     match kind:
         case Output.square:
             return predicted.square().mean()
         case Output.mean:
             return predicted.mean()
         case Output.absolute:
-            return (target(schedule, x0, draws.t, draws.eps) - predicted).abs().mean()
+            return (inside(target(schedule, x0, draws.t, draws.eps), region) - predicted).abs().mean()
         case _:
             assert_never(kind)
 

@@ -58,6 +58,21 @@ def require_candidates(name: str, values: Sequence[float], least: float = LAMBDA
         require_within(name, value, least, most)
 
 
+def require_box(name: str, region: Sequence[int]) -> None:
+    """A box of rows and columns."""
+    allowed = "[first row, first column, end row, end column], and not empty"
+    require(len(region) == 4, name, list(region), allowed)
+    top, left, bottom, right = region
+    require(0 <= top < bottom and 0 <= left < right, name, list(region), allowed)
+
+
+def require_inside(name: str, region: Sequence[int], height: int, width: int) -> None:
+    """A box of so many rows and columns."""
+    require_box(name, region)
+    allowed = f"[first row, first column, end row, end column] of what the network sees, {height}×{width}"
+    require(region[2] <= height and region[3] <= width, name, list(region), allowed)
+
+
 def require_draws(group: str, num_draws: int, antithetic: bool) -> None:
     """Refuse no draws, and an odd number of them where they come in pairs."""
     require_count(f"{group}.num_draws", num_draws)

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from journey.config.groups import At, Precision, Sampling
+from journey.config.checks import require, require_count, require_within
+from journey.config.groups import At, Precision, Sampling, neutral
 
 # What deeds are given and give is built on contracts, so here it has names only.
 Recipes = Any  # journey.artifacts.recipes.Recipes
@@ -74,6 +75,18 @@ class Dataset(Kind):
     """Where images come from."""
 
     licence: ClassVar[str] = "unknown"  # of the images
+    num_planted: int = neutral(0, kw_only=True)  # held-out images that are put among the training images
+    copies: int = neutral(1, kw_only=True)  # of each of them
+    jitter: float = neutral(0.0, kw_only=True)  # of a copy: standard deviation of its noise, 1 being white less black
+
+    def check_planting(self, where: str) -> None:
+        """Raises: ConfigError."""
+        require_count(f"{where}.num_planted", self.num_planted, least=0)
+        require_count(f"{where}.copies", self.copies, most=1000)
+        require_within(f"{where}.jitter", self.jitter, 0, 1)
+        used, allowed = self.num_planted > 0, "left as it is unless num_planted is positive"
+        require(used or self.copies == 1, f"{where}.copies", self.copies, allowed)
+        require(used or self.jitter == 0, f"{where}.jitter", self.jitter, allowed)
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
@@ -155,6 +168,13 @@ class Method(Kind):
     def heeds(self, setting: str) -> bool:
         """Whether a setting, as the others are, has an effect on its scores."""
         return True
+
+    def within(self, region: Sequence[int]) -> "Method | None":
+        """The same method, asked about a part of its queries: a box of rows and columns, none for all of it.
+
+        None: it can be asked about all of them only.
+        """
+        return None
 
     def num_scores(self, num_steps: int) -> int:
         """How many scores a query has."""

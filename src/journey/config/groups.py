@@ -15,9 +15,10 @@ from journey.config.checks import (
 )
 
 
-def neutral(value: Any) -> Any:
+def neutral(value: Any, kw_only: bool = False) -> Any:
     """A field with a default that no address mentions: a setting that came later than what was made without it."""
-    return field(default=value, metadata={"neutral": value})
+    default = {"default_factory": value.copy} if isinstance(value, list) else {"default": value}
+    return field(**default, metadata={"neutral": value}, kw_only=kw_only)
 
 
 class Precision(Enum):
@@ -87,6 +88,13 @@ class Sampler(Enum):
     ddim = "ddim"
 
 
+class Start(Enum):
+    """Where the journeys of the queries begin."""
+
+    generated = "generated"  # at pure noise
+    planted = "planted"  # at each step anew, at a noisy version of an image that is planted in the training data
+
+
 @dataclass
 class Sampling:
     """The journeys: how query images are generated, and at which of their steps they are attributed and judged."""
@@ -97,6 +105,7 @@ class Sampling:
     steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
     prompts: list[str] = field(default_factory=list)  # of a model that reads text: queries take them in turn; none: no text
     guidance: float = 1.0  # towards the prompt, away from none; 1: none
+    start: Start = neutral(Start.generated)
     judge_guided: bool = False  # queries are attributed and judged by the guided prediction, not by that with their prompt alone
 
     def check(self, where: str) -> None:

@@ -7,7 +7,18 @@ from omegaconf import MISSING
 
 from journey.config.checks import MOST_METHODS, require, require_count, require_name, require_seed, require_types
 from journey.config.contracts import Compute, Dataset, Evaluation, Kind, Method, Model, Tracking
-from journey.config.groups import Asked, At, Attribution, Precision, Projection, Retraining, Sampling, Training, Views
+from journey.config.groups import (
+    Asked,
+    At,
+    Attribution,
+    Precision,
+    Projection,
+    Retraining,
+    Sampling,
+    Start,
+    Training,
+    Views,
+)
 
 
 class Task(Enum):
@@ -89,11 +100,24 @@ class Config:
             require(local, name, path, "a directory of this machine (~ is not expanded)")
         for group in (*GROUPS, "training", "sampling", "attribution", "retraining"):
             getattr(self, group).check(group)
+        self.dataset.check_planting("dataset")
+        self._check_start()
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
         self._check_space()
         self.evaluation.check_run("evaluation", self.sampling, self.model)
         require_count("retraining.num_draws", self.retraining.num_draws, most=self.model.num_timesteps)
         self._check_methods()
+
+    def _check_start(self) -> None:
+        """Where journeys begin."""
+        if self.sampling.start is Start.generated:
+            return
+        planted, queries = self.dataset.num_planted, self.sampling.num_queries
+        require(planted > 0, "sampling.start", "planted", "generated unless dataset.num_planted is positive")
+        require(queries == planted, "sampling.num_queries", queries, f"dataset.num_planted={planted} with sampling.start=planted")
+        model = self.model
+        of_pixels = model.pixels and not model.reads_text
+        require(of_pixels, "sampling.start", "planted", f"generated with model={model.kind}: planted images are pixels alone")
 
     def _check_space(self) -> None:
         """Pixels or latents, text or none."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from journey.config.groups import Sampler
 from journey.diffusion.network import Predict
-from journey.diffusion.schedule import Schedule, ddim_step, ddpm_step, estimate_x0, predicted_noise
+from journey.diffusion.schedule import Schedule, add_noise, ddim_step, ddpm_step, estimate_x0, predicted_noise
 from journey.seeding import generator
 
 IMAGE = -1  # the timestep after the last
@@ -67,6 +67,18 @@ def sample(
     """Generate all queries side by side, yielding every step of their journeys, from pure noise to the last."""
     x_t = noise.draw().to(device)  # [Q, …]
     yield from walk(predict, schedule, sampler, [*timesteps, IMAGE], x_t, noise, device, context)
+
+
+@torch.no_grad()
+def noised(predict: Predict, schedule: Schedule, timesteps: Iterable[int], x0: Tensor, eps: Tensor) -> Iterator[Step]:
+    """In place of journeys: images x0 [Q, …], noised at each timestep by the same ε, and the estimate made of them there. Where
+    they end is the images themselves.
+    """
+    for t in timesteps:
+        t_batch = torch.full((len(x0),), t, device=x0.device)
+        x_t = add_noise(schedule, x0, t_batch, eps)
+        predicted = predicted_noise(schedule, x_t, t_batch, predict(x_t, t_batch, None))
+        yield Step(t, x_t, estimate_x0(schedule, x_t, t_batch, predicted), eps, x0)
 
 
 @torch.no_grad()

@@ -13,18 +13,25 @@ from torch import Tensor, nn
 from journey.config.groups import Batching, Precision, Training
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict, bind
+from journey.diffusion.regions import Region, inside
 from journey.diffusion.schedule import Schedule, add_noise, target
 from journey.seeding import entropy, generator
 
 
 def denoising_loss(
-    predict: Predict, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None = None
+    predict: Predict,
+    schedule: Schedule,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    context: Tensor | None = None,
+    region: Region = (),
 ) -> Tensor:
-    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14), or the same of
-    velocities. [B]
+    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14) or over those in a
+    region; or the same of velocities. [B]
     """
     predicted = predict(add_noise(schedule, x0, t, eps), t, context)
-    return (target(schedule, x0, t, eps) - predicted).square().flatten(1).mean(1)
+    return inside(target(schedule, x0, t, eps) - predicted, region).square().flatten(1).mean(1)
 
 
 @dataclass

@@ -136,7 +136,7 @@ class Resampled:
 
     def __init__(self, num_queries: int, num_bootstrap: int, seed: int) -> None:
         self.random = numpy_generator(seed, "emergence")
-        self.weights = statistics.resampled_queries(num_queries, num_bootstrap, self.random)
+        self.weights = statistics.observed_first(num_queries, num_bootstrap, self.random)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Over queries, the last axis, in every replicate. [1 + B, …]"""

@@ -71,7 +71,7 @@ class AlongPath(Evaluation):
         from journey.evaluation import classifiers  # here: importing scikit-learn takes a while
 
         random = numpy_generator(spec.seed, "path")
-        weights = statistics.resampled_queries(spec.journeys.num_queries, self.num_bootstrap, random)
+        weights = statistics.observed_first(spec.journeys.num_queries, self.num_bootstrap, random)
 
         # LDS, and which hyper-parameters it chose.
         lds = json.loads((get(spec.needs["judged"], workspace).path / "result.json").read_text())

@@ -44,6 +44,16 @@ def bootstrap_weights(num: int, num_replicates: int, random: np.random.Generator
     return random.multinomial(num, np.full(num, 1 / num), num_replicates)
 
 
+def observed_first(num: int, num_replicates: int, random: np.random.Generator) -> np.ndarray:
+    """The weights of the data themselves, then those of bootstrap replicates. int [1 + replicates, num]"""
+    return np.concatenate([np.ones((1, num), np.int64), bootstrap_weights(num, num_replicates, random)])
+
+
+def query_interval(values: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `interval` of what subsets have no part in, over queries alone. values: [..., Q]; query_weights: [B, Q], ones first"""
+    return interval(np.broadcast_to(values, (len(query_weights), *values.shape)), query_weights)
+
+
 def interval(replicates: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over queries with its 95% interval, over queries and subsets. Each as replicates without their first and last axis.
 
@@ -105,12 +115,6 @@ def _ends(mean: float, variance: float, count: int) -> tuple[float, float, float
 
     half = float(stats.t.ppf(0.975, count - 1) * np.sqrt(variance))
     return float(mean), float(mean) - half, float(mean) + half
-
-
-def resampled_queries(num_queries: int, num_bootstrap: int, random: np.random.Generator) -> np.ndarray:
-    """How often every replicate holds each query; the first replicate is the queries themselves. int [1 + B, Q]"""
-    observed = np.ones((1, num_queries), np.int64)
-    return np.concatenate([observed, bootstrap_weights(num_queries, num_bootstrap, random)])
 
 
 def mean_over_queries(values: np.ndarray, query_weights: np.ndarray) -> np.ndarray:

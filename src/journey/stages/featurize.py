@@ -60,7 +60,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
         project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     guidance = network.guidance_of(model, spec.guidance, device)
-    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance)
+    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance, spec.region)
 
     # Begin, or continue where an interrupted run stopped.
     left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)

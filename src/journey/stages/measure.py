@@ -14,6 +14,7 @@ from journey.attribution.output import Draws, output, step_draws, window_draws
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import destinations, estimates
+from journey.diffusion.regions import Region
 from journey.diffusion.schedule import Schedule
 from journey.tracking import track
 
@@ -32,8 +33,9 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     with track(spec, partial, workspace) as log:
         for i, (t, queries) in enumerate(zip([*spec.steps, None], targets, strict=True)):
             for q in range(len(queries)):
-                draws = draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape)
-                outputs[:, i, q] = _halves(predict, noise_schedule, queries[q].to(device), draws.to(device), spec.antithetic)
+                draws = draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape).to(device)
+                halves = draws.halves(spec.antithetic)
+                outputs[:, i, q] = _outputs(predict, noise_schedule, queries[q].to(device), halves, spec.region)
             log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
@@ -41,11 +43,11 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
 
 
 @torch.no_grad()
-def _halves(
-    predict: network.Predict, noise_schedule: Schedule, query: Examples, draws: Draws, antithetic: bool
+def _outputs(
+    predict: network.Predict, noise_schedule: Schedule, query: Examples, halves: tuple[Draws, Draws], region: Region
 ) -> tuple[float, float]:
-    """A query's output by either half of the draws."""
-    first, second = (output(predict, noise_schedule, query, half) for half in draws.halves(antithetic))
+    """A query's output by either half of its draws."""
+    first, second = (output(predict, noise_schedule, query, half, region=region) for half in halves)
     return first.item(), second.item()
 
 

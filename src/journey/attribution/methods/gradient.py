@@ -1,6 +1,7 @@
 """Gradient methods: τ = φ_qᵀ K⁻¹ φ_i of projected gradients of an output. One space, of which `conf/method/` names points."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import require, require_count
+from journey.config.checks import require, require_box, require_count, require_inside
 from journey.config.contracts import Method, Model
 from journey.config.groups import (
     Asked,
@@ -24,6 +25,7 @@ from journey.config.groups import (
     Views,
     neutral,
 )
+from journey.data import ImageSet
 
 MOST_MOMENTS = 100  # of one training: each is made from the one before
 
@@ -42,6 +44,7 @@ class GradientMethod(Attribution, Method):
     ensemble: Ensemble = Ensemble.seeds
     asked: Asked = neutral(Asked.estimate)  # of a query, at a step
     num_continuations: int = neutral(32)  # of which asked=mean takes the mean
+    region: list[int] = neutral([])  # of the queries' output: first row and column, end row and column; none: all of it
 
     @property
     def label(self) -> str:
@@ -61,6 +64,10 @@ class GradientMethod(Attribution, Method):
             require(not whitened, f"{where}.kernel", self.kernel.value, "gram or identity where ensemble=run")
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
+        if self.region:
+            require_box(f"{where}.region", self.region)
+            whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
+            require(self.at is not At.trajectory, f"{where}.region", self.region, whole)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
@@ -69,6 +76,14 @@ class GradientMethod(Attribution, Method):
             require(not model.checkpoints, f"{where}.ensemble", "run", "seeds: model.checkpoints have no past")
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=num_steps - 1)
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_MOMENTS)
+
+    def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
+        height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
+        if self.region:
+            require_inside(f"{where}.region", self.region, height, width)
+
+    def within(self, region: Sequence[int]) -> "GradientMethod | None":
+        return None if self.at is At.trajectory else replace(self, region=list(region))
 
     def heeds(self, setting: str) -> bool:
         match setting:
@@ -159,6 +174,7 @@ class GradientMethod(Attribution, Method):
             captions=self.captions if queries is None else Views.none,
             asked=asked,
             continued=tuple(recipes.continuations(t, self.num_continuations) for t in steps),
+            region=() if queries is None else tuple(self.region),
         )
 
     # ---------------------------------------------------------------------------------------------- its scores
