@@ -237,10 +237,13 @@ def test_journeys_without_noise_are_refused():
         small_run(**{**SETTINGS, "sampling": Sampling(Sampler.ddim, 10, num_queries=4, steps=[600, 400])})
 
 
-def test_several_candidates_are_refused(workspace):
+def test_of_several_candidates_one_must_be_named(workspace):
     run = small_run(**{**SETTINGS, "method": {"pixel": Pixel(), "journey": journey_trak()}})
-    with pytest.raises(ConfigError, match=r"^method.journey.damping=\[0.1, 1.0\]: must be one value"):
+    with pytest.raises(ConfigError, match=r"^evaluation.candidates.journey=None: must be one of 0.1, 1: damping of journey"):
         recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
+    named = replace(run.evaluation, candidates={"journey": 1.0})
+    changed = [c.continued.checkpoint.keep for c in recipes(run, workspace.store).evaluate(named, run.judged).needs["changes"]]
+    assert {(k.score.method.kind, k.candidate) for k in changed if isinstance(k, Without)} == {("pixel", 0), ("gradient", 1)}
 
 
 def test_more_than_can_be_left_out_is_refused_before_anything_is_made(tmp_path):

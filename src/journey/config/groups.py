@@ -17,7 +17,7 @@ from journey.config.checks import (
 
 def neutral(value: Any, kw_only: bool = False) -> Any:
     """A field with a default that no address mentions: a setting that came later than what was made without it."""
-    default = {"default_factory": value.copy} if isinstance(value, list) else {"default": value}
+    default = {"default_factory": value.copy} if isinstance(value, list | dict) else {"default": value}
     return field(**default, metadata={"neutral": value}, kw_only=kw_only)
 
 

@@ -13,7 +13,8 @@ from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
 from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, ImageSet, Model
-from journey.config.groups import Sampler, Sampling
+from journey.config.groups import Sampler, Sampling, neutral
+from journey.evaluation.candidates import chosen, settings
 from journey.evaluation.lds import LDS
 from journey.evaluation.removal import OPPONENTS, PROPONENTS, RANDOM, SEED, Change
 from journey.evaluation.rows import Row, select
@@ -36,6 +37,7 @@ class Counterfactual(Evaluation):
     num_seeds: int = 2  # retrainings on everything
     dimensions: int = 16  # of the space of the Fréchet distance
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))
+    candidates: dict[str, float] = neutral({})  # the hyper-parameter of a method that has several
 
     def check(self, where: str) -> None:
         for name in ("steps", "counts", "opponents", "windows"):
@@ -77,13 +79,8 @@ class Counterfactual(Evaluation):
         """changes: every retraining; before: [step], of the full model, twice as many continuations; lds: the same methods,
         judged by random subsets.
 
-        Raises: ConfigError if a method has several candidates.
+        Raises: ConfigError naming a method of which one hyper-parameter must be named.
         """
-        for name, score in scores.items():
-            candidates = score.method.candidates()
-            what = f"method.{name}.{next(iter(candidates[0]), 'candidates')}"
-            values = [value for candidate in candidates for value in candidate.values()]
-            require(len(candidates) == 1, what, values, "one value: every one of them is other models to retrain")
         lds = LDS(paired_steps=list(self.steps))
         everyone = tuple(range(self.num_queries))
         return {
@@ -98,11 +95,12 @@ class Counterfactual(Evaluation):
         wanted = [(PROPONENTS, k) for k in self.counts] + [(OPPONENTS, k) for k in self.opponents]
         for t in self.steps:
             for name, score in scores.items():
+                candidate = chosen(name, score.method, self.candidates)
                 by_step = score.method.num_scores(len(recipes.steps)) > 1
                 for side, count in wanted:
                     for query in range(self.num_queries):
                         step = t if by_step else recipes.steps[0]  # so that steps share what is one ranking
-                        keep = Without(score, 0, step, query, count, side == OPPONENTS)
+                        keep = Without(score, candidate, step, query, count, side == OPPONENTS)
                         yield self._change(recipes, name, side, count, t, keep, 0, (query,))
 
     def _floors(self, recipes: Recipes, queries: tuple[int, ...]) -> Iterator[Change]:
@@ -160,7 +158,7 @@ class Counterfactual(Evaluation):
             "opponents": list(self.opponents),
             "windows": {str(t): list(self.driven(t)) for t in self.steps},
             "accuracy": judged.accuracy,
-            "candidates": {name: score.method.candidates()[0] for name, score in spec.scores.items()},
+            "candidates": settings(spec.scores, self.candidates),
             "lds": {key: lds[key] for key in ("num_subsets", "num_seeds", "num_queries")},
             "rows": found + judged.against_lds(lds["rows"]),
             "pictures": judged.pictures(),
