@@ -34,7 +34,7 @@ class Counterfactual(Evaluation):
     num_queries: int = 12  # the first of them
     num_continuations: int = 32  # of each
     num_random: int = 6  # random removals of each count
-    num_seeds: int = 2  # retrainings on everything
+    num_seeds: int = 4  # retrainings on everything
     dimensions: int = 16  # of the space of the Fréchet distance
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))
     candidates: dict[str, float] = neutral({})  # the hyper-parameter of a method that has several

@@ -24,7 +24,7 @@ def by_count(result: dict, step: int) -> Figure:
     for axes, quantity in zip(panels.flat, shown, strict=False):
         whole = [row for row in select(result["rows"], quantity=quantity, step=step, window=step) if "against" not in row]
         for i, name in enumerate(result["candidates"]):
-            place = 1.06 ** (i - len(result["candidates"]) / 2)  # side by side
+            place = 1.03 ** (i - len(result["candidates"]) / 2)  # side by side
             of = select(whole, method=name)
             _points(axes, select(of, side=PROPONENTS), "count", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
             _points(axes, select(of, side=OPPONENTS), "count", place, fmt="o", color=COLOURS[i % len(COLOURS)], mfc="white")
@@ -36,7 +36,7 @@ def by_count(result: dict, step: int) -> Figure:
         _finish(axes, quantity)
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
-    _title(figure, panels[0, 0], result, f"entered at t = {step}")
+    _title(figure, result, f"entered at t = {step}")
     return figure
 
 
@@ -46,7 +46,7 @@ def by_window(result: dict, step: int) -> Figure:
     for axes, quantity in zip(panels, ("l2", "cosine", "frechet"), strict=True):
         of_step = select(result["rows"], quantity=quantity, step=step)
         for i, name in enumerate(result["candidates"]):
-            place = 1.05 ** (i - len(result["candidates"]) / 2)
+            place = 1.03 ** (i - len(result["candidates"]) / 2)
             of = select(of_step, method=name, side=PROPONENTS, count=max(result["counts"]))
             of = [row for row in of if "against" not in row]
             _points(axes, of, "window", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
@@ -58,7 +58,7 @@ def by_window(result: dict, step: int) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("Δ: timesteps driven by the retrained model")
         _finish(axes, quantity)
-    _title(figure, panels[0], result, f"entered at t = {step}, {max(result['counts'])} images left out")
+    _title(figure, result, f"entered at t = {step}, {max(result['counts'])} images left out")
     return figure
 
 
@@ -100,7 +100,7 @@ def lds_against_removal(result: dict) -> Figure:
             axes.set_xlabel("LDS × 100")
             axes.set_ylabel(COLUMNS[quantity][0], fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
-    _title(figure, panels[0, 0], result, f"{count} images left out")
+    _title(figure, result, f"{count} images left out")
     return figure
 
 
@@ -143,11 +143,16 @@ def _raw_ends(row: Row) -> np.ndarray:
 
 def _finish(axes: plt.Axes, quantity: str) -> None:
     axes.set_ylabel(COLUMNS[quantity][0])
-    axes.axhline(0, color="black", linewidth=0.6)
+    if quantity not in ("ssim", "cosine"):  # which are 1 where nothing has changed
+        axes.axhline(0, color="black", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _title(figure: Figure, axes: plt.Axes, result: dict, what: str) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=9, frameon=False, fontsize=8)
+def _title(figure: Figure, result: dict, what: str) -> None:
+    named = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=9, frameon=False, fontsize=8)
     sizes = f"{result['num_train']} training images, {result['num_queries']} queries, 95% intervals"
     figure.suptitle(f"{result['experiment']}: {what}; {sizes}", fontsize=9)
