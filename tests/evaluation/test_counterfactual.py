@@ -82,7 +82,7 @@ def planted(random):
     noise = random.normal(0, 0.1, (1, 12))
     of = {"journey": 3.0, "pixel": 1.0, RANDOM: 0.0}
     found = {(name, PROPONENTS, 5, 400): {"l2": np.stack([value / 2 + noise, value + noise], 1)} for name, value in of.items()}
-    return changes.Judged({400: (200, 400)}, found, {}, {}, {}, 0)
+    return changes.Judged(dict.fromkeys(found, (200, 400)), found, {400: np.zeros(0)}, {}, {}, 0)
 
 
 def test_known_effects_are_stated_and_compared_query_by_query(planted):
@@ -115,8 +115,8 @@ SETTINGS = {
     "sampling": Sampling(Sampler.ddpm, 10, num_queries=4, steps=[600, 400]),
     "method": {"journey": journey_trak(damping=[1.0]), "trak": journey_trak(damping=[1.0], at=At.destination)},
     "evaluation": Counterfactual(
-        counts=[5, 10], opponents=[10], windows=[100], num_queries=2, num_continuations=4, num_random=2, num_seeds=1,
-        dimensions=2, encoder=Encoder(side=32),
+        counts=[5, 10], opponents=[10], windows=[200], short_windows=[100], num_queries=2, num_continuations=4, num_random=2,
+        num_seeds=1, dimensions=2, encoder=Encoder(side=32),
     ),
 }  # fmt: skip
 
@@ -143,14 +143,14 @@ def test_what_is_stated_follows_from_the_artifacts(judged):
     of, target, workspace, result = judged
     rows = result["rows"]
     own = [c for c in target.needs["changes"] if c.what == ("journey", PROPONENTS, 10, 400)]
-    assert [c.continued.queries for c in own] == [(0,), (1,)]
+    assert [c.queries for c in own] == [(0,), (1,)]
 
     # Which images were left out, and how.
     tau = get(target.scores["journey"], workspace).array("scores.npy")
     for query, change in enumerate(own):
-        keep = change.continued.checkpoint.keep
+        keep = change.continued[-1].checkpoint.keep
         assert (keep.query, keep.count, keep.opponents) == (query, 10, False)
-        assert change.continued.checkpoint.batches is Batching.shared
+        assert change.continued[-1].checkpoint.batches is Batching.shared
         assert keep.score is target.scores["journey"]
     assert tau.shape[:3] == (1, 2, 4)
 
@@ -165,9 +165,10 @@ def test_what_is_stated_follows_from_the_artifacts(judged):
 
     # Where the same noise leads to.
     final = get(of.journeys, workspace).array("final.npy")
-    after = [get(c.continued, workspace).array("final.npy") for c in own]
-    for w, window in enumerate((100, 400)):
-        apart = [np.linalg.norm(some[w, 0, 0] - final[q]) for q, some in enumerate(after)]
+    after = [get(c.continued[-1], workspace).array("final.npy") for c in own]
+    short = [get(c.continued[0], workspace).array("final.npy") for c in own]
+    for window, (ends, w) in {100: (short, 0), 200: (after, 0), 400: (after, 1)}.items():
+        apart = [np.linalg.norm(some[w, 0, 0] - final[q]) for q, some in enumerate(ends)]
         found = select(rows, quantity="l2", method="journey", count=10, side=PROPONENTS, window=window)
         (row,) = [r for r in found if "against" not in r]
         assert row["value"] == pytest.approx(np.mean(apart), abs=0.02)  # rounding differs with the batch size
@@ -222,6 +223,7 @@ def test_pictures_and_tables_are_drawn_from_the_result_alone(judged, tmp_path):
         ({"windows": [500]}, "evaluation.windows=500: must be a multiple of 100 in 1…400: journeys are entered at t=400"),
         ({"windows": [50]}, "evaluation.windows=50: must be a multiple of 100"),
         ({"windows": [0]}, "evaluation.windows=0: must be"),
+        ({"short_windows": [200]}, "evaluation.short_windows=200: must be a multiple of 100 in 1…199"),
         ({"num_queries": 5}, "evaluation.num_queries=5: must be in 2…4"),
         ({"dimensions": 4}, "evaluation.dimensions=4: must be at most 3: num_continuations=4"),
         ({"encoder": Encoder(side=2)}, "evaluation.encoder.side=2: must be in 32…1024"),
@@ -242,7 +244,9 @@ def test_of_several_candidates_one_must_be_named(workspace):
     with pytest.raises(ConfigError, match=r"^evaluation.candidates.journey=None: must be one of 0.1, 1: damping of journey"):
         recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
     named = replace(run.evaluation, candidates={"journey": 1.0})
-    changed = [c.continued.checkpoint.keep for c in recipes(run, workspace.store).evaluate(named, run.judged).needs["changes"]]
+    changed = [
+        c.continued[-1].checkpoint.keep for c in recipes(run, workspace.store).evaluate(named, run.judged).needs["changes"]
+    ]
     assert {(k.score.method.kind, k.candidate) for k in changed if isinstance(k, Without)} == {("pixel", 0), ("gradient", 1)}
 
 

@@ -28,12 +28,12 @@ REPLICATES = 2000  # of queries, for the interval of Kendall's τ
 class Judged:
     """What every retraining did.
 
-    windows: by step. found: by quantity, [R, W, Q] of continuations and [R, 1, Q] of outputs; R is 1 of a method, whose every
-    query has a model of its own. before, after: pictures that one noise led to, of some queries, [Q, C, H, W]; by step, or by
-    What.
+    windows: of continuations. found: by quantity, [R, W, Q] of continuations and [R, 1, Q] of outputs; R is 1 of a method,
+    whose every query has a model of its own. before, after: pictures that one noise led to, of some queries, [Q, C, H, W]; by
+    step, or by What.
     """
 
-    windows: dict[int, tuple[int, ...]]
+    windows: dict[What, tuple[int, ...]]
     found: dict[What, Effects]
     before: dict[int, np.ndarray]
     after: dict[What, np.ndarray]
@@ -61,7 +61,7 @@ class Judged:
     def _rows(self, what: What, quantity: str, values: np.ndarray, **more: str) -> list[Row]:
         """One for each window. values: [R, W, Q]"""
         method, side, count, step = what
-        windows = self.windows[step] if values.shape[1] > 1 else (step,)
+        windows = self.windows[what] if values.shape[1] > 1 else (step,)
         target = {"target": DESTINATION if quantity == "destination rise" else STEP, "step": step, "window": 0}
         said = []
         for w, window in enumerate(windows):
@@ -75,7 +75,8 @@ class Judged:
         """Query by query, with Wilcoxon's p; of models that queries share, their mean."""
         stated = []
         for quantity, values in self.found[what].items():
-            paired = values - self.found[other][quantity].mean(0, keepdims=True)
+            theirs = self.found[other][quantity].mean(0, keepdims=True)
+            paired = values - theirs[:, -values.shape[1] :]  # opponents have no short windows, which come first
             for row, of in zip(self._rows(what, quantity, paired, against=other[0]), paired[0], strict=True):
                 p = float(stats.wilcoxon(of).pvalue) if np.any(of) else 1.0
                 stated.append({**row, "p": p})
@@ -86,7 +87,7 @@ class Judged:
         the removals and holds the LDS fixed.
         """
         stated = []
-        for step in self.windows:
+        for step in self.before:
             of_step = {str(r["method"]): float(r["value"]) for r in select(lds, quantity="lds", readout="linear", step=step)}
             stated += select(lds, quantity="lds", readout="linear", step=step)
             for count in self._counts(step):
@@ -111,6 +112,10 @@ class Judged:
             shown[str(step)] = of
         return shown
 
+    def windows_at(self, step: int) -> list[int]:
+        """All there are at a step, in rising order."""
+        return sorted({window for what, of in self.windows.items() if what[3] == step for window in of})
+
     def _counts(self, step: int) -> list[int]:
         """Of the proponents that were left out at a step."""
         return sorted({count for name, side, count, at in self.found if at == step and side == PROPONENTS and name not in FLOORS})
@@ -125,14 +130,14 @@ def judged(spec: Evaluate, dimensions: int, workspace: Workspace) -> Judged:
     axes = distances.principal(np.array(get(embedded, workspace).array("train.npy")), dimensions)
     several = len(np.unique(train_images(embedded.images, workspace).labels)) > 1
     known = classifiers.trained(embedded, workspace) if several else None
-    before = {made.step: effects.ended(made, workspace) for made in spec.needs["before"]}
+    before = {made.step: effects.ended((made,), workspace) for made in spec.needs["before"]}
 
     found: dict[What, Effects] = {}
     after: dict[What, np.ndarray] = {}
     for what, changes in grouped(spec.needs["changes"]).items():
         each, pictures = [], []
         for change in changes:
-            new, old = effects.ended(change.continued, workspace), _first_half(before[change.step], change.continued.queries)
+            new, old = effects.ended(change.continued, workspace), _first_half(before[change.step], change.queries)
             of = effects.same_noise(old, new) | effects.distributions(old, new, axes, known)
             each.append(of | _rises(spec, change, workspace))
             pictures.append(new.pictures[-1, :SHOWN, 0])
@@ -143,7 +148,7 @@ def judged(spec: Evaluate, dimensions: int, workspace: Workspace) -> Judged:
         found[SAME, PROPONENTS, 0, step] = _by_chance(of, axes)
     first = {step: of.pictures[0, :SHOWN, 0] for step, of in before.items()}
     accuracy = {} if known is None else {**known.accuracy, "agreement": known.agreement}
-    windows = {change.step: change.continued.windows for change in spec.needs["changes"]}
+    windows = {change.what: change.windows for change in spec.needs["changes"]}
     return Judged(windows, found, first, after, accuracy, spec.seed)
 
 
@@ -170,7 +175,7 @@ def _by_chance(of: Ended, axes: tuple[np.ndarray, np.ndarray]) -> Effects:
 def _rises(spec: Evaluate, change: Change, workspace: Workspace) -> Effects:
     """Of the output at the step, of the query less the mean of the others', and of the destination. [1, Q]"""
     of = effects.rises(spec.needs["full"], change.measured, workspace)  # [steps + destination, all queries]
-    at, own = of[spec.steps.index(change.step)], list(change.continued.queries)
+    at, own = of[spec.steps.index(change.step)], list(change.queries)
     others = (at.sum() - at[own]) / (len(at) - 1)
     found = {"rise": at[own], "own rise": at[own] - others, "destination rise": of[-1, own]}
     return {name: values[None] for name, values in found.items()}

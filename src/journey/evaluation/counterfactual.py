@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from journey.artifacts.keep import All, Keep, Without, WithoutRandom
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Continuations, Embedded, Evaluate, Sample, Score
+from journey.artifacts.specs import Continuations, Embedded, Evaluate, Sample, Score, Train
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
 from journey.config.checks import require, require_count
@@ -31,6 +31,7 @@ class Counterfactual(Evaluation):
     counts: list[int] = field(default_factory=lambda: [30, 100])  # k: how many proponents are left out
     opponents: list[int] = field(default_factory=list)  # how many opponents, by further retrainings
     windows: list[int] = field(default_factory=lambda: [100])  # Δ: beside the whole rest of the journey
+    short_windows: list[int] = neutral([])  # further Δ, for the largest count of proponents alone
     num_queries: int = 12  # the first of them
     num_continuations: int = 32  # of each
     num_random: int = 6  # random removals of each count
@@ -40,7 +41,7 @@ class Counterfactual(Evaluation):
     candidates: dict[str, float] = neutral({})  # the hyper-parameter of a method that has several
 
     def check(self, where: str) -> None:
-        for name in ("steps", "counts", "opponents", "windows"):
+        for name in ("steps", "counts", "opponents", "windows", "short_windows"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"{where}.{name}", values, "distinct")
         require(len(self.steps) > 0, f"{where}.steps", self.steps, "a non-empty list")
@@ -62,9 +63,12 @@ class Counterfactual(Evaluation):
         self.encoder.weights(f"{where}.encoder")
         stride = model.num_timesteps // sampling.num_inference_steps
         for t in self.steps:
-            for window in self.windows:
-                fine = 0 < window <= t and window % stride == 0
-                require(fine, f"{where}.windows", window, f"a multiple of {stride} in 1…{t}: journeys are entered at t={t}")
+            shortest = min([*self.windows, t])
+            for name, most in (("windows", t), ("short_windows", shortest - 1)):
+                for window in getattr(self, name):
+                    fine = 0 < window <= most and window % stride == 0
+                    allowed = f"a multiple of {stride} in 1…{most}: journeys are entered at t={t}"
+                    require(fine, f"{where}.{name}", window, allowed)
 
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         from journey.data.subsets import require_removable
@@ -85,7 +89,7 @@ class Counterfactual(Evaluation):
         everyone = tuple(range(self.num_queries))
         return {
             "changes": (*self._removals(recipes, scores), *self._floors(recipes, everyone)),
-            "before": tuple(self._continued(recipes, All(), 0, t, everyone, 2) for t in self.steps),
+            "before": tuple(self._continued(recipes, recipes.trained(0), t, (t,), everyone, 2) for t in self.steps),
             "full": recipes.measured(recipes.trained(0)),
             "embedded": Embedded(recipes.images, self.encoder),
             "lds": Evaluate(lds, scores, recipes.journeys, recipes.steps, recipes.seed, lds.needs(recipes, scores)),
@@ -115,26 +119,18 @@ class Counterfactual(Evaluation):
     def _change(
         self, recipes: Recipes, method: str, side: str, count: int, t: int, keep: Keep, repeat: int, queries: tuple[int, ...]
     ) -> Change:
-        continued = self._continued(recipes, keep, repeat, t, queries, 1)
-        return Change(method, side, count, t, continued, recipes.measured(continued.checkpoint))
+        model = recipes.trained(repeat, keep)
+        windows = [(*sorted(w for w in self.windows if w != t), t)]
+        if self.short_windows and side == PROPONENTS and count in (max(self.counts), 0):
+            windows.insert(0, tuple(sorted(self.short_windows)))
+        continued = tuple(self._continued(recipes, model, t, some, queries, 1) for some in windows)
+        return Change(method, side, count, t, continued, recipes.measured(model))
 
     def _continued(
-        self, recipes: Recipes, keep: Keep, repeat: int, t: int, queries: tuple[int, ...], times: int
+        self, recipes: Recipes, model: Train, t: int, windows: tuple[int, ...], queries: tuple[int, ...], times: int
     ) -> Continuations:
-        return Continuations(
-            checkpoint=recipes.trained(repeat, keep),
-            journeys=recipes.journeys,
-            step=t,
-            windows=(t,) if times == 2 else self.driven(t),
-            queries=queries,
-            count=times * self.num_continuations,
-            encoder=self.encoder,
-            seed=recipes.seed,
-        )
-
-    def driven(self, t: int) -> tuple[int, ...]:
-        """Δ of every window, the last of which is the whole rest of a journey from t."""
-        return (*sorted(w for w in self.windows if w != t), t)
+        count = times * self.num_continuations
+        return Continuations(model, recipes.journeys, t, windows, queries, count, self.encoder, recipes.seed)
 
     # ------------------------------------------------------------------------------------------------ its result
 
@@ -156,7 +152,7 @@ class Counterfactual(Evaluation):
             "steps": list(self.steps),
             "counts": list(self.counts),
             "opponents": list(self.opponents),
-            "windows": {str(t): list(self.driven(t)) for t in self.steps},
+            "windows": {str(t): judged.windows_at(t) for t in self.steps},
             "accuracy": judged.accuracy,
             "candidates": settings(spec.scores, self.candidates),
             "lds": {key: lds[key] for key in ("num_subsets", "num_seeds", "num_queries")},

@@ -23,8 +23,13 @@ class Ended:
     features: np.ndarray
 
 
-def ended(made: Continuations, workspace: Workspace) -> Ended:
-    """The pictures, and what an encoder sees."""
+def ended(of: tuple[Continuations, ...], workspace: Workspace) -> Ended:
+    """The pictures, and what an encoder sees; windows one after the other."""
+    each = [_ended(made, workspace) for made in of]
+    return Ended(np.concatenate([some.pictures for some in each]), np.concatenate([some.features for some in each]))
+
+
+def _ended(made: Continuations, workspace: Workspace) -> Ended:
     final = get(made, workspace).array("final.npy")
     shape, examples = final.shape[:3], np.array(final).reshape(-1, *final.shape[3:])
     pictures = decoded(examples, made.journeys, workspace)

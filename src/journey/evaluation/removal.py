@@ -21,8 +21,16 @@ class Change:
     side: str
     count: int  # images that are left out
     step: int  # whose ranking, and where journeys are entered
-    continued: Continuations
+    continued: tuple[Continuations, ...]  # of rising windows, the last of which is the whole rest of a journey
     measured: Measure
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        return tuple(window for of in self.continued for window in of.windows)
+
+    @property
+    def queries(self) -> tuple[int, ...]:
+        return self.continued[-1].queries
 
     @property
     def what(self) -> What:
