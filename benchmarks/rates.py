@@ -132,7 +132,8 @@ def train(spec: Train, on: Setting) -> Iterator[float]:
         samples_latents=on.examples.deviation is not None,
     )  # fmt: skip
     state, nothing = training.new_state(on.network(), settings), on.nothing if settings.caption_dropout else None
-    for _ in training.train(state, on.examples, batches, settings, sys.maxsize, spec.precision, on.schedule, nothing):
+    course = training.Course(on.examples, batches, settings, spec.precision, on.schedule, nothing)
+    for _ in training.train(state, course, sys.maxsize):
         yield spec.work / settings.num_steps
 
 

@@ -91,8 +91,8 @@ def compared(case: Case) -> str:
     )
     nothing = None if case.examples.context is None else torch.zeros(case.examples.context.shape[2:])
     schedule = case.model.schedule(torch.device("cpu"))
-    most = case.settings.num_steps
-    ours = training.train(state, case.examples, batches, case.settings, most, Precision.fp32, schedule, nothing)
+    course = training.Course(case.examples, batches, case.settings, Precision.fp32, schedule, nothing)
+    ours = training.train(state, course, case.settings.num_steps)
     bare(state, case)
     next(ours)
     times = []

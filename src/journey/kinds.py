@@ -6,6 +6,7 @@ from journey.attribution.methods.encoder import Encoder
 from journey.attribution.methods.external import External
 from journey.attribution.methods.gradient import GradientMethod
 from journey.attribution.methods.latent import Latent
+from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.methods.random import Random
@@ -35,6 +36,7 @@ METHODS = (
     GradientMethod,
     Unlearning,
     Datamodel,
+    Magic,
     NonparametricScore,
     Pixel,
     Latent,

@@ -14,6 +14,7 @@ from journey.attribution.ensemble import add_scores
 from journey.attribution.gradients import Objective
 from journey.attribution.methods.datamodel import Datamodel
 from journey.attribution.methods.encoder import Encoder, ImageEncoder
+from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.nonparametric import NonparametricScore
 from journey.attribution.methods.unlearning import Unlearning
 from journey.attribution.output import step_draws
@@ -154,6 +155,7 @@ METHODS = {
     "ekfac": journey_trak(kernel=Kernel.ekfac, at=At.destination),
     "abu": Unlearning(num_draws=4),
     "datamodel": Datamodel(num_subsets=6),
+    "magic": Magic(num_draws=4, at=At.destination),
     "nda": NonparametricScore(),
     "encoder": Encoder(),
 }
@@ -167,8 +169,8 @@ def test_every_kind_of_method_through_the_stages(workspace):
         scores = get(made_from.score(method), workspace).array("scores.npy")
         assert scores.std() > 0, name
         shapes[name] = scores.shape
-    whole = {"retrac": 1, "ekfac": 1}
-    candidates = {"tracin": 1, "retrac": 1, "nda": 3, "encoder": 1, "datamodel": 3}
+    whole = {"retrac": 1, "ekfac": 1, "magic": 1}
+    candidates = {"tracin": 1, "retrac": 1, "nda": 3, "encoder": 1, "datamodel": 3, "magic": 1}
     assert shapes == {name: (candidates.get(name, 2), whole.get(name, 2), 4, 60) for name in METHODS}
 
 

@@ -16,7 +16,8 @@ def train(examples, model, schedule):
     training.initialise(0, "sign")
     state = training.new_state(model.build((1, 8, 8)), settings)
     batches = training.Batches(Batching.own, torch.arange(len(examples)), len(examples), 32, schedule.num_timesteps, 0, "sign")
-    for _ in training.train(state, examples, batches, settings, settings.num_steps, Precision.fp32, schedule):
+    course = training.Course(examples, batches, settings, Precision.fp32, schedule)
+    for _ in training.train(state, course, settings.num_steps):
         pass
     return state.network.eval()
 

@@ -20,7 +20,7 @@ from journey import command_line
 from journey.config.compose import CONF, parse, register_schemas
 from journey.kinds import KINDS
 
-METHODS = "[journey,tracin,abu,datamodel,nda,encoder,pixel,traker]"
+METHODS = "[journey,tracin,abu,datamodel,magic,nda,encoder,pixel,traker]"
 BASE = ["experiment=smoke", f"method={METHODS}", "attribution.num_checkpoints=2", "tracking=wandb"]
 REFUSED, ACCEPTED = "refused", "accepted"
 

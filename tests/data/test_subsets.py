@@ -98,9 +98,9 @@ def seen(monkeypatch):
     """The examples that trainings were given."""
     given, train = [], training.train
 
-    def watched(state, examples, batches, *rest):
-        given.append(examples[batches.rows])
-        return train(state, examples, batches, *rest)
+    def watched(state, course, until):
+        given.append(course.examples[course.batches.rows])
+        return train(state, course, until)
 
     monkeypatch.setattr(training, "train", watched)
     return given

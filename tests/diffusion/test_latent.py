@@ -168,7 +168,9 @@ def test_an_autoencoder_is_loaded_as_it_was_saved(tmp_path):
     torch.testing.assert_close(autoencoder.encode(autoencoder.load(tmp_path, CPU), x)[0], autoencoder.encode(vae.eval(), x)[0])
 
 
-PROMPTED_METHODS = ["journey", "trak", "ekfac", "das", "tracin", "abu", "datamodel", "traker", "pixel", "latent", "caption"]
+PROMPTED_METHODS = [
+    "journey", "trak", "ekfac", "das", "tracin", "abu", "datamodel", "magic", "traker", "pixel", "latent", "caption",
+]  # fmt: skip
 PROMPTED = (
     *TINY, "dataset=twemoji", "dataset.num_train=300", "model=ldm_tiny",
     "model.autoencoder={num_steps:3,warmup_steps:1,block_out_channels:[8,8]}",

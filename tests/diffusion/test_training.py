@@ -25,7 +25,7 @@ def start(model, settings=SETTINGS):
 def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.own):
     rows = torch.arange(len(clean)) if rows is None else rows
     drawn = training.Batches(kind, rows, len(clean), settings.batch_size, schedule.num_timesteps, 0, "test")
-    return training.train(state, clean, drawn, settings, settings.num_steps, Precision.fp32, schedule)
+    return training.train(state, training.Course(clean, drawn, settings, Precision.fp32, schedule), settings.num_steps)
 
 
 def batches(rows, kind=Batching.shared, num=10, size=4):

@@ -14,6 +14,7 @@ from journey.artifacts.specs import Spec
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import gradients
+from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.unlearning import Unlearning
 from journey.config.groups import At, Autoencoding, Ensemble, Projection, Training
 from journey.config.settings import Config
@@ -45,7 +46,8 @@ def prompted_run() -> Config:
 
 
 def spec_of(name: str, root: Path) -> Spec:
-    of, prompted = (recipes(run, Store(root)) for run in (small_run(), prompted_run()))
+    short = small_run(training=Training(num_steps=12, batch_size=16, warmup_steps=4))
+    of, prompted, short = (recipes(run, Store(root)) for run in (small_run(), prompted_run(), short))
     features = of.score(journey_trak()).needs
     snapshots = of.score(journey_trak(ensemble=Ensemble.run, num_checkpoints=2)).needs["train"]
     specs = {
@@ -59,6 +61,7 @@ def spec_of(name: str, root: Path) -> Spec:
         "encoding": prompted.encoded,
         "training-on-captions": prompted.trained(0),
         "unlearning": of.score(Unlearning(num_draws=4, at=At.destination)).needs["rises"][0],
+        "metagradient": short.score(Magic(num_draws=4)).needs["scores"][0][0],
     }
     return specs[name]
 
@@ -106,6 +109,7 @@ def undisturbed(tmp_path_factory):
         ("featurization", "features/*.partial/resume.json"),
         ("featurization-of-steps", "features/*.partial/resume.json"),
         ("unlearning", "unlearned/*.partial/resume.json"),
+        ("metagradient", "metagradients/*.partial/resume.json"),
     ],
 )
 def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, monkeypatch, name, appears):

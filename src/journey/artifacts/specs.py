@@ -5,9 +5,9 @@
             └─ Train(some, seed) ── Measure ┘───────────────────────────────┘
 
 Images of a latent model are Encoded first, by an Autoencoder. Some methods ask for more: Snapshot (a model along its
-training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Traker (scores of another
-program), Measure of subset models that do not judge. So do some evaluations: Continuations of journeys under other models,
-Embedded images.
+training), Curvature (the Gauss–Newton matrix at a model), Unlearn (losses after forgetting a query), Metagradient (a training
+gone back through), Traker (scores of another program), Measure of subset models that do not judge. So do some evaluations:
+Continuations of journeys under other models, Embedded images.
 
 What is no part of any spec, because it changes no number beyond rounding: `compute` except its precision, `tracking`,
 `task`, `name` and the directories. What was trained on is one value, of `journey.artifacts.keep`.
@@ -412,6 +412,34 @@ class Unlearn(Spec):
     @property
     def size(self) -> int:
         return 4 * len(self.rise) * self.num_queries * self.checkpoint.images.num_train
+
+
+@dataclass(frozen=True)
+class Metagradient(Spec):
+    """How much leaving each training image out raises every query's output, to first order, through all of the training."""
+
+    stage: ClassVar[str] = "journey.stages.metagradient"
+    folder: ClassVar[str] = "metagradients"
+    version: ClassVar[int] = 1
+    checkpoint: Train
+    journeys: Sample
+    step: int | None  # None: the destinations
+    num_draws: int
+    seed: int
+    guidance: float = neutral(1.0)  # of the queries' prediction
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-{'destination' if self.step is None else f't{self.step}'}"
+
+    @property
+    def work(self) -> float:
+        """Twice there, and once back for each query, at the cost of two."""
+        return 2.0 * (1 + self.journeys.num_queries) * self.checkpoint.work
+
+    @property
+    def size(self) -> int:
+        return 4 * self.journeys.num_queries * self.checkpoint.images.num_train
 
 
 @dataclass(frozen=True)

@@ -102,70 +102,78 @@ class Batches:
         return t, eps, torch.randn((count, *(shape if self.samples_latents else (0,))), generator=of_latents)
 
 
-def train(
-    state: State,
-    examples: Examples,
-    batches: Batches,
-    training: Training,
-    until: int,
-    precision: Precision,
-    schedule: Schedule,
-    nothing: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+@dataclass(frozen=True)
+class Course:
+    """What a training is given, beside the state it begins in. nothing: the context of no caption, [L, E]."""
+
+    examples: Examples
+    batches: Batches
+    training: Training
+    precision: Precision
+    schedule: Schedule
+    nothing: Tensor | None = None
+
+
+def train(state: State, course: Course, until: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
     The loss is a mean over the examples of a batch. A batch of which nothing is kept changes nothing, and yields nothing.
-    nothing: the context of no caption, [L, E].
     """
-    predict = bind(state.network, precision)
-    device = examples.x0.device
+    predict = bind(state.network, course.precision)
     parameters = list(state.network.parameters())
     while state.step < until:
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(training, state.step)
-        rows, t, eps, of_latents = batches.at(state.step, examples.shape)
-        if not len(rows):
+            group["lr"] = learning_rate(course.training, state.step)
+        _, losses = step_losses(predict, course, state.step)
+        if not len(losses):
             state.step += 1
             continue
-        x0 = _seen(examples, rows, of_latents, batches, training, state.step)
-        context = _conditions(examples, rows, batches, training, state.step, nothing)
-
-        torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, state.step))  # so that a continued run drops the same
-        loss = denoising_loss(predict, schedule, x0, t.to(device), eps.to(device), context).mean()
+        loss = losses.mean()
         state.optimizer.zero_grad()
         loss.backward()
-        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=training.clip_norm)
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=course.training.clip_norm)
         state.optimizer.step()
-        update_average(state, training.ema_decay)
+        update_average(state, course.training.ema_decay)
         state.step += 1
         yield loss.detach(), gradient_norm
 
 
-def _seen(examples: Examples, rows: Tensor, of_latents: Tensor, batches: Batches, training: Training, step: int) -> Tensor:
+def step_losses(predict: Predict, course: Course, step: int) -> tuple[Tensor, Tensor]:
+    """The rows of a step's examples, and the loss of each; none where nothing of its batch is kept. [B] and [B]"""
+    batches, device = course.batches, course.examples.x0.device
+    rows, t, eps, of_latents = batches.at(step, course.examples.shape)
+    if not len(rows):
+        return rows, torch.empty(0, device=device)
+    x0 = _seen(course, rows, of_latents, step)
+    context = _conditions(course, rows, step)
+    torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, step))  # so that a continued run drops the same
+    return rows, denoising_loss(predict, course.schedule, x0, t.to(device), eps.to(device), context)
+
+
+def _seen(course: Course, rows: Tensor, of_latents: Tensor, step: int) -> Tensor:
     """Clean examples of a step: another sample of their latents, mirrored half of the time. [B, …]"""
-    device = examples.x0.device
+    examples, device = course.examples, course.examples.x0.device
     index = rows.to(device)
     x0 = examples.x0[index]
     if examples.deviation is not None:
         x0 = x0 + examples.deviation[index] * of_latents.to(device)
-    if training.flip:
-        mirrored = (batches.uniform("mirror", step, rows) < 0.5).to(device)
+    if course.training.flip:
+        mirrored = (course.batches.uniform("mirror", step, rows) < 0.5).to(device)
         x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
     return x0
 
 
-def _conditions(
-    examples: Examples, rows: Tensor, batches: Batches, training: Training, step: int, nothing: Tensor | None
-) -> Tensor | None:
+def _conditions(course: Course, rows: Tensor, step: int) -> Tensor | None:
     """One of the captions of each example of a step, or the context of none. [B, L, E]"""
-    if examples.context is None:
+    of_captions, batches, dropout = course.examples.context, course.batches, course.training.caption_dropout
+    if of_captions is None:
         return None
-    device = examples.x0.device
-    which = (batches.uniform("caption", step, rows) * examples.context.shape[1]).long()
-    context = examples.context[rows.to(device), which.to(device)]
-    if training.caption_dropout:
-        dropped = (batches.uniform("caption dropout", step, rows) < training.caption_dropout).to(device)
-        context = torch.where(dropped[:, None, None], nothing, context)
+    device = of_captions.device
+    which = (batches.uniform("caption", step, rows) * of_captions.shape[1]).long()
+    context = of_captions[rows.to(device), which.to(device)]
+    if dropout:
+        dropped = (batches.uniform("caption dropout", step, rows) < dropout).to(device)
+        context = torch.where(dropped[:, None, None], course.nothing, context)
     return context
 
 

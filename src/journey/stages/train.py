@@ -36,36 +36,15 @@ def fit(
     of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None
 ) -> training.State:
     """Train a model up to a step: from the start, from the state `begin`, or from where an interrupted run stopped."""
-    # Load: the images it sees as one tensor on the device.
-    device = network.device_of(workspace.compute)
-    images = train_images(of.images, workspace)
-    rows = subsets.rows(of.keep, images, lambda score: get(score, workspace).array("scores.npy"))
-    clean = train_examples(of, workspace).to(device)
-
     # A new model, or the one that an earlier run left.
-    # Initial weights and noise depend on the repeat alone, as is usual in the field; so do shared batches.
-    stream = f"repeat {of.repeat}"
-    training.initialise(of.seed, stream)
-    state = training.new_state(of.model.build(clean.shape).to(device), of.training)
+    state, course = start(of, workspace)
     if (kept := resume.resumed(partial)) is not None:
         begin = partial / kept["checkpoint"]
     if begin is not None:
         training.restore(state, begin)
 
     # Train.
-    noise_schedule = of.model.schedule(device)
-    batches = training.Batches(
-        kind=of.batches,
-        rows=torch.from_numpy(rows),
-        num_examples=len(clean),
-        size=of.training.batch_size,
-        num_timesteps=noise_schedule.num_timesteps,
-        seed=of.seed,
-        stream=stream,
-        samples_latents=clean.deviation is not None,
-    )
-    nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
-    steps = training.train(state, clean, batches, of.training, until, of.precision, noise_schedule, nothing)
+    steps = training.train(state, course, until)
     saved_at, window = time.monotonic(), []
     with track(making, partial, workspace, resume_step=state.step) as log:
         for loss, gradient_norm in steps:
@@ -81,6 +60,31 @@ def fit(
                 _keep(state, partial)
                 saved_at = time.monotonic()
     return state
+
+
+def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Course]:
+    """A model before its first step, and what its training is given: the images it sees as one tensor on the device."""
+    device = network.device_of(workspace.compute)
+    images = train_images(of.images, workspace)
+    rows = subsets.rows(of.keep, images, lambda score: get(score, workspace).array("scores.npy"))
+    clean = train_examples(of, workspace).to(device)
+    # Initial weights and noise depend on the repeat alone, as is usual in the field; so do shared batches.
+    stream = f"repeat {of.repeat}"
+    training.initialise(of.seed, stream)
+    state = training.new_state(of.model.build(clean.shape).to(device), of.training)
+    noise_schedule = of.model.schedule(device)
+    batches = training.Batches(
+        kind=of.batches,
+        rows=torch.from_numpy(rows),
+        num_examples=len(clean),
+        size=of.training.batch_size,
+        num_timesteps=noise_schedule.num_timesteps,
+        seed=of.seed,
+        stream=stream,
+        samples_latents=clean.deviation is not None,
+    )
+    nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
+    return state, training.Course(clean, batches, of.training, of.precision, noise_schedule, nothing)
 
 
 def _keep(state: training.State, partial: Path) -> None:
