@@ -168,7 +168,7 @@ def _conditions(course: Course, rows: Tensor, step: int) -> Tensor | None:
     of_captions, batches, dropout = course.examples.context, course.batches, course.training.caption_dropout
     if of_captions is None:
         return None
-    device = of_captions.device
+    device = course.examples.x0.device
     which = (batches.uniform("caption", step, rows) * of_captions.shape[1]).long()
     context = of_captions[rows.to(device), which.to(device)]
     if dropout:
