@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import beta
 
-from journey.evaluation import reliability
+from journey.evaluation.lds import reliability
 
 M, Q, RANKED, COMMON = 32, 24, 16, 0.3
 

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from journey.evaluation.reliability import expected_spearman
+from journey.evaluation.lds.reliability import expected_spearman
 from journey.evaluation.statistics import bootstrap_weights, interval, weighted_spearman
 
 M, Q, B = 32, 24, 300

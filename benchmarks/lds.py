@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from dattri.metric import lds as dattri_lds
 
-from journey.evaluation.datamodeling import linear, predict
+from journey.evaluation.lds.datamodeling import linear, predict
 from journey.evaluation.statistics import weighted_spearman
 
 STEPS, QUERIES, SUBSETS, N = 9, 1000, 64, 50_000

@@ -27,11 +27,11 @@ from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.gradients import choose
+from journey.attribution.targets import PAIRED, TRAJECTORY
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.settings import Config
 from journey.diffusion import network
 from journey.evaluation.rows import Row, names, select
-from journey.evaluation.targets import PAIRED, TRAJECTORY
 from journey.kinds import KINDS
 from journey.report.costs import of_method
 from journey.stages.curvature import batches

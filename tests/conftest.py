@@ -20,7 +20,7 @@ from journey.diffusion.ddpm import DDPM
 from journey.diffusion.examples import Examples
 from journey.diffusion.schedule import Schedule
 from journey.diffusion.schedule import linear_schedule as on_linear_schedule
-from journey.evaluation.lds import LDS
+from journey.evaluation.lds.lds import LDS
 from journey.experiment import recipes
 from journey.launch.local import Local
 from journey.tracking import JSONLines

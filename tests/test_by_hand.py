@@ -19,8 +19,8 @@ from journey.config.settings import Config
 from journey.data import subsets
 from journey.data.digits import Digits
 from journey.diffusion.ddpm import DDPM
-from journey.evaluation import datamodeling
-from journey.evaluation.lds import LDS
+from journey.evaluation.lds import datamodeling
+from journey.evaluation.lds.lds import LDS
 from journey.evaluation.statistics import weighted_spearman
 from journey.experiment import recipes
 from journey.launch.local import Local

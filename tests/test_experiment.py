@@ -11,7 +11,7 @@ from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Precision, Retraining, Training
 from journey.data.digits import Digits
-from journey.evaluation.lds import LDS
+from journey.evaluation.lds.lds import LDS
 from journey.experiment import images_of, recipes, remember_images
 from journey.launch.local import Local
 

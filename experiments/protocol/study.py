@@ -34,7 +34,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Batching, Precision, Retraining, Sampling, Training
 from journey.data.digits import Digits
 from journey.diffusion.ddpm import DDPM
-from journey.evaluation.reliability import given_seed, over_seeds
+from journey.evaluation.lds.reliability import given_seed, over_seeds
 from journey.launch.local import Local
 from journey.tracking import JSONLines
 

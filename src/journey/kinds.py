@@ -21,12 +21,12 @@ from journey.data.mnist5k import MNIST5k
 from journey.data.twemoji import Twemoji
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
-from journey.evaluation.counterfactual import Counterfactual
-from journey.evaluation.emergence import Emergence
-from journey.evaluation.lds import LDS
-from journey.evaluation.localization import Localization
-from journey.evaluation.path import AlongPath
-from journey.evaluation.planted import Planted
+from journey.evaluation.counterfactual.counterfactual import Counterfactual
+from journey.evaluation.emergence.emergence import Emergence
+from journey.evaluation.lds.lds import LDS
+from journey.evaluation.localization.localization import Localization
+from journey.evaluation.path.path import AlongPath
+from journey.evaluation.planted.planted import Planted
 from journey.launch.local import Local
 from journey.tracking import JSONLines, Wandb
 

@@ -13,7 +13,7 @@ from journey.config.groups import Precision, Sampler, Sampling, Training, visite
 from journey.diffusion.network import bind
 from journey.diffusion.sampling import IMAGE, Noise, journey_noise, noise_from, sample, walk
 from journey.diffusion.schedule import ddpm_step
-from journey.evaluation.lds import LDS
+from journey.evaluation.lds.lds import LDS
 from journey.experiment import recipes
 from journey.stages import sample as stage
 

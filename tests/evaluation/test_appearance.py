@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from journey.evaluation import appearance
+from journey.evaluation.emergence import appearance
 
 
 def sheared(shear: float) -> np.ndarray:

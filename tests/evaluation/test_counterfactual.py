@@ -17,12 +17,12 @@ from journey.attribution.methods.encoder import Encoder
 from journey.attribution.methods.pixel import Pixel
 from journey.config.checks import ConfigError
 from journey.config.groups import At, Batching, Retraining, Sampler, Sampling, Training
-from journey.evaluation import changes, distances
-from journey.evaluation.counterfactual import Counterfactual
-from journey.evaluation.removal import PROPONENTS, RANDOM, SAME, SEED
+from journey.evaluation.counterfactual import changes, distances
+from journey.evaluation.counterfactual.counterfactual import Counterfactual
+from journey.evaluation.counterfactual.removal import PROPONENTS, RANDOM, SAME, SEED
+from journey.evaluation.counterfactual.thumbnails import unpack
 from journey.evaluation.rows import select
 from journey.evaluation.statistics import over_draws_and_queries, over_queries
-from journey.evaluation.thumbnails import unpack
 from journey.experiment import recipes
 
 

@@ -16,7 +16,7 @@ from journey.config.checks import ConfigError
 from journey.config.groups import At, Sampler, Sampling, Training
 from journey.data import ImageSet, train_images
 from journey.evaluation import classifiers, proponents
-from journey.evaluation.emergence import CENTRE, RISE, Emergence, Resampled, _predicted, _strongest, halfway
+from journey.evaluation.emergence.emergence import CENTRE, RISE, Emergence, Resampled, _predicted, _strongest, halfway
 from journey.evaluation.rows import select
 from journey.experiment import recipes
 

@@ -7,11 +7,12 @@ from dattri.metric import lds as dattri_lds
 from scipy.stats import spearmanr
 
 from journey.artifacts.keep import RandomSubset
+from journey.attribution.targets import with_aggregates
 from journey.config.checks import ConfigError
 from journey.data import subsets
-from journey.evaluation import datamodeling as lds
-from journey.evaluation import reliability, rows, statistics
-from journey.evaluation.targets import with_aggregates
+from journey.evaluation import rows, statistics
+from journey.evaluation.lds import datamodeling as lds
+from journey.evaluation.lds import reliability
 
 LABELS = np.repeat(np.arange(4), [30, 20, 40, 10])
 WEIGHTS = np.ones((3, 6))  # of steps in the trajectory

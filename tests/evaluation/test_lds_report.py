@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from journey.evaluation import lds_figures, lds_tables
-from journey.evaluation.lds import LDS
+from journey.evaluation.lds import figures, tables
+from journey.evaluation.lds.lds import LDS
 
 TARGETS = ("paired_steps", "trajectory", "destination")
 
@@ -52,7 +52,7 @@ def result():
 
 
 def test_every_curve_is_drawn_where_the_result_has_it(result):
-    axes = lds_figures.lds_by_step(result).axes[0]
+    axes = figures.lds_by_step(result).axes[0]
     drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
     containers = {c.get_label(): c.lines[0] for c in axes.containers}
     for name, expected in (("journey", [0.1, 0.2]), ("trak", [0.0, 0.1])):
@@ -65,7 +65,7 @@ def test_every_curve_is_drawn_where_the_result_has_it(result):
 
 def test_tables_hold_the_numbers(result):
     console = Console(record=True, width=120)
-    console.print(lds_tables.lds_table(result), lds_tables.paired_table(result))
+    console.print(tables.lds_table(result), tables.paired_table(result))
     text = console.export_text()
     for expected in (
         "10 ± 10",
@@ -80,11 +80,11 @@ def test_tables_hold_the_numbers(result):
 
 def test_a_single_method_is_compared_with_none(result):
     result["rows"] = [r for r in result["rows"] if r["quantity"] != "difference"]
-    assert lds_tables.paired_table(result) is None
+    assert tables.paired_table(result) is None
 
 
 def test_markdown_has_every_interval_choice_and_cost(result):
-    lines = lds_tables.markdown(result).splitlines()
+    lines = tables.markdown(result).splitlines()
     judged, kernels = lines[: lines.index("")], lines[-5:]
     assert {line.count("|") for line in judged} == {12}
     same = "20 [10, 30] 0.25 | 20 [10, 30] 0.25 | 20 [10, 30] 0.25"
@@ -97,7 +97,7 @@ def test_markdown_has_every_interval_choice_and_cost(result):
 def test_a_map_of_methods_is_sorted_and_holds_both_readouts():
     result = named("worse", "better")
     result["rows"].sort(key=lambda r: r["method"] == "better")  # in another order than the map's
-    for axes in lds_figures.lds_by_method(result).axes:
+    for axes in figures.lds_by_method(result).axes:
         np.testing.assert_allclose(
             axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]], atol=1e-12
         )
@@ -105,7 +105,7 @@ def test_a_map_of_methods_is_sorted_and_holds_both_readouts():
 
 
 def test_ablations_draw_every_axis(result):
-    figure = lds_figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
+    figure = figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3])
     plt.close("all")
 

@@ -14,8 +14,8 @@ from journey.config.checks import ConfigError
 from journey.config.groups import At, Sampler, Sampling, Training
 from journey.data import subsets
 from journey.diffusion.regions import quarters
-from journey.evaluation import locality
-from journey.evaluation.localization import RANDOM, Localization
+from journey.evaluation.localization import locality
+from journey.evaluation.localization.localization import RANDOM, Localization
 from journey.evaluation.rows import select
 from journey.evaluation.statistics import interval, observed_first
 from journey.experiment import prepared, recipes

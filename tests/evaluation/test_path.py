@@ -16,8 +16,8 @@ from journey.attribution.methods.pixel import Pixel
 from journey.config.checks import ConfigError
 from journey.config.groups import Asked, At, Sampler, Sampling, Training
 from journey.config.settings import Vary
-from journey.evaluation.lds import LDS
-from journey.evaluation.path import AlongPath
+from journey.evaluation.lds.lds import LDS
+from journey.evaluation.path.path import AlongPath
 from journey.evaluation.rows import names, select
 from journey.experiment import recipes
 

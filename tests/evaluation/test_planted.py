@@ -17,8 +17,8 @@ from journey.config.groups import Precision, Sampler, Sampling, Start
 from journey.data.digits import Digits
 from journey.diffusion.latent import LatentDiffusion
 from journey.diffusion.network import bind
-from journey.evaluation import recall
-from journey.evaluation.planted import Planted
+from journey.evaluation.planted import recall
+from journey.evaluation.planted.planted import Planted
 from journey.evaluation.rows import select
 from journey.experiment import recipes
 from journey.seeding import generator

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from journey.evaluation import proponents
-from journey.evaluation.estimation import distances
+from journey.evaluation.path.estimation import distances
 
 STEPS, QUERIES, TRAIN, K = 3, 4, 30, 7
 

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import isotonic_regression
 
-from journey.evaluation import statistics, transitions
-from journey.evaluation.emergence import halfway
+from journey.evaluation import statistics
+from journey.evaluation.emergence import transitions
+from journey.evaluation.emergence.emergence import halfway
 
 FINE = np.arange(1000, -1, -1.0)  # steps
 

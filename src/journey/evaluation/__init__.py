@@ -1,1 +1,1 @@
-"""Evaluations: a file for each kind, and their mathematics. Nothing here trains."""
+"""Evaluations: a room for each kind, and beside them the mathematics that several share. Nothing here trains."""

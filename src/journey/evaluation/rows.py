@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from journey.evaluation.targets import STEP
+from journey.attribution.targets import STEP
 
 Row = dict[str, str | int | float]
 Ends = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, and the ends of its interval

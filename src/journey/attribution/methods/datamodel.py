@@ -46,8 +46,8 @@ class Datamodel(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution import datamodels
+        from journey.attribution.targets import step_weights, with_aggregates
         from journey.data import subsets, train_images
-        from journey.evaluation.targets import step_weights, with_aggregates
 
         labels = train_images(spec.images, workspace).labels
         masks = np.stack([subsets.mask(labels, m.checkpoint.keep) for m in spec.needs["outputs"]])  # [M, N]

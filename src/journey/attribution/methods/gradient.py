@@ -181,7 +181,7 @@ class GradientMethod(Attribution, Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution.ensemble import add_scores, described
-        from journey.evaluation.targets import step_weights
+        from journey.attribution.targets import step_weights
 
         def features(made: Featurize) -> np.ndarray:
             return get(made, workspace).array("features.npy")

@@ -54,7 +54,7 @@ class Magic(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         """The mean over checkpoints; of a trajectory, over its steps too."""
-        from journey.evaluation.targets import step_weights
+        from journey.attribution.targets import step_weights
 
         weights = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
         for made in spec.needs["scores"]:

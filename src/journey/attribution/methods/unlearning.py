@@ -56,7 +56,7 @@ class Unlearning(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         """The mean over checkpoints; of a trajectory, over its steps too."""
-        from journey.evaluation.targets import step_weights
+        from journey.attribution.targets import step_weights
 
         weights = step_weights(spec.needs["full"], spec.journeys, spec.steps, workspace)
         for unlearned in spec.needs["rises"]:

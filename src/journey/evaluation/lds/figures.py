@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from journey.evaluation.lds_tables import ceilings
+from journey.attribution.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
+from journey.evaluation.lds.tables import ceilings
 from journey.evaluation.rows import Row, names, select
-from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 from journey.palette import COLOURS, GREY
 
 

@@ -15,14 +15,14 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Embedded, Evaluate, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
+from journey.attribution.targets import STEP
 from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet
 from journey.evaluation import proponents, rows, statistics
-from journey.evaluation.estimation import distances
-from journey.evaluation.lds import LDS
-from journey.evaluation.targets import STEP
+from journey.evaluation.lds.lds import LDS
+from journey.evaluation.path.estimation import distances
 from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -127,21 +127,21 @@ class AlongPath(Evaluation):
         return self.lds.chosen(result, method)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import path_tables
+        from journey.evaluation.path import tables
 
-        return [*path_tables.tables(result), *self.lds.tables(result)]
+        return [*tables.tables(result), *self.lds.tables(result)]
 
     def texts(self, result: dict) -> dict[str, str]:
         return self.lds.texts(result)
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import path_figures
+        from journey.evaluation.path import figures
 
-        pictures = {"distances.png": path_figures.distances(result)}
+        pictures = {"distances.png": figures.distances(result)}
         if rows.names(result["rows"], "rank_correlation"):
-            pictures |= {"path.png": path_figures.matrices(result), "proponents.png": path_figures.tops(result)}
-        if len(path_figures.asked(result)) > 1:
-            pictures["asked.png"] = path_figures.by_asked(result)
+            pictures |= {"path.png": figures.matrices(result), "proponents.png": figures.tops(result)}
+        if len(figures.asked(result)) > 1:
+            pictures["asked.png"] = figures.by_asked(result)
         return pictures
 
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from journey.attribution.targets import STEP
 from journey.evaluation.rows import names, select
-from journey.evaluation.targets import STEP
 from journey.palette import COLOURS, GREY
 
 PANELS = {

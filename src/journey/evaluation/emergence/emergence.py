@@ -14,13 +14,14 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Continuations, Embedded, Evaluate, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
+from journey.attribution.targets import STEP
 from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet
 from journey.diffusion.pictures import decoded
-from journey.evaluation import appearance, proponents, rows, statistics, transitions
-from journey.evaluation.targets import STEP
+from journey.evaluation import proponents, rows, statistics
+from journey.evaluation.emergence import appearance, transitions
 from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -118,16 +119,16 @@ class Emergence(Evaluation):
         return rows.select(result["rows"], quantity="predicts", target=RISE)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import emergence_tables
+        from journey.evaluation.emergence import tables
 
-        return emergence_tables.tables(result)
+        return tables.tables(result)
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import emergence_figures
+        from journey.evaluation.emergence import figures
 
-        pictures = {"emergence.png": emergence_figures.emergence(result), "classes.png": emergence_figures.classes(result)}
+        pictures = {"emergence.png": figures.emergence(result), "classes.png": figures.classes(result)}
         if result["queries"]["strongest"]:
-            pictures["attribution.png"] = emergence_figures.attribution(result)
+            pictures["attribution.png"] = figures.attribution(result)
         return pictures
 
 

@@ -5,8 +5,8 @@ from statistics import fmean
 
 from rich.table import Table
 
+from journey.attribution.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 from journey.evaluation.rows import Row, names, select
-from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 
 KERNEL = ("condition_number", "effective_parameters")  # what a method says of every kernel it solved, [checkpoint][damping]
 COLUMNS = (PAIRED, TRAJECTORY, DESTINATION)

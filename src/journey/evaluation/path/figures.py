@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from journey.attribution.targets import PAIRED, STEP, TRAJECTORY
 from journey.evaluation.curves import curve, errors, towards_image
 from journey.evaluation.rows import names, select
-from journey.evaluation.targets import PAIRED, STEP, TRAJECTORY
 from journey.palette import COLOURS, GREY
 
 DISTANCES = {

@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from journey.evaluation.counterfactual_tables import COLUMNS
-from journey.evaluation.removal import OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
+from journey.evaluation.counterfactual.removal import OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
+from journey.evaluation.counterfactual.tables import COLUMNS
+from journey.evaluation.counterfactual.thumbnails import unpack
 from journey.evaluation.rows import Row, select
-from journey.evaluation.thumbnails import unpack
 from journey.palette import COLOURS, GREY
 
 FLOOR_STYLES = {RANDOM: "--", SEED: ":", SAME: "-."}

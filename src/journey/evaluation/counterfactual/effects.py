@@ -8,8 +8,8 @@ import numpy as np
 from journey.artifacts.specs import Continuations, Measure
 from journey.artifacts.workspace import Workspace, get
 from journey.diffusion.pictures import decoded
-from journey.evaluation import distances
 from journey.evaluation.classifiers import Classifiers
+from journey.evaluation.counterfactual import distances
 
 Effects = dict[str, np.ndarray]
 """By quantity. Of continuations, [window, query]; rises, [query]."""

@@ -11,13 +11,14 @@ from journey.artifacts.graph import describe
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Evaluate, Measure, Score
 from journey.artifacts.workspace import Workspace, get
+from journey.attribution.targets import DESTINATION, PAIRED, STEP, TRAJECTORY, step_weights, with_aggregates
 from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampling
 from journey.data import subsets, train_images
-from journey.evaluation import datamodeling, reliability, rows
+from journey.evaluation import rows
+from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.statistics import interval
-from journey.evaluation.targets import DESTINATION, PAIRED, STEP, TRAJECTORY, step_weights, with_aggregates
 from journey.palette import COLOURS
 
 HOW = "how.json"  # what a method says of its scores
@@ -145,24 +146,24 @@ class LDS(Evaluation):
         return max(of_cells, key=of_cells.count)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import lds_tables
+        from journey.evaluation.lds import tables
 
-        paired = lds_tables.paired_table(result)
-        return [lds_tables.lds_table(result), *([paired] if paired else [])]
+        paired = tables.paired_table(result)
+        return [tables.lds_table(result), *([paired] if paired else [])]
 
     def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation import lds_tables
+        from journey.evaluation.lds import tables
 
-        return {"lds.md": lds_tables.markdown(result)}
+        return {"lds.md": tables.markdown(result)}
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import lds_figures
+        from journey.evaluation.lds import figures
 
-        few = len(lds_figures.plain(result)) <= len(COLOURS)
-        shown = {"lds_by_step.png": lds_figures.lds_by_step} if few else {"lds_by_method.png": lds_figures.lds_by_method}
+        few = len(figures.plain(result)) <= len(COLOURS)
+        shown = {"lds_by_step.png": figures.lds_by_step} if few else {"lds_by_method.png": figures.lds_by_method}
         pictures = {name: draw(result) for name, draw in shown.items()}
         if result["axes"]:
-            pictures["ablations.png"] = lds_figures.ablations(result, next(iter(result["chosen"])), result["axes"])
+            pictures["ablations.png"] = figures.ablations(result, next(iter(result["chosen"])), result["axes"])
         return pictures
 
 

@@ -10,14 +10,15 @@ from scipy import stats
 
 from journey.artifacts.specs import Evaluate
 from journey.artifacts.workspace import Workspace, get
+from journey.attribution.targets import DESTINATION, STEP
 from journey.data import train_images
-from journey.evaluation import classifiers, distances, effects
-from journey.evaluation.effects import Effects, Ended
-from journey.evaluation.removal import FLOORS, PROPONENTS, RANDOM, SAME, SEED, Change, What, grouped
+from journey.evaluation import classifiers
+from journey.evaluation.counterfactual import distances, effects
+from journey.evaluation.counterfactual.effects import Effects, Ended
+from journey.evaluation.counterfactual.removal import FLOORS, PROPONENTS, RANDOM, SAME, SEED, Change, What, grouped
+from journey.evaluation.counterfactual.thumbnails import pack
 from journey.evaluation.rows import Row, select
 from journey.evaluation.statistics import over_draws_and_queries, over_queries
-from journey.evaluation.targets import DESTINATION, STEP
-from journey.evaluation.thumbnails import pack
 from journey.seeding import numpy_generator
 
 SHOWN = 3  # queries in the grid of pictures

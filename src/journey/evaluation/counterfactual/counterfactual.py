@@ -15,8 +15,8 @@ from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, ImageSet, Model
 from journey.config.groups import Sampler, Sampling, neutral
 from journey.evaluation.candidates import chosen, settings
-from journey.evaluation.lds import LDS
-from journey.evaluation.removal import OPPONENTS, PROPONENTS, RANDOM, SEED, Change
+from journey.evaluation.counterfactual.removal import OPPONENTS, PROPONENTS, RANDOM, SEED, Change
+from journey.evaluation.lds.lds import LDS
 from journey.evaluation.rows import Row, select
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Counterfactual(Evaluation):
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         import json
 
-        from journey.evaluation import changes
+        from journey.evaluation.counterfactual import changes
 
         judged = changes.judged(spec, self.dimensions, workspace)
         lds = json.loads((get(spec.needs["lds"], workspace).path / "result.json").read_text())
@@ -164,17 +164,17 @@ class Counterfactual(Evaluation):
         return [row for row in select(result["rows"], quantity="rise", target="step") if "against" not in row]
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import counterfactual_tables
+        from journey.evaluation.counterfactual import tables
 
-        return counterfactual_tables.tables(result)
+        return tables.tables(result)
 
     def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation import counterfactual_tables
+        from journey.evaluation.counterfactual import tables
 
-        return {"counterfactual.md": counterfactual_tables.markdown(result)}
+        return {"counterfactual.md": tables.markdown(result)}
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import counterfactual_figures as drawn
+        from journey.evaluation.counterfactual import figures as drawn
 
         found = {f"effect_by_count_t{t}.png": drawn.by_count(result, t) for t in result["steps"]}
         for t in result["steps"]:

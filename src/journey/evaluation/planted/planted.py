@@ -12,14 +12,15 @@ from journey.artifacts.graph import describe
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Evaluate, Score
 from journey.artifacts.workspace import Workspace, get
+from journey.attribution.targets import STEP
 from journey.config.checks import require, require_count
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampling, Start
 from journey.data import ImageSet, planting
-from journey.evaluation import recall, rows
+from journey.evaluation import rows
 from journey.evaluation.candidates import chosen, settings
+from journey.evaluation.planted import recall
 from journey.evaluation.statistics import observed_first, query_interval
-from journey.evaluation.targets import STEP
 from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -112,14 +113,14 @@ class Planted(Evaluation):
         return rows.select(result["rows"], quantity=RECALL, target=ALL_STEPS)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import planted_figures
+        from journey.evaluation.planted import figures
 
-        return [planted_figures.table(result)]
+        return [figures.table(result)]
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import planted_figures
+        from journey.evaluation.planted import figures
 
-        return {"recall_by_step.png": planted_figures.recall_by_step(result)}
+        return {"recall_by_step.png": figures.recall_by_step(result)}
 
 
 def rows_of_copies(train: ImageSet, originals: ImageSet) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Does what is said of a region hold of that region, and not of another?
 
-Region-specific scores predict the outputs of subset models by −Σ_{i∈S} τ_i, as `journey.evaluation.datamodeling` has it; the
+Region-specific scores predict the outputs of subset models by −Σ_{i∈S} τ_i, as `journey.evaluation.lds.datamodeling` has it; the
 LDS of scores of region r against outputs of region s is a cell of a matrix.
 
     R  regions;  S  steps;  Q  queries;  M  subsets;  B  bootstrap replicates, the first being the observed one

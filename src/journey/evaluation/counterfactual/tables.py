@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from rich.table import Table
 from rich.text import Text
 
-from journey.evaluation.removal import FLOORS, OPPONENTS, PROPONENTS
+from journey.evaluation.counterfactual.removal import FLOORS, OPPONENTS, PROPONENTS
 from journey.evaluation.rows import Row, select
 
 COLUMNS = {

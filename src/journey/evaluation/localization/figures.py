@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from journey.attribution.targets import PAIRED, STEP
 from journey.evaluation.rows import Row, names, select
-from journey.evaluation.targets import PAIRED, STEP
 from journey.palette import COLOURS, GREY
 
 TITLES = {"lds": "LDS × 100", "own": "the same, less what regions share"}

@@ -13,15 +13,16 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Continuations, Evaluate, Measure, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
+from journey.attribution.targets import PAIRED, STEP
 from journey.config.checks import require, require_box, require_count, require_inside
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet, subsets, train_images
 from journey.diffusion.regions import Region, quarters
-from journey.evaluation import locality, rows
+from journey.evaluation import rows
 from journey.evaluation.candidates import chosen, settings
+from journey.evaluation.localization import locality
 from journey.evaluation.statistics import interval, observed_first, query_interval
-from journey.evaluation.targets import PAIRED, STEP
 from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -248,17 +249,17 @@ class Localization(Evaluation):
         return rows.select(result["rows"], quantity="own_locality", target=PAIRED)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation import localization_figures
+        from journey.evaluation.localization import figures
 
-        return localization_figures.tables(result)
+        return figures.tables(result)
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation import localization_figures
+        from journey.evaluation.localization import figures
 
         return {
-            "localization.png": localization_figures.matrices(result),
-            "locality_by_step.png": localization_figures.by_step(result),
-            "removal.png": localization_figures.removal(result),
+            "localization.png": figures.matrices(result),
+            "locality_by_step.png": figures.by_step(result),
+            "removal.png": figures.removal(result),
         }
 
 

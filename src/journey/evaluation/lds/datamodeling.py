@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from journey.attribution.targets import DESTINATION, STEP, TRAJECTORY
 from journey.evaluation.statistics import bootstrap_weights, weighted_spearman
-from journey.evaluation.targets import DESTINATION, STEP, TRAJECTORY
 from journey.seeding import numpy_generator
 
 READOUTS = {"linear": lambda tau: tau, "relu": lambda tau: np.maximum(tau, 0), "square": np.square}

@@ -1,0 +1,1 @@
+"""Localization: outputs and attributions of regions of an image."""

@@ -1,0 +1,1 @@
+"""Along the path: attributions and estimates of neighbouring and of distant steps of a journey."""
