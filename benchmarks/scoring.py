@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from journey.artifacts.store import new_array
+from journey.artifacts.files import new_array
 from journey.attribution.kernel import kernel_scores
 
 N, P, QUERIES = 50_000, 4096, 1000

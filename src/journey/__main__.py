@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from journey import command_line, experiment, preflight
 from journey.artifacts.graph import ancestors
+from journey.artifacts.manifest import StoreError
 from journey.artifacts.specs import Train
-from journey.artifacts.store import Store, StoreError
+from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace
 from journey.config import compose
 from journey.config.checks import ConfigError

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 from journey import data
+from journey.artifacts.files import write_json
 from journey.artifacts.graph import describe
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Images
-from journey.artifacts.store import Store, write_json
+from journey.artifacts.store import Store
 from journey.config.contracts import Dataset
 from journey.config.settings import Config
 from journey.data import ImageSet, planting

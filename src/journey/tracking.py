@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
+from journey.artifacts.files import replace_text
 from journey.artifacts.graph import address, contents
 from journey.artifacts.specs import Spec
-from journey.artifacts.store import replace_text
 from journey.artifacts.workspace import Workspace
 from journey.config.checks import ConfigError, require_name
 from journey.config.contracts import Tracking, Watcher

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 from numpy.lib.format import open_memmap
 
+from journey.artifacts.files import new_array
 from journey.artifacts.resume import keep, resumed
 from journey.artifacts.specs import Spec
-from journey.artifacts.store import Artifact, Store, new_array
+from journey.artifacts.store import Artifact, Store
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import neutral
 

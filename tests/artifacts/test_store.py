@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from stages_for_tests import Toy, ask, deaths
 
-from journey.artifacts import store
+from journey.artifacts import files, manifest, provenance, store
+from journey.artifacts.files import new_array, read_sealed, write_json, write_sealed
 from journey.artifacts.graph import address, contents
+from journey.artifacts.manifest import MANIFEST, StoreError, differences
 from journey.artifacts.resume import keep, resumed
 from journey.artifacts.specs import Spec
-from journey.artifacts.store import MANIFEST, Store, StoreError, differences, new_array, read_sealed, write_json, write_sealed
+from journey.artifacts.store import Store
 from journey.config.groups import neutral
 
 SPEC = Toy(3, of=Toy(1))
+MODULES = tuple(f"artifacts/{name}.py" for name in ("store", "manifest", "files", "resume"))
 CHILD = """
 import errno, fcntl, os, resource, signal, sys
 sys.path.insert(0, {tests!r})
@@ -74,13 +77,18 @@ def test_a_made_artifact_is_read_and_holds_payload_only(root, monkeypatch):
     again = ask(SPEC, root)
     assert again.manifest == made.manifest
     np.testing.assert_array_equal(again.array("values.npy"), np.tile([3, 4], 500))
-    assert sorted(p.name for p in made.path.iterdir()) == [MANIFEST, "notes", "values.npy", f"verified-{store.machine()}.json"]
+    assert sorted(p.name for p in made.path.iterdir()) == [
+        MANIFEST,
+        "notes",
+        "values.npy",
+        f"verified-{provenance.machine()}.json",
+    ]
     assert names(root) == [address(SPEC).split("/")[1]]
 
 
 def test_packages_that_are_not_installed_are_left_out(monkeypatch):
-    monkeypatch.setattr(store, "PACKAGES", ("numpy", "no-such-package"))
-    assert set(store.versions.__wrapped__()) == {"python", "numpy"}
+    monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package"))
+    assert set(provenance.versions.__wrapped__()) == {"python", "numpy"}
 
 
 def test_neutral_fields_leave_addresses_alone():
@@ -185,7 +193,7 @@ def test_other_settings_are_refused_with_the_difference(root):
 
 def test_a_payload_that_is_missing_or_of_another_size_is_found_out_without_hashing(root, monkeypatch):
     made = ask(SPEC, root).directory
-    monkeypatch.setattr(store, "checksum", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(manifest, "checksum", lambda _: pytest.fail("hashed"))
     os.truncate(made / "values.npy", 100)
     with pytest.raises(StoreError, match=r"values\.npy: corrupted \(100 bytes, manifest says 4128\); delete"):
         Store(root).find(SPEC)
@@ -198,7 +206,7 @@ def test_what_was_found_is_remembered(root, monkeypatch):
     ask(SPEC, root)
     one = Store(root)
     found = one.find(SPEC)
-    monkeypatch.setattr(store, "_checked", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(store, "checked", lambda *_: pytest.fail("looked again"))
     assert one.find(SPEC) is found
 
 
@@ -211,7 +219,7 @@ def corrupted(name: str) -> str:
 
 def test_who_commits_has_verified(root, monkeypatch):
     ask(SPEC, root)
-    monkeypatch.setattr(store, "checksum", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(manifest, "checksum", lambda _: pytest.fail("hashed"))
     assert Store(root).find(SPEC).path
 
 
@@ -225,7 +233,7 @@ def test_payload_is_hashed_again_when_it_was_touched(root):
             Store(root).find(SPEC).array("values.npy")
     flip(payload, 4000 * 8)
     assert Store(root).find(SPEC).path
-    assert list(read_sealed(payload.parent / f"verified-{store.machine()}.json")["files"]["values.npy"])[1] == 1
+    assert list(read_sealed(payload.parent / f"verified-{provenance.machine()}.json")["files"]["values.npy"])[1] == 1
 
 
 def test_replaced_payload_is_hashed_again(root):
@@ -242,19 +250,19 @@ def test_replaced_payload_is_hashed_again(root):
 def test_another_machine_hashes_once(root, monkeypatch):
     payload = ask(SPEC, root).directory / "notes" / "text.txt"
     flip(payload)
-    monkeypatch.setattr(store, "machine", lambda: "another")
+    monkeypatch.setattr(manifest, "machine", lambda: "another")
     with pytest.raises(StoreError, match=corrupted("notes/text.txt")):
         _ = Store(root).find(SPEC).path
     flip(payload)
     assert Store(root).find(SPEC).path
-    monkeypatch.setattr(store, "checksum", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(manifest, "checksum", lambda _: pytest.fail("hashed"))
     assert Store(root).find(SPEC).path
 
 
 @pytest.mark.parametrize("content", [b"", b"null", b"{", b"\xff" * 200])
 def test_a_damaged_memory_is_none(root, content):
     made = ask(SPEC, root).directory
-    (made / f"verified-{store.machine()}.json").write_bytes(content)
+    (made / f"verified-{provenance.machine()}.json").write_bytes(content)
     flip(made / "values.npy", 4000 * 8)
     with pytest.raises(StoreError, match=corrupted("values.npy")):
         _ = Store(root).find(SPEC).path
@@ -262,13 +270,13 @@ def test_a_damaged_memory_is_none(root, content):
 
 def test_a_disk_that_only_reads_is_no_error(root, monkeypatch):
     made = ask(SPEC, root).directory
-    memory = made / f"verified-{store.machine()}.json"
+    memory = made / f"verified-{provenance.machine()}.json"
     memory.unlink()
 
     def refuse(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(store, "replace_text", refuse)
+    monkeypatch.setattr(files, "replace_text", refuse)
     assert Store(root).find(SPEC).path == made
     assert not memory.exists()
 
@@ -314,7 +322,7 @@ def die_in_a_commit(root: Path) -> None:
     """At every line of the store, while an artifact is made, a kill leaves nothing or the artifact; then it is made the same."""
     expected = ask(SPEC, root / "undisturbed").manifest["checksums"]  # knows the commit from now on
     count = 0
-    for number in deaths(lambda n: ask(SPEC, _fresh(root / str(n))), ("artifacts/store.py", "artifacts/resume.py")):
+    for number in deaths(lambda n: ask(SPEC, _fresh(root / str(n))), MODULES):
         killed = root / str(number)
         found = Store(killed).find(SPEC)
         assert found is None or found.manifest["checksums"] == expected
@@ -407,7 +415,7 @@ def test_no_room_for_a_manifest_loses_nothing(root, undisturbed, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_remember", full)
+        patched.setattr(store, "remember", full)
         with pytest.raises(OSError, match="No space left"):
             ask(SPEC, root)
     resumed_from = ask(SPEC, root).manifest
@@ -585,7 +593,7 @@ def die_in_keep(root: Path) -> None:
         (partial / "first").touch()
         save(partial, 2)
 
-    for number in deaths(deed, ("artifacts/store.py", "artifacts/resume.py", "test_store.py")):
+    for number in deaths(deed, (*MODULES, "test_store.py")):
         partial = root / str(number)
         first = (partial / "first").exists()
         assert resumed(partial) in ([{"step": 1}, {"step": 2}] if first else [None, {"step": 1}])

@@ -16,7 +16,8 @@ from journey.config.checks import ConfigError
 from journey.config.groups import At, Sampler, Sampling, Training
 from journey.data import ImageSet, train_images
 from journey.evaluation import classifiers, proponents
-from journey.evaluation.emergence.emergence import CENTRE, RISE, Emergence, Resampled, _predicted, _strongest, halfway
+from journey.evaluation.emergence.emergence import Emergence
+from journey.evaluation.emergence.findings import CENTRE, RISE, Resampled, halfway, predicted, strongest
 from journey.evaluation.rows import select
 from journey.experiment import recipes
 
@@ -130,11 +131,11 @@ def test_attributions_that_know_where_a_class_emerges_are_told_from_those_that_d
     if not knows:
         emerges = random.permutation(emerges)
     shares = proponents.class_share(proponents.top(scores, 15), labels, classes)
-    strongest = _strongest(shares, proponents.base_rate(labels, classes), steps)
-    found = _predicted("a", {"pixels": emerges}, {"pixels": strongest}, Resampled(24, 300, seed=0))
+    at = strongest(shares, proponents.base_rate(labels, classes), steps)
+    found = predicted("a", {"pixels": emerges}, {"pixels": at}, Resampled(24, 300, seed=0))
     assert [row["target"] for row in found] == [RISE, CENTRE]
     for row in found:
-        assert row["value"] == pytest.approx(spearmanr(emerges, strongest[row["target"]]).statistic)
+        assert row["value"] == pytest.approx(spearmanr(emerges, at[row["target"]]).statistic)
         assert (row["low"] > row["null_high"]) == knows
         if knows:
             assert row["value"] > 0.9

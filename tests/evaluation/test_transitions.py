@@ -7,7 +7,7 @@ from sklearn.isotonic import isotonic_regression
 
 from journey.evaluation import statistics
 from journey.evaluation.emergence import transitions
-from journey.evaluation.emergence.emergence import halfway
+from journey.evaluation.emergence.findings import halfway
 
 FINE = np.arange(1000, -1, -1.0)  # steps
 

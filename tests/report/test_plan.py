@@ -8,8 +8,8 @@ import pytest
 from conftest import journey_trak, small_run
 
 from journey.artifacts.graph import ancestors
+from journey.artifacts.manifest import StoreError
 from journey.artifacts.specs import Featurize, Train
-from journey.artifacts.store import StoreError
 from journey.artifacts.workspace import get
 from journey.attribution.methods.pixel import Pixel
 from journey.config.groups import Kernel, Training

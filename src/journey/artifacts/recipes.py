@@ -87,8 +87,20 @@ class Recipes:
         """Of every query, from a step to the end, under the model of the journeys: its own, and after it `count` with other
         noise, each a draw from what that model makes of x_t.
         """
-        queries = tuple(range(self.sampling.num_queries))
-        return Continuations(self.trained(0), self.journeys, step, (step,), queries, 1 + count, encoder, self.seed)
+        everyone = tuple(range(self.sampling.num_queries))
+        return self.continued(self.trained(0), step, everyone, 1 + count, encoder)
+
+    def continued(
+        self,
+        model: Train,
+        step: int,
+        queries: tuple[int, ...],
+        count: int,
+        encoder: Method | None,
+        windows: tuple[int, ...] = (),
+    ) -> Continuations:
+        """Where some journeys end when a model goes on with them from a step; for some windows, or to the end."""
+        return Continuations(model, self.journeys, step, windows or (step,), queries, count, encoder, self.seed)
 
     def measured(self, model: Train, region: tuple[int, ...] = ()) -> Measure:
         """The outputs of one model on all queries, or on a region of them."""
@@ -119,5 +131,8 @@ class Recipes:
 
     def evaluate(self, evaluation: Evaluation, methods: dict[str, Method]) -> Evaluate:
         """The judgement of all methods."""
-        scores = {name: self.score(method) for name, method in methods.items()}
+        return self.judged(evaluation, {name: self.score(method) for name, method in methods.items()})
+
+    def judged(self, evaluation: Evaluation, scores: dict[str, Score]) -> Evaluate:
+        """The judgement of scores."""
         return Evaluate(evaluation, scores, self.journeys, self.steps, self.seed, evaluation.needs(self, scores))

@@ -4,7 +4,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from journey.artifacts.store import checksum
+from journey.artifacts.files import checksum
 from journey.config.checks import ConfigError
 
 SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt"}  # of files that decide what models compute

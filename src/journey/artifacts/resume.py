@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from journey.artifacts.store import checksum, fsync, read_sealed, write_sealed
+from journey.artifacts.files import checksum, fsync, read_sealed, write_sealed
 
 STATE = "resume.json"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Images
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import ConfigError
 from journey.data.decoded import Decoded

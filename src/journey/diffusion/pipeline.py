@@ -6,8 +6,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoModel, AutoTokenizer
 
+from journey.artifacts.manifest import MANIFEST
 from journey.artifacts.released import located
-from journey.artifacts.store import MANIFEST
 from journey.config.groups import Prediction
 from journey.diffusion.text import TextEncoder
 

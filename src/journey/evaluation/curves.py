@@ -6,13 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from journey.evaluation.rows import Row
-
-
-def errors(rows: list[Row]) -> np.ndarray:
-    """Distances from the values to both ends of their intervals. [2, rows]"""
-    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
-    return np.maximum(0, np.stack([value - low, high - value]))
+from journey.evaluation.rows import Row, errors
 
 
 def curve(axes: plt.Axes, rows: list[Row], colour: str, label: str | None = None, place: float = 0.0, line: str = "o-") -> None:

@@ -51,3 +51,19 @@ def select(rows: list[Row], **what: str | int) -> list[Row]:
 def names(rows: list[Row], quantity: str) -> list[str]:
     """The methods that a quantity is stated for, in their order."""
     return list(dict.fromkeys(str(row["method"]) for row in select(rows, quantity=quantity)))
+
+
+def spelled(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
+    """A value with its interval, in words of a table.
+
+    >>> spelled({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
+    '−12.3 [−20.0, 0.1]'
+    """
+    value, low, high = (f"{times * row[end]:{sign}z.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def errors(rows: list[Row]) -> np.ndarray:
+    """Distances from the values to both ends of their intervals. [2, rows]"""
+    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
+    return np.maximum(0, np.stack([value - low, high - value]))

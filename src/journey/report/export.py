@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from journey import experiment
+from journey.artifacts.files import replace_text, write_json
 from journey.artifacts.graph import address, ancestors, specs_in
 from journey.artifacts.keep import All
+from journey.artifacts.provenance import git_state
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Evaluate, Images, Measure, Sample, Score, Spec, Train
-from journey.artifacts.store import COSTS, Store, git_state, replace_text, write_json
+from journey.artifacts.store import COSTS, Store
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.external import axes
 from journey.config.settings import Config

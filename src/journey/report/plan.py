@@ -12,8 +12,9 @@ from rich.table import Table
 
 from journey.artifacts.graph import address, ancestors, missing
 from journey.artifacts.keep import All
+from journey.artifacts.manifest import MANIFEST
 from journey.artifacts.specs import Evaluate, Featurize, Spec, Train
-from journey.artifacts.store import MANIFEST, Store
+from journey.artifacts.store import Store
 from journey.config.contracts import Compute
 from journey.report import rates
 from journey.report.rates import Rate, Rates

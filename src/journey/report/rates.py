@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from journey.artifacts.files import write_json
+from journey.artifacts.manifest import StoreError
 from journey.artifacts.specs import Featurize, Spec
-from journey.artifacts.store import StoreError, write_json
 from journey.config.contracts import Compute, Model
 
 FILE = "rates.json"

@@ -14,11 +14,13 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from journey.artifacts.files import replace_text, write_json
 from journey.artifacts.graph import address, ancestors, describe
 from journey.artifacts.keep import All
+from journey.artifacts.manifest import differences
+from journey.artifacts.provenance import git_state, versions
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Autoencoder, Evaluate, Train
-from journey.artifacts.store import differences, git_state, replace_text, versions, write_json
 from journey.artifacts.workspace import Workspace, get
 from journey.config.contracts import Method
 from journey.config.groups import At

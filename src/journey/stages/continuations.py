@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Continuations, Train
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import visited_timesteps
 from journey.diffusion import network, sampling

@@ -13,9 +13,9 @@ import torch
 from numpy.lib.format import open_memmap
 
 from journey.artifacts import resume
+from journey.artifacts.files import new_array
 from journey.artifacts.released import located
 from journey.artifacts.specs import Encoded
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.data import as_pixels, train_images
 from journey.diffusion import autoencoder, network

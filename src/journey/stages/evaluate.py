@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from journey.artifacts.files import write_json
 from journey.artifacts.specs import Evaluate
-from journey.artifacts.store import write_json
 from journey.artifacts.workspace import Workspace
 from journey.evaluation.rows import select
 from journey.tracking import track

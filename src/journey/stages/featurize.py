@@ -16,8 +16,8 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from journey.artifacts import resume
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature
 from journey.attribution.gradients import Objective, Plan, choose

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from journey import data
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Sample
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Start, visited_timesteps
 from journey.data import planting

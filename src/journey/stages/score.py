@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from journey.artifacts.files import new_array, write_json
 from journey.artifacts.specs import Score
-from journey.artifacts.store import new_array, write_json
 from journey.artifacts.workspace import Workspace
 from journey.tracking import track
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from trak import TRAKer
 
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize, Traker
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.gradients import VMAP_COPIES, Objective, activation_bytes
 from journey.attribution.kernel import feature_norms, mean_eigenvalue

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from journey.artifacts import resume
+from journey.artifacts.files import new_array
 from journey.artifacts.specs import Unlearn
-from journey.artifacts.store import new_array
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution import curvature, forgetting
 from journey.attribution.gradients import Objective

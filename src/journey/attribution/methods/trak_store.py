@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from journey.artifacts.files import checksum
 from journey.artifacts.specs import Sample, Score
-from journey.artifacts.store import checksum
 from journey.artifacts.workspace import Workspace
 from journey.config.checks import ConfigError, require, require_candidates
 from journey.config.contracts import Method

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from journey.artifacts.keep import All, Keep, Without, WithoutRandom
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Continuations, Embedded, Evaluate, Sample, Score, Train
+from journey.artifacts.specs import Embedded, Evaluate, Sample, Score
 from journey.artifacts.workspace import Workspace, get
 from journey.attribution.methods.encoder import Encoder
 from journey.config.checks import require, require_count
@@ -85,14 +85,13 @@ class Counterfactual(Evaluation):
 
         Raises: ConfigError naming a method of which one hyper-parameter must be named.
         """
-        lds = LDS(paired_steps=list(self.steps))
-        everyone = tuple(range(self.num_queries))
+        everyone, twice = tuple(range(self.num_queries)), 2 * self.num_continuations
         return {
             "changes": (*self._removals(recipes, scores), *self._floors(recipes, everyone)),
-            "before": tuple(self._continued(recipes, recipes.trained(0), t, (t,), everyone, 2) for t in self.steps),
+            "before": tuple(recipes.continued(recipes.trained(0), t, everyone, twice, self.encoder) for t in self.steps),
             "full": recipes.measured(recipes.trained(0)),
             "embedded": Embedded(recipes.images, self.encoder),
-            "lds": Evaluate(lds, scores, recipes.journeys, recipes.steps, recipes.seed, lds.needs(recipes, scores)),
+            "lds": recipes.judged(LDS(paired_steps=list(self.steps)), scores),
         }
 
     def _removals(self, recipes: Recipes, scores: dict[str, Score]) -> Iterator[Change]:
@@ -123,14 +122,9 @@ class Counterfactual(Evaluation):
         windows = [(*sorted(w for w in self.windows if w != t), t)]
         if self.short_windows and side == PROPONENTS and count in (max(self.counts), 0):
             windows.insert(0, tuple(sorted(self.short_windows)))
-        continued = tuple(self._continued(recipes, model, t, some, queries, 1) for some in windows)
+        of = (model, t, queries, self.num_continuations, self.encoder)
+        continued = tuple(recipes.continued(*of, some) for some in windows)
         return Change(method, side, count, t, continued, recipes.measured(model))
-
-    def _continued(
-        self, recipes: Recipes, model: Train, t: int, windows: tuple[int, ...], queries: tuple[int, ...], times: int
-    ) -> Continuations:
-        count = times * self.num_continuations
-        return Continuations(model, recipes.journeys, t, windows, queries, count, self.encoder, recipes.seed)
 
     # ------------------------------------------------------------------------------------------------ its result
 

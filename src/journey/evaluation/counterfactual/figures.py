@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from journey.evaluation.counterfactual.removal import OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
 from journey.evaluation.counterfactual.tables import COLUMNS
 from journey.evaluation.counterfactual.thumbnails import unpack
-from journey.evaluation.rows import Row, select
+from journey.evaluation.rows import Row, errors, select
 from journey.palette import COLOURS, GREY
 
 FLOOR_STYLES = {RANDOM: "--", SEED: ":", SAME: "-."}
@@ -94,7 +94,9 @@ def lds_against_removal(result: dict) -> Figure:
                 (lds,) = select(result["rows"], quantity="lds", method=name, step=step)
                 (effect,) = [row for row in select(whole, method=name) if "against" not in row]
                 style = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "elinewidth": 1, "label": name}
-                axes.errorbar(100 * lds["value"], _shown(effect)[0], _ends(effect), 100 * _raw_ends(lds), **style)
+                axes.errorbar(
+                    100 * lds["value"], _shown(effect)[0], _times(effect) * errors([effect]), 100 * errors([lds]), **style
+                )
             (tau,) = select(result["rows"], quantity="tau", method=quantity, step=step, count=count)
             axes.set_title(f"t = {step}: τ = {tau['value']:.2f} [{tau['low']:.2f}, {tau['high']:.2f}]", fontsize=8)
             axes.set_xlabel("LDS × 100")
@@ -110,8 +112,8 @@ def lds_against_removal(result: dict) -> Figure:
 def _points(axes: plt.Axes, rows: list[Row], along: str, place: float, **style: str) -> None:
     if rows:
         at = [place * row[along] for row in rows]
-        values, errors = [_shown(row)[0] for row in rows], np.concatenate([_ends(row) for row in rows], 1)
-        axes.errorbar(at, values, errors, capsize=2, markersize=4, elinewidth=1, **style)
+        values = [_shown(row)[0] for row in rows]
+        axes.errorbar(at, values, _times(rows[0]) * errors(rows), capsize=2, markersize=4, elinewidth=1, **style)
 
 
 def _floors(axes: plt.Axes, whole: list[Row], counts: list[int]) -> None:
@@ -128,17 +130,11 @@ def _floors(axes: plt.Axes, whole: list[Row], counts: list[int]) -> None:
 
 def _shown(row: Row) -> list[float]:
     """Value, low and high in the units that are shown."""
-    times = COLUMNS[str(row["quantity"])][1]
-    return [times * row[end] for end in ("value", "low", "high")]
+    return [_times(row) * row[end] for end in ("value", "low", "high")]
 
 
-def _ends(row: Row) -> np.ndarray:
-    return COLUMNS[str(row["quantity"])][1] * _raw_ends(row)
-
-
-def _raw_ends(row: Row) -> np.ndarray:
-    """Distances from the value to the ends of its interval. [2, 1]"""
-    return np.array([[row["value"] - row["low"]], [row["high"] - row["value"]]])
+def _times(row: Row) -> float:
+    return COLUMNS[str(row["quantity"])][1]
 
 
 def _finish(axes: plt.Axes, quantity: str) -> None:

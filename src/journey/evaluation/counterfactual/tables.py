@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from journey.evaluation.counterfactual.removal import FLOORS, OPPONENTS, PROPONENTS
-from journey.evaluation.rows import Row, select
+from journey.evaluation.rows import Row, select, spelled
 
 COLUMNS = {
     "rise": ("rise of f_t, %", 100, 1),
@@ -85,10 +85,7 @@ def _windows(result: dict) -> Titled:
 
 def _taus(result: dict) -> Iterable[Titled]:
     taus = select(result["rows"], quantity="tau")
-    lines = [
-        [str(r["step"]), str(r["count"]), str(r["method"]), f"{r['value']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]"]
-        for r in taus
-    ]
+    lines = [[str(r["step"]), str(r["count"]), str(r["method"]), spelled(r, 2, sign="+")] for r in taus]
     yield "LDS against removal: Kendall's τ over methods", ["t", "left out", "effect", "τ"], lines
 
 
@@ -111,8 +108,7 @@ def _pivot(found: list[Row], write: Callable[[Row], str]) -> tuple[list[str], li
 
 def _cell(row: Row) -> str:
     _, times, digits = COLUMNS[str(row["quantity"])]
-    value, low, high = (f"{times * row[end]:.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return spelled(row, digits, times)
 
 
 def _line(cells: list[str]) -> str:

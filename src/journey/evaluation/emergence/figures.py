@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from journey.evaluation.curves import curve, errors, towards_image
-from journey.evaluation.rows import names, select
+from journey.evaluation.curves import curve, towards_image
+from journey.evaluation.rows import errors, names, select
 from journey.palette import COLOURS, GREY
 
 WAYS = {"rise": "t at which its share of the top has risen halfway", "centre": "mean t of its share above the base rate"}

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from journey.evaluation.rows import Row, names, select
+from journey.evaluation.rows import Row, names, select, spelled
 
 
 def tables(result: dict) -> list[Table]:
@@ -31,9 +31,9 @@ def predicted(result: dict) -> Table:
     for row in [*select(result["rows"], quantity="predicts"), *select(result["rows"], quantity="reliability")]:
         about = " ".join(str(row[key]) for key in ("quantity", "method", "by", "target") if key in row)
         null = f"[{row['null_low']:.2f}, {row['null_high']:.2f}]"
-        table.add_row(about, f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", null, str(row["num_queries"]))
+        table.add_row(about, spelled(row, 2), null, str(row["num_queries"]))
     return table
 
 
 def _of(found: list[Row]) -> str:
-    return f"{found[0]['value']:.0f} [{found[0]['low']:.0f}, {found[0]['high']:.0f}]" if found else "–"
+    return spelled(found[0], 0) if found else "–"

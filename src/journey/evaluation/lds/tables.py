@@ -6,7 +6,7 @@ from statistics import fmean
 from rich.table import Table
 
 from journey.attribution.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
-from journey.evaluation.rows import Row, names, select
+from journey.evaluation.rows import Row, names, select, spelled
 
 KERNEL = ("condition_number", "effective_parameters")  # what a method says of every kernel it solved, [checkpoint][damping]
 COLUMNS = (PAIRED, TRAJECTORY, DESTINATION)
@@ -100,7 +100,7 @@ def _short(row: Row) -> str:
 
 
 def _long(row: Row) -> str:
-    return f"{_integer(row['value'])} [{_integer(row['low'])}, {_integer(row['high'])}]"
+    return spelled(row, 0, times=100)
 
 
 def _of_ceiling(result: dict, quantity: str) -> Callable[[Row], str]:
@@ -114,12 +114,8 @@ def _of_ceiling(result: dict, quantity: str) -> Callable[[Row], str]:
     return write
 
 
-def _integer(value: float) -> str:
-    return f"{round(100 * value)}".replace("-", "−")
-
-
 def _difference(row: Row) -> str:
-    return f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return spelled(row, 1, times=100, sign="+")
 
 
 def _chosen(of_targets: dict, candidates: list[dict[str, float]]) -> str:

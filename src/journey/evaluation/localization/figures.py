@@ -1,4 +1,4 @@
-"""The pictures and tables of localization."""
+"""The pictures of localization."""
 
 import matplotlib
 
@@ -6,35 +6,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
-from rich.text import Text
 
-from journey.attribution.targets import PAIRED, STEP
-from journey.evaluation.rows import Row, names, select
+from journey.attribution.targets import STEP
+from journey.evaluation.localization.tables import TITLES
+from journey.evaluation.rows import Row, errors, names, select
 from journey.palette import COLOURS, GREY
 
-TITLES = {"lds": "LDS × 100", "own": "the same, less what regions share"}
 MOST = 60  # LDS × 100 at the ends of the colours
-
-
-def tables(result: dict) -> list[Table]:
-    """How much more scores of a region predict of it, and how much more of a change lies in it."""
-    paired = ", ".join(map(str, result["paired_steps"]))
-    predicted = Table("scores of", *TITLES.values(), title_justify="left")
-    predicted.title = Text(f"own region less others, mean of t={paired} (× 100 [95%])")
-    for method in names(result["rows"], "lds_locality"):
-        of = [select(result["rows"], quantity=f"{q}_locality", method=method, target=PAIRED)[0] for q in TITLES]
-        predicted.add_row(method, *map(_cell, of))
-    removed = Table("left out", "against", "share of change inside", "rise of the output inside", title_justify="left")
-    removed.title = Text(f"{result['removed']['method']}, t={result['removed']['step']} (× 100 [95%])")
-    for row in select(result["rows"], quantity="share_more"):
-        (rise,) = select(result["rows"], quantity="rise_more", against=row["against"], outputs=row["outputs"])
-        removed.add_row(str(row["outputs"]), str(row["against"]), _cell(row), _cell(rise))
-    return [predicted, removed]
-
-
-def _cell(row: Row) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("value", "low", "high")))
 
 
 def matrices(result: dict) -> Figure:
@@ -67,7 +45,7 @@ def by_step(result: dict) -> Figure:
             found = select(result["rows"], quantity=f"{quantity}_locality", method=method, target=STEP)
             at = np.array([row["step"] for row in found]) - spread * i
             style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
-            axes.errorbar(at, _values(found), _errors(found), label=method, **style)
+            axes.errorbar(at, _values(found), 100 * errors(found), label=method, **style)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.invert_xaxis()
         axes.spines[["top", "right"]].set_visible(False)
@@ -111,9 +89,8 @@ def _more(axes: plt.Axes, result: dict) -> None:
         for j, against in enumerate(dict.fromkeys(str(row["against"]) for row in found)):
             of = select(result["rows"], quantity=f"{quantity}_more", against=against)
             at = np.arange(len(of)) + 0.14 * (2 * i + j - 1.5)
-            axes.errorbar(
-                at, _values(of), _errors(of), fmt=marker, color=COLOURS[2 * i + j], label=f"{quantity}, less {against}", **style
-            )
+            style |= {"fmt": marker, "color": COLOURS[2 * i + j], "label": f"{quantity}, less {against}"}
+            axes.errorbar(at, _values(of), 100 * errors(of), **style)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(regions)), [region.replace(" ", "\n") for region in regions], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -145,9 +122,3 @@ def _map(
 
 def _values(found: list[Row]) -> np.ndarray:
     return 100 * np.array([row["value"] for row in found])
-
-
-def _errors(found: list[Row]) -> np.ndarray:
-    """Distances from the values to both ends of their intervals. [2, rows]"""
-    value, low, high = (100 * np.array([row[key] for row in found]) for key in ("value", "low", "high"))
-    return np.maximum(0, np.stack([value - low, high - value]))

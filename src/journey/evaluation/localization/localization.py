@@ -5,43 +5,31 @@ change that region?
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from journey.artifacts.graph import describe
 from journey.artifacts.keep import All, Keep, Without, WithoutRandom
 from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Continuations, Evaluate, Measure, Sample, Score
-from journey.artifacts.workspace import Workspace, get
+from journey.artifacts.specs import Evaluate, Measure, Sample, Score
+from journey.artifacts.workspace import Workspace
 from journey.attribution.methods.encoder import Encoder
-from journey.attribution.targets import PAIRED, STEP
+from journey.attribution.targets import PAIRED
 from journey.config.checks import require, require_box, require_count, require_inside
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampler, Sampling
-from journey.data import ImageSet, subsets, train_images
+from journey.data import ImageSet, subsets
 from journey.diffusion.regions import Region, quarters
 from journey.evaluation import rows
 from journey.evaluation.candidates import chosen, settings
-from journey.evaluation.localization import locality
-from journey.evaluation.statistics import interval, observed_first, query_interval
+from journey.evaluation.localization.removal import ALL, OTHERS, RANDOM, WHOLE, Removal
+from journey.evaluation.statistics import observed_first
 from journey.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-WHOLE = "whole image"
-RANDOM, OTHERS, ALL = "random images", "other regions", "all regions"
 RESERVED = {WHOLE, RANDOM, OTHERS, ALL}
 REMOVAL_SETTINGS = ("step", "num_removals", "count", "num_random", "num_continuations")
 SEEN_BY = Encoder(side=96)  # continuations come with what an encoder sees, which nothing here reads
-
-
-@dataclass(frozen=True)
-class Removal:
-    """How some queries go on under a model without some images, and what their outputs in every region are then."""
-
-    ends: Continuations
-    outputs: tuple[Measure, ...]  # [region]
 
 
 @dataclass
@@ -128,9 +116,8 @@ class Localization(Evaluation):
         return {region: recipes.score(each) for region, each in asked.items()}
 
     def _removal(self, recipes: Recipes, keep: Keep, queries: tuple[int, ...]) -> Removal:
-        model, seed = recipes.trained(0, keep), recipes.seed
-        to_the_end, count = (self.step,), self.num_continuations
-        ends = Continuations(model, recipes.journeys, self.step, to_the_end, queries, count, SEEN_BY, seed)
+        model = recipes.trained(0, keep)
+        ends = recipes.continued(model, self.step, queries, self.num_continuations, SEEN_BY)
         named = [region for region in self._regions(recipes).values() if region]
         return Removal(ends, tuple(replace(recipes.measured(model, region), steps=(self.step,)) for region in named))
 
@@ -138,12 +125,14 @@ class Localization(Evaluation):
 
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Raises: ValueError if leaving images out changes nothing."""
-        random = numpy_generator(spec.seed, "localization")
-        num_queries, num_subsets = spec.journeys.num_queries, len(spec.needs["outputs"][WHOLE])
-        query_weights = observed_first(num_queries, self.num_bootstrap, random)
-        subset_weights = observed_first(num_subsets, self.num_bootstrap, random)
-        removed_weights = observed_first(self.num_removals, self.num_bootstrap, random)
+        from journey.evaluation.localization import findings
+
         first, outputs = next(iter(spec.scores)), spec.needs["outputs"]
+        num_queries, num_subsets = spec.journeys.num_queries, len(outputs[WHOLE])
+        random = numpy_generator(spec.seed, "localization")
+        sizes = (num_queries, num_subsets, self.num_removals)
+        of_queries, of_subsets, of_removals = (observed_first(size, self.num_bootstrap, random) for size in sizes)
+        means = findings.Means(spec.steps, self.paired_steps, of_queries)
         return {
             "num_train": spec.journeys.checkpoint.images.num_train,
             "num_queries": num_queries,
@@ -157,88 +146,11 @@ class Localization(Evaluation):
             "removed": {**{name: vars(self)[name] for name in REMOVAL_SETTINGS}, "method": first},
             "candidates": settings(spec.scores, self.candidates),
             "rows": [
-                *self._matrices(spec, workspace, query_weights, subset_weights),
-                *self._removals(spec, workspace, removed_weights, first),
+                *findings.predicted(spec, self.candidates, means, of_subsets, workspace),
+                *findings.removed(spec, self.step, of_removals, workspace),
             ],
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
-
-    def _matrices(
-        self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, subset_weights: np.ndarray
-    ) -> list[rows.Row]:
-        """LDS of every region's scores against every region's outputs, and how much more the diagonal has."""
-        measured = np.stack(
-            [_measured(of, workspace)[: len(spec.steps)] for of in spec.needs["outputs"].values()]
-        )  # [R, S, Q, M]
-        labels = train_images(spec.journeys.checkpoint.images, workspace).labels
-        masks = np.stack([subsets.mask(labels, seeds[0].checkpoint.keep) for seeds in spec.needs["outputs"][WHOLE]])
-        found, more = [], {"lds_locality": {}, "own_locality": {}}  # [B, S, Q], by method
-        for method, of_regions in spec.needs["scores"].items():
-            candidate = chosen(method, spec.scores[method].method, self.candidates)
-            scores = [get(score, workspace).array("scores.npy")[candidate] for score in of_regions.values()]
-            predicted = np.stack([locality.predicted(tau, masks, len(spec.steps)) for tau in scores])
-            cells = locality.matrix(predicted, measured, subset_weights)  # [B, R, R, S, Q]
-            names = list(of_regions)
-            found += self._cells(cells, names, spec, query_weights, quantity="lds", method=method)
-            more["lds_locality"][method] = locality.contrast(np.moveaxis(cells[:, 1:, 1:], (1, 2), (-2, -1)))
-            cells = locality.matrix(locality.own(predicted[1:]), locality.own(measured[1:]), subset_weights)
-            found += self._cells(cells, names[1:], spec, query_weights, quantity="own", method=method)
-            more["own_locality"][method] = locality.contrast(np.moveaxis(cells, (1, 2), (-2, -1)))
-        first = next(iter(spec.scores))
-        for quantity, of_methods in more.items():
-            for method, of in of_methods.items():
-                found += self._steps(of, spec, query_weights, quantity=quantity, method=method)
-                if method != first:
-                    what = {"quantity": f"{quantity}_difference", "method": first, "against": method}
-                    found += self._steps(of_methods[first] - of, spec, query_weights, **what)
-        return found
-
-    def _cells(
-        self, cells: np.ndarray, names: list[str], spec: Evaluate, query_weights: np.ndarray, **what: str
-    ) -> list[rows.Row]:
-        """Every cell of a matrix [B, R, R, S, Q]: the mean of the paired steps."""
-        paired = cells[:, :, :, self._paired(spec)].mean(3)
-        found = []
-        for r, s in np.ndindex(len(names), len(names)):
-            of_targets = {PAIRED: interval(paired[:, r, s], query_weights)}
-            found += rows.of_targets(of_targets, spec.steps, **what, scores=names[r], outputs=names[s])
-        return found
-
-    def _steps(self, of: np.ndarray, spec: Evaluate, query_weights: np.ndarray, **what: str) -> list[rows.Row]:
-        """Of replicates [B, S, Q]: every step, and the mean of the paired ones."""
-        paired = of[:, self._paired(spec)].mean(1)
-        return rows.of_targets({STEP: interval(of, query_weights), PAIRED: interval(paired, query_weights)}, spec.steps, **what)
-
-    def _paired(self, spec: Evaluate) -> list[int]:
-        return [spec.steps.index(t) for t in self.paired_steps]
-
-    def _removals(self, spec: Evaluate, workspace: Workspace, query_weights: np.ndarray, method: str) -> list[rows.Row]:
-        """Where the change lies that leaving images out makes: in elements of where journeys end, and in the output."""
-        full, removed = spec.needs["full"], spec.needs["removed"]
-        names, boxes = list(removed), [m.region for m in full.outputs]
-        changes, rises = zip(*(_joined([_changed(of, full, workspace) for of in removed[name]]) for name in names), strict=True)
-        by_chance = [_changed(of, full, workspace) for of in spec.needs["random"]]
-        change = np.stack([*changes, np.mean([square for square, _ in by_chance], 0)])  # [left out R + 1, Q, …]; random last
-        rise = np.stack([*rises, np.mean([rise for _, rise in by_chance], 0)])  # [left out R + 1, R, Q]
-        share = np.moveaxis(locality.shares(change, boxes), -1, 1)
-
-        found: list[rows.Row] = []
-
-        def state(values: np.ndarray, **what: str) -> None:
-            of_removal = {"removal": query_interval(values, query_weights)}
-            found.extend(rows.of_targets(of_removal, [], **what, method=method, step=self.step))
-
-        for out, left_out in enumerate([*names, RANDOM]):
-            state(change[out].reshape(self.num_removals, -1).mean(1), quantity="change", removed=left_out)
-            for s, region in enumerate(names):
-                state(share[out, s], quantity="share", removed=left_out, outputs=region)
-                state(rise[out, s], quantity="rise", removed=left_out, outputs=region)
-        for quantity, of in (("share", share), ("rise", rise)):
-            inside = of[range(len(names)), range(len(names))]  # [R, Q]
-            for against, otherwise in {OTHERS: locality.beside(of[:-1]), RANDOM: of[-1]}.items():
-                for region, more in zip([*names, ALL], [*(inside - otherwise), (inside - otherwise).mean(0)], strict=True):
-                    state(more, quantity=f"{quantity}_more", against=against, outputs=region)
-        return found
 
     # ------------------------------------------------------------------------------------------ how it is shown
 
@@ -249,9 +161,9 @@ class Localization(Evaluation):
         return rows.select(result["rows"], quantity="own_locality", target=PAIRED)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.localization import figures
+        from journey.evaluation.localization import tables
 
-        return figures.tables(result)
+        return tables.tables(result)
 
     def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation.localization import figures
@@ -270,29 +182,3 @@ def _on_subsets(recipes: Recipes, region: Region) -> tuple[tuple[Measure, ...], 
         models = [recipes.trained(repeat, recipes.subset(index)) for repeat in range(of.num_seeds)]
         found.append(tuple(recipes.measured(model, region) for model in models))
     return tuple(found)
-
-
-def _output(measured: Measure, workspace: Workspace) -> np.ndarray:
-    """By all draws. [steps + destination, Q]"""
-    return get(measured, workspace).array("outputs.npy").mean(0)
-
-
-def _measured(of_subsets: tuple[tuple[Measure, ...], ...], workspace: Workspace) -> np.ndarray:
-    """The mean over seeds of the outputs of all subset models. [steps + destination, Q, M]"""
-    return np.stack([np.mean([_output(m, workspace) for m in seeds], 0) for seeds in of_subsets], -1)
-
-
-def _changed(of: Removal, full: Removal, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
-    """Of the queries of a removal: the squared change of where they end, mean over continuations with the same noise, [Q', …],
-    and the rise of the output of every region as a share of it, [R, Q'].
-    """
-    queries = list(of.ends.queries)
-    before, after = (get(each.ends, workspace).array("final.npy")[0].astype(np.float64) for each in (full, of))
-    was, now = (np.stack([_output(m, workspace)[0] for m in each.outputs])[:, queries] for each in (full, of))
-    return np.square(after - before[queries]).mean(1), now / was - 1
-
-
-def _joined(of_queries: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """What changed for one query each, as for several."""
-    changes, rises = zip(*of_queries, strict=True)
-    return np.concatenate(changes), np.concatenate(rises, 1)

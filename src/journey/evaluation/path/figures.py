@@ -5,8 +5,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from journey.attribution.targets import PAIRED, STEP, TRAJECTORY
-from journey.evaluation.curves import curve, errors, towards_image
-from journey.evaluation.rows import names, select
+from journey.evaluation.curves import curve, towards_image
+from journey.evaluation.rows import errors, names, select
 from journey.palette import COLOURS, GREY
 
 DISTANCES = {

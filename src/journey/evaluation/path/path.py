@@ -63,9 +63,8 @@ class AlongPath(Evaluation):
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
         """continued: [step]; embedded: what the classifiers learn from; judged: the LDS of the same scores."""
         continued = tuple(recipes.continuations(t, self.num_continuations) for t in recipes.steps)
-        of_lds = self.lds.needs(recipes, scores)
-        judged = Evaluate(self.lds, scores, recipes.journeys, recipes.steps, recipes.seed, of_lds)
-        return {"continued": continued, "embedded": Embedded(recipes.images, self.encoder), "judged": judged}
+        embedded = Embedded(recipes.images, self.encoder)
+        return {"continued": continued, "embedded": embedded, "judged": recipes.judged(self.lds, scores)}
 
     def judge(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         from journey.evaluation import classifiers  # here: importing scikit-learn takes a while

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from rich.table import Table
 
-from journey.evaluation.rows import Row, names, select
+from journey.evaluation.rows import Row, names, select, spelled
 
 
 def tables(result: dict) -> list[Table]:
@@ -49,4 +49,4 @@ def distances(result: dict) -> Table:
 
 
 def _of(row: Row) -> str:
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return spelled(row, 2)

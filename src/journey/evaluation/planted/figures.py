@@ -1,4 +1,4 @@
-"""The picture and the table of planted images: how many of their copies are found at every step."""
+"""The picture of planted images: how many of their copies are found at every step."""
 
 import matplotlib
 
@@ -6,11 +6,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
-from rich.text import Text
 
 from journey.attribution.targets import STEP
-from journey.evaluation.rows import names, select
+from journey.evaluation.rows import errors, names, select
 from journey.palette import COLOURS, GREY
 
 PANELS = {
@@ -18,22 +16,6 @@ PANELS = {
     "others_50": "copies of other queries among the first 50",
     "median_rank": "median rank of a copy",
 }
-
-
-def table(result: dict) -> Table:
-    """At every step: recall, half of its interval, and the median rank."""
-    said = "copies among as many first images, % ± half of the 95% interval; median rank"
-    found = Table(
-        "method", *(f"t={t}" for t in result["steps"]), title_justify="left", title=Text(f"{result['experiment']}: {said}")
-    )
-    for method in names(result["rows"], "recall_copies"):
-        recalls = select(result["rows"], quantity="recall_copies", method=method, target=STEP)
-        ranks = select(result["rows"], quantity="median_rank", method=method)
-        cells = []
-        for recall, rank in zip(recalls, ranks, strict=True):
-            cells.append(f"{100 * recall['value']:.0f} ± {50 * (recall['high'] - recall['low']):.0f}; {rank['value']:.0f}")
-        found.add_row(method, *cells)
-    return found
 
 
 def recall_by_step(result: dict) -> Figure:
@@ -44,14 +26,13 @@ def recall_by_step(result: dict) -> Figure:
         methods = names(result["rows"], quantity)
         for i, method in enumerate(methods):
             found = select(result["rows"], quantity=quantity, method=method, target=STEP)
-            value, low, high = (np.array([row[key] for row in found]) for key in ("value", "low", "high"))
+            value = np.array([row["value"] for row in found])
             if method == "chance":
                 axes.plot(result["steps"], value, "--", color=GREY, label=method)
                 continue
             at = np.array(result["steps"]) - spread * (i - (len(methods) - 2) / 2)
-            errors = np.maximum(0, [value - low, high - value])
             style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
-            axes.errorbar(at, value, errors, label=method, **style)
+            axes.errorbar(at, value, errors(found), label=method, **style)
         axes.invert_xaxis()
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("step t  (noise → image)")

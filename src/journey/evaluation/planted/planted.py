@@ -113,9 +113,9 @@ class Planted(Evaluation):
         return rows.select(result["rows"], quantity=RECALL, target=ALL_STEPS)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.planted import figures
+        from journey.evaluation.planted import tables
 
-        return [figures.table(result)]
+        return [tables.table(result)]
 
     def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation.planted import figures
