@@ -118,7 +118,8 @@ def of(workspace):
 
 
 def test_the_score_of_a_trajectory_is_the_weighted_mean_of_its_steps_over_checkpoints(of, workspace):
-    spec = of.score(Magic(at=At.trajectory, num_checkpoints=2, num_draws=4))
+    spec = of.score(Magic(at=At.trajectory, num_checkpoints=2, first_checkpoint=1, num_draws=4))
+    assert [of_checkpoint[0].checkpoint.repeat for of_checkpoint in spec.needs["scores"]] == [1, 2]
     of_model = [np.stack([get(step, workspace).array("scores.npy") for step in steps]) for steps in spec.needs["scores"]]
     weights = 1 / get(of.full_outputs, workspace).array("outputs.npy").mean(0)[:-1]  # [S, Q]
     expected = (np.mean(of_model, 0) * weights[..., None]).mean(0)

@@ -13,7 +13,7 @@ from journey.attribution.gradients import Objective, Plan
 from journey.attribution.methods.pixel import Pixel
 from journey.attribution.output import output
 from journey.config.checks import ConfigError
-from journey.config.groups import At, Output, Precision
+from journey.config.groups import Asked, At, Output, Precision
 from journey.data import as_pixels, train_images
 from journey.diffusion.network import bind
 from journey.diffusion.regions import quarters
@@ -104,6 +104,32 @@ def test_the_cosine_of_a_regions_pixels(small, workspace):
     x0_hat = torch.from_numpy(get(small.journeys, workspace).array("x0_hat.npy").copy())[..., 1:4, 2:8].flatten(2)
     expected = torch.cosine_similarity(x0_hat[:, :, None], train, dim=-1)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("asked", [Asked.estimate, Asked.noisy], ids=lambda asked: asked.name)
+def test_a_box_for_each_query_is_that_box_of_that_query(asked, small, workspace):
+    num_queries = small.sampling.num_queries
+    boxes = [REGION if q % 2 else (0, 0, 8, 8) for q in range(num_queries)]
+    each = [number for box in boxes for number in box]
+
+    def made(region):
+        method = journey_trak(asked=asked).within(region)
+        (of_queries,) = small.score(method).needs["queries"]
+        features = get(of_queries, workspace).array("features.npy")  # [S·Q, p]
+        pixels = get(small.score(Pixel().within(region)), workspace).array("scores.npy")[0]  # [S, Q, N]
+        outputs = get(small.measured(small.trained(0), tuple(region)), workspace).array("outputs.npy")  # [2, S + 1, Q]
+        return features.reshape(-1, num_queries, features.shape[-1]), pixels, outputs
+
+    whole, part, own = made((0, 0, 8, 8)), made(REGION), made(each)
+    for of_whole, of_part, of_own, axis in zip(whole, part, own, (1, 1, 2), strict=True):
+        for q, box in enumerate(boxes):
+            expected = of_part if box == REGION else of_whole
+            np.testing.assert_allclose(of_own.take(q, axis), expected.take(q, axis), rtol=1e-3, atol=1e-6)
+
+
+def test_boxes_for_other_than_every_query_are_refused(workspace):
+    with pytest.raises(ConfigError, match=r"method\.a\.region=.*: must be one box, or one for each of the \d+ queries"):
+        checked(journey_trak(region=[*REGION, *REGION, *REGION]), workspace)
 
 
 def checked(method, workspace):

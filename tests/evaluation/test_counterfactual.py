@@ -10,7 +10,7 @@ from scipy import linalg
 from sklearn.metrics.pairwise import cosine_similarity
 
 from journey.artifacts.graph import ancestors
-from journey.artifacts.keep import Without
+from journey.artifacts.keep import RandomSubset, Without
 from journey.artifacts.specs import Train
 from journey.artifacts.workspace import get
 from journey.attribution.methods.encoder import Encoder
@@ -209,6 +209,17 @@ def test_pictures_and_tables_are_drawn_from_the_result_alone(judged, tmp_path):
     (row,) = [r for r in select(result["rows"], quantity="rise", method="trak", side=PROPONENTS, count=5) if "against" not in r]
     assert f"{100 * row['value']:.1f}".replace("-", "−") in text
     assert len(evaluation.tables(result)) == 3
+
+
+def test_without_an_lds_no_subset_is_trained_and_the_rest_is_the_same(judged):
+    of, _, workspace, beside = judged
+    run = small_run(**{**SETTINGS, "evaluation": replace(SETTINGS["evaluation"], beside_lds=False)})
+    target = of.evaluate(run.evaluation, run.judged)
+    assert not [s for s in ancestors(target) if isinstance(s, Train) and isinstance(s.keep, RandomSubset)]
+    result = {"experiment": "test", **json.loads((get(target, workspace).path / "result.json").read_text())}
+    assert result["rows"] == [row for row in beside["rows"] if row["quantity"] not in ("lds", "tau")]
+    assert set(run.evaluation.figures(result)) == set(run.evaluation.figures(beside)) - {"lds_against_removal.png"}
+    assert "LDS" not in run.evaluation.texts(result)["counterfactual.md"]
 
 
 # ----------------------------------------------------------------------------------------------------- refusals

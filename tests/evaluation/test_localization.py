@@ -73,6 +73,8 @@ def test_shares_of_a_change_are_those_of_a_loop_and_of_tiles_make_up_all_of_it(r
     found = locality.shares(change, boxes)
     assert found[1, 2] == pytest.approx(change[1, :, 4:, :4].sum() / change[1].sum())
     np.testing.assert_allclose(found.sum(-1), 1)
+    of_each = locality.shares(change, [(4, 0, 8, 4, 0, 0, 8, 8, 0, 4, 4, 8)])
+    np.testing.assert_allclose(of_each[:, 0], [found[0, 2], 1, found[2, 1]])
     with pytest.raises(ValueError, match="no change can be placed"):
         locality.shares(np.zeros((1, 1, 8, 8)), boxes)
 

@@ -216,7 +216,7 @@ class Measure(Spec):
     antithetic: bool
     seed: int
     guidance: float = neutral(1.0)  # of the queries' prediction
-    region: tuple[int, ...] = neutral(())  # of the outputs: first row and column, end row and column
+    region: tuple[int, ...] = neutral(())  # of the outputs: a box, or one for each query
 
     @property
     def label(self) -> str:
@@ -349,7 +349,7 @@ class Featurize(Spec):
     guidance: float = neutral(1.0)  # of the queries' prediction
     asked: Asked = neutral(Asked.estimate)  # instead of the queries' x̂0_t
     continued: tuple[Continuations, ...] = neutral(())  # from each step, where their mean is asked
-    region: tuple[int, ...] = neutral(())  # of the queries' output: first row and column, end row and column
+    region: tuple[int, ...] = neutral(())  # of the queries' output: a box, or one for each query
 
     @property
     def label(self) -> str:

@@ -58,19 +58,26 @@ def require_candidates(name: str, values: Sequence[float], least: float = LAMBDA
         require_within(name, value, least, most)
 
 
-def require_box(name: str, region: Sequence[int]) -> None:
-    """A box of rows and columns."""
-    allowed = "[first row, first column, end row, end column], and not empty"
-    require(len(region) == 4, name, list(region), allowed)
-    top, left, bottom, right = region
-    require(0 <= top < bottom and 0 <= left < right, name, list(region), allowed)
+def require_boxes(name: str, region: Sequence[int]) -> None:
+    """A box of rows and columns; or several, one after the other."""
+    allowed = "[first row, first column, end row, end column], and not empty; or that of every query, one after the other"
+    require(len(region) > 0 and len(region) % 4 == 0, name, list(region), allowed)
+    for top, left, bottom, right in _boxes(region):
+        require(0 <= top < bottom and 0 <= left < right, name, list(region), allowed)
 
 
-def require_inside(name: str, region: Sequence[int], height: int, width: int) -> None:
-    """A box of so many rows and columns."""
-    require_box(name, region)
+def require_inside(name: str, region: Sequence[int], height: int, width: int, num_queries: int) -> None:
+    """A box, or one for each query, of so many rows and columns."""
+    require_boxes(name, region)
     allowed = f"[first row, first column, end row, end column] of what the network sees, {height}×{width}"
-    require(region[2] <= height and region[3] <= width, name, list(region), allowed)
+    for _, _, bottom, right in _boxes(region):
+        require(bottom <= height and right <= width, name, list(region), allowed)
+    fits = len(region) in (4, 4 * num_queries)
+    require(fits, name, list(region), f"one box, or one for each of the {num_queries} queries, one after the other")
+
+
+def _boxes(region: Sequence[int]) -> list[Sequence[int]]:
+    return [region[first : first + 4] for first in range(0, len(region), 4)]
 
 
 def require_draws(group: str, num_draws: int, antithetic: bool) -> None:

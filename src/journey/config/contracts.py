@@ -170,7 +170,7 @@ class Method(Kind):
         return True
 
     def within(self, region: Sequence[int]) -> "Method | None":
-        """The same method, asked about a part of its queries: a box of rows and columns, none for all of it.
+        """The same method, asked about a part of its queries: a box of rows and columns, or one for each; none: all of it.
 
         None: it can be asked about all of them only.
         """

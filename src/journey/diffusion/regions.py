@@ -1,9 +1,9 @@
-"""A part of what a network sees: a box of its rows and columns. No region: all of it."""
+"""A part of what a network sees: a box of its rows and columns, or one for each query. No region: all of it."""
 
 from typing import TypeVar
 
 Region = tuple[int, ...]
-"""first row, first column, end row, end column; or nothing"""
+"""first row, first column, end row, end column; the same of every query, one after the other; or nothing"""
 Array = TypeVar("Array")  # of NumPy or torch
 
 
@@ -19,6 +19,26 @@ def inside(examples: Array, region: Region) -> Array:
         return examples
     top, left, bottom, right = region
     return examples[..., top:bottom, left:right]
+
+
+def of_query(region: Region, query: int) -> Region:
+    """A query's own box, where each has one.
+
+    >>> of_query((0, 0, 4, 8, 4, 0, 8, 8), 1)
+    (4, 0, 8, 8)
+    """
+    return region[4 * query : 4 * query + 4] if len(region) > 4 else region
+
+
+def boxes(region: Region, num_queries: int) -> list[tuple[slice, Region]]:
+    """Which queries have which box.
+
+    >>> boxes((0, 0, 4, 8), 24)
+    [(slice(0, 24, None), (0, 0, 4, 8))]
+    """
+    if len(region) <= 4:
+        return [(slice(0, num_queries), region)]
+    return [(slice(query, query + 1), of_query(region, query)) for query in range(num_queries)]
 
 
 def quarters(height: int, width: int) -> dict[str, Region]:

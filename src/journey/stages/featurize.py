@@ -6,7 +6,7 @@ Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, dam
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -27,6 +27,7 @@ from journey.config.groups import Asked, Projection
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import at_steps, conditions, continued, destinations, estimates, train_examples
+from journey.diffusion.regions import Region, boxes, of_query
 from journey.diffusion.schedule import noise_between
 from journey.stages.curvature import FILE as CURVATURE
 from journey.tracking import track
@@ -37,10 +38,11 @@ CACHED = 4  # gradients whitened and projected at once: few enough for the cache
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that share their draws."""
+    """Examples that share their draws, and the region of their output."""
 
     examples: Examples
     draws: Draws
+    region: Region
 
 
 def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
@@ -60,7 +62,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
         estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
         project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     guidance = network.guidance_of(model, spec.guidance, device)
-    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance, spec.region)
+    objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance)
 
     # Begin, or continue where an interrupted run stopped.
     left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
@@ -94,7 +96,7 @@ def _gradients(objective: Objective, batches: list[Batch], plan: Plan, done: int
     for batch in batches:
         skip = min(done, len(batch.examples))
         done -= skip
-        yield from objective.gradients(batch.examples[skip:], batch.draws, plan)
+        yield from replace(objective, region=batch.region).gradients(batch.examples[skip:], batch.draws, plan)
 
 
 def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
@@ -141,7 +143,12 @@ def batches(spec: Featurize, num_timesteps: int, workspace: Workspace, device: t
             draws = [with_views(draws[0], examples[0], *views)]
     else:
         draws = [step_draws(t, *rest) for t in spec.steps]
-    return [Batch(some.to(device), its.to(device)) for some, its in zip(examples, draws, strict=True)]
+    return [batch for some, its in zip(examples, draws, strict=True) for batch in _by_region(some, its, spec.region, device)]
+
+
+def _by_region(examples: Examples, draws: Draws, region: Region, device: torch.device) -> list[Batch]:
+    """Examples that are asked about the same box, together."""
+    return [Batch(examples[some].to(device), draws.to(device), box) for some, box in boxes(region, len(examples))]
 
 
 def _asked(spec: Featurize, workspace: Workspace) -> list[Examples]:
@@ -169,7 +176,7 @@ def _journeys_own(spec: Featurize, workspace: Workspace, device: torch.device) -
         eps = noise_between(noise_schedule, finals.x0, timesteps, x_t)
         for q in range(len(finals)):
             one = slice(q, q + 1)
-            yield Batch(finals[one], Draws(timesteps[one], eps[one]))
+            yield Batch(finals[one], Draws(timesteps[one], eps[one]), of_query(spec.region, q))
 
 
 def _purpose(spec: Featurize) -> str:

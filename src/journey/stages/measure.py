@@ -14,7 +14,7 @@ from journey.attribution.output import Draws, output, step_draws, window_draws
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import destinations, estimates
-from journey.diffusion.regions import Region
+from journey.diffusion.regions import Region, of_query
 from journey.diffusion.schedule import Schedule
 from journey.tracking import track
 
@@ -35,7 +35,7 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
             for q in range(len(queries)):
                 draws = draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape).to(device)
                 halves = draws.halves(spec.antithetic)
-                outputs[:, i, q] = _outputs(predict, noise_schedule, queries[q].to(device), halves, spec.region)
+                outputs[:, i, q] = _outputs(predict, noise_schedule, queries[q].to(device), halves, of_query(spec.region, q))
             log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")

@@ -9,7 +9,7 @@ import numpy as np
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Curvature, Featurize, Sample, Score, Snapshot, Train
 from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import require, require_box, require_count, require_inside
+from journey.config.checks import require, require_boxes, require_count, require_inside
 from journey.config.contracts import Method, Model
 from journey.config.groups import (
     Asked,
@@ -44,7 +44,7 @@ class GradientMethod(Attribution, Method):
     ensemble: Ensemble = Ensemble.seeds
     asked: Asked = neutral(Asked.estimate)  # of a query, at a step
     num_continuations: int = neutral(32)  # of which asked=mean takes the mean
-    region: list[int] = neutral([])  # of the queries' output: first row and column, end row and column; none: all of it
+    region: list[int] = neutral([])  # of the queries' output: a box, or one for each query; none: all of it
 
     @property
     def label(self) -> str:
@@ -65,7 +65,7 @@ class GradientMethod(Attribution, Method):
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
         if self.region:
-            require_box(f"{where}.region", self.region)
+            require_boxes(f"{where}.region", self.region)
             whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
             require(self.at is not At.trajectory, f"{where}.region", self.region, whole)
 
@@ -80,7 +80,7 @@ class GradientMethod(Attribution, Method):
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         if self.region:
-            require_inside(f"{where}.region", self.region, height, width)
+            require_inside(f"{where}.region", self.region, height, width, journeys.num_queries)
 
     def within(self, region: Sequence[int]) -> "GradientMethod | None":
         return None if self.at is At.trajectory else replace(self, region=list(region))

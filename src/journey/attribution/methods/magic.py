@@ -23,10 +23,12 @@ class Magic(Method):
     kind: ClassVar[str] = "magic"
     at: At = At.step
     num_checkpoints: int = 1
+    first_checkpoint: int = Attribution.first_checkpoint
     num_draws: int = Attribution.num_draws  # of each output; next to the way back, they cost nothing
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
+        require_count(f"{where}.first_checkpoint", self.first_checkpoint, least=0, most=MOST_MODELS)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
@@ -44,7 +46,7 @@ class Magic(Method):
 
     def needs(self, recipes: Recipes) -> dict[str, object]:
         """scores: [checkpoint][step, or one for destinations]; full: what a trajectory's steps are weighted by."""
-        checkpoints = [recipes.trained(repeat) for repeat in range(self.num_checkpoints)]
+        checkpoints = [recipes.trained(self.first_checkpoint + k) for k in range(self.num_checkpoints)]
         made = tuple(self._metagradients(checkpoint, recipes.journeys, recipes.guidance) for checkpoint in checkpoints)
         return {"scores": made, "full": recipes.full_outputs if self.at is At.trajectory else None}
 

@@ -38,6 +38,7 @@ class Counterfactual(Evaluation):
     num_seeds: int = 4  # retrainings on everything
     dimensions: int = 16  # of the space of the Fréchet distance
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))
+    beside_lds: bool = neutral(True)  # judge the same scores by LDS too, whose subset models large data cannot afford
     candidates: dict[str, float] = neutral({})  # the hyper-parameter of a method that has several
 
     def check(self, where: str) -> None:
@@ -81,7 +82,7 @@ class Counterfactual(Evaluation):
 
     def needs(self, recipes: Recipes, scores: dict[str, Score]) -> dict[str, object]:
         """changes: every retraining; before: [step], of the full model, twice as many continuations; lds: the same methods,
-        judged by random subsets.
+        judged by random subsets, or None.
 
         Raises: ConfigError naming a method of which one hyper-parameter must be named.
         """
@@ -91,7 +92,7 @@ class Counterfactual(Evaluation):
             "before": tuple(recipes.continued(recipes.trained(0), t, everyone, twice, self.encoder) for t in self.steps),
             "full": recipes.measured(recipes.trained(0)),
             "embedded": Embedded(recipes.images, self.encoder),
-            "lds": recipes.judged(LDS(paired_steps=list(self.steps)), scores),
+            "lds": recipes.judged(LDS(paired_steps=list(self.steps)), scores) if self.beside_lds else None,
         }
 
     def _removals(self, recipes: Recipes, scores: dict[str, Score]) -> Iterator[Change]:
@@ -134,8 +135,12 @@ class Counterfactual(Evaluation):
         from journey.evaluation.counterfactual import changes
 
         judged = changes.judged(spec, self.dimensions, workspace)
-        lds = json.loads((get(spec.needs["lds"], workspace).path / "result.json").read_text())
+        lds, beside = spec.needs["lds"], {}
         found = judged.stated()
+        if lds is not None:
+            of_lds = json.loads((get(lds, workspace).path / "result.json").read_text())
+            beside = {"lds": {key: of_lds[key] for key in ("num_subsets", "num_seeds", "num_queries")}}
+            found += judged.against_lds(of_lds["rows"])
         return {
             "num_train": spec.journeys.checkpoint.images.num_train,
             "num_queries": self.num_queries,
@@ -149,8 +154,8 @@ class Counterfactual(Evaluation):
             "windows": {str(t): judged.windows_at(t) for t in self.steps},
             "accuracy": judged.accuracy,
             "candidates": settings(spec.scores, self.candidates),
-            "lds": {key: lds[key] for key in ("num_subsets", "num_seeds", "num_queries")},
-            "rows": found + judged.against_lds(lds["rows"]),
+            **beside,
+            "rows": found,
             "pictures": judged.pictures(),
         }
 
@@ -175,5 +180,6 @@ class Counterfactual(Evaluation):
             if len(result["windows"][str(t)]) > 1:
                 found[f"effect_by_window_t{t}.png"] = drawn.by_window(result, t)
             found[f"before_after_t{t}.png"] = drawn.before_after(result, t)
-        found["lds_against_removal.png"] = drawn.lds_against_removal(result)
+        if "lds" in result:
+            found["lds_against_removal.png"] = drawn.lds_against_removal(result)
         return found

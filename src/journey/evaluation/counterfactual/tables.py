@@ -86,7 +86,8 @@ def _windows(result: dict) -> Titled:
 def _taus(result: dict) -> Iterable[Titled]:
     taus = select(result["rows"], quantity="tau")
     lines = [[str(r["step"]), str(r["count"]), str(r["method"]), spelled(r, 2, sign="+")] for r in taus]
-    yield "LDS against removal: Kendall's τ over methods", ["t", "left out", "effect", "τ"], lines
+    if lines:
+        yield "LDS against removal: Kendall's τ over methods", ["t", "left out", "effect", "τ"], lines
 
 
 def _removals(result: dict) -> list[tuple[int, str, int]]:

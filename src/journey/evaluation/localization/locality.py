@@ -8,7 +8,7 @@ LDS of scores of region r against outputs of region s is a cell of a matrix.
 
 import numpy as np
 
-from journey.diffusion.regions import Region, inside
+from journey.diffusion.regions import Region, boxes, inside
 from journey.evaluation.statistics import weighted_spearman
 
 
@@ -46,14 +46,18 @@ def contrast(cells: np.ndarray) -> np.ndarray:
 
 
 def shares(change: np.ndarray, regions: list[Region]) -> np.ndarray:
-    """How much of a squared change [..., C, H, W] lies in each region. [..., R]
+    """How much of a squared change [..., Q, C, H, W] lies in each region. [..., Q, R]
 
     Raises: ValueError if nothing changed.
     """
     whole = change.sum((-3, -2, -1))
     if not (whole > 0).all():
         raise ValueError("a model without a query's proponents goes on exactly as the one with them, so no change can be placed")
-    return np.stack([inside(change, region).sum((-3, -2, -1)) / whole for region in regions], -1)
+    num_queries, found = change.shape[-4], []
+    for region in regions:
+        parts = [inside(change[..., some, :, :, :], box).sum((-3, -2, -1)) for some, box in boxes(region, num_queries)]
+        found.append(np.concatenate(parts, -1) / whole)
+    return np.stack(found, -1)
 
 
 def beside(of_regions: np.ndarray) -> np.ndarray:

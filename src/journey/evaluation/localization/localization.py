@@ -12,7 +12,7 @@ from journey.artifacts.specs import Evaluate, Measure, Sample, Score
 from journey.artifacts.workspace import Workspace
 from journey.attribution.methods.encoder import Encoder
 from journey.attribution.targets import PAIRED
-from journey.config.checks import require, require_box, require_count, require_inside
+from journey.config.checks import require, require_boxes, require_count, require_inside
 from journey.config.contracts import Evaluation, Model
 from journey.config.groups import Sampler, Sampling
 from journey.data import ImageSet, subsets
@@ -37,7 +37,7 @@ class Localization(Evaluation):
     """Every method with one hyper-parameter, its scores as they are. The first method's proponents are left out."""
 
     kind: ClassVar[str] = "localization"
-    regions: dict[str, list[int]] = field(default_factory=dict)  # first row and column, end row and column; none: the quarters
+    regions: dict[str, list[int]] = field(default_factory=dict)  # of each a box, or one for each query; none: the quarters
     paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])  # over which matrices are averaged
     step: int = 300  # t, whose proponents are left out, and at which journeys are entered
     num_removals: int = 8  # the first queries, for each region
@@ -56,7 +56,7 @@ class Localization(Evaluation):
         allowed = f"two regions or more, none called {', '.join(sorted(RESERVED))}; or none, for the quarters"
         require(fine, f"{where}.regions", self.regions, allowed)
         for name, region in self.regions.items():
-            require_box(f"{where}.regions.{name}", region)
+            require_boxes(f"{where}.regions.{name}", region)
         paired = self.paired_steps
         require(len(set(paired)) == len(paired) > 0, f"{where}.paired_steps", paired, "a non-empty list, each once")
 
@@ -72,7 +72,7 @@ class Localization(Evaluation):
     def check_data(self, where: str, journeys: Sample, images: ImageSet) -> None:
         height, width = journeys.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         for name, region in (self.regions or quarters(height, width)).items():
-            require_inside(f"{where}.regions.{name}", region, height, width)
+            require_inside(f"{where}.regions.{name}", region, height, width, journeys.num_queries)
         subsets.require_removable(f"{where}.count", self.count, images.labels)
 
     # ------------------------------------------------------------------------------------------- what it needs
