@@ -17,14 +17,6 @@ from journey.diffusion.network import Guidance
 PLANS = [Plan("kronecker", 5, 6), Plan("kronecker", 2, 6), Plan("kronecker", 1, 4), Plan("kronecker", 3, 1)]
 
 
-def inner_of(adapter) -> torch.Tensor:
-    """R_in, of inputs and bias. [rows in, in + 1]"""
-    if adapter.filters is None:
-        return torch.eye(2)
-    filters = adapter.filters.flatten(1)
-    return filters if adapter.shift is None else torch.cat([filters, adapter.shift[:, None]], 1)
-
-
 def explicit(network, kronecker, gradients) -> torch.Tensor:
     """φ of gradients [B, d] of all parameters, by R_out G R_inᵀ of every layer's matrix, its parameters side by side."""
     sizes = {name: p.shape for name, p in network.named_parameters()}
@@ -33,7 +25,7 @@ def explicit(network, kronecker, gradients) -> torch.Tensor:
     for name, adapter in adapters(kronecker).items():
         own = [parts[key] for key in (f"{name}.weight", f"{name}.bias") if key in parts]
         matrix = torch.cat([part.unflatten(1, (len(adapter.layer.weight), -1)) for part in own], 2)  # [B, out, in + 1]
-        kronecker_product = torch.kron(adapter.outer, inner_of(adapter))  # [rows out × rows in, out × (in + 1)]
+        kronecker_product = torch.kron(adapter.outer, adapter.inner.matrix)  # [rows out × rows in, out × (in + 1)]
         blocks.append(matrix.flatten(1) @ kronecker_product.T)
     return torch.cat(blocks, 1)
 

@@ -20,7 +20,7 @@ B  examples;  K  draws;  N  examples × draws, a batch;  P  positions;  p  dimen
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,18 +45,58 @@ def side(size: int, rows: int, random: torch.Generator) -> Tensor:
     return (basis.T * (size / rows) ** 0.5).float().contiguous()
 
 
+@dataclass(frozen=True)
+class Inner:
+    """R_in as a linear layer, or as a convolution, of channels and then, each by itself, of positions.
+
+    mix      [rows, channels], before; None: nothing
+    filters  [rows, in], or of a convolution [rows, channels or, after mixing, 1, height, width]
+    shift    the column of the bias [rows], or None
+    """
+
+    mix: Tensor | None
+    filters: Tensor
+    shift: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.filters)
+
+    def to(self, device: torch.device) -> "Inner":
+        return Inner(**{name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()})
+
+    @property
+    def matrix(self) -> Tensor:
+        """R_in [rows, in + 1]"""
+        filters = self.filters if self.mix is None else self.filters * self.mix[:, :, None, None]
+        return torch.cat([filters.reshape(len(filters), -1)] + ([] if self.shift is None else [self.shift[:, None]]), 1)
+
+
+def inner(layer: nn.Module, rows: int, random: torch.Generator) -> Inner:
+    """Of a convolution of a single group with at least `rows` channels, each filter is a vector of channels times random signs."""
+    shape, biased = layer.weight.shape[1:], layer.bias is not None
+    separable = isinstance(layer, nn.Conv2d) and layer.groups == 1 and shape[0] >= rows and shape[1:].numel() > 1
+    if separable:
+        mix, taps = side(shape[0], rows, random), signs(random, rows, 1, *shape[1:])
+        return Inner(mix, taps, signs(random, rows) / rows**0.5 if biased else None)
+    matrix = side(shape.numel() + biased, rows, random)
+    filters, shift = matrix[:, : shape.numel()], matrix[:, -1].contiguous()
+    return Inner(None, filters.reshape(-1, *shape).contiguous(), shift if biased else None)
+
+
+def signs(random: torch.Generator, *shape: int) -> Tensor:
+    """±1, float32."""
+    return torch.randint(2, shape, generator=random) * 2.0 - 1.0
+
+
 class Adapter(nn.Module):
     """A layer that φ is asked of. z: its Z for every example, [B, rows out, rows in], whose values nobody reads."""
 
-    def __init__(self, layer: nn.Module, way: type[torch.autograd.Function], inner: Tensor, outer: Tensor) -> None:
+    def __init__(self, layer: nn.Module, way: type[torch.autograd.Function], inner: Inner, outer: Tensor) -> None:
         super().__init__()
+        device = layer.weight.device
         self.layer, self.way, self.shape = layer, way, (len(outer), len(inner))
-        weight = layer.weight
-        width, kernel = inner.shape[1] - (layer.bias is not None), weight.shape[1:]
-        self.filters = inner[:, :width].reshape(-1, *kernel).contiguous().to(weight.device) if kernel else None
-        self.shift = inner[:, width].contiguous().to(weight.device) if layer.bias is not None and kernel else None
-        self.outer = outer.to(weight.device)
-        self.register_buffer("z", torch.empty(0, device=weight.device), persistent=False)
+        self.inner, self.outer = inner.to(device), outer.to(device)
+        self.register_buffer("z", torch.empty(0, device=device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.way.apply(x, self.z, self)
@@ -67,19 +107,24 @@ class Adapter(nn.Module):
         return of_example if len(self.outer) == self.outer.shape[1] else self.outer @ of_example
 
 
+def convolved(x: Tensor, inner: Inner, layer: nn.Conv2d) -> Tensor:
+    """R_in a, at every position of the layer's outputs. [N, groups × rows, H', W']"""
+    filters, shift, groups = inner.filters, inner.shift, layer.groups
+    if inner.mix is not None:
+        x, groups = F.conv2d(x, inner.mix[:, :, None, None]), len(inner)
+    elif groups > 1:  # the same for every group: they share the columns of G
+        filters, shift = filters.repeat(groups, 1, 1, 1), None if shift is None else shift.repeat(groups)
+    return F.conv2d(x, filters, shift, layer.stride, layer.padding, layer.dilation, groups)
+
+
 class Convolution(torch.autograd.Function):
     """x [N, in, H, W] → [N, out, H', W'], which keeps R_in a alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, adapter: Adapter) -> Tensor:
-        layer = adapter.layer
-        filters, shift = adapter.filters, adapter.shift
-        if layer.groups > 1:  # the same for every group, as they share the columns of G
-            filters, shift = (None if f is None else f.repeat(layer.groups, *[1] * (f.dim() - 1)) for f in (filters, shift))
-        seen_by_filters = F.conv2d(x, filters, shift, layer.stride, layer.padding, layer.dilation, layer.groups)
-        ctx.save_for_backward(seen_by_filters)
+        ctx.save_for_backward(convolved(x, adapter.inner, adapter.layer))
         ctx.adapter, ctx.num_examples, ctx.shape = adapter, len(z), x.shape
-        return layer(x)
+        return adapter.layer(x)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor, None]:
@@ -98,7 +143,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, adapter: Adapter) -> Tensor:
-        ctx.save_for_backward(F.linear(x, adapter.filters, adapter.shift))
+        ctx.save_for_backward(F.linear(x, adapter.inner.filters, adapter.inner.shift))
         ctx.adapter, ctx.num_examples = adapter, len(z)
         return adapter.layer(x)
 
@@ -177,9 +222,8 @@ def adapted(network: nn.Module, rows: int, seed: int, key: str) -> nn.Module:
             continue
         _require_known(name, layer)
         random = generator(seed, "kronecker projection", key, name)
-        out, width = len(layer.weight), layer.weight[0].numel() + (layer.bias is not None)
-        inner, outer = side(width, rows, random), side(out, rows, random)
-        copied.set_submodule(name, Adapter(layer, WAYS[type(layer)], inner, outer))
+        maps = inner(layer, rows, random), side(len(layer.weight), rows, random)
+        copied.set_submodule(name, Adapter(layer, WAYS[type(layer)], *maps))
     return copied
 
 
