@@ -13,7 +13,7 @@ from journey.artifacts.graph import address
 from journey.artifacts.specs import Spec
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import gradients
+from journey.attribution import gradients, kronecker
 from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.unlearning import Unlearning
 from journey.config.groups import At, Autoencoding, Ensemble, Projection, Training
@@ -56,6 +56,7 @@ def spec_of(name: str, root: Path) -> Spec:
         "sampling": of.journeys,
         "featurization": features["train"][0][0],
         "featurization-of-steps": features["queries"][0],
+        "kronecker": of.score(journey_trak(projection=Projection.kronecker, projection_rows=4)).needs["train"][0][0],
         "dense": dataclasses.replace(features["train"][0][0], projection=Projection.gaussian),
         "autoencoder": prompted.encoded.autoencoder,
         "encoding": prompted.encoded,
@@ -132,6 +133,13 @@ def test_a_dense_projection_killed_in_the_middle_and_resumed_is_bit_identical(ro
     kill_when(child("dense", root, before), "features/*.partial/resume.json", root)
     assert Store(root).find(spec_of("dense", root)) is None
     assert make("dense", root) == make("dense", root.with_name("alone"))
+
+
+def test_a_kronecker_projection_killed_in_the_middle_and_resumed_is_bit_identical(root, monkeypatch):
+    monkeypatch.setattr(kronecker, "ACTIVATIONS", 2**20)  # several blocks
+    kill_when(child("kronecker", root, "test_kill.kronecker.ACTIVATIONS = 2**20"), "features/*.partial/resume.json", root)
+    assert Store(root).find(spec_of("kronecker", root)) is None
+    assert make("kronecker", root) == make("kronecker", root.with_name("alone"))
 
 
 def test_killed_in_a_stage_without_checkpoints_and_done_again_is_bit_identical(root, undisturbed):

@@ -350,6 +350,7 @@ class Featurize(Spec):
     asked: Asked = neutral(Asked.estimate)  # instead of the queries' x̂0_t
     continued: tuple[Continuations, ...] = neutral(())  # from each step, where their mean is asked
     region: tuple[int, ...] = neutral(())  # of the queries' output: first row and column, end row and column
+    projection_rows: int = neutral(0)  # on each side of every layer, of a Kronecker projection
 
     @property
     def label(self) -> str:
@@ -375,7 +376,7 @@ class Featurize(Spec):
 
     @property
     def size(self) -> int | None:
-        return 4 * self.num_rows * max(1, len(self.damping)) * self.projection_dim or None  # 0: all of the gradient
+        return 4 * self.num_rows * max(1, len(self.damping)) * self.projection_dim or None  # 0: as many as the network has
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,15 @@ class Projection(Enum):
     sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
     gaussian = "gaussian"
     rademacher = "rademacher"
+    kronecker = (
+        "kronecker"  # within every layer, of its inputs and of the gradients at its outputs: no gradient of a weight is formed
+    )
     none = "none"  # the whole gradient: the exact kernel
+
+    @property
+    def sized(self) -> bool:
+        """Whether `projection_dim` is what its features number."""
+        return self not in (Projection.kronecker, Projection.none)
 
 
 @dataclass
@@ -274,6 +282,7 @@ class Attribution:
     precision: Precision = Precision.fp32  # of the gradients
     projection: Projection = Projection.sparse
     projection_dim: int = 4096
+    projection_rows: int = neutral(16)  # of projection=kronecker, on each side of every layer
     damping: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
     damping_unit: DampingUnit = DampingUnit.eigenvalue
 
@@ -284,6 +293,7 @@ class Attribution:
         require_draws(where, self.num_draws, self.antithetic)
         require_count(f"{where}.redraw", self.redraw, least=0)
         require_count(f"{where}.projection_dim", self.projection_dim)
+        require_count(f"{where}.projection_rows", self.projection_rows, least=2)
         require_candidates(f"{where}.damping", self.damping)
         window, draws = self.train_window, self.num_draws
         allowed = f"0 (all) or at least num_draws={draws}"

@@ -48,6 +48,7 @@ class Vary:
     precision: list[Precision] = field(default_factory=list)
     projection: list[Projection] = field(default_factory=list)
     projection_dim: list[int] = field(default_factory=list)
+    projection_rows: list[int] = field(default_factory=list)
     damping: list[float] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
 
