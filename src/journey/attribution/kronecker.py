@@ -75,7 +75,7 @@ class Inner:
 
 
 def inner(layer: nn.Module, rows: int, random: torch.Generator) -> Inner:
-    """R_in of a layer. Of a convolution of `rows` or more channels, in one group, each filter is a vector of channels times signs:
+    """R_in of a layer. Of a convolution of `rows` channels or more, in one group, a filter is a vector of channels times signs:
     a fraction of the work, for so little variance that twice the rows are both cheaper and nearer.
     """
     shape, biased = layer.weight.shape[1:], layer.bias is not None
