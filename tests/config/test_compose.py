@@ -259,6 +259,7 @@ REFUSED = {
     "attribution.projection=none vary.projection_dim=[64]": r"vary\.projection_dim=\[64\]: must be empty",
     "vary.projection_rows=[8]": r"vary\.projection_rows=\[8\]: must be empty: it has no effect on journey",
     "attribution.projection=kronecker vary.projection_dim=[64]": r"vary\.projection_dim=\[64\]: must be empty",
+    "attribution.storage=int4": r"attribution\.storage.*expected one of \[fp32, fp16, int8\]",
     "attribution.projection_rows=1": r"attribution\.projection_rows=1: must be in 2…",
     "method=[das] attribution.projection=kronecker": r"method\.das\.normalize=true: must be false with projection=kronecker",
     "method=[ekfac] attribution.projection=kronecker": r"method\.ekfac\.kernel=ekfac: must be gram or identity with projection",

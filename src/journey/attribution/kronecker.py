@@ -34,7 +34,8 @@ from journey.diffusion.examples import Examples
 from journey.seeding import generator
 
 AFFINE = 2  # a normalisation's scale and shift
-ACTIVATIONS = 2**28  # bytes of a forward pass that are kept for the backward pass, at most: larger batches leave a cache
+ACTIVATIONS = 2**26  # bytes that a forward pass on a CPU keeps, at most: larger batches leave its cache
+LEAST = 8  # examples × draws, all the same: convolutions of fewer are slower
 COPIES = 2  # peak memory over what a forward pass keeps
 NETWORK_COPIES = 2  # its parameters, and as convolutions order them
 
@@ -288,7 +289,7 @@ def together(examples: Examples, draws: Draws) -> tuple[Tensor, Tensor | None]:
 
 
 def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> Plan:
-    """How many examples and draws are one batch under an adapted network: what `ACTIVATIONS` and the memory hold.
+    """How many examples and draws are one batch under an adapted network: as many as the memory holds, and on a CPU the cache.
 
     Other batches round otherwise.
 
@@ -300,5 +301,8 @@ def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: f
     needed = fixed + COPIES * per_draw
     allowed = f"at least {needed / 2**30:.2f} for this network and precision"
     require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
-    rows = int(max(1, min(ACTIVATIONS, (memory - fixed) / COPIES) // per_draw))
+    most = (memory - fixed) / COPIES
+    if examples.x0.device.type == "cpu":
+        most = min(most, max(ACTIVATIONS, LEAST * per_draw))
+    rows = int(most // per_draw)
     return Plan("kronecker", max(1, rows // len(draws)), min(rows, len(draws)))

@@ -265,6 +265,19 @@ class Projection(Enum):
         return self not in (Projection.kronecker, Projection.none)
 
 
+class Storage(Enum):
+    """How features are stored: all but the first with a scale for every row."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a number."""
+        return {Storage.fp32: 4, Storage.fp16: 2, Storage.int8: 1}[self]
+
+
 @dataclass
 class Attribution:
     """What all gradient methods do, unless one of them says otherwise."""
@@ -283,6 +296,7 @@ class Attribution:
     projection: Projection = Projection.sparse
     projection_dim: int = 4096
     projection_rows: int = neutral(16)  # of projection=kronecker, on each side of every layer
+    storage: Storage = neutral(Storage.fp32)  # of the features
     damping: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
     damping_unit: DampingUnit = DampingUnit.eigenvalue
 

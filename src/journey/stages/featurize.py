@@ -1,7 +1,7 @@
 """Projected per-example gradients under one model.
 
 Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, damping, p]: the training images, or the queries
-[step × query] or [query].
+[step × query] or [query]. Stored in fewer bytes, these are codes, and scales.npy, float32 […, 1], is what they are multiplied by.
 """
 
 import functools
@@ -24,7 +24,8 @@ from journey.attribution import curvature, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
-from journey.config.groups import Asked, Projection
+from journey.attribution.stored import DTYPES, encoded
+from journey.config.groups import Asked, Projection, Storage
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import at_steps, conditions, continued, destinations, estimates, train_examples
@@ -59,11 +60,13 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     source = way(spec, objective, together, workspace)
 
     # Begin, or continue where an interrupted run stopped.
+    names = ["features.npy"] if spec.storage is Storage.fp32 else ["features.npy", "scales.npy"]
     if (kept := resume.resumed(partial)) is not None:
-        done, features = kept["rows"], open_memmap(partial / "features.npy", "r+")
+        done, arrays = kept["rows"], [open_memmap(partial / name, "r+") for name in names]
     else:
         done, shape = 0, (spec.num_rows, *([len(spec.damping)] if spec.damping else []), source.dimension)
-        features = new_array(partial / "features.npy", shape)
+        shapes, dtypes = (shape, (*shape[:-1], 1)), (DTYPES[spec.storage], np.float32)
+        arrays = [new_array(partial / name, *of) for name, *of in zip(names, shapes, dtypes, strict=False)]
 
     # Compute, some rows at a time.
     row, saved_at = done, time.monotonic()
@@ -72,14 +75,18 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
             block = some.cpu().numpy()
             if not np.isfinite(block).all():
                 raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
-            features[row : row + len(block)] = block
+            parts = (block,) if spec.storage is Storage.fp32 else encoded(block, spec.storage)
+            for array, part in zip(arrays, parts, strict=True):
+                array[row : row + len(block)] = part
             row += len(block)
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
             if time.monotonic() - saved_at >= compute.checkpoint_seconds:
-                features.flush()
+                for array in arrays:
+                    array.flush()
                 resume.keep(partial, {"rows": row})
                 saved_at = time.monotonic()
-    features.flush()
+    for array in arrays:
+        array.flush()
     return {"gradients": spec.num_rows * spec.num_draws, "plan": vars(source.plan)}
 
 

@@ -22,6 +22,7 @@ from journey.config.groups import (
     Readout,
     Sampler,
     Scale,
+    Storage,
     Views,
     neutral,
 )
@@ -186,6 +187,7 @@ class GradientMethod(Attribution, Method):
             captions=self.captions if queries is None else Views.none,
             asked=asked,
             continued=tuple(recipes.continuations(t, self.num_continuations) for t in steps),
+            storage=self.storage,
             region=() if queries is None else tuple(self.region),
         )
 
@@ -193,13 +195,16 @@ class GradientMethod(Attribution, Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution.ensemble import add_scores, described
+        from journey.attribution.stored import Scaled
         from journey.attribution.targets import step_weights
 
-        def features(made: Featurize) -> np.ndarray:
-            return get(made, workspace).array("features.npy")
+        def features(made: Featurize) -> np.ndarray | Scaled:
+            found = get(made, workspace)
+            codes = found.array("features.npy")
+            return codes if made.storage is Storage.fp32 else Scaled(codes, found.array("scales.npy"))
 
         train = [[features(f) for f in steps] for steps in spec.needs["train"]]
-        queries = [features(f) for f in spec.needs["queries"]]
+        queries = [features(f)[:] for f in spec.needs["queries"]]
         weights = _weights([steps[0].checkpoint for steps in spec.needs["train"]])
         of_step = None
         if self.at is At.trajectory:
