@@ -9,6 +9,7 @@ import torch
 from conftest import journey_trak, small_run
 
 from journey.artifacts.workspace import Workspace, get
+from journey.attribution import kronecker
 from journey.config.checks import ConfigError
 from journey.config.groups import At, Kernel, Output, Precision, Projection, Training
 from journey.experiment import recipes
@@ -41,8 +42,13 @@ def test_bf16_keeps_the_direction_of_every_feature(needed, workspace, at):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"output": Output.absolute, "normalize": True}, {"kernel": Kernel.ekfac}, {"projection": Projection.none}],
-    ids=["normalised", "whitened", "whole"],
+    [
+        {"output": Output.absolute, "normalize": True},
+        {"kernel": Kernel.ekfac},
+        {"projection": Projection.none},
+        {"projection": Projection.kronecker},
+    ],
+    ids=["normalised", "whitened", "whole", "kronecker"],
 )
 def test_bf16_works_with_every_way_to_make_features(needed, workspace, changes):
     both = (features(needed(precision=p, **changes)["train"][0][0], workspace) for p in (Precision.fp32, Precision.bf16))
@@ -52,12 +58,29 @@ def test_bf16_works_with_every_way_to_make_features(needed, workspace, changes):
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_a_memory_budget_that_is_too_small_is_refused_by_name(needed, workspace, precision):
+@pytest.mark.parametrize("projection", [Projection.sparse, Projection.kronecker])
+def test_a_memory_budget_that_is_too_small_is_refused_by_name(needed, workspace, precision, projection):
     little = Workspace(workspace.store, Local(gradient_memory_gib=1e-5), workspace.tracking, "test")
-    spec = needed(precision=precision)["train"][0][0]
+    spec = needed(precision=precision, projection=projection)["train"][0][0]
     get(spec.checkpoint, little)
     with pytest.raises(ConfigError, match=r"^compute\.gradient_memory_gib=1e-05: must be at least 0\.\d+ for this network"):
         get(spec, little)
+
+
+def test_kronecker_features_are_those_of_the_rows_whatever_the_batch(needed, workspace, monkeypatch):
+    changes = {"projection": Projection.kronecker, "projection_rows": 4}
+    spec = needed(**changes)["queries"][0]
+    made = get(spec, workspace)
+    plan = made.manifest["facts"]["plan"]
+    assert (plan["strategy"], plan["chunk"]) == ("kronecker", 8)
+    assert plan["batch"] > 4
+    whole = features(spec, workspace).reshape(2, 4, -1)
+    monkeypatch.setattr(kronecker, "ACTIVATIONS", 2**20)
+    one_step = dataclasses.replace(spec, steps=(300,))
+    assert get(one_step, workspace).manifest["facts"]["plan"]["batch"] < 4
+    torch.testing.assert_close(features(one_step, workspace), whole[1], rtol=1e-4, atol=1e-6)
+    other = needed(**{**changes, "projection_rows": 5})["queries"][0]
+    assert get(other, workspace).array("features.npy").shape[1] > whole.shape[2]
 
 
 def test_features_are_of_the_rows_their_scores_are_of(needed, workspace):

@@ -13,10 +13,10 @@ from journey.artifacts.graph import address
 from journey.artifacts.specs import Spec
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import gradients
+from journey.attribution import gradients, kronecker
 from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.unlearning import Unlearning
-from journey.config.groups import At, Autoencoding, Ensemble, Projection, Training
+from journey.config.groups import At, Autoencoding, Ensemble, Projection, Storage, Training
 from journey.config.settings import Config
 from journey.data.twemoji import Twemoji
 from journey.diffusion.latent import LatentDiffusion
@@ -49,6 +49,7 @@ def spec_of(name: str, root: Path) -> Spec:
     short = small_run(training=Training(num_steps=12, batch_size=16, warmup_steps=4))
     of, prompted, short = (recipes(run, Store(root)) for run in (small_run(), prompted_run(), short))
     features = of.score(journey_trak()).needs
+    coded = journey_trak(projection=Projection.kronecker, projection_rows=4, storage=Storage.int8)
     snapshots = of.score(journey_trak(ensemble=Ensemble.run, num_checkpoints=2)).needs["train"]
     specs = {
         "training": of.trained(0),
@@ -56,6 +57,7 @@ def spec_of(name: str, root: Path) -> Spec:
         "sampling": of.journeys,
         "featurization": features["train"][0][0],
         "featurization-of-steps": features["queries"][0],
+        "kronecker": of.score(coded).needs["train"][0][0],
         "dense": dataclasses.replace(features["train"][0][0], projection=Projection.gaussian),
         "autoencoder": prompted.encoded.autoencoder,
         "encoding": prompted.encoded,
@@ -132,6 +134,13 @@ def test_a_dense_projection_killed_in_the_middle_and_resumed_is_bit_identical(ro
     kill_when(child("dense", root, before), "features/*.partial/resume.json", root)
     assert Store(root).find(spec_of("dense", root)) is None
     assert make("dense", root) == make("dense", root.with_name("alone"))
+
+
+def test_codes_of_a_kronecker_projection_killed_in_the_middle_and_resumed_is_bit_identical(root, monkeypatch):
+    monkeypatch.setattr(kronecker, "ACTIVATIONS", 2**20)  # several blocks
+    kill_when(child("kronecker", root, "test_kill.kronecker.ACTIVATIONS = 2**20"), "features/*.partial/resume.json", root)
+    assert Store(root).find(spec_of("kronecker", root)) is None
+    assert make("kronecker", root) == make("kronecker", root.with_name("alone"))
 
 
 def test_killed_in_a_stage_without_checkpoints_and_done_again_is_bit_identical(root, undisturbed):

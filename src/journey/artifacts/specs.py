@@ -33,6 +33,7 @@ from journey.config.groups import (
     Projection,
     Sampler,
     Start,
+    Storage,
     Training,
     Views,
     neutral,
@@ -350,6 +351,8 @@ class Featurize(Spec):
     asked: Asked = neutral(Asked.estimate)  # instead of the queries' x̂0_t
     continued: tuple[Continuations, ...] = neutral(())  # from each step, where their mean is asked
     region: tuple[int, ...] = neutral(())  # of the queries' output: a box, or one for each query
+    projection_rows: int = neutral(0)  # on each side of every layer, of a Kronecker projection
+    storage: Storage = neutral(Storage.fp32)
 
     @property
     def label(self) -> str:
@@ -375,7 +378,8 @@ class Featurize(Spec):
 
     @property
     def size(self) -> int | None:
-        return 4 * self.num_rows * max(1, len(self.damping)) * self.projection_dim or None  # 0: all of the gradient
+        of_each = max(1, len(self.damping)) * self.projection_dim
+        return self.storage.num_bytes * self.num_rows * of_each or None  # 0: as many as the network has
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from typing import assert_never
 import numpy as np
 
 from journey.attribution.kernel import Conditioning, inner_products, kernel_scores
+from journey.attribution.stored import Scaled
 from journey.config.groups import DampingUnit, Kernel, Scale
 
 
 def add_scores(
     out: np.ndarray,  # scores to add to, [candidate, step, query, train]; of a trajectory, a single step
-    train: list[list[np.ndarray]],  # [checkpoint][one for all steps, or one for each], each [N, p] or, of EK-FAC, [N, damping, p]
+    # [checkpoint][one for all steps, or one for each], each [N, p] or, of EK-FAC, [N, damping, p]
+    train: list[list[np.ndarray | Scaled]],
     queries: list[np.ndarray],  # [checkpoint], each [step × query, …]
     weights: list[float],  # what the scores of each checkpoint count
     kernel: Kernel,
@@ -59,7 +61,7 @@ def _mean(by_step: np.ndarray, of_step: np.ndarray | None) -> np.ndarray:
 
 def _add(
     out: np.ndarray,
-    train: np.ndarray,
+    train: np.ndarray | Scaled,
     queries: np.ndarray,
     weight: float,
     kernel: Kernel,
@@ -75,7 +77,8 @@ def _add(
             inner_products(out[0], train, queries, scale, weight)
         case Kernel.ekfac:  # features are whitened already
             for i in range(len(damping)):
-                inner_products(out[i], train[:, i], queries[:, i], scale, weight)
+                of_damping = train.of_damping(i) if isinstance(train, Scaled) else train[:, i]
+                inner_products(out[i], of_damping, queries[:, i], scale, weight)
         case _:
             assert_never(kernel)
     return []

@@ -6,6 +6,7 @@ vmap   several examples side by side, their draws inside; for networks so small 
 B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -172,12 +173,19 @@ def _bytes(d: int, gradients: int, activations: int) -> int:
 
 def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
     """What a forward pass keeps for the backward pass for each draw, beside what it keeps once (cast weights)."""
-    one, two = (_kept_bytes(objective, examples[0], draws.split(count)[0]) for count in (1, 2))
+    return bytes_of_draw(
+        objective.network, draws, lambda some: output(objective.predict(), objective.schedule, examples[0], some)
+    )
+
+
+def bytes_of_draw(network: nn.Module, draws: Draws, forward: Callable[[Draws], object]) -> int:
+    """What a function of draws keeps for its backward pass for each of them, beside parameters and what it keeps once."""
+    one, two = (_kept_bytes(network, functools.partial(forward, draws.split(count)[0])) for count in (1, 2))
     return max(1, two - one if len(draws) > 1 else one)
 
 
-def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
-    parameters = {p.data_ptr() for p in objective.network.parameters()}
+def _kept_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
+    parameters = {p.data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -186,5 +194,5 @@ def _kept_bytes(objective: Objective, example: Examples, draws: Draws) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output(objective.predict(), objective.schedule, example, draws)
+        forward()
     return sum(kept.values())

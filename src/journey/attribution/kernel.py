@@ -8,8 +8,8 @@
 all p (`DampingUnit.diagonal`), it does not. What it leaves is told by the effective number of parameters, tr(ΦᵀΦ K⁻¹).
 
 Solves are float64 Cholesky, in whichever of two equal forms is smaller: K [p, p], or, since K⁻¹ Φᵀ = Φᵀ (ΦΦᵀ + λI)⁻¹,
-ΦΦᵀ + λI [N, N]. Features may be mapped from disk: they are read in blocks. Scores are added to `out`, float32, which may be
-mapped too, so memory holds blocks and the smaller matrix.
+ΦΦᵀ + λI [N, N]. Features may be mapped from disk, and be codes: they are read in blocks. Scores are added to `out`, float32,
+which may be mapped too, so memory holds blocks and the smaller matrix.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from journey.attribution.stored import Scaled
 from journey.config.groups import DampingUnit, Scale
 
 BLOCK_BYTES = 2**27  # of float64, the largest piece of features in memory at once
@@ -31,7 +32,7 @@ class SingularKernelError(RuntimeError):
 
 
 def inner_products(
-    out: np.ndarray, train: np.ndarray, queries: np.ndarray, scale: Scale = Scale.none, weight: float = 1.0
+    out: np.ndarray, train: np.ndarray | Scaled, queries: np.ndarray, scale: Scale = Scale.none, weight: float = 1.0
 ) -> None:
     """Add weight × φ_qᵀ φ_i, scaled, to out [Q, N].
 
@@ -53,7 +54,7 @@ class Conditioning:
 
 def kernel_scores(
     out: np.ndarray,
-    train: np.ndarray,
+    train: np.ndarray | Scaled,
     queries: np.ndarray,
     damping: list[float],
     scale: Scale = Scale.none,
@@ -88,7 +89,7 @@ def mean_eigenvalue(train_norms: np.ndarray, p: int, unit: DampingUnit) -> float
     return float(np.square(train_norms).sum()) / num_eigenvalues
 
 
-def feature_norms(features: np.ndarray, of: str) -> np.ndarray:
+def feature_norms(features: np.ndarray | Scaled, of: str) -> np.ndarray:
     """‖φ‖ of every row, float64.
 
     Raises: ValueError naming the first row that holds NaN or infinity, or nothing but zeros.
@@ -100,7 +101,7 @@ def feature_norms(features: np.ndarray, of: str) -> np.ndarray:
     return norms
 
 
-def _dual_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor]:
+def _dual_gram(train: np.ndarray | Scaled, queries: np.ndarray) -> tuple[Tensor, Tensor]:
     """ΦΦᵀ [N, N] and φ_q Φᵀ [Q, N], summed over blocks of columns."""
     n, num_queries = len(train), len(queries)
     gram, right = torch.zeros(n, n, dtype=torch.float64), torch.zeros(num_queries, n, dtype=torch.float64)
@@ -111,7 +112,7 @@ def _dual_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor]:
     return _symmetric(gram), right
 
 
-def _primal_gram(train: np.ndarray, queries: np.ndarray) -> tuple[Tensor, Tensor]:
+def _primal_gram(train: np.ndarray | Scaled, queries: np.ndarray) -> tuple[Tensor, Tensor]:
     """ΦᵀΦ [p, p], summed over blocks of rows, and φ_q [Q, p]."""
     p = train.shape[1]
     gram = torch.zeros(p, p, dtype=torch.float64)
@@ -185,14 +186,14 @@ def _rows(num_columns: int) -> int:
     return max(1, BLOCK_BYTES // (8 * num_columns))
 
 
-def _row_blocks(matrix: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+def _row_blocks(matrix: np.ndarray | Scaled) -> Iterator[tuple[slice, Tensor]]:
     """Which rows, and they."""
     rows = _rows(matrix.shape[1])
     for first, block in zip(range(0, len(matrix), rows), _blocks(matrix, rows), strict=True):
         yield slice(first, first + len(block)), block
 
 
-def _blocks(matrix: np.ndarray, rows: int) -> Iterator[Tensor]:
+def _blocks(matrix: np.ndarray | Scaled, rows: int) -> Iterator[Tensor]:
     """A matrix in float64, some rows at a time."""
     for first in range(0, len(matrix), rows):
         yield torch.from_numpy(matrix[first : first + rows].astype(np.float64))

@@ -78,7 +78,19 @@ def output(
     example: one, without the first axis; of a network that predicts velocities, ε is v. Draws at one t give the output of a
     step, draws over all t that of a training example or a destination.
     """
-    x0, context = seen(example, draws)
+    return output_of(predict, schedule, *seen(example, draws), draws, kind, region)
+
+
+def output_of(
+    predict: Predict,
+    schedule: Schedule,
+    x0: Tensor,
+    context: Tensor | None,
+    draws: Draws,
+    kind: Output = Output.loss,
+    region: Region = (),
+) -> Tensor:
+    """The same of what draws see, x0 [K, …] and context [K, L, E], of one example or of several. Scalar."""
     if kind is Output.loss:
         return denoising_loss(predict, schedule, x0, draws.t, draws.eps, context, region).mean()
     predicted = inside(predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context), region)

@@ -4,6 +4,7 @@ d  number of parameters;  p  dimension of the features;  g  gradients [B, d]
 """
 
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ def projection(kind: Projection, d: int, p: int, seed: int, key: str, device: to
             return _sparse(d, p, seed, key, device)
         case Projection.gaussian | Projection.rademacher:
             return _dense(kind, d, p, seed, key, device)
+        case Projection.kronecker:
+            raise ValueError("projection=kronecker: is no projection of gradients, but made in their stead")
+        case _:
+            assert_never(kind)
 
 
 def _sparse(d: int, p: int, seed: int, key: str, device: torch.device) -> Project:

@@ -254,7 +254,28 @@ class Projection(Enum):
     sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
     gaussian = "gaussian"
     rademacher = "rademacher"
+    kronecker = (
+        "kronecker"  # within every layer, of its inputs and of the gradients at its outputs: no gradient of a weight is formed
+    )
     none = "none"  # the whole gradient: the exact kernel
+
+    @property
+    def sized(self) -> bool:
+        """Whether `projection_dim` is what its features number."""
+        return self not in (Projection.kronecker, Projection.none)
+
+
+class Storage(Enum):
+    """How features are stored: all but the first with a scale for every row."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a number."""
+        return {Storage.fp32: 4, Storage.fp16: 2, Storage.int8: 1}[self]
 
 
 @dataclass
@@ -274,6 +295,8 @@ class Attribution:
     precision: Precision = Precision.fp32  # of the gradients
     projection: Projection = Projection.sparse
     projection_dim: int = 4096
+    projection_rows: int = neutral(16)  # of projection=kronecker, on each side of every layer
+    storage: Storage = neutral(Storage.fp32)  # of the features
     damping: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0])  # candidates for λ, relative
     damping_unit: DampingUnit = DampingUnit.eigenvalue
 
@@ -284,6 +307,7 @@ class Attribution:
         require_draws(where, self.num_draws, self.antithetic)
         require_count(f"{where}.redraw", self.redraw, least=0)
         require_count(f"{where}.projection_dim", self.projection_dim)
+        require_count(f"{where}.projection_rows", self.projection_rows, least=2)
         require_candidates(f"{where}.damping", self.damping)
         window, draws = self.train_window, self.num_draws
         allowed = f"0 (all) or at least num_draws={draws}"

@@ -16,6 +16,7 @@ from journey.config.groups import (
     Retraining,
     Sampling,
     Start,
+    Storage,
     Training,
     Views,
 )
@@ -48,6 +49,8 @@ class Vary:
     precision: list[Precision] = field(default_factory=list)
     projection: list[Projection] = field(default_factory=list)
     projection_dim: list[int] = field(default_factory=list)
+    projection_rows: list[int] = field(default_factory=list)
+    storage: list[Storage] = field(default_factory=list)
     damping: list[float] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
 

@@ -1,11 +1,12 @@
 """Projected per-example gradients under one model.
 
 Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, damping, p]: the training images, or the queries
-[step × query] or [query].
+[step × query] or [query]. Stored in fewer bytes, these are codes, and scales.npy, float32 […, 1], is what they are multiplied by.
 """
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
@@ -19,11 +20,12 @@ from journey.artifacts import resume
 from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import curvature
+from journey.attribution import curvature, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
-from journey.config.groups import Asked, Projection
+from journey.attribution.stored import DTYPES, encoded
+from journey.config.groups import Asked, Projection, Storage
 from journey.diffusion import network
 from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import at_steps, conditions, continued, destinations, estimates, train_examples
@@ -54,49 +56,92 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     denoiser = model.load(get(spec.checkpoint, workspace).path, device)
     noise_schedule = model.schedule(device)
     together = batches(spec, noise_schedule.num_timesteps, workspace, device)
-    d = sum(p.numel() for p in denoiser.parameters())
-    p = spec.projection_dim or d
-    project = projection(spec.projection, d, p, spec.seed, f"checkpoint {spec.trained.repeat}", device)
-    at_once = _at_once(spec, d, compute.gradient_memory_gib)
-    if spec.curvature is not None:
-        estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, denoiser, device)
-        project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     guidance = network.guidance_of(model, spec.guidance, device)
     objective = Objective(denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance)
+    way = within_layers if spec.projection is Projection.kronecker else projected
+    source = way(spec, objective, together, workspace)
 
     # Begin, or continue where an interrupted run stopped.
-    left = compute.gradient_memory_gib * (1 if at_once == 1 else 1 - WAITING)
-    plan = choose(objective, together[0].examples, together[0].draws, left)
+    names = ["features.npy"] if spec.storage is Storage.fp32 else ["features.npy", "scales.npy"]
     if (kept := resume.resumed(partial)) is not None:
-        done, features = kept["rows"], open_memmap(partial / "features.npy", "r+")
+        done, arrays = kept["rows"], [open_memmap(partial / name, "r+") for name in names]
     else:
-        done, shape = 0, (spec.num_rows, *([len(spec.damping)] if spec.damping else []), p)
-        features = new_array(partial / "features.npy", shape)
+        done, shape = 0, (spec.num_rows, *([len(spec.damping)] if spec.damping else []), source.dimension)
+        shapes, dtypes = (shape, (*shape[:-1], 1)), (DTYPES[spec.storage], np.float32)
+        arrays = [new_array(partial / name, *of) for name, *of in zip(names, shapes, dtypes, strict=False)]
 
     # Compute, some rows at a time.
     row, saved_at = done, time.monotonic()
     with track(spec, partial, workspace, resume_step=done) as log:
-        for gradients in joined(_gradients(objective, together, plan, done), at_once):
-            block = project(gradients).cpu().numpy()
+        for some in source.blocks(done):
+            block = some.cpu().numpy()
             if not np.isfinite(block).all():
                 raise FloatingPointError(f"features of rows {row}…{row + len(block) - 1} are not finite")
-            features[row : row + len(block)] = block
+            parts = (block,) if spec.storage is Storage.fp32 else encoded(block, spec.storage)
+            for array, part in zip(arrays, parts, strict=True):
+                array[row : row + len(block)] = part
             row += len(block)
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
             if time.monotonic() - saved_at >= compute.checkpoint_seconds:
-                features.flush()
+                for array in arrays:
+                    array.flush()
                 resume.keep(partial, {"rows": row})
                 saved_at = time.monotonic()
-    features.flush()
-    return {"gradients": spec.num_rows * spec.num_draws, "plan": vars(plan)}
+    for array in arrays:
+        array.flush()
+    return {"gradients": spec.num_rows * spec.num_draws, "plan": vars(source.plan)}
 
 
-def _gradients(objective: Objective, batches: list[Batch], plan: Plan, done: int) -> Iterator[Tensor]:
-    """All gradients, in blocks, after the rows that are done (whole blocks)."""
+# ---------------------------------------------------------------------------------------------- where they come from
+
+
+Compute = Callable[[Objective, Examples, Draws, Plan], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features of `dimension` numbers. blocks: all of them in order, after so many rows that are done (whole blocks)."""
+
+    dimension: int
+    plan: Plan
+    blocks: Callable[[int], Iterator[Tensor]]
+
+
+def projected(spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace) -> Source:
+    """Gradients, one for each example, and then their projection. Raises: ConfigError if memory does not hold them."""
+    device, memory_gib = network.device_of(workspace.compute), workspace.compute.gradient_memory_gib
+    d = sum(p.numel() for p in objective.network.parameters())
+    p = spec.projection_dim or d
+    project = projection(spec.projection, d, p, spec.seed, _key(spec), device)
+    at_once = _at_once(spec, d, memory_gib)
+    if spec.curvature is not None:
+        estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, objective.network, device)
+        project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
+    left = memory_gib * (1 if at_once == 1 else 1 - WAITING)
+    plan = choose(objective, batches[0].examples, batches[0].draws, left)
+    gradients = functools.partial(_rest, objective, batches, Objective.gradients, plan)
+    return Source(p, plan, lambda done: map(project, joined(gradients(done), at_once)))
+
+
+def within_layers(spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace) -> Source:
+    """Features in stead of gradients. Raises: ConfigError if memory does not hold a draw, or a layer is of no known kind."""
+    adapted = kronecker.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
+    objective = replace(objective, network=adapted)
+    plan = kronecker.choose(objective, batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib)
+    return Source(kronecker.dimension(adapted), plan, functools.partial(_rest, objective, batches, kronecker.features, plan))
+
+
+def _key(spec: Featurize) -> str:
+    """Of a projection: one for each checkpoint."""
+    return f"checkpoint {spec.trained.repeat}"
+
+
+def _rest(objective: Objective, batches: list[Batch], compute: Compute, plan: Plan, done: int) -> Iterator[Tensor]:
+    """What is computed of all examples, in blocks, after the rows that are done (whole blocks)."""
     for batch in batches:
         skip = min(done, len(batch.examples))
         done -= skip
-        yield from replace(objective, region=batch.region).gradients(batch.examples[skip:], batch.draws, plan)
+        yield from compute(replace(objective, region=batch.region), batch.examples[skip:], batch.draws, plan)
 
 
 def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:

@@ -22,6 +22,7 @@ from journey.config.groups import (
     Readout,
     Sampler,
     Scale,
+    Storage,
     Views,
     neutral,
 )
@@ -64,10 +65,19 @@ class GradientMethod(Attribution, Method):
             require(not whitened, f"{where}.kernel", self.kernel.value, "gram or identity where ensemble=run")
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
+        if self.projection is Projection.kronecker:
+            self._check_kronecker(where)
         if self.region:
             require_boxes(f"{where}.region", self.region)
             whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
             require(self.at is not At.trajectory, f"{where}.region", self.region, whole)
+
+    def _check_kronecker(self, where: str) -> None:
+        """What whole gradients are needed for. Raises: ConfigError"""
+        allowed = "false with projection=kronecker, which forms no gradient that has a norm"
+        require(not self.normalize, f"{where}.normalize", "true", allowed)
+        allowed = "gram or identity with projection=kronecker, which forms no gradient to be whitened"
+        require(self.kernel is not Kernel.ekfac, f"{where}.kernel", self.kernel.value, allowed)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
@@ -90,7 +100,9 @@ class GradientMethod(Attribution, Method):
             case "damping":
                 return self.kernel is not Kernel.identity
             case "projection_dim":
-                return self.projection is not Projection.none
+                return self.projection.sized
+            case "projection_rows":
+                return self.projection is Projection.kronecker
             case "train_window":
                 return self.at is At.step
             case "shared_draws":
@@ -167,13 +179,15 @@ class GradientMethod(Attribution, Method):
             curvature=Curvature(checkpoint, self.precision, recipes.seed) if whitened else None,
             damping=tuple(self.damping) if whitened else (),
             projection=self.projection,
-            projection_dim=0 if self.projection is Projection.none else self.projection_dim,
+            projection_dim=self.projection_dim if self.projection.sized else 0,
+            projection_rows=self.projection_rows if self.projection is Projection.kronecker else 0,
             seed=recipes.seed,
             guidance=1.0 if queries is None else recipes.guidance,
             flips=self.flips if queries is None else Views.none,
             captions=self.captions if queries is None else Views.none,
             asked=asked,
             continued=tuple(recipes.continuations(t, self.num_continuations) for t in steps),
+            storage=self.storage,
             region=() if queries is None else tuple(self.region),
         )
 
@@ -181,13 +195,16 @@ class GradientMethod(Attribution, Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution.ensemble import add_scores, described
+        from journey.attribution.stored import Scaled
         from journey.attribution.targets import step_weights
 
-        def features(made: Featurize) -> np.ndarray:
-            return get(made, workspace).array("features.npy")
+        def features(made: Featurize) -> np.ndarray | Scaled:
+            found = get(made, workspace)
+            codes = found.array("features.npy")
+            return codes if made.storage is Storage.fp32 else Scaled(codes, found.array("scales.npy"))
 
         train = [[features(f) for f in steps] for steps in spec.needs["train"]]
-        queries = [features(f) for f in spec.needs["queries"]]
+        queries = [features(f)[:] for f in spec.needs["queries"]]
         weights = _weights([steps[0].checkpoint for steps in spec.needs["train"]])
         of_step = None
         if self.at is At.trajectory:

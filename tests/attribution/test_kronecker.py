@@ -1,0 +1,184 @@
+"""Features by Kronecker projections against the exact gradient, projected by the explicit matrices."""
+
+import pytest
+import torch
+from test_gradients import conditional
+from torch import nn
+
+from journey.attribution.gradients import Objective, Plan
+from journey.attribution.kronecker import adapted, adapters, dimension, features, side
+from journey.attribution.output import window_draws, with_views
+from journey.config.checks import ConfigError
+from journey.config.groups import Output, Precision, Views
+from journey.diffusion.ddpm import DDPM
+from journey.diffusion.examples import Examples
+from journey.diffusion.network import Guidance
+
+PLANS = [Plan("kronecker", 5, 6), Plan("kronecker", 2, 6), Plan("kronecker", 1, 4), Plan("kronecker", 3, 1)]
+
+
+def explicit(network, kronecker, gradients) -> torch.Tensor:
+    """φ of gradients [B, d] of all parameters, by R_out G R_inᵀ of every layer's matrix, its parameters side by side."""
+    sizes = {name: p.shape for name, p in network.named_parameters()}
+    parts = dict(zip(sizes, gradients.split([shape.numel() for shape in sizes.values()], 1), strict=True))
+    blocks = []
+    for name, adapter in adapters(kronecker).items():
+        own = [parts[key] for key in (f"{name}.weight", f"{name}.bias") if key in parts]
+        matrix = torch.cat([part.unflatten(1, (len(adapter.layer.weight), -1)) for part in own], 2)  # [B, out, in + 1]
+        kronecker_product = torch.kron(adapter.outer, adapter.inner.matrix)  # [rows out × rows in, out × (in + 1)]
+        blocks.append(matrix.flatten(1) @ kronecker_product.T)
+    return torch.cat(blocks, 1)
+
+
+def exact(network, schedule, examples, draws, **changes) -> torch.Tensor:
+    """Gradients of all parameters, one backward pass for each. [B, d]"""
+    objective = Objective(network, schedule, Precision.fp32, **changes)
+    return torch.cat(list(objective.gradients(examples, draws, Plan("loop", 1, len(draws)))))
+
+
+def ours(network, schedule, examples, draws, plan, **changes) -> torch.Tensor:
+    return torch.cat(list(features(Objective(network, schedule, Precision.fp32, **changes), examples, draws, plan)))
+
+
+class Everything(nn.Module):
+    """Every kind of layer as U-Nets have it, and as they do not: stride, dilation, groups, no bias, wide kernels, tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.down = nn.Conv2d(8, 8, (3, 5), stride=2, padding=(1, 2), bias=False)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.pointwise = nn.Conv2d(12, 8, 1)
+        self.time = nn.Linear(1, 8)
+        self.attention_norm = nn.LayerNorm(8)
+        self.query, self.key, self.value = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.out = nn.Linear(8, 8)
+        self.conv_out = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x, t, return_dict=True):
+        x = self.down(torch.nn.functional.silu(self.norm(self.conv_in(x))))
+        x = self.dilated(x) + self.time(t[:, None] / 1000)[:, :, None, None]
+        x = self.pointwise(torch.nn.functional.silu(self.grouped(x)))
+        tokens = self.attention_norm(x.flatten(2).mT)
+        attended = nn.functional.scaled_dot_product_attention(self.query(tokens), self.key(tokens), self.value(tokens))
+        x = x + self.out(attended).mT.unflatten(2, x.shape[2:])
+        return (self.conv_out(nn.functional.interpolate(x, scale_factor=2)),)
+
+
+def networks() -> dict[str, nn.Module]:
+    """With attention in the middle and below, and with every kind of layer."""
+    torch.manual_seed(0)
+    return {
+        "attention": DDPM(block_out_channels=[8, 16], attention_blocks=[1], mid_block_attention=True).build((1, 8, 8)).eval(),
+        "everything": Everything(),
+    }
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("name", ["attention", "everything"])
+def test_is_the_exact_gradient_by_the_explicit_matrix(linear_schedule, clean, draws, name, plan):
+    network = networks()[name]
+    kronecker = adapted(network, 4, 0, "checkpoint 0")
+    expected = explicit(network, kronecker, exact(network, linear_schedule, clean[:5], draws))
+    assert expected.shape == (5, dimension(kronecker))
+    torch.testing.assert_close(ours(kronecker, linear_schedule, clean[:5], draws, plan), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"output": Output.square}, {"output": Output.mean}, {"output": Output.absolute}], ids=str)
+@pytest.mark.parametrize("region", [(), (0, 0, 4, 6)])
+def test_is_so_of_every_output_and_region(net, linear_schedule, clean, draws, changes, region):
+    kronecker = adapted(net, 4, 0, "checkpoint 0")
+    expected = explicit(net, kronecker, exact(net, linear_schedule, clean[:3], draws, region=region, **changes))
+    found = ours(kronecker, linear_schedule, clean[:3], draws, PLANS[0], region=region, **changes)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_is_so_of_text_to_image_with_and_without_guidance(linear_schedule, scale):
+    torch.manual_seed(0)
+    network = conditional()
+    kronecker = adapted(network, 4, 0, "checkpoint 0")
+    examples = Examples(torch.randn(3, 4, 4, 4), torch.rand(3, 4, 4, 4), torch.randn(3, 2, 5, 6))
+    draws = with_views(window_draws((0, 1000), 6, (4, 4, 4), 0, "test"), examples, Views.both, Views.random, False, 0, "test")
+    guidance = None if scale == 1 else Guidance(scale, torch.randn(5, 6))
+    expected = explicit(network, kronecker, exact(network, linear_schedule, examples, draws, guidance=guidance))
+    for plan in PLANS:
+        found = ours(kronecker, linear_schedule, examples, draws, plan, guidance=guidance)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_is_what_it_was(net, linear_schedule, clean, draws):
+    kronecker = adapted(net, 4, 0, "checkpoint 0")
+    x, t = clean.x0[:2], torch.tensor([3, 500])
+    kept = [p.clone() for p in net.parameters()]
+    z = {f"{name}.z": torch.zeros(1, *of.shape) for name, of in adapters(kronecker).items()}
+    assert torch.equal(torch.func.functional_call(kronecker, z, (x, t)).sample, net(x, t).sample)
+    ours(kronecker, linear_schedule, clean[:2], draws, PLANS[0])
+    assert not adapters(net)
+    assert all(torch.equal(p, before) and p.requires_grad for p, before in zip(net.parameters(), kept, strict=True))
+    assert {p.data_ptr() for p in net.parameters()} == {p.data_ptr() for p in kronecker.parameters()}, "no second copy"
+
+
+def test_many_rows_leave_the_gradient_as_it_is(net, linear_schedule, clean, draws):
+    kronecker = adapted(net, 10_000, 0, "checkpoint 0")
+    gradients = exact(net, linear_schedule, clean[:4], draws)
+    phi = ours(kronecker, linear_schedule, clean[:4], draws, PLANS[0])
+    torch.testing.assert_close(phi @ phi.T, gradients @ gradients.T, rtol=1e-3, atol=1e-5)
+
+
+def test_inner_products_are_those_of_gradients_on_average(linear_schedule, clean, draws):
+    network = networks()["everything"]
+    gradients = exact(network, linear_schedule, clean[:4], draws)
+    wanted = gradients @ gradients.T
+    found = []
+    for seed in range(300):
+        phi = explicit(network, adapted(network, 3, seed, "checkpoint 0"), gradients)
+        found.append(phi @ phi.T)
+    found = torch.stack(found)
+    error = found.std(0) / len(found) ** 0.5
+    assert ((found.mean(0) - wanted).abs() < 4 * error).all()
+    assert (error < 0.1 * wanted.diag().mean()).all(), "or the bound would say nothing"
+
+
+@pytest.mark.parametrize(("size", "rows"), [(3, 4), (4, 4), (5, 4), (300, 8)])
+def test_a_side_is_the_identity_or_orthonormal_but_for_its_scale(size, rows):
+    matrices = torch.stack([side(size, rows, torch.Generator().manual_seed(seed)) for seed in range(400)])
+    if size <= rows:
+        assert torch.equal(matrices[0], torch.eye(size))
+        return
+    assert matrices.shape[1:] == (rows, size)
+    torch.testing.assert_close(matrices[0] @ matrices[0].T, torch.eye(rows) * size / rows)
+    of_same = (matrices.mT @ matrices).mean(0)
+    error = (matrices.mT @ matrices).std(0) / len(matrices) ** 0.5
+    assert ((of_same - torch.eye(size)).abs() < 5.5 * error).all()
+    assert matrices.mean(0).abs().max() < 5.5 / (rows * len(matrices)) ** 0.5, "no sign is preferred"
+
+
+def test_key_seed_and_layer_decide(net):
+    def first(*of):
+        return adapters(adapted(net, 4, *of))["conv_in"].outer
+
+    assert torch.equal(first(0, "a"), first(0, "a"))
+    assert not torch.equal(first(0, "a"), first(0, "b"))
+    assert not torch.equal(first(0, "a"), first(1, "a"))
+
+
+def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
+    kronecker = adapted(net, 4, 0, "checkpoint 0")
+    objectives = [Objective(kronecker, linear_schedule, precision) for precision in Precision]
+    full, half = (torch.cat(list(features(objective, clean[:4], draws, PLANS[0]))) for objective in objectives)
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    assert (torch.cosine_similarity(full, half) > 0.99).all()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.Conv2d(1, 1, 3, padding="same"), nn.PReLU(), nn.Embedding(2, 3)],
+    ids=str,
+)
+def test_a_layer_it_knows_nothing_of_is_refused_by_name(layer):
+    with pytest.raises(ConfigError, match=r"^projection=kronecker: must be another projection with this network: 0 is a \w+"):
+        adapted(nn.Sequential(layer), 4, 0, "checkpoint 0")
