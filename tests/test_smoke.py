@@ -34,7 +34,7 @@ def result_of(directory):
 
 def test_report_is_complete_and_named_last(finished):
     directory, done = finished
-    assert done.stdout.rstrip().endswith("reports/smoke/: result.json, lds.md, lds_by_step.png, journeys.png")
+    assert done.stdout.rstrip().endswith("reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, journeys.png")
     assert done.stderr == ""
     for name in ("lds_by_step.png", "journeys.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")

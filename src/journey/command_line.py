@@ -99,10 +99,10 @@ def check(words: Sequence[str]) -> None:
     for override in overrides:
         _check_override(override)
     for point in itertools.islice(_points(overrides), None if given.multirun else 1):
-        composed = _compose([*searched, *point])
+        settings = composed([*searched, *point])
         if given.multirun:
-            compose.parse(composed)
-            refuse_numbers_for_truths(point, composed)
+            compose.parse(settings)
+            refuse_numbers_for_truths(point, settings)
 
 
 def _check_override(override: Override) -> None:
@@ -152,22 +152,22 @@ def _require_points(number: float) -> None:
     require(number <= MOST_POINTS, "sweep", f"{number} points", f"at most {MOST_POINTS}")
 
 
-def _compose(words: list[str]) -> DictConfig:
+def composed(words: list[str]) -> DictConfig:
     """What Hydra will compose."""
     for override in OverridesParser.create().parse_overrides(words):
         _check_override(override)
     try:
         with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            composed = hydra_compose("config", words, return_hydra_config=True)
+            found = hydra_compose("config", words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # files that are no YAML, or no settings, make Hydra fail in many ways
         raise ConfigError(f"{shlex.join(words)}: cannot be composed: {type(error).__name__}: {error}") from None
-    mode, swept = composed.hydra.mode, composed.hydra.sweeper.get("params")
+    mode, swept = found.hydra.mode, found.hydra.sweeper.get("params")
     require(mode is None and not swept, "hydra.mode and hydra.sweeper", mode or swept, "left out; a sweep: journey -m")
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
+    with open_dict(found):
+        del found["hydra"]
+    return found
 
 
 def refuse_numbers_for_truths(overrides: Sequence[str], composed: DictConfig) -> None:

@@ -145,6 +145,14 @@ class LDS(Evaluation):
         of_cells = [{k: v for k, v in cell.items() if k != "readout"} for cell in result["chosen"][method]["best"][STEP]]
         return max(of_cells, key=of_cells.count)
 
+    def curves(self, result: dict) -> dict[str, list[rows.Row]]:
+        from journey.evaluation.lds import tables
+
+        judged = rows.select(result["rows"], quantity="lds", readout="best", target=STEP)
+        limits = rows.select(result["rows"], quantity="ceiling", target=STEP)
+        titles = tables.ceilings(result)
+        return {"LDS": judged + [row | {"method": titles[row["method"]]} for row in limits]}
+
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds import tables
 
