@@ -26,7 +26,11 @@ from journey.config.settings import GROUPS, Task
 
 MOST_POINTS = 10_000
 CHOSEN = (*GROUPS, "method", "experiment")
-HYDRA = ("hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher")
+HYDRA = (
+    "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher",
+    "hydra/sweeper", "hydra.sweeper.n_trials", "hydra.sweeper.sampler", "hydra.sweeper.study_name", "hydra.sweeper.storage",
+)  # fmt: skip
+OPTUNA = "hydra/sweeper=optuna"
 
 HELP = """journey: which training images guided each step of a diffusion model's sampling, proven by retraining
 
@@ -98,11 +102,14 @@ def check(words: Sequence[str]) -> None:
     overrides = OverridesParser.create().parse_overrides(given.overrides)
     for override in overrides:
         _check_override(override)
-    for point in itertools.islice(_points(overrides), None if given.multirun else 1):
+    chosen = OPTUNA in given.overrides
+    require(given.multirun or not chosen, OPTUNA, "a single run", "a sweep: journey -m")
+    for point in itertools.islice(_points(overrides, chosen), None if given.multirun else 1):
         settings = composed([*searched, *point])
         if given.multirun:
-            compose.parse(settings)
+            run = compose.parse(settings)
             refuse_numbers_for_truths(point, settings)
+            require(not chosen or run.task is Task.report, "task", run.task.value, f"report with {OPTUNA}: points have results")
 
 
 def _check_override(override: Override) -> None:
@@ -127,11 +134,20 @@ def _check_override(override: Override) -> None:
         require(len(set(names)) == len(names), key, value, "distinct")
 
 
-def _points(overrides: list[Override]) -> Iterator[list[str]]:
-    """The overrides of every point of a sweep."""
-    choices = [_choices(override) for override in overrides]
+def _points(overrides: list[Override], by_optuna: bool) -> Iterator[list[str]]:
+    """The overrides of every point of a sweep, or of every corner of the space that Optuna chooses its points from."""
+    choices = [_ends(override) if by_optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     return (list(point) for point in itertools.product(*choices))
+
+
+def _ends(override: Override) -> list[str]:
+    """Both ends of an interval, or of a range; of all else, its choices."""
+    sweep = override.value()
+    if not isinstance(sweep, (IntervalSweep, RangeSweep)):
+        return _choices(override)
+    ends = (sweep.start, sweep.end) if isinstance(sweep, IntervalSweep) else (sweep.start, sweep.stop)
+    return [f"{override.get_key_element()}={value}" for value in ends]
 
 
 def _choices(override: Override) -> list[str]:
