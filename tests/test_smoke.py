@@ -133,6 +133,40 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
     assert {p.name for p in (directory / "artifacts/models").iterdir()} == before, "the same models"
 
 
+def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
+    """Over damping and draws; as many as it was allowed, each with a report and a line in the table."""
+    space = ("method=[journey]", "attribution.num_draws=2,4", "method.journey.damping=[1],[10]")
+    done = command(
+        tmp_path, "-m", *TINY, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0", *space
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")]
+    headlines = [select(r["rows"], quantity="lds", readout="best", target="paired_steps")[0]["value"] for r in results]
+    assert len(results) == 2
+    (best,) = re.findall(r"Best value: (\S+)", done.stdout)
+    assert float(best) == pytest.approx(max(headlines)), "the larger, the better"
+    table = done.stdout[done.stdout.rindex("lds (× 100") :]
+    assert table.count(" ± ") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "hydra.sweeper.direction=minimize"], "error: hydra.sweeper.direction=minimize: must be left out"),
+        (["-m", "task=plan", "seed=0,1"], "error: task=plan: must be report with hydra/sweeper=optuna"),
+        (["-m", "attribution.num_draws=interval(-1,4)"], "error: attribution.num_draws"),
+        ([], "error: hydra/sweeper=optuna=a single run: must be a sweep"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_search_that_cannot_be_is_refused_before_it_begins(tmp_path, words, said):
+    done = command(tmp_path, *words[:1], *TINY, "hydra/sweeper=optuna", *words[1:])
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sweep_with_a_bad_point_runs_none(tmp_path):
     done = command(tmp_path, "-m", *TINY, "seed=0,-1")
     assert done.returncode == 1

@@ -118,7 +118,8 @@ def main(kinds: Sequence[type[Kind]] = ()) -> None:
         if command_line.asks_for_help(sys.argv[1:]):
             print(command_line.help_text(kinds))
             return
-        command_line.check(sys.argv[1:])
+        if not command_line.asks_for_completion(sys.argv[1:]):
+            command_line.check(sys.argv[1:])
         if command_line.OPTUNA in sys.argv:
             sys.argv.append("hydra.sweeper.direction=maximize")  # else it would look for the smallest
         with tempfile.TemporaryDirectory() as scratch:

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +26,7 @@ from journey.config.contracts import Kind
 from journey.config.settings import GROUPS, Task
 
 MOST_POINTS = 10_000
+WIDTH = 100  # letters of a line of help
 CHOSEN = (*GROUPS, "method", "experiment")
 HYDRA = (
     "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher",
@@ -45,7 +47,10 @@ Choices:
 
 Tasks: {tasks}
 Settings, with their values: journey experiment=digits --cfg job
+What came out: reports/<experiment>/index.html, and in Python: journey.open("experiment=digits")
+Completion by the tab key: eval "$(journey --shell-completion install=bash)"   (or zsh, fish)
 """
+COMPLETION = ("--shell-completion", "-sc")
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
@@ -53,12 +58,17 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return any(word in ("--help", "-h") for word in words)
 
 
+def asks_for_completion(words: Sequence[str]) -> bool:
+    """Whether a shell asks what could come next: Hydra answers, and what is typed so far is nothing to refuse."""
+    return any(word in COMPLETION for word in words)
+
+
 def help_text(own: Sequence[type[Kind]] = ()) -> str:
     """The choices of every group, and how to ask for them."""
     lines = []
     for group in sorted(path.name for path in compose.CONF.iterdir() if path.is_dir() and path.name not in ("shared", "hydra")):
         choices = _choices_of(group) + [kind.kind for kind in own if compose.group_of(kind) == group]
-        lines.append(f"    {group:12}{', '.join(choices)}")
+        lines.append(textwrap.fill(", ".join(choices), WIDTH, initial_indent=f"    {group:12}", subsequent_indent=" " * 16))
     return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
 
 

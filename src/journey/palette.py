@@ -9,15 +9,21 @@ VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, OLIVE, ROSE = (
 
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 GREY = "#8c8c8c"
+LIGHT = "#c9c9c9"  # what stands behind
 
-METHODS = {
-    "journey": VERMILION, "trak": BLUE, "ekfac": GREEN, "pixel": ORANGE, "nda": PURPLE, "abu": SKY, "encoder": ROSE,
-    "latent": OLIVE, "caption": OLIVE, "random": "#5f5f5f", "traker": ROSE, "trak_store": ROSE, "external": ROSE,
-    "dtrak": ROSE, "das": OLIVE, "retrac": SKY, "tracin": PURPLE, "magic": OLIVE, "datamodel": ROSE,
-    "empirical_influence": SKY, "gradient_dot": OLIVE, "gradient_cosine": SKY, "relative_influence": ROSE,
-    "renormalized_influence": PURPLE,
-}  # fmt: skip
-"""Those that are compared most have a colour of their own; of the others, no colour says which family they are of."""
+FAMILIES = {
+    VERMILION: ("journey", "traker", "trak_store"),
+    BLUE: ("trak", "dtrak", "das"),
+    GREEN: ("ekfac", "gradient_dot", "gradient_cosine"),
+    ORANGE: ("pixel", "latent", "caption"),
+    PURPLE: ("nda", "datamodel", "empirical_influence"),
+    SKY: ("abu", "tracin", "magic"),
+    OLIVE: ("retrac", "relative_influence", "renormalized_influence"),
+    ROSE: ("encoder", "external"),
+    "#5f5f5f": ("random",),
+}
+"""Methods by their colour; those that share one have marks of their own, in this order. The first are compared most."""
+MARKS = ("o", "s", "^")
 
 
 def colour(method: str) -> str:
@@ -26,4 +32,11 @@ def colour(method: str) -> str:
     >>> colour("journey")
     '#d55e00'
     """
-    return METHODS.get(method, COLOURS[crc32(method.encode()) % len(COLOURS)])
+    known = [of for of, names in FAMILIES.items() if method in names]
+    return known[0] if known else COLOURS[crc32(method.encode()) % len(COLOURS)]
+
+
+def mark(method: str) -> str:
+    """With its colour, what tells a method from every other of ours."""
+    known = [MARKS[names.index(method)] for names in FAMILIES.values() if method in names]
+    return known[0] if known else "D"

@@ -19,7 +19,6 @@ from journey.data import subsets, train_images
 from journey.evaluation import rows
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.statistics import interval
-from journey.palette import COLOURS
 
 HOW = "how.json"  # what a method says of its scores
 
@@ -167,9 +166,9 @@ class LDS(Evaluation):
     def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation.lds import figures
 
-        few = len(figures.plain(result)) <= len(COLOURS)
-        shown = {"lds_by_step.png": figures.lds_by_step} if few else {"lds_by_method.png": figures.lds_by_method}
-        pictures = {name: draw(result) for name, draw in shown.items()}
+        pictures = {"lds_by_step.png": figures.lds_by_step(result)}
+        if figures.named(result) != figures.plain(result):
+            pictures["lds_by_method.png"] = figures.lds_by_method(result)
         if result["axes"]:
             pictures["ablations.png"] = figures.ablations(result, next(iter(result["chosen"])), result["axes"])
         return pictures

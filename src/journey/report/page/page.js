@@ -123,7 +123,8 @@ function plot(chosen, limits, others, t) {
   for (const line of chosen) {
     const colour = data.colours[line.name];
     add("path", { d: band(line.points), fill: colour, opacity: 0.18 });
-    add("path", { d: path(line.points), fill: "none", stroke: colour, "stroke-width": 2 });
+    const dashes = line.name === at.first ? "none" : "9 3"; // two of a family have one colour
+    add("path", { d: path(line.points), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dashes });
     for (const p of line.points) add("circle", { cx: x(p[0]), cy: y(p[1]), r: p[0] === t ? 5 : 2.5, fill: colour });
   }
   add("line", { class: "here", "data-step": t, x1: x(t), x2: x(t), y1: TOP, y2: HIGH - BOTTOM });
