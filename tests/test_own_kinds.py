@@ -1,7 +1,7 @@
 """A user's own kinds, each a script of less than forty lines, through the whole road."""
 
-import re
 import json
+import re
 import shutil
 from pathlib import Path
 
