@@ -1,4 +1,4 @@
-"""What the README and its guides show runs as it stands, on the smallest experiment; the README's numbers are those of results."""
+"""What the README and its guides show runs as it stands, on the smallest experiment; its numbers are those of results."""
 
 import json
 import re
