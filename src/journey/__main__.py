@@ -34,7 +34,7 @@ from journey.launch.jobs import JobsFailedError
 
 EXPECTED = (ConfigError, StoreError)
 MENDABLE = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP")
-SWEPT: dict[str, list[dict]] = {}  # the headline of every point of a sweep, by its overrides
+SWEPT: dict[tuple[str, ...], list[dict]] = {}  # the headline of every point of a sweep, by its overrides
 
 
 def dispatch(run: Config, reports: Path, words: str) -> dict | None:
@@ -105,7 +105,7 @@ def _run(composed: DictConfig) -> float | None:
         result = dispatch(run, reports, command_line.composing(job.overrides.task))
         headline = run.evaluation.headline(result) if result is not None else []
         if headline and job.mode is RunMode.MULTIRUN:
-            SWEPT[f"{run.name} {point}"] = headline
+            SWEPT[tuple(job.overrides.task)] = headline
         return headline[0]["value"] if headline else None
 
 
@@ -130,7 +130,7 @@ def main(kinds: Sequence[type[Kind]] = ()) -> None:
 
             from journey.report import tables
 
-            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(SWEPT))
+            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(command_line.told_apart(SWEPT)))
 
 
 @contextlib.contextmanager

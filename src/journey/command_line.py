@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -243,6 +243,16 @@ def directory_of(number: int, overrides: str) -> str:
     """Of a point of a sweep: its number and what was set."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
     return f"{number}-{safe}"[:200]
+
+
+def told_apart(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """What belongs to the points of a sweep, by what their overrides do not have in common.
+
+    >>> told_apart({("experiment=smoke", "seed=0"): 1, ("experiment=smoke", "seed=1"): 2})
+    {'seed=0': 1, 'seed=1': 2}
+    """
+    common = set.intersection(*map(set, points))
+    return {" ".join(word for word in words if word not in common): of for words, of in points.items()}
 
 
 def composing(overrides: Sequence[str]) -> str:

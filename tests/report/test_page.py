@@ -1,9 +1,11 @@
 """The page in a real browser: what slider, keys and pickers change, and that it says nothing on the console."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from journey.data import ImageSet
+from journey.kinds import EVALUATIONS
 from journey.report.page import sprites, travel
 from journey.report.page.write import html
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NEEDED = {"chromium": "chromium", "chromedriver": "chromium-driver"}  # programs, and the Debian packages they are in
 
 
@@ -152,6 +156,26 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     press(browser, Keys.END)
     assert browser.find_element(By.ID, "where").text == "t = 0 (50 of 50)"
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    ("experiment", "titles"),
+    [
+        ("digits", ["LDS"]),
+        ("planted", ["Copies among as many first images,", "Median rank of a copy,"]),
+        ("emergence", ["P(class of the final image | x_t)", "Share of the query's class in the top 50"]),
+        ("counterfactual", []),
+    ],
+)
+def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
+    result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
+    (kind,) = [kind for kind in EVALUATIONS if kind.kind == result["settings"]["evaluation"]["kind"]]
+    curves = kind().curves(result)
+    assert list(curves) == titles
+    for rows in curves.values():
+        by_method = {row["method"]: [other["step"] for other in rows if other["method"] == row["method"]] for row in rows}
+        assert "random" in by_method or "pixels" in by_method
+        assert all(steps == result["steps"] for steps in by_method.values())
 
 
 def test_first_and_last_are_what_scores_say():
