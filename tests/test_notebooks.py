@@ -24,5 +24,5 @@ def test_its_pair_says_the_same_and_has_small_outputs(source):
     pair = source.with_suffix(".ipynb")
     cells, paired = (jupytext.read(path).cells for path in (source, pair))
     assert [(cell.cell_type, cell.source) for cell in cells] == [(cell.cell_type, cell.source) for cell in paired]
-    assert all(cell.outputs for cell in paired if cell.cell_type == "code" and not cell.source.startswith(("import", "lds =")))
+    assert sum(bool(cell.outputs) for cell in paired if cell.cell_type == "code") >= 3, "executed as it is committed"
     assert pair.stat().st_size < MOST_BYTES
