@@ -131,3 +131,10 @@ def succeeds(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> str
     done = command(directory, *words, of=of)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> tuple[Path, str]:
+    """A directory with the artifacts and the report of the smallest experiment, and what the command said."""
+    directory = tmp_path_factory.mktemp("tiny")
+    return directory, succeeds(directory, *TINY, "compute.workers=1")

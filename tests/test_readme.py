@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands, on the smallest experiment."""
+"""What the README and its guides show runs as it stands, on the smallest experiment; its numbers are those of results."""
 
 import json
 import re
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY, succeeds
 
-from journey.evaluation.rows import names, select
+from journey.evaluation.rows import names, select, spelled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-METHOD, SCORES = re.findall(r"```python\n(.*?)```", README, re.S)
+GUIDE = (ROOT / "docs/your-own.md").read_text()
+METHOD, SCORES = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,11 @@ def test_a_strangers_scores_are_judged_from_a_pack_and_nothing_trains(packed):
 
 
 def test_a_strangers_scores_are_judged_on_the_models_of_this_repository(tmp_path):
-    """The README's own lines: nothing trains, random scores find nothing, and the ceilings are those that were published."""
+    """The guide's own lines: nothing trains, random scores find nothing, and the ceilings are those that were published."""
     with tarfile.open(ROOT / "experiments/methods/methods-pack.tar.gz") as pack:
         pack.extractall(tmp_path, filter="data")
     subprocess.run([sys.executable, "-c", SCORES], cwd=tmp_path, check=True)
-    (line,) = re.findall(r"^    journey (experiment=methods artifacts=methods-pack .*\\\n.*)$", README, re.MULTILINE)
+    (line,) = re.findall(r"^    journey (experiment=methods artifacts=methods-pack .*\\\n.*)$", GUIDE, re.MULTILINE)
     said = succeeds(tmp_path, *shlex.split(line.replace("\\\n", "")))
     assert "2 to make: score x1, evaluate x1" in said
     rows = json.loads((tmp_path / "reports/methods/result.json").read_text())["rows"]
@@ -78,3 +79,19 @@ def test_the_card_of_a_pack_names_what_is_in_it(packed):
     card = (pack / "README.md").read_text()
     for path in re.findall(r"`((?:images|journeys|models)/[^`]+?)/?`", card):
         assert (pack / path.removesuffix("/train")).is_dir(), path
+
+
+def test_the_claim_has_the_numbers_of_its_results():
+    for experiment, against, sign in (("digits", "trak", "+"), ("methods", "trak", "+"), ("digits", "ekfac", "")):
+        rows = json.loads((ROOT / f"experiments/{experiment}/result.json").read_text())["rows"]
+        (row,) = select(rows, quantity="difference", method="journey", against=against, target="paired_steps")
+        if not sign:  # the README says by how much the other is better
+            row = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+        assert sign + spelled(row, 1, times=100) in re.sub(r"\*\*|by ", "", README)
+
+
+def test_every_link_leads_somewhere():
+    folders = ("docs", "notebooks", "experiments")
+    for page in (ROOT / "README.md", *(path for folder in folders for path in (ROOT / folder).rglob("*.md"))):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"

@@ -34,7 +34,7 @@ def result_of(directory):
 
 def test_report_is_complete_and_named_last(finished):
     directory, done = finished
-    assert done.stdout.rstrip().endswith("reports/smoke/: result.json, lds.md, lds_by_step.png, journeys.png")
+    assert done.stdout.rstrip().endswith("reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, journeys.png")
     assert done.stderr == ""
     for name in ("lds_by_step.png", "journeys.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
@@ -129,8 +129,43 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
     assert all("evaluation.num_bootstrap=" in name for name in points)
     table = [line.split("│") for line in done.stdout.splitlines()][-4:]
     labels = [cells[1].strip() for cells in table if len(cells) > 1]
-    assert labels == [f"smoke evaluation.num_bootstrap={count}" for count in (200, 300)]
+    assert labels == [f"evaluation.num_bootstrap={count}" for count in (200, 300)]
     assert {p.name for p in (directory / "artifacts/models").iterdir()} == before, "the same models"
+
+
+def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
+    """Over damping and draws; as many as it was allowed, each with a report and a line in the table."""
+    space = ("method=[journey]", "attribution.num_draws=2,4", "method.journey.damping=[1],[10]")
+    done = command(
+        tmp_path, "-m", *TINY, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0", *space
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")]
+    headlines = [select(r["rows"], quantity="lds", readout="best", target="paired_steps")[0]["value"] for r in results]
+    assert len(results) == 2
+    (best,) = re.findall(r"Best value: (\S+)", done.stdout)
+    assert float(best) == pytest.approx(max(headlines)), "the larger, the better"
+    table = done.stdout[done.stdout.rindex("lds (× 100") :]
+    assert table.count(" ± ") == 1 + 2, "in the title, and a cell for each point"
+    assert "retraining" not in table, "what all points have in common is not said"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "hydra.sweeper.direction=minimize"], "error: hydra.sweeper.direction=minimize: must be left out"),
+        (["-m", "task=plan", "seed=0,1"], "error: task=plan: must be report with hydra/sweeper=optuna"),
+        (["-m", "training.learning_rate=interval(-1,1)"], "error: training.learning_rate=-1.0: must be positive"),
+        ([], "error: hydra/sweeper=optuna=a single run: must be a sweep"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_search_that_cannot_be_is_refused_before_it_begins(tmp_path, words, said):
+    done = command(tmp_path, *words[:1], *TINY, "hydra/sweeper=optuna", *words[1:])
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_with_a_bad_point_runs_none(tmp_path):

@@ -56,6 +56,8 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     report = json.dumps(runs["adhoc-report"]["summary"])
     for expected in ("lds_by_step", "journeys", "lds/journey/paired_steps", "tables/rows"):
         assert expected in report
+    held = Path(runs["adhoc-report"]["file"]).read_bytes()
+    assert b"adhoc-report-page" in held, "the page, as an artifact"
     assert not list(tmp_path.glob("wandb/run-*")), "nothing goes online"
 
 

@@ -34,7 +34,7 @@ from journey.launch.jobs import JobsFailedError
 
 EXPECTED = (ConfigError, StoreError)
 MENDABLE = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP")
-SWEPT: dict[str, list[dict]] = {}  # the headline of every point of a sweep, by its overrides
+SWEPT: dict[tuple[str, ...], list[dict]] = {}  # the headline of every point of a sweep, by its overrides
 
 
 def dispatch(run: Config, reports: Path, words: str) -> dict | None:
@@ -92,7 +92,8 @@ def _verify(store: Store) -> None:
 
 
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
-def _run(composed: DictConfig) -> None:
+def _run(composed: DictConfig) -> float | None:
+    """Returns what a sweeper that chooses its points makes large: the first number of the headline."""
     with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
@@ -102,8 +103,10 @@ def _run(composed: DictConfig) -> None:
         if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
             reports = reports / command_line.directory_of(job.job.num, point)
         result = dispatch(run, reports, command_line.composing(job.overrides.task))
-        if result is not None and job.mode is RunMode.MULTIRUN:
-            SWEPT[f"{run.name} {point}"] = run.evaluation.headline(result)
+        headline = run.evaluation.headline(result) if result is not None else []
+        if headline and job.mode is RunMode.MULTIRUN:
+            SWEPT[tuple(job.overrides.task)] = headline
+        return headline[0]["value"] if headline else None
 
 
 def main(kinds: Sequence[type[Kind]] = ()) -> None:
@@ -115,7 +118,10 @@ def main(kinds: Sequence[type[Kind]] = ()) -> None:
         if command_line.asks_for_help(sys.argv[1:]):
             print(command_line.help_text(kinds))
             return
-        command_line.check(sys.argv[1:])
+        if not command_line.asks_for_completion(sys.argv[1:]):
+            command_line.check(sys.argv[1:])
+        if command_line.OPTUNA in sys.argv:
+            sys.argv.append("hydra.sweeper.direction=maximize")  # else it would look for the smallest
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch  # where Hydra notes what a sweep was; the reports say so
             _run()
@@ -124,7 +130,7 @@ def main(kinds: Sequence[type[Kind]] = ()) -> None:
 
             from journey.report import tables
 
-            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(SWEPT))
+            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(command_line.told_apart(SWEPT)))
 
 
 @contextlib.contextmanager

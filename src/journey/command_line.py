@@ -7,9 +7,10 @@ import math
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -25,8 +26,13 @@ from journey.config.contracts import Kind
 from journey.config.settings import GROUPS, Task
 
 MOST_POINTS = 10_000
+WIDTH = 100  # letters of a line of help
 CHOSEN = (*GROUPS, "method", "experiment")
-HYDRA = ("hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher")
+HYDRA = (
+    "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher",
+    "hydra/sweeper", "hydra.sweeper.n_trials", "hydra.sweeper.sampler", "hydra.sweeper.study_name", "hydra.sweeper.storage",
+)  # fmt: skip
+OPTUNA = "hydra/sweeper=optuna"
 
 HELP = """journey: which training images guided each step of a diffusion model's sampling, proven by retraining
 
@@ -41,7 +47,10 @@ Choices:
 
 Tasks: {tasks}
 Settings, with their values: journey experiment=digits --cfg job
+What came out: reports/<experiment>/index.html, and in Python: journey.open("experiment=digits")
+Completion by the tab key: eval "$(journey --shell-completion install=bash)"   (or zsh, fish)
 """
+COMPLETION = ("--shell-completion", "-sc")
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
@@ -49,12 +58,17 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return any(word in ("--help", "-h") for word in words)
 
 
+def asks_for_completion(words: Sequence[str]) -> bool:
+    """Whether a shell asks what could come next: Hydra answers, and what is typed so far is nothing to refuse."""
+    return any(word in COMPLETION for word in words)
+
+
 def help_text(own: Sequence[type[Kind]] = ()) -> str:
     """The choices of every group, and how to ask for them."""
     lines = []
     for group in sorted(path.name for path in compose.CONF.iterdir() if path.is_dir() and path.name not in ("shared", "hydra")):
         choices = _choices_of(group) + [kind.kind for kind in own if compose.group_of(kind) == group]
-        lines.append(f"    {group:12}{', '.join(choices)}")
+        lines.append(textwrap.fill(", ".join(choices), WIDTH, initial_indent=f"    {group:12}", subsequent_indent=" " * 16))
     return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
 
 
@@ -98,11 +112,14 @@ def check(words: Sequence[str]) -> None:
     overrides = OverridesParser.create().parse_overrides(given.overrides)
     for override in overrides:
         _check_override(override)
-    for point in itertools.islice(_points(overrides), None if given.multirun else 1):
-        composed = _compose([*searched, *point])
+    chosen = OPTUNA in given.overrides
+    require(given.multirun or not chosen, OPTUNA, "a single run", "a sweep: journey -m")
+    for point in itertools.islice(_points(overrides, chosen), None if given.multirun else 1):
+        settings = composed([*searched, *point])
         if given.multirun:
-            compose.parse(composed)
-            refuse_numbers_for_truths(point, composed)
+            run = compose.parse(settings)
+            refuse_numbers_for_truths(point, settings)
+            require(not chosen or run.task is Task.report, "task", run.task.value, f"report with {OPTUNA}: points have results")
 
 
 def _check_override(override: Override) -> None:
@@ -127,11 +144,20 @@ def _check_override(override: Override) -> None:
         require(len(set(names)) == len(names), key, value, "distinct")
 
 
-def _points(overrides: list[Override]) -> Iterator[list[str]]:
-    """The overrides of every point of a sweep."""
-    choices = [_choices(override) for override in overrides]
+def _points(overrides: list[Override], by_optuna: bool) -> Iterator[list[str]]:
+    """The overrides of every point of a sweep, or of every corner of the space that Optuna chooses its points from."""
+    choices = [_ends(override) if by_optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     return (list(point) for point in itertools.product(*choices))
+
+
+def _ends(override: Override) -> list[str]:
+    """Both ends of an interval, or of a range; of all else, its choices."""
+    sweep = override.value()
+    if not isinstance(sweep, (IntervalSweep, RangeSweep)):
+        return _choices(override)
+    ends = (sweep.start, sweep.end) if isinstance(sweep, IntervalSweep) else (sweep.start, sweep.stop)
+    return [f"{override.get_key_element()}={value}" for value in ends]
 
 
 def _choices(override: Override) -> list[str]:
@@ -152,22 +178,22 @@ def _require_points(number: float) -> None:
     require(number <= MOST_POINTS, "sweep", f"{number} points", f"at most {MOST_POINTS}")
 
 
-def _compose(words: list[str]) -> DictConfig:
+def composed(words: list[str]) -> DictConfig:
     """What Hydra will compose."""
     for override in OverridesParser.create().parse_overrides(words):
         _check_override(override)
     try:
         with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            composed = hydra_compose("config", words, return_hydra_config=True)
+            found = hydra_compose("config", words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # files that are no YAML, or no settings, make Hydra fail in many ways
         raise ConfigError(f"{shlex.join(words)}: cannot be composed: {type(error).__name__}: {error}") from None
-    mode, swept = composed.hydra.mode, composed.hydra.sweeper.get("params")
+    mode, swept = found.hydra.mode, found.hydra.sweeper.get("params")
     require(mode is None and not swept, "hydra.mode and hydra.sweeper", mode or swept, "left out; a sweep: journey -m")
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
+    with open_dict(found):
+        del found["hydra"]
+    return found
 
 
 def refuse_numbers_for_truths(overrides: Sequence[str], composed: DictConfig) -> None:
@@ -217,6 +243,16 @@ def directory_of(number: int, overrides: str) -> str:
     """Of a point of a sweep: its number and what was set."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
     return f"{number}-{safe}"[:200]
+
+
+def told_apart(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """What belongs to the points of a sweep, by what their overrides do not have in common.
+
+    >>> told_apart({("experiment=smoke", "seed=0"): 1, ("experiment=smoke", "seed=1"): 2})
+    {'seed=0': 1, 'seed=1': 2}
+    """
+    common = set.intersection(*map(set, points))
+    return {" ".join(word for word in words if word not in common): of for words, of in points.items()}
 
 
 def composing(overrides: Sequence[str]) -> str:

@@ -1,13 +1,14 @@
 """Metrics: JSON lines beside every artifact, always; Weights & Biases as a view of them, on request."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from journey.artifacts.files import replace_text
 from journey.artifacts.graph import address, contents
@@ -76,7 +77,19 @@ class Wandb(Tracking):
             mode=self.mode.value,
             settings=wandb.Settings(silent=True),
         ) as run:
-            yield lambda values, step=None: run.log({key: _shown(value) for key, value in values.items()}, step=step)
+            yield functools.partial(_tell, run)
+
+
+def _tell(run: Any, values: dict[str, object], step: int | None = None) -> None:
+    """Log values in a W&B run; a page is kept as an artifact of it, whole. run: wandb.Run"""
+    import wandb
+
+    pages = {key: value for key, value in values.items() if isinstance(value, Path) and value.suffix == ".html"}
+    for key, path in pages.items():
+        artifact = wandb.Artifact(f"{run.name}-{key}", type="page")
+        artifact.add_file(str(path))
+        run.log_artifact(artifact)
+    run.log({key: _shown(value) for key, value in values.items() if key not in pages}, step=step)
 
 
 def _shown(value: object) -> object:

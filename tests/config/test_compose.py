@@ -359,10 +359,19 @@ def test_help_lists_every_choice(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["journey", "--help"])
     entry.main()
     said = capsys.readouterr().out
+    assert said == (CONF.parent / "docs/help.txt").read_text(), "journey --help > docs/help.txt"
+    said = re.sub(r"\n {16}", " ", said)  # long lists take several lines
     for option in (*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)):
         group, name = option.split("=")
         line = next(line for line in said.splitlines() if line.startswith(f"    {group} "))
         assert name in re.split(r"[ ,]+", line)
+
+
+def test_a_shell_is_told_what_could_come_next(monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", "journey experiment=sm")
+    monkeypatch.setattr("sys.argv", ["journey", "-sc", "query=bash"])
+    entry.main()
+    assert capsys.readouterr().out.split() == ["experiment=smoke"]
 
 
 def test_every_setting_is_read_by_code():

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from journey import palette
+from journey.config import compose
 from journey.evaluation.lds import figures, tables
 from journey.evaluation.lds.lds import LDS
 
@@ -111,7 +113,7 @@ def test_ablations_draw_every_axis(result):
 
 
 def test_the_pictures_are_those_that_can_be_read(result):
-    """Curves while there are colours enough, a map of more methods; axes where something was varied."""
+    """Curves; of more methods than these can tell apart, a map too; axes where something was varied."""
     assert list(LDS().figures(result)) == ["lds_by_step.png"]
     varied = LDS().figures({**result, "axes": {"num_draws": [("8", "trak"), ("32", "journey")]}})
     assert list(varied) == ["lds_by_step.png", "ablations.png"]
@@ -121,8 +123,26 @@ def test_the_pictures_are_those_that_can_be_read(result):
     result["variants"] = [f"method {i}" for i in range(5)]
     assert list(LDS().figures(result)) == ["lds_by_step.png"]
     result["variants"] = []
-    assert list(LDS().figures(result)) == ["lds_by_method.png"]
+    assert list(LDS().figures(result)) == ["lds_by_step.png", "lds_by_method.png"]
     plt.close("all")
+
+
+def test_of_many_methods_the_first_and_the_best_are_named(result):
+    result["rows"] = lds("first", -0.1, quantity="lds", readout="best")
+    for i in range(20):
+        result["rows"] += lds(f"method {i}", 0.01 * i, quantity="lds", readout="best")
+    result["rows"] += lds("draws", 0.5, quantity="ceiling")
+    axes = figures.lds_by_step(result).axes[0]
+    assert [c.get_label() for c in axes.containers] == ["first", *(f"method {i}" for i in range(15, 20))]
+    assert "15 other methods" in axes.get_legend_handles_labels()[1]
+    plt.close("all")
+
+
+def test_no_two_methods_of_ours_look_alike():
+    """And those that are compared most differ in colour."""
+    every = [name for of in palette.FAMILIES.values() for name in of]
+    assert sorted(every) == sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
+    assert len({(palette.colour(name), palette.mark(name)) for name in every}) == len(every)
 
 
 def test_a_method_is_shown_with_what_most_cells_chose(result):

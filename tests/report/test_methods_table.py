@@ -11,7 +11,7 @@ from journey.config import compose
 from journey.kinds import KINDS, METHODS
 from journey.report import methods
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "docs/methods.md"
 NAMES = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
 
 

@@ -11,7 +11,7 @@ from journey.config.groups import At, Precision, Training
 from journey.config.settings import Vary
 from journey.evaluation.rows import select
 from journey.experiment import recipes
-from journey.report import figures, tables, write
+from journey.report import figures, shown, tables, write
 
 
 def test_proponents_and_opponents_are_under_their_step():
@@ -20,7 +20,7 @@ def test_proponents_and_opponents_are_under_their_step():
     names = [str(i) for i in range(10)]
     ids = tuple(f"images/{name}" for name in names)
     guided = figures.Guided([600, 300], np.zeros((2, 1, 1, 4, 4)), train, scores, names, ids)
-    figure = figures.journeys(guided, "test", num_queries=1, num_shown=2)
+    figure = figures.journeys(guided, "test", [0], num_shown=2)
     shown = np.array([[a.images[0].get_array()[0, 0] if a.images else np.nan for a in figure.axes]]).reshape(-1, 2)
     index = np.rint(np.nan_to_num(shown[1:5]) * 255 / 25).astype(int)
     np.testing.assert_array_equal(index, [[9, 0], [8, 1], [0, 9], [1, 8]])
@@ -67,14 +67,14 @@ def test_rows_of_any_evaluation_are_tabled():
 def test_axes_find_every_point_once_whatever_it_is_called():
     base = journey_trak(damping=[1.0])
     vary = Vary(num_draws=[32, 4, 8], damping=[1.0, 10.0], at=[At.trajectory])
-    axes = write._axes(small_run(method={"journey": base}, vary=vary))
+    axes = shown.axes(small_run(method={"journey": base}, vary=vary))
     draws = [("4", "journey-num_draws-4"), ("8", "journey"), ("32", "journey-num_draws-32")]
     assert axes == {"num_draws": draws, "damping": [("1.0", "journey"), ("10.0", "journey-damping-10.0")]}
 
 
 def test_axes_that_are_no_numbers_are_named_by_their_value():
     run = small_run(vary=Vary(precision=[Precision.bf16]))
-    assert write._axes(run) == {"precision": [("bf16", "journey-precision-bf16"), ("fp32", "journey")]}
+    assert shown.axes(run) == {"precision": [("bf16", "journey-precision-bf16"), ("fp32", "journey")]}
 
 
 # ------------------------------------------------------------------------------------------------- a directory
@@ -94,7 +94,8 @@ def test_a_report_is_replaced_as_a_whole_and_says_what_it_replaces(workspace, tm
     found = json.loads((directory / "result.json").read_text())
     assert list(found["methods"]) == ["other"]
     assert select(first["rows"], method="journey")
-    assert sorted(p.name for p in directory.iterdir()) == ["journeys.png", "lds.md", "lds_by_step.png", "result.json"]
+    pictures = [f"{name}.{form}" for name in ("journeys", "lds_by_step") for form in ("pdf", "png")]
+    assert sorted(p.name for p in directory.iterdir()) == sorted([*pictures, "index.html", "lds.md", "result.json"])
     assert [p.name for p in directory.parent.iterdir()] == ["small"], "nothing is left beside it"
 
 

@@ -37,7 +37,7 @@ Figure = Any  # matplotlib.figure.Figure
 Table = Any  # rich.table.Table
 
 Watcher = Callable[..., None]
-"""log(values, step): by name, numbers, paths of pictures and lists of rows"""
+"""log(values, step): by name, numbers, lists of rows, and paths of pictures or of a page"""
 
 
 class Kind(ABC):
@@ -229,6 +229,10 @@ class Evaluation(Kind):
 
     def texts(self, result: dict) -> dict[str, str]:
         """Files of text for the report, by name."""
+        return {}
+
+    def curves(self, result: dict) -> dict[str, list[dict]]:
+        """What the page draws along the journey, by title: rows of steps, a line for each of their methods."""
         return {}
 
     def figures(self, result: dict) -> dict[str, Figure]:

@@ -8,7 +8,16 @@ from journey.artifacts.workspace import Workspace, get
 
 def pictures(journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> np.ndarray:
     """x̂0_t of every query at some of the steps that are kept, as pixels in −1…1. [step, query, C, H, W]"""
-    kept = get(journeys, workspace).array("x0_hat.npy")
+    return _at_steps("x0_hat.npy", journeys, steps, workspace)
+
+
+def noisy(journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> np.ndarray:
+    """x_t likewise; of latents, what their decoder makes of noise."""
+    return _at_steps("x_t.npy", journeys, steps, workspace)
+
+
+def _at_steps(name: str, journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> np.ndarray:
+    kept = get(journeys, workspace).array(name)
     return np.stack([decoded(kept[journeys.steps.index(t)], journeys, workspace) for t in steps])
 
 

@@ -1,4 +1,4 @@
-"""The methods as points of one space: a Markdown table of `conf/method`, as it composes. The README holds it.
+"""The methods as points of one space: a Markdown table of `conf/method`, as it composes. docs/methods.md holds it.
 
 python -m journey.report.methods
 """

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from enum import Enum
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,12 +21,14 @@ from journey.artifacts.provenance import git_state, versions
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.specs import Autoencoder, Evaluate, Train
 from journey.artifacts.workspace import Workspace, get
-from journey.config.contracts import Method
 from journey.config.groups import At
 from journey.config.settings import Config
 from journey.data import train_images
+from journey.diffusion.pictures import noisy
 from journey.diffusion.pictures import pictures as decoded
-from journey.report import costs, figures, tables
+from journey.report import costs, figures, shown, tables
+from journey.report.page import travel
+from journey.report.page import write as page
 
 PICTURE = "journeys.png"
 
@@ -35,35 +36,40 @@ PICTURE = "journeys.png"
 def write(run: Config, made_from: Recipes, workspace: Workspace, directory: Path) -> dict:
     """Make everything a run is reported by, in one directory that is replaced as a whole; returns the result.
 
+    Every picture is there for a screen, .png, and for paper, .pdf.
+
     The picture of the journeys comes as soon as there is what it shows, with a λ from the middle of those that are chosen
     among, and again at the end, with the one that was chosen.
     """
     target = made_from.evaluate(run.evaluation, run.judged)
-    shown = _per_step(run)
-    first = [made_from.score(run.method[shown])] if shown else []
+    guide = _per_step(run)
     with _replacing(directory) as partial:
-        waiting = {address(spec) for spec in first if workspace.store.find(spec) is None}
-        for spec in workspace.compute.make([*first, target], workspace):
-            waiting.discard(address(spec))
-            if shown and not waiting and not (partial / PICTURE).exists() and spec is not target:
-                _save(_journeys(run, made_from, workspace, shown, None), partial / PICTURE)
-                print(f"{partial / PICTURE}: what guided each step", flush=True)
+        _make(run, made_from, workspace, target, guide, partial / PICTURE)
         result = _result(run, target, workspace)
-        write_json(partial / "result.json", result)
-        texts = run.evaluation.texts(result)
-        for name, text in texts.items():
+        pictures, texts = run.evaluation.figures(result), run.evaluation.texts(result)
+        embedded = [page.Picture(partial / name, _save(figure, partial / name)) for name, figure in pictures.items()]
+        if guide:
+            pictures[PICTURE] = _journeys(run, made_from, workspace, guide, result)
+            _save(pictures[PICTURE], partial / PICTURE)
+        for name, text in {**texts, page.PAGE: _page(run, made_from, workspace, result, embedded)}.items():
             replace_text(partial / name, text)
-        pictures = run.evaluation.figures(result)
-        if shown:
-            chosen = run.evaluation.chosen(result, shown)
-            pictures[PICTURE] = _journeys(run, made_from, workspace, shown, chosen)
-        for name, figure in pictures.items():
-            _save(figure, partial / name)
+        write_json(partial / "result.json", result)
         _say_what_is_replaced(directory, result)
     _show(run, result)
-    print(f"{directory}/: {', '.join(['result.json', *texts, *pictures])}", flush=True)
+    print(f"{directory}/: {', '.join([page.PAGE, 'result.json', *texts, *pictures])}", flush=True)
     _to_tracker(run, result, directory, list(pictures), workspace)
     return result
+
+
+def _make(run: Config, made_from: Recipes, workspace: Workspace, target: Evaluate, guide: str | None, first: Path) -> None:
+    """Make what is judged, and the first picture as soon as there are scores of the method that guides it."""
+    asked = [made_from.score(run.method[guide])] if guide else []
+    waiting = {address(spec) for spec in asked if workspace.store.find(spec) is None}
+    for spec in workspace.compute.make([*asked, target], workspace):
+        waiting.discard(address(spec))
+        if guide and not waiting and not first.exists() and spec is not target:
+            _save(_journeys(run, made_from, workspace, guide, None), first)
+            print(f"{first}: what guided each step", flush=True)
 
 
 def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
@@ -71,13 +77,8 @@ def _result(run: Config, target: Evaluate, workspace: Workspace) -> dict:
     found = json.loads((get(target, workspace).path / "result.json").read_text())
     settings = {f.name: describe(getattr(run, f.name)) for f in fields(run) if f.name not in ("artifacts", "reports", "task")}
     return {
-        "experiment": run.name,
-        "dataset": run.dataset.label,
-        "model": run.model.label,
-        "variants": [name for name in run.judged if name not in run.method],
-        "axes": _axes(run),
+        **shown.told(run, found),
         **_autoencoder(target, workspace),
-        **found,
         "cost": {name: costs.of_method(score, workspace.store) for name, score in target.scores.items()},
         **costs.by_stage(target, workspace.store),
         "settings": settings,
@@ -137,31 +138,15 @@ def _say_what_is_replaced(directory: Path, result: dict) -> None:
         print(f"{directory}: replaces a report of other settings: {'; '.join(changed[:5])}", flush=True)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=160)
+def _save(figure: Figure, path: Path) -> str:
+    """For a screen and for paper; returns what stands over it."""
+    for form in (path, path.with_suffix(".pdf")):
+        figure.savefig(form, dpi=160)
     plt.close(figure)
+    return figure.get_suptitle()
 
 
 # --------------------------------------------------------------------------------------------------- pictures
-
-
-def _axes(run: Config) -> dict[str, list[tuple[str, str]]]:
-    """Every axis that the first method was varied along: (value, name), in rising order where the values are numbers."""
-    base, method = next(iter(run.method.items()))
-    points: dict[str, dict] = {}
-    for axis, variant in run.vary.variants(base, method).values():
-        if axis == "at":
-            continue
-        if axis != "damping":  # of which the base chooses among several
-            points.setdefault(axis, {_value(method, axis): base})
-        same = next(name for name, other in run.judged.items() if other == variant)
-        points.setdefault(axis, {})[_value(variant, axis)] = same
-    return {axis: [(str(value), name) for value, name in sorted(of.items())] for axis, of in points.items()}
-
-
-def _value(method: Method, axis: str) -> float | str:
-    value = vars(method)[axis]
-    return value.value if isinstance(value, Enum) else value[0] if isinstance(value, list) else value
 
 
 def _per_step(run: Config) -> str | None:
@@ -171,23 +156,38 @@ def _per_step(run: Config) -> str | None:
     return names[0] if names else None
 
 
-def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, chosen: dict | None) -> Figure:
-    """Proponents and opponents under one of the method's hyper-parameters."""
-    candidates = run.method[name].candidates()
-    best = chosen or candidates[len(candidates) // 2]
+def _journeys(run: Config, made_from: Recipes, workspace: Workspace, name: str, result: dict | None) -> Figure:
+    """Proponents and opponents by one method. result: None while there is none"""
+    best = shown.candidate(run.method[name], name, run.evaluation, result)
     images = train_images(made_from.images, workspace)
     scores = get(made_from.score(run.method[name]), workspace).array("scores.npy")
     guided = figures.Guided(
         steps=run.sampling.steps,
         x0_hat=decoded(made_from.journeys, made_from.steps, workspace),
         train=images.images,
-        scores=scores[candidates.index(best)],
+        scores=scores[best],
         labels=[images.describe(i) for i in range(len(images))],
         ids=images.ids,
         queries=made_from.journeys.prompts,
     )
-    setting = "".join(f", {key} {value:g}" for key, value in best.items())
-    return figures.journeys(guided, f"{run.name}: what guided each step ({name}{setting})")
+    said = ", ".join(part for part in (name, shown.setting(run.method[name], best)) if part)
+    return figures.journeys(guided, f"{run.name}: what guided each step ({said})", figures.differing(guided.x0_hat[-1]))
+
+
+def _page(run: Config, made_from: Recipes, workspace: Workspace, result: dict, pictures: list[page.Picture]) -> str:
+    """All journeys, and what every method that was asked for ranks first and last along them."""
+    of = made_from.journeys
+    x_t, x0_hat = (seen(of, made_from.steps, workspace) for seen in (noisy, decoded))
+    images = train_images(made_from.images, workspace)
+    ranked = {}
+    for name, method in run.method.items():
+        best = shown.candidate(method, name, run.evaluation, result)
+        scores = get(made_from.score(method), workspace).array("scores.npy")
+        ranked[name] = travel.ranked(scores[best], shown.setting(method, best))
+    journeys = travel.Journeys(made_from.steps, x_t, x0_hat, of.prompts)
+    contents = travel.contents(journeys, ranked, images, run.evaluation.curves(result))
+    about = f"{len(images)} training images of {result['dataset']}, model {result['model']}, {of.num_queries} queries."
+    return page.html(run.name, about, contents, pictures)
 
 
 # --------------------------------------------------------------------------------------- terminal and trackers
@@ -208,5 +208,5 @@ def _to_tracker(run: Config, result: dict, directory: Path, pictures: list[str],
             return
         headline = run.evaluation.headline(result)
         values = {f"{row['quantity']}/{row['method']}/{row['target']}": row["value"] for row in headline}
-        shown = {f"pictures/{Path(picture).stem}": directory / picture for picture in pictures}
-        watcher({"tables/rows": result["rows"], **values, **shown})
+        files = {f"pictures/{Path(picture).stem}": directory / picture for picture in pictures}
+        watcher({"tables/rows": result["rows"], **values, **files, "page": directory / page.PAGE})

@@ -11,7 +11,7 @@ from journey.evaluation.counterfactual.removal import OPPONENTS, PROPONENTS, RAN
 from journey.evaluation.counterfactual.tables import COLUMNS
 from journey.evaluation.counterfactual.thumbnails import unpack
 from journey.evaluation.rows import Row, errors, select
-from journey.palette import COLOURS, GREY
+from journey.palette import GREY, colour, mark
 
 FLOOR_STYLES = {RANDOM: "--", SEED: ":", SAME: "-."}
 SIX = ("rise", "own rise", "l2", "cosine", "frechet", "class")
@@ -26,8 +26,8 @@ def by_count(result: dict, step: int) -> Figure:
         for i, name in enumerate(result["candidates"]):
             place = 1.03 ** (i - len(result["candidates"]) / 2)  # side by side
             of = select(whole, method=name)
-            _points(axes, select(of, side=PROPONENTS), "count", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
-            _points(axes, select(of, side=OPPONENTS), "count", place, fmt="o", color=COLOURS[i % len(COLOURS)], mfc="white")
+            _points(axes, select(of, side=PROPONENTS), "count", place, fmt=f"{mark(name)}-", color=colour(name), label=name)
+            _points(axes, select(of, side=OPPONENTS), "count", place, fmt=mark(name), color=colour(name), mfc="white")
         _floors(axes, whole, result["counts"])
         axes.set_xscale("log")
         axes.set_xticks(result["counts"], [str(k) for k in result["counts"]])
@@ -49,7 +49,7 @@ def by_window(result: dict, step: int) -> Figure:
             place = 1.03 ** (i - len(result["candidates"]) / 2)
             of = select(of_step, method=name, side=PROPONENTS, count=max(result["counts"]))
             of = [row for row in of if "against" not in row]
-            _points(axes, of, "window", place, fmt="o-", color=COLOURS[i % len(COLOURS)], label=name)
+            _points(axes, of, "window", place, fmt=f"{mark(name)}-", color=colour(name), label=name)
         for name, count in ((RANDOM, max(result["counts"])), (SEED, 0)):
             of = select(of_step, method=name, count=count)
             axes.plot([row["window"] for row in of], [row["value"] for row in of], FLOOR_STYLES[name], color=GREY, label=name)
@@ -90,10 +90,10 @@ def lds_against_removal(result: dict) -> Figure:
     for line, step in zip(panels, result["steps"], strict=True):
         for axes, quantity in zip(line, shown, strict=True):
             whole = select(result["rows"], quantity=quantity, step=step, window=step, side=PROPONENTS, count=count)
-            for i, name in enumerate(result["candidates"]):
+            for name in result["candidates"]:
                 (lds,) = select(result["rows"], quantity="lds", method=name, step=step)
                 (effect,) = [row for row in select(whole, method=name) if "against" not in row]
-                style = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "elinewidth": 1, "label": name}
+                style = {"fmt": mark(name), "color": colour(name), "elinewidth": 1, "label": name}
                 axes.errorbar(
                     100 * lds["value"], _shown(effect)[0], _times(effect) * errors([effect]), 100 * errors([lds]), **style
                 )

@@ -112,6 +112,13 @@ class Emergence(Evaluation):
 
         return rows.select(result["rows"], quantity="predicts", target=RISE)
 
+    def curves(self, result: dict) -> dict[str, list[rows.Row]]:
+        share = rows.select(result["rows"], quantity="class_share", by=next(iter(result["classes"])))
+        return {
+            "P(class of the final image | x_t)": rows.select(result["rows"], quantity="probability", target="step"),
+            f"Share of the query's class in the top {result['top_k']}": share,
+        }
+
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.emergence import tables
 

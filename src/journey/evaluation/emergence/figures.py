@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from journey.evaluation.curves import curve, towards_image
 from journey.evaluation.rows import errors, names, select
-from journey.palette import COLOURS, GREY
+from journey.palette import COLOURS, GREY, colour
 
 WAYS = {"rise": "t at which its share of the top has risen halfway", "centre": "mean t of its share above the base rate"}
 
@@ -59,13 +59,13 @@ def attribution(result: dict) -> Figure:
     figure = plt.figure(figsize=(max(9.5, 2.6 * len(methods)), 6.8), layout="constrained")
     above, below = figure.subfigures(2, 1)
     panels = above.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
-    for i, (axes, method) in enumerate(zip(panels, methods, strict=True)):
-        _scatter(axes, result, method, by, COLOURS[i % len(COLOURS)])
+    for axes, method in zip(panels, methods, strict=True):
+        _scatter(axes, result, method, by)
     panels[0].set_ylabel(WAYS["rise"], fontsize=7)
     along, rho = below.subplots(1, 2, width_ratios=(1, 1))
     for i, method in enumerate(methods):
         share = select(result["rows"], quantity="class_share", method=method, by=by)
-        curve(along, share, COLOURS[i % len(COLOURS)], method, place=i)
+        curve(along, share, colour(method), method, place=i)
     base = select(result["rows"], quantity="base_rate", by=by)[0]["value"]
     along.axhline(base, color=GREY, linestyle="--", label="base rate")
     along.set_ylabel(f"share of the class in the top {result['top_k']}", fontsize=8)
@@ -77,11 +77,11 @@ def attribution(result: dict) -> Figure:
     return figure
 
 
-def _scatter(axes: plt.Axes, result: dict, method: str, by: str, colour: str) -> None:
+def _scatter(axes: plt.Axes, result: dict, method: str, by: str) -> None:
     emerges = result["queries"]["emerges"][by]
     strongest = result["queries"]["strongest"][method][by]["rise"]
     pairs = [(x, y) for x, y in zip(emerges, strongest, strict=True) if x is not None and y is not None]
-    axes.scatter(*np.array(pairs).reshape(-1, 2).T, s=16, color=colour, alpha=0.75, linewidths=0)
+    axes.scatter(*np.array(pairs).reshape(-1, 2).T, s=16, color=colour(method), alpha=0.75, linewidths=0)
     ends = [min(result["steps"]), max(result["steps"])]
     axes.plot(ends, ends, color=GREY, linewidth=0.7)
     found = select(result["rows"], quantity="predicts", method=method, by=by, target="rise")
@@ -97,8 +97,8 @@ def _rhos(axes: plt.Axes, result: dict, methods: list[str]) -> None:
     found = [row for method in methods for row in select(result["rows"], quantity="predicts", method=method)]
     for y, row in enumerate(found):
         axes.barh(y, row["null_high"] - row["null_low"], 0.8, row["null_low"], color=GREY, alpha=0.35, linewidth=0)
-        colour = COLOURS[methods.index(row["method"]) % len(COLOURS)]
-        axes.errorbar(row["value"], y, xerr=errors([row]), fmt="o", color=colour, markersize=4, capsize=2, elinewidth=1)
+        style = {"fmt": "o", "color": colour(row["method"]), "markersize": 4, "capsize": 2, "elinewidth": 1}
+        axes.errorbar(row["value"], y, xerr=errors([row]), **style)
     axes.set_yticks(range(len(found)), [f"{row['method']}, {row['by']}, {row['target']}" for row in found], fontsize=6)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.6)

@@ -9,31 +9,29 @@ from matplotlib.figure import Figure
 
 from journey.attribution.targets import DESTINATION, PAIRED, STEP, TRAJECTORY
 from journey.evaluation.lds.tables import ceilings
-from journey.evaluation.rows import Row, names, select
-from journey.palette import COLOURS, GREY
+from journey.evaluation.rows import Row, errors, names, select
+from journey.palette import COLOURS, GREY, LIGHT, colour, mark
+
+MOST_NAMED = 6
+MARKED = {"fmt": "o-", "capsize": 2, "markersize": 4, "elinewidth": 1}
 
 
 def lds_by_step(result: dict) -> Figure:
-    """LDS against the step that is judged, for every method with its 95% interval, under the ceilings."""
+    """LDS against the step that is judged, for every method with its 95% interval, under the ceilings.
+
+    Of many methods only the first and the best few are named; the others are grey, and without their intervals.
+    """
     figure, (by_step, whole) = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, width_ratios=(3, 1), layout="constrained")
-    rows, steps = result["rows"], result["steps"]
-    shown = {name: select(rows, quantity="lds", method=name, readout="best") for name in plain(result)}
+    every, shown = plain(result), named(result)
     for (noise, title), dashes in zip(ceilings(result).items(), ("--", ":"), strict=False):
-        ceiling = select(rows, quantity="ceiling", method=noise)
-        by_step.plot(steps, [row["value"] for row in select(ceiling, target=STEP)], dashes, color=GREY, label=title)
-    shown["ceiling"] = select(rows, quantity="ceiling", method="draws")
-    spread = 0.012 * (max(steps) - min(steps))  # side by side, so that intervals can be told apart
-    for i, (name, found) in enumerate(shown.items()):
-        place = i - (len(shown) - 1) / 2
-        colour = GREY if name == "ceiling" else COLOURS[i % len(COLOURS)]
-        style = {"fmt": "o-", "color": colour, "capsize": 2, "markersize": 4, "elinewidth": 1}
-        if name != "ceiling":
-            of_steps = select(found, target=STEP)
-            at = np.array([row["step"] for row in of_steps]) - spread * place
-            by_step.errorbar(at, [row["value"] for row in of_steps], _errors(of_steps), label=name, **style)
-        for x, target in enumerate((TRAJECTORY, DESTINATION)):
-            of_target = select(found, target=target)
-            whole.errorbar(x + 0.1 * place, of_target[0]["value"], _errors(of_target), **style)
+        of_steps = select(result["rows"], quantity="ceiling", method=noise, target=STEP)
+        by_step.plot(result["steps"], [row["value"] for row in of_steps], dashes, color=GREY, label=title)
+    for i, name in enumerate(name for name in every if name not in shown):
+        label = f"{len(every) - len(shown)} other methods" if i == 0 else None
+        by_step.plot(result["steps"], _values(_best(result, name))[:-2], color=LIGHT, linewidth=0.9, label=label, zorder=0)
+    for i, name in enumerate(shown):
+        _method(by_step, whole, result, name, i - len(shown) / 2)
+    _wholes(whole, select(result["rows"], quantity="ceiling", method="draws"), {**MARKED, "color": GREY}, len(shown) / 2)
     by_step.invert_xaxis()
     by_step.set(xlabel="step t that is judged  (noise → image)", ylabel="LDS (Spearman, mean over queries)")
     whole.set_xticks([0, 1], ["trajectory", "destination"])
@@ -41,9 +39,40 @@ def lds_by_step(result: dict) -> Figure:
     for axes in (by_step, whole):
         axes.axhline(0, color="black", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
+
+
+def named(result: dict) -> list[str]:
+    """The methods that a picture tells apart: all, or of many the first and those with the highest LDS over the paired steps."""
+    every = plain(result)
+    if len(every) <= MOST_NAMED:
+        return every
+    paired = [select(_best(result, name), target=PAIRED)[0] for name in every]
+    best = sorted(paired, key=lambda row: -row["value"])[: MOST_NAMED - 1]
+    return [name for name in every if name == every[0] or name in {row["method"] for row in best}]
+
+
+def _method(by_step: plt.Axes, whole: plt.Axes, result: dict, name: str, place: float) -> None:
+    """One method, beside the others by its place, so that intervals can be told apart."""
+    of_steps = select(_best(result, name), target=STEP)
+    spread = 0.012 * (max(result["steps"]) - min(result["steps"]))
+    at = np.array([row["step"] for row in of_steps]) - spread * place
+    look = {**MARKED, "fmt": f"{mark(name)}-", "color": colour(name)}
+    by_step.errorbar(at, [row["value"] for row in of_steps], errors(of_steps), label=name, **look)
+    _wholes(whole, _best(result, name), look, place)
+
+
+def _wholes(axes: plt.Axes, rows: list[Row], look: dict, place: float) -> None:
+    """The trajectory and the destination."""
+    for x, target in enumerate((TRAJECTORY, DESTINATION)):
+        (row,) = select(rows, target=target)
+        axes.errorbar(x + 0.1 * place, row["value"], errors([row]), **look)
+
+
+def _best(result: dict, name: str) -> list[Row]:
+    return select(result["rows"], quantity="lds", method=name, readout="best")
 
 
 def plain(result: dict) -> list[str]:
@@ -54,8 +83,8 @@ def plain(result: dict) -> list[str]:
 def lds_by_method(result: dict) -> Figure:
     """LDS of many methods as two maps, best and linear read-out: a row for each, highest mean over the paired steps first."""
     rows = result["rows"]
-    paired = {name: select(rows, quantity="lds", method=name, readout="best", target=PAIRED) for name in names(rows, "lds")}
-    order = sorted(paired, key=lambda name: -paired[name][0]["value"])
+    paired = {name: select(_best(result, name), target=PAIRED)[0]["value"] for name in names(rows, "lds")}
+    order = sorted(paired, key=lambda name: -paired[name])
     columns = [f"{t}" for t in result["steps"]] + ["traj.", "dest."]
     limits = {title: _values(select(rows, quantity="ceiling", method=noise)) for noise, title in ceilings(result).items()}
     size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * (len(order) + len(limits)))
@@ -108,9 +137,9 @@ def _along(axes: plt.Axes, axis: str, points: list[tuple[str, str]], result: dic
     for i, (target, label) in enumerate(targets.items()):
         best = select(result["rows"], quantity="lds", readout="best", target=target)
         judged = [select(best, method=name)[0] for _, name in points]
-        style = {"fmt": line, "color": COLOURS[i], "capsize": 2, "markersize": 4, "elinewidth": 1}
+        style = {**MARKED, "fmt": line, "color": COLOURS[i]}
         at = np.arange(len(points)) + 0.1 * i  # beside each other
-        axes.errorbar(at, [row["value"] for row in judged], _errors(judged), label=label, **style)
+        axes.errorbar(at, [row["value"] for row in judged], errors(judged), label=label, **style)
     axes.set_xticks(range(len(points)), [v for v, _ in points], fontsize=7)
     axes.set_xlim(-0.5, len(points) - 0.4)
     axes.set_xlabel(axis, fontsize=8)
@@ -121,9 +150,3 @@ def _along(axes: plt.Axes, axis: str, points: list[tuple[str, str]], result: dic
 def _sizes(result: dict) -> str:
     subsets = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
     return f"{result['num_train']} training images, {subsets}, {result['num_queries']} queries, 95% intervals"
-
-
-def _errors(rows: list[Row]) -> np.ndarray:
-    """Distances from the values to both ends of their intervals. [2, rows]"""
-    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
-    return np.maximum(0, np.stack([value - low, high - value]))

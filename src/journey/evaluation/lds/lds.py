@@ -19,7 +19,6 @@ from journey.data import subsets, train_images
 from journey.evaluation import rows
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.statistics import interval
-from journey.palette import COLOURS
 
 HOW = "how.json"  # what a method says of its scores
 
@@ -145,6 +144,14 @@ class LDS(Evaluation):
         of_cells = [{k: v for k, v in cell.items() if k != "readout"} for cell in result["chosen"][method]["best"][STEP]]
         return max(of_cells, key=of_cells.count)
 
+    def curves(self, result: dict) -> dict[str, list[rows.Row]]:
+        from journey.evaluation.lds import tables
+
+        judged = rows.select(result["rows"], quantity="lds", readout="best", target=STEP)
+        limits = rows.select(result["rows"], quantity="ceiling", target=STEP)
+        titles = tables.ceilings(result)
+        return {"LDS": judged + [row | {"method": titles[row["method"]]} for row in limits]}
+
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds import tables
 
@@ -159,9 +166,9 @@ class LDS(Evaluation):
     def figures(self, result: dict) -> "dict[str, Figure]":
         from journey.evaluation.lds import figures
 
-        few = len(figures.plain(result)) <= len(COLOURS)
-        shown = {"lds_by_step.png": figures.lds_by_step} if few else {"lds_by_method.png": figures.lds_by_method}
-        pictures = {name: draw(result) for name, draw in shown.items()}
+        pictures = {"lds_by_step.png": figures.lds_by_step(result)}
+        if figures.named(result) != figures.plain(result):
+            pictures["lds_by_method.png"] = figures.lds_by_method(result)
         if result["axes"]:
             pictures["ablations.png"] = figures.ablations(result, next(iter(result["chosen"])), result["axes"])
         return pictures

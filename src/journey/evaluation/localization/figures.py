@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from journey.attribution.targets import STEP
 from journey.evaluation.localization.tables import TITLES
 from journey.evaluation.rows import Row, errors, names, select
-from journey.palette import COLOURS, GREY
+from journey.palette import COLOURS, GREY, colour
 
 MOST = 60  # LDS × 100 at the ends of the colours
 
@@ -44,7 +44,7 @@ def by_step(result: dict) -> Figure:
         for i, method in enumerate(names(result["rows"], "lds")):
             found = select(result["rows"], quantity=f"{quantity}_locality", method=method, target=STEP)
             at = np.array([row["step"] for row in found]) - spread * i
-            style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
+            style = {"fmt": "o-", "color": colour(method), "capsize": 2, "markersize": 4, "elinewidth": 1}
             axes.errorbar(at, _values(found), 100 * errors(found), label=method, **style)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.invert_xaxis()

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from journey.attribution.targets import PAIRED, STEP, TRAJECTORY
 from journey.evaluation.curves import curve, towards_image
 from journey.evaluation.rows import errors, names, select
-from journey.palette import COLOURS, GREY
+from journey.palette import COLOURS, GREY, colour
 
 DISTANCES = {
     "estimate_to_final": ("‖x̂0_t − x_0‖²", COLOURS[1], "o-"),
@@ -60,7 +60,7 @@ def tops(result: dict) -> Figure:
     figure, (overlap, composed) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
     for i, method in enumerate(plain(result)):
         for axes, quantity in ((overlap, "kept"), (composed, "class_share")):
-            curve(axes, select(result["rows"], quantity=quantity, method=method), COLOURS[i % len(COLOURS)], method, place=i)
+            curve(axes, select(result["rows"], quantity=quantity, method=method), colour(method), method, place=i)
     (base,) = select(result["rows"], quantity="base_rate")
     chance = result["top_k"] / result["num_train"]
     for axes, level, label in ((overlap, chance, "by chance"), (composed, base["value"], "base rate")):
@@ -77,8 +77,8 @@ def tops(result: dict) -> Figure:
 def distances(result: dict) -> Figure:
     """How far x̂0_t is from E[x_0 | x_t], beside how far either is from the final image."""
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for i, (name, (label, colour, line)) in enumerate(DISTANCES.items()):
-        curve(axes, select(result["rows"], quantity="distance", method=name), colour, label, place=i, line=line)
+    for i, (name, (label, drawn_in, line)) in enumerate(DISTANCES.items()):
+        curve(axes, select(result["rows"], quantity="distance", method=name), drawn_in, label, place=i, line=line)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_ylabel("squared distance for each element (pixels in −1…1)", fontsize=8)
     axes.axhline(0, color="black", linewidth=0.6)

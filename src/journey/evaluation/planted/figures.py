@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from journey.attribution.targets import STEP
 from journey.evaluation.rows import errors, names, select
-from journey.palette import COLOURS, GREY
+from journey.palette import GREY, colour
 
 PANELS = {
     "recall_copies": "copies among as many first images",
@@ -31,7 +31,7 @@ def recall_by_step(result: dict) -> Figure:
                 axes.plot(result["steps"], value, "--", color=GREY, label=method)
                 continue
             at = np.array(result["steps"]) - spread * (i - (len(methods) - 2) / 2)
-            style = {"fmt": "o-", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 4, "elinewidth": 1}
+            style = {"fmt": "o-", "color": colour(method), "capsize": 2, "markersize": 4, "elinewidth": 1}
             axes.errorbar(at, value, errors(found), label=method, **style)
         axes.invert_xaxis()
         axes.spines[["top", "right"]].set_visible(False)

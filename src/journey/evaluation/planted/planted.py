@@ -112,6 +112,10 @@ class Planted(Evaluation):
     def headline(self, result: dict) -> list[rows.Row]:
         return rows.select(result["rows"], quantity=RECALL, target=ALL_STEPS)
 
+    def curves(self, result: dict) -> dict[str, list[rows.Row]]:
+        titles = {RECALL: "Copies among as many first images,", "median_rank": "Median rank of a copy,"}
+        return {title: rows.select(result["rows"], quantity=of, target=STEP) for of, title in titles.items()}
+
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.planted import tables
 
