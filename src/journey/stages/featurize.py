@@ -81,7 +81,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
             features[row : row + len(block)] = block
             row += len(block)
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
-            if time.monotonic() - saved_at >= compute.checkpoint_seconds:
+            if resume.due(saved_at, compute.checkpoint_seconds):
                 features.flush()
                 resume.keep(partial, {"rows": row})
                 saved_at = time.monotonic()

@@ -15,7 +15,7 @@ from journey.diffusion import network, training, weights
 from journey.diffusion.journeys import train_examples
 from journey.tracking import track
 
-WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
+WINDOW = 50  # steps between looks at the loss: an accelerator waits only then, and only then is a state kept
 
 
 def make(spec: Train, partial: Path, workspace: Workspace) -> None:
@@ -56,7 +56,7 @@ def fit(
             _refuse_nan(losses, norms, first)
             log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
             window.clear()
-            if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+            if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                 _keep(state, partial)
                 saved_at = time.monotonic()
     return state
