@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, for tests and benchmarks: slurmctld and two nodes, started in a second, none of it installed for good.
+"""A real Slurm on this machine, for tests and benchmarks: slurmctld and two nodes, started in a second.
 
 Needs Debian's slurm-wlm and munge, which are installed if they are missing, and root.
 """
@@ -45,14 +45,15 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
-PreemptMode={preempt}
+PreemptMode=REQUEUE
 PropagateResourceLimits=NONE
 ReturnToService=2
 MaxArraySize={most_in_array}
 MinJobAge=600
 KillWait=3
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=4000 State=UNKNOWN
-PartitionName=low Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
+PartitionName=low Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=REQUEUE
+PartitionName=lost Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=CANCEL
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 """
 
@@ -77,7 +78,7 @@ class Cluster:
 
     root: Path
     environment: dict[str, str]
-    daemons: dict[str, int] = field(default_factory=dict)  # process numbers, by name
+    daemons: dict[str, subprocess.Popen] = field(default_factory=dict)  # by name
 
     def ask(self, *words: str) -> str:
         """What a command of Slurm says."""
@@ -94,7 +95,7 @@ class Cluster:
     def start(self, daemon: str, *words: str) -> None:
         """Start a daemon of Slurm in the foreground, as a child of this process."""
         log = open(self.root / f"{daemon}.out", "ab")  # noqa: SIM115 - the daemon's
-        self.daemons[daemon] = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log).pid
+        self.daemons[daemon] = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
         log.close()
 
     def start_node(self, name: str) -> None:
@@ -103,9 +104,9 @@ class Cluster:
 
     def kill(self, daemon: str, number: int = signal.SIGKILL) -> None:
         """Kill a daemon."""
-        pid = self.daemons.pop(daemon)
-        os.kill(pid, number)
-        os.waitpid(pid, 0)
+        process = self.daemons.pop(daemon)
+        process.send_signal(number)
+        process.wait()
 
     def wait_for_nodes(self) -> None:
         """Until both nodes take jobs."""
@@ -121,14 +122,17 @@ def wait_until(holds) -> None:
 
 
 @contextlib.contextmanager
-def cluster(preempt: str = "REQUEUE", grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
-    """A cluster, ended with all of its processes."""
+def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
+    """A cluster, ended with all of its processes. Partitions: low and lost, whose jobs those of high requeue or cancel.
+
+    grace: seconds that such a job still has
+    """
     root = Path(tempfile.mkdtemp(prefix="slurm-"))
     root.chmod(0o755)
     (root / "state").mkdir()
     first, *others = _free_ports()
     text = CONFIGURATION.format(
-        root=root, host=socket.gethostname(), ports=(first, *others), preempt=preempt, grace=grace, most_in_array=most_in_array
+        root=root, host=socket.gethostname(), ports=(first, *others), grace=grace, most_in_array=most_in_array
     )
     (root / "slurm.conf").write_text(text)
     made = Cluster(root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf")})
@@ -154,7 +158,8 @@ def _start_munge(made: Cluster) -> None:
     shutil.chown(folder, "munge", "munge")
     files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     words = [f"--{option}={folder}/{name}" for option, name in files.items()]
-    made.start("munged", "setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged", "--foreground", "--force", *words)
+    as_munge = ("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups")
+    made.start("munged", *as_munge, "munged", "--foreground", "--force", *words)
     wait_until((folder / "socket").exists)
 
 

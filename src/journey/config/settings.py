@@ -28,6 +28,7 @@ class Task(Enum):
     evaluate = "evaluate"
     report = "report"
     plan = "plan"
+    status = "status"
     verify = "verify"
     export = "export"
 

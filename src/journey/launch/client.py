@@ -20,6 +20,8 @@ from journey.launch.ledger import Journal, Task
 from journey.launch.machine import Allocation
 from journey.launch.packing import Pack, arrays, packed
 
+SLOWEST = 1e9  # multiply-adds a second, which any machine does
+
 
 class Client:
     """Sees to it that all of an agenda that can be made is made by some task, and by one only.
@@ -145,7 +147,8 @@ class Client:
         now = time.monotonic()
         ready = self._agenda.ready
         self._ready_since = {key: self._ready_since.get(key, now) for key in ready}
-        packs = packed({key: self._expected(key) for key in ready}, self._pack_seconds)
+        enough = self._pack_seconds * self._allocation.num_workers
+        packs = packed({key: self._expected(key) for key in ready}, enough)
         for array in arrays([pack for pack in packs if self._goes_now(pack, now)], self._most_in_array):
             error = self._submit_array(array)
             if error is not None and not self._tasks:
@@ -157,11 +160,11 @@ class Client:
         waited = now - min(self._ready_since[key] for key in pack.keys)
         return pack.full or not self._tasks or waited >= self._gather_seconds
 
-    def _expected(self, key: str) -> float | None:
-        """The seconds an artifact will take, if those that were made tell."""
+    def _expected(self, key: str) -> float:
+        """The seconds an artifact will take, as those did that were made; before there is any, more than it will."""
         spec = self._agenda.specs[key]
         expected = cost(spec, self._known[spec.stage.rpartition(".")[2]], None)
-        return None if expected.rough else expected.seconds
+        return spec.work / SLOWEST if expected.seconds is None else expected.seconds
 
     def _submit_array(self, array: Sequence[Pack]) -> str | None:
         """What went wrong, if anything."""

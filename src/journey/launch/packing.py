@@ -12,20 +12,18 @@ class Pack:
     full: bool
 
 
-def packed(seconds: dict[str, float | None], enough: float) -> list[Pack]:
-    """Artifacts in the order they come in, together until their estimated seconds are enough.
+def packed(seconds: dict[str, float], enough: float) -> list[Pack]:
+    """Artifacts in the order they come in, together until their expected seconds are enough; a long one by itself.
 
-    seconds: of each artifact, by its address; None: nothing tells, so that it has a task of its own, as a long one has
+    seconds: of each artifact, by its address
 
-    >>> packed({"a": 4.0, "b": 4.0, "c": None, "d": 4.0, "e": 20.0}, enough=8.0)
-    [Pack(keys=('c',), full=True), Pack(keys=('a', 'b'), full=True), Pack(keys=('e',), full=True), Pack(keys=('d',), full=False)]
+    >>> packed({"a": 4.0, "b": 4.0, "c": 20.0, "d": 4.0}, enough=8.0)
+    [Pack(keys=('a', 'b'), full=True), Pack(keys=('c',), full=True), Pack(keys=('d',), full=False)]
     """
-    packs = [Pack((key,), full=True) for key, expected in seconds.items() if expected is None]
+    packs: list[Pack] = []
     short: list[str] = []
     total = 0.0
     for key, expected in seconds.items():
-        if expected is None:
-            continue
         if expected >= enough:
             packs.append(Pack((key,), full=True))
             continue

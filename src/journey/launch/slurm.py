@@ -40,7 +40,7 @@ class Slurm(Compute):
     setup: list[str] = field(default_factory=list)  # shell commands before each task
     array_parallelism: int = 256  # tasks of one array that run at once
     workers: int = 1  # processes of a task: on each of its GPUs or, without any, in all
-    pack_seconds: float = 600.0  # artifacts that are expected to take less share a task until they take so long together
+    pack_seconds: float = 600.0  # shorter artifacts share a task, until each of its workers is expected to take so long
     gather_seconds: float = 60.0  # how long those wait for others to share it with
     poll_seconds: float = 5.0  # between looks at the store and the queue
     retries: int = 2  # of what fails; what was preempted, or got further, is not counted
