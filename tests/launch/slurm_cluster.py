@@ -5,10 +5,12 @@ Needs Debian's slurm-wlm and munge, which are installed if they are missing, and
 
 import contextlib
 import os
+import pickle
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -70,6 +72,25 @@ def why_not() -> str:
     for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(["apt-get", *words], env=environment, capture_output=True, text=True)
     return "" if all(map(shutil.which, NEEDED)) else f"a real Slurm cannot be installed: {done.stderr.strip()[-300:]}"
+
+
+CLIENT = """
+import json, pickle, sys
+from journey.artifacts.store import Store
+from journey.artifacts.workspace import Workspace
+from journey.launch.jobs import JobsFailedError
+from journey.launch.slurm import Slurm
+from journey.tracking import JSONLines
+root, settings, specs = pickle.load(sys.stdin.buffer)
+usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.3, gather_seconds=0.5, pack_seconds=1.0, checkpoint_seconds=0.3)
+space = Workspace(Store(root), Slurm(**{**usual, **settings}), JSONLines(), "test")
+try:
+    for spec in space.compute.make(specs, space):
+        print("made", spec.label, flush=True)
+except JobsFailedError as error:
+    print("failed", error, flush=True)
+"""
+"""A client in a process of its own: what it is to make comes by standard input, what it made goes to standard output."""
 
 
 @dataclass
@@ -135,7 +156,8 @@ def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
         root=root, host=socket.gethostname(), ports=(first, *others), grace=grace, most_in_array=most_in_array
     )
     (root / "slurm.conf").write_text(text)
-    made = Cluster(root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf")})
+    modules = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    made = Cluster(root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf"), "PYTHONPATH": modules})
     try:
         _start_munge(made)
         made.start("slurmctld", "slurmctld", "-D", "-c")
@@ -174,3 +196,42 @@ def _free_ports() -> tuple[int, int, int]:
             with contextlib.suppress(OSError, OverflowError):
                 sockets[2].bind(("127.0.0.1", second + 1))
                 return first, second, second + 1
+
+
+# ---------------------------------------------------------------------------------------- clients, and what is killed
+
+
+@contextlib.contextmanager
+def client(slurm: Cluster, root: Path, specs: list, **settings):
+    """A client in a process of its own, in the middle of its work."""
+    sends = pickle.dumps((root, settings, specs))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, "-W", "error", "-c", CLIENT], env=slurm.environment, **pipes) as process:
+        process.stdin.write(sends)
+        process.stdin.close()
+        process.stdin = None
+        yield process
+        process.kill()
+
+
+def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[str]:
+    """What a client said after all."""
+    out, _ = process.communicate(timeout=seconds)
+    return out.decode().splitlines()
+
+
+def processes_on(node: str, slurm: Cluster) -> list[int]:
+    """The numbers of the processes of jobs on a node."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={slurm.root}/slurm.conf".encode()} <= set(variables):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

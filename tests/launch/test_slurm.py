@@ -1,40 +1,23 @@
 """Array tasks on a real slurmctld with two nodes: what goes wrong costs time, and nothing else."""
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import small_run
 from counting_stages import Count, again
-from slurm_cluster import PATIENCE, Cluster, cluster, wait_until, why_not
+from slurm_cluster import client, cluster, finished, kill_all, processes_on, wait_until, why_not
 
 from journey.artifacts.graph import address
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
+from journey.config.groups import Training
+from journey.experiment import recipes
 from journey.launch.local import Local
-from journey.tracking import JSONLines
-
-HERE = Path(__file__).parent
-CLIENT = """
-import json, pickle, sys
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
-from journey.launch.jobs import JobsFailedError
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines
-root, settings, specs = pickle.load(sys.stdin.buffer)
-usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.3, gather_seconds=0.5, pack_seconds=1.0, checkpoint_seconds=0.3)
-space = Workspace(Store(root), Slurm(**{**usual, **settings}), JSONLines(), "test")
-try:
-    for spec in space.compute.make(specs, space):
-        print("made", spec.label, flush=True)
-except JobsFailedError as error:
-    print("failed", error, flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +25,6 @@ def slurm():
     if reason := why_not():
         pytest.skip(reason)
     with cluster(most_in_array=5) as found:
-        found.environment["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         yield found
 
 
@@ -55,33 +37,12 @@ def counts(said: Path, number: int = 4, **settings) -> list[Count]:
     return [Count(f"c{i}", said=str(said), **settings) for i in range(number)]
 
 
-@contextlib.contextmanager
-def client(slurm: Cluster, root: Path, specs: list, **settings):
-    """A client in a process of its own, in the middle of its work."""
-    import pickle
-
-    sends = pickle.dumps((root, settings, specs))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([sys.executable, "-W", "error", "-c", CLIENT], env=slurm.environment, **pipes) as process:
-        process.stdin.write(sends)
-        process.stdin.close()
-        process.stdin = None
-        yield process
-        process.kill()
-
-
-def finished(process: subprocess.Popen) -> list[str]:
-    """What a client said after all."""
-    out, _ = process.communicate(timeout=3 * PATIENCE)
-    return out.decode().splitlines()
-
-
-def refuse_differences(root: Path, specs: list[Count], said: Path) -> None:
-    """Payloads are those of an undisturbed run, and nothing was made twice."""
-    store = Store(root)
+def refuse_differences(root: Path, specs: list[Count]) -> None:
+    """Payloads are those of an undisturbed run."""
+    alone = Workspace(Store(root.parent / "alone"), Local(), JSONLines(), "test")
     for spec in specs:
-        alone = get(spec, Workspace(Store(root.parent / "alone"), Local(), JSONLines(), "test"))
-        assert store.find(spec).manifest["checksums"] == alone.manifest["checksums"]
+        undisturbed = get(replace(spec, seconds=0.0, said=os.devnull), alone)
+        assert Store(root).find(spec).manifest["checksums"] == undisturbed.manifest["checksums"]
 
 
 def tasks_in_ledger(root: Path) -> list[list[str]]:
@@ -94,28 +55,11 @@ def rows(said: Path) -> int:
     return len(said.read_text().splitlines()) if said.exists() else 0
 
 
-def processes_on(node: str, slurm: Cluster) -> list[int]:
-    """The numbers of the processes of jobs on a node."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            variables = path.read_bytes().split(b"\0")
-            if {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={slurm.root}/slurm.conf".encode()} <= set(variables):
-                found.append(int(path.parent.name))
-    return found
-
-
-def kill_all(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 # ------------------------------------------------------------------------------------------------- what is submitted
 
 
 def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, tmp_path, said):
-    """Twelve parents of an eighth of a second in tasks of 1 s are two tasks; seven of 1 s are more than the five an array may have."""
+    """Twelve parents of 1/8 s in tasks of 1 s are two tasks; seven of 1 s are more than the five an array may have."""
     short, long = counts(said, 12, rows=1, seconds=0.125), [Count(f"l{i}", rows=10, said=str(said)) for i in range(7)]
     child = Count("child", rows=1, needs=tuple(short), said=str(said))
     root = tmp_path / "store"
@@ -127,7 +71,7 @@ def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, tmp_path, sa
     assert sizes == [1] * 7 + [1, 4, 8]
     assert max(len(json.loads(path.read_text())["tasks"]) for path in root.glob("jobs/*/submission.json")) == 5
     assert again(said) == {}
-    refuse_differences(root, [*short, *long, child], said)
+    refuse_differences(root, [*short, *long, child])
 
 
 # --------------------------------------------------------------------------------------------------- what goes wrong
@@ -143,7 +87,22 @@ def test_preempted_work_goes_on_where_it_was(slurm, tmp_path, said, partition):
         out = finished(process)
     assert sorted(out[1:]) == ["made c0", "made c1"]
     assert again(said) == {}
-    refuse_differences(root, specs, said)
+    refuse_differences(root, specs)
+
+
+def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, tmp_path):
+    """A real one, which keeps its state at the signal only; two processes have one thread each, as the test has."""
+    run = small_run(training=Training(num_steps=2000, batch_size=16))
+    spec = recipes(run, Store(tmp_path / "alone")).trained(0)
+    undisturbed = get(spec, Workspace(Store(tmp_path / "alone"), run.compute, run.tracking, "test"))
+    root = tmp_path / "store"
+    with client(slurm, root, [spec], checkpoint_seconds=1000.0) as process:
+        wait_until(lambda: any(path.stat().st_size for path in root.glob("models/*.partial/metrics.jsonl")))
+        slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+        wait_until(lambda: list(root.glob("models/*.partial/resume.json")))
+        out = finished(process)
+    assert out[1:] == [f"made {spec.images.label}", f"made {spec.label}"]
+    assert Store(root).find(spec).manifest["checksums"] == undisturbed.manifest["checksums"]
 
 
 def test_cancelled_tasks_are_submitted_again(slurm, tmp_path, said):
@@ -154,7 +113,7 @@ def test_cancelled_tasks_are_submitted_again(slurm, tmp_path, said):
         out = finished(process)
     assert sorted(out[1:]) == ["made c0", "made c1", "made c2"]
     assert again(said) == {}, "SIGTERM comes first, and is heeded"
-    refuse_differences(root, specs, said)
+    refuse_differences(root, specs)
 
 
 def test_killed_tasks_are_submitted_again(slurm, tmp_path, said):
@@ -167,7 +126,7 @@ def test_killed_tasks_are_submitted_again(slurm, tmp_path, said):
     assert sorted(out[1:]) == ["made c0", "made c1"]
     assert again(said).pop("made", 0) == 0
     assert again(said).total() <= 10
-    refuse_differences(root, specs, said)
+    refuse_differences(root, specs)
 
 
 def test_a_dead_node_costs_only_what_it_did(slurm, tmp_path, said):
@@ -183,22 +142,25 @@ def test_a_dead_node_costs_only_what_it_did(slurm, tmp_path, said):
         out = finished(process)
     assert sorted(out[1:]) == [f"made c{i}" for i in range(4)]
     assert again(said).pop("made", 0) == 0
-    refuse_differences(root, specs, said)
+    refuse_differences(root, specs)
 
 
-def test_a_killed_client_is_replaced_by_the_same_command(slurm, tmp_path, said):
-    """Two more at once find what the first submitted: no artifact is in two tasks."""
-    specs, root = counts(said, 5, rows=20), tmp_path / "store"
+def test_a_killed_client_is_replaced_by_the_same_command(slurm, tmp_path, said, monkeypatch):
+    """Two more at once find what the first submitted, as does whoever asks how far it is: no artifact is in two tasks."""
+    specs, root = counts(said, 5, rows=40), tmp_path / "store"
     with client(slurm, root, specs) as process:
         wait_until(lambda: rows(said) > 5)
         process.kill()
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    standing = Slurm().at_work(Store(root))
+    assert set(standing) <= set(map(address, specs))
+    assert set(standing.values()) == {"running", "queued"}, "four CPUs for five artifacts"
     with client(slurm, root, specs) as second, client(slurm, root, specs) as third:
-        assert {"made c3", "made c4"} <= set(finished(second))
-        assert {"made c3", "made c4"} <= set(finished(third))
+        assert not any(line.startswith("failed") for line in finished(second) + finished(third))
     keys = [key for task in tasks_in_ledger(root) for key in task]
     assert sorted(keys) == sorted(map(address, specs))
     assert again(said) == {}
-    refuse_differences(root, specs, said)
+    refuse_differences(root, specs)
 
 
 def test_what_fails_is_tried_again_and_named_with_its_log_and_the_rest_is_made(slurm, tmp_path, said):

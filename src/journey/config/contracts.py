@@ -248,6 +248,7 @@ class Compute(Kind):
     precision: Precision = Precision.fp32
     gradient_memory_gib: float = 2.0  # per worker
     checkpoint_seconds: float = 60.0
+    processes: int = 1  # that train one model together; on CUDA each on a device of its own
 
     def ready(self) -> None:
         """Raises: ConfigError if what it computes on should be here and is not. Asked once, before anything."""

@@ -35,6 +35,8 @@ class Local(Compute):
         known = len(set(self.devices)) == len(self.devices) and all(0 <= device < 1000 for device in self.devices)
         require(known, f"{where}.devices", self.devices, "distinct numbers of devices, from 0")
         require(not self.devices or self.device == "cuda", f"{where}.devices", self.devices, "left out unless device=cuda")
+        spread = not self.devices or self.processes == 1
+        require(spread, f"{where}.devices", self.devices, "left out where several processes train one model")
 
     def ready(self) -> None:
         if self.device != "cpu":
@@ -47,13 +49,13 @@ class Local(Compute):
     @property
     def num_workers(self) -> int:
         """How many processes there may be."""
-        each = self.workers or (num_cores() if self.device == "cpu" else 1)
+        each = self.workers or (max(1, num_cores() // self.processes) if self.device == "cpu" else 1)
         return each * max(1, len(self.devices))
 
     @property
     def num_threads(self) -> int:
-        """Of each process."""
-        return max(1, num_cores() // self.num_workers)
+        """Of each process, those that train one model together counted too."""
+        return max(1, num_cores() // (self.num_workers * self.processes))
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make what the targets lack, and yield each artifact's spec once it is there; what was there before is not yielded.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from journey.artifacts.specs import Spec
 from journey.artifacts.workspace import Workspace
-from journey.config.checks import ConfigError, require, require_positive, require_within
+from journey.config.checks import ConfigError, require, require_count, require_positive, require_within
 from journey.config.contracts import Compute
 from journey.launch.jobs import STOPPED, Agenda, one_line
 from journey.launch.pool import Outcome, Pool
@@ -28,6 +28,8 @@ def check_computing(of: Compute, where: str) -> None:
     require_within(f"{where}.gradient_memory_gib", of.gradient_memory_gib, 1e-6, 1e6)
     seconds = of.checkpoint_seconds
     require(0 <= seconds < math.inf, f"{where}.checkpoint_seconds", seconds, "at least 0 and finite")
+    require_count(f"{where}.processes", of.processes, most=64)
+    require(of.processes == 1 or of.device != "mps", f"{where}.processes", of.processes, "1 with device=mps")
 
 
 @dataclass(frozen=True)

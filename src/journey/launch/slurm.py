@@ -55,6 +55,8 @@ class Slurm(Compute):
         for name, value in {"cpus": self.cpus, "array_parallelism": self.array_parallelism, "workers": self.workers}.items():
             require_count(f"{where}.{name}", value, most=100_000)
         require(self.workers <= 64, f"{where}.workers", self.workers, "at most 64")
+        fits = self.processes == 1 or self.gpus in (0, self.processes)
+        require(fits, f"{where}.processes", self.processes, f"1, or the number of GPUs of a task, {where}.gpus={self.gpus}")
         require_count(f"{where}.retries", self.retries, least=0, most=1000)
         require_within(f"{where}.memory_gib", self.memory_gib, 1e-3, 1e6)
         for name, value in {"pack_seconds": self.pack_seconds, "poll_seconds": self.poll_seconds}.items():
@@ -103,9 +105,10 @@ class Slurm(Compute):
             raise ConfigError("compute=slurm: must be used where sbatch and squeue are found, such as on a login node")
 
     def _allocation(self) -> Allocation:
-        num_workers = self.workers * max(1, self.gpus)
-        num_threads = max(1, self.cpus // num_workers)
-        return Allocation(num_workers, num_threads, self.gpus, 60.0 * self.minutes - self._signal_seconds)
+        num_devices = max(1, self.gpus // self.processes)
+        num_workers = self.workers * num_devices
+        num_threads = max(1, self.cpus // (num_workers * self.processes))
+        return Allocation(num_workers, num_threads, num_devices, 60.0 * self.minutes - self._signal_seconds)
 
     @property
     def _signal_seconds(self) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +14,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.data import subsets, train_images
 from journey.diffusion import network, training, weights
 from journey.diffusion.journeys import train_examples
+from journey.diffusion.together import Share, led
 from journey.tracking import track
 
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then, and only then is a state kept
@@ -35,11 +37,22 @@ def make(spec: Train, partial: Path, workspace: Workspace) -> None:
 def fit(
     of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None
 ) -> training.State:
-    """Train a model up to a step: from the start, from the state `begin`, or from where an interrupted run stopped."""
-    # A new model, or the one that an earlier run left.
-    state, course = start(of, workspace)
+    """Train a model up to a step, in `compute.processes` processes: from the start, from the state `begin`, or from where an
+    interrupted run stopped.
+    """
+    compute = workspace.compute
     if (kept := resume.resumed(partial)) is not None:
         begin = partial / kept["checkpoint"]
+    with led(compute.processes, compute.device, _follow, of, until, workspace, begin) as share:
+        return _fit(of, making, until, partial, workspace, begin, share)
+
+
+def _fit(
+    of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None, share: Share
+) -> training.State:
+    """The part of the process that looks at the loss and keeps the state."""
+    # A new model, or the one that an earlier run left.
+    state, course = start(of, workspace, share)
     if begin is not None:
         training.restore(state, begin)
 
@@ -62,7 +75,16 @@ def fit(
     return state
 
 
-def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Course]:
+def _follow(share: Share, device: str, of: Train, until: int, workspace: Workspace, begin: Path | None) -> None:
+    """The part of every other process: the same steps."""
+    state, course = start(of, replace(workspace, compute=replace(workspace.compute, device=device)), share)
+    if begin is not None:
+        training.restore(state, begin)
+    for _ in training.train(state, course, until):
+        pass
+
+
+def start(of: Train, workspace: Workspace, share: Share = Share()) -> tuple[training.State, training.Course]:  # noqa: B008 - a constant
     """A model before its first step, and what its training is given: the images it sees as one tensor on the device."""
     device = network.device_of(workspace.compute)
     images = train_images(of.images, workspace)
@@ -84,7 +106,7 @@ def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Cou
         samples_latents=clean.deviation is not None,
     )
     nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
-    return state, training.Course(clean, batches, of.training, of.precision, noise_schedule, nothing)
+    return state, training.Course(clean, batches, of.training, of.precision, noise_schedule, nothing, share)
 
 
 def _keep(state: training.State, partial: Path) -> None:
