@@ -91,8 +91,8 @@ def test_preempted_work_goes_on_where_it_was(slurm, tmp_path, said, partition):
 
 
 def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, tmp_path):
-    """A real one, which keeps its state at the signal only; two processes have one thread each, as the test has."""
-    run = small_run(training=Training(num_steps=2000, batch_size=16))
+    """A real one, which keeps its state at the signal only."""
+    run = small_run(training=Training(num_steps=1000, batch_size=16))
     spec = recipes(run, Store(tmp_path / "alone")).trained(0)
     undisturbed = get(spec, Workspace(Store(tmp_path / "alone"), run.compute, run.tracking, "test"))
     root = tmp_path / "store"

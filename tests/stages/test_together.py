@@ -7,7 +7,10 @@ from conftest import small_run
 
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import ConfigError
 from journey.config.groups import Training
+from journey.diffusion.ddpm import DDPM
+from journey.diffusion.together import Share, refuse_dropout
 from journey.experiment import recipes
 from journey.launch.local import Local
 from journey.stages import train
@@ -50,3 +53,10 @@ def test_another_number_of_processes_goes_on(tmp_path, monkeypatch, first, then)
             losses(tmp_path / "two", first)
     assert len(list((tmp_path / "two").glob("models/*.partial/resume.4.safetensors"))) == 1
     assert losses(tmp_path / "two", then) == pytest.approx(one, rel=0, abs=1e-6)
+
+
+def test_dropout_is_refused():
+    network = DDPM(block_out_channels=[8, 16], dropout=0.1).build((1, 8, 8))
+    refuse_dropout(network, Share())
+    with pytest.raises(ConfigError, match=r"compute\.processes=2: must be 1 with a network that has dropout"):
+        refuse_dropout(network, Share(0, 2))

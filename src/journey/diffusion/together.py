@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+from journey.config.checks import require
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Share:
     @property
     def part(self) -> slice:
         return slice(self.rank, None, self.processes)
+
+
+def refuse_dropout(network: nn.Module, share: Share) -> None:
+    """Raises: ConfigError if several processes, each with its own random numbers, were to drop what a single one would not."""
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
+    require(share.processes == 1 or not drops, "compute.processes", share.processes, "1 with a network that has dropout")
 
 
 def step_gradient(losses: Tensor, parameters: Sequence[Tensor], share: Share) -> Tensor | None:

@@ -14,7 +14,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.data import subsets, train_images
 from journey.diffusion import network, training, weights
 from journey.diffusion.journeys import train_examples
-from journey.diffusion.together import Share, led
+from journey.diffusion.together import Share, led, refuse_dropout
 from journey.tracking import track
 
 WINDOW = 50  # steps between looks at the loss: an accelerator waits only then, and only then is a state kept
@@ -94,6 +94,7 @@ def start(of: Train, workspace: Workspace, share: Share = Share()) -> tuple[trai
     stream = f"repeat {of.repeat}"
     training.initialise(of.seed, stream)
     state = training.new_state(of.model.build(clean.shape).to(device), of.training)
+    refuse_dropout(state.network, share)
     noise_schedule = of.model.schedule(device)
     batches = training.Batches(
         kind=of.batches,
