@@ -2,10 +2,10 @@
 
     command   OMP_NUM_THREADS=1 python benchmarks/faults.py [artifacts] [seconds between random faults]
 
-A line for each kind of fault, ten artifacts each, and one for all of them at random: how often, how long it took, artifacts lost,
-made twice, and rows computed again of all rows. An artifact is five rows of 0.1 s, kept every 0.3 s. Needs root and Debian's
-slurm-wlm and munge, which it installs. What is simulated: the cluster is one machine, so a dead node is killed processes and a
-daemon that is gone, and the file system is local.
+First what an array task takes by itself; then a line for each kind of fault, ten artifacts each, and one for all of them at
+random: how often, how long it took, artifacts lost, made twice, and rows computed again of all rows. An artifact is five rows of
+0.1 s, kept every 0.3 s. Needs root and Debian's slurm-wlm and munge, which it installs. What is simulated: the cluster is one
+machine, so a dead node is killed processes and a daemon that is gone, and the file system is local.
 """
 
 import contextlib
@@ -83,11 +83,25 @@ def main(num_artifacts: int, between: float) -> None:
     """A line for each kind of fault, then all at random."""
     random.seed(0)
     with cluster() as slurm:
+        _overhead(slurm, 8)
         for name, (fault, partition) in FAULTS.items():
             times = 0 if name == "none" else 2
             _report(name, slurm, 10, partition, [fault] * times, 2.0)
         faults = [fault for fault, _ in list(FAULTS.values())[1:]]
         _report("all at random", slurm, num_artifacts, "low", random.choices(faults, k=10_000), between)
+
+
+def _overhead(slurm: Cluster, number: int) -> None:
+    """What a task takes that makes nothing of note, without torch, which takes as long again to import."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        specs = [Count(f"e{i}", rows=1, seconds=0.0, said=f"{folder}/said") for i in range(number)]
+        began = time.monotonic()
+        with client(slurm, Path(folder) / "store", specs, pack_seconds=1e-9) as process:
+            finished(process, PATIENCE)
+        took = time.monotonic() - began
+    elapsed = [line.split(":") for line in slurm.ask("squeue", "-h", "-r", "-t", "COMPLETED", "-o", "%M").split()]
+    seconds = [60 * int(minutes) + int(rest) for minutes, rest in elapsed]
+    print(f"overhead: {sum(seconds) / len(seconds):.1f} s a task ({len(seconds)} tasks, {took:.0f} s in all)", flush=True)
 
 
 def _report(name: str, slurm: Cluster, number: int, partition: str, faults: list, between: float) -> None:

@@ -34,7 +34,11 @@ class Bundle:
     workspace: Workspace
     allocation: Allocation
     journal: Path
-    _pool: Pool | None = field(default=None, init=False)
+    _pool: Pool | None = field(default=None, init=False)  # from here on, of a task that has begun
+    _agenda: Agenda | None = field(default=None, init=False)
+    _began: float = field(default=0.0, init=False)
+    _before: dict[str, str] = field(default_factory=dict, init=False)  # how far each artifact was, as the task began
+    _noted: Journal | None = field(default=None, init=False)
 
     def __call__(self) -> None:
         """Make what is missing of the artifacts."""
@@ -71,9 +75,10 @@ class Bundle:
         agenda = self._agenda
         running = {key: self._before[key] for key in agenda.running}
         failed = agenda.failures | (dict.fromkeys(running, error) if error else {})
-        journal = Journal({} if error else running, agenda.made, failed)
-        if journal != ledger.read(self.journal):
+        journal = Journal({} if error else running, dict(agenda.made), failed)
+        if journal != self._noted:
             ledger.write(self.journal, journal)
+            self._noted = journal
 
 
 def make(spec: Spec, workspace: Workspace) -> str | None:

@@ -36,7 +36,7 @@ class Slurm(Compute):
     gpus: int = 0  # of an array task
     cpus: int = 4
     memory_gib: float = 16.0
-    sbatch: dict[str, str] = field(default_factory=dict)  # further options: constraint: a100
+    sbatch: dict[str, str] = field(default_factory=dict)  # further options, such as constraint: a100; "": without a value
     setup: list[str] = field(default_factory=list)  # shell commands before each task
     array_parallelism: int = 256  # tasks of one array that run at once
     workers: int = 1  # processes of a task: on each of its GPUs or, without any, in all
@@ -84,7 +84,7 @@ class Slurm(Compute):
                 made = client.look()
                 show()
                 yield from made
-                if not made:
+                if not agenda.finished:
                     time.sleep(self.poll_seconds)
         agenda.raise_failures()
 
@@ -129,5 +129,6 @@ class Slurm(Compute):
             "slurm_setup": list(self.setup) or None,
             "slurm_array_parallelism": self.array_parallelism,
             "slurm_signal_delay_s": self._signal_seconds,
-            "slurm_additional_parameters": dict(self.sbatch) or None,
+            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],  # which srun no longer takes over from sbatch
+            "slurm_additional_parameters": {name: value or True for name, value in self.sbatch.items()} or None,
         }
