@@ -23,8 +23,10 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from journey.__main__ import one_line_errors
+from journey.artifacts import rates
 from journey.artifacts.graph import ancestors
 from journey.artifacts.keep import All
+from journey.artifacts.rates import Rate, Rates
 from journey.artifacts.recipes import Recipes
 from journey.artifacts.released import located
 from journey.artifacts.specs import Encoded, Featurize, Images, Measure, Sample, Spec, Train
@@ -44,8 +46,6 @@ from journey.diffusion.network import Predict
 from journey.diffusion.schedule import Schedule
 from journey.diffusion.text import Captions, TextEncoder
 from journey.kinds import KINDS
-from journey.report import rates
-from journey.report.rates import Rate, Rates
 from journey.stages.encode import BATCH
 from journey.stages.measure import draws_of
 from journey.stages.sample import TOGETHER

@@ -2,6 +2,7 @@
 
 journey experiment=digits                      the whole experiment, and its report
 journey experiment=digits task=plan            what would run, and what is cached
+journey experiment=digits task=status          how far it is, wherever it runs
 """
 
 import contextlib
@@ -51,6 +52,10 @@ def dispatch(run: Config, reports: Path, words: str) -> dict | None:
         from journey.report import plan
 
         return plan.show(target, store, run.compute)
+    if run.task is Task.status:
+        from journey.report import status
+
+        return status.show(target, store, run.compute)
     for directory in (store, Store(reports.parent)):
         directory.writable()
     experiment.remember_images(made_from.images, store)

@@ -38,6 +38,8 @@ HELP = """journey: which training images guided each step of a diffusion model's
 
     journey experiment=digits                                    the whole experiment, and its report
     journey experiment=digits task=plan                          what would run, what is cached, what it will cost
+    journey experiment=digits task=status                        what is done, runs, is queued or failed
+    journey experiment=digits compute=slurm                      the same on a cluster; asked again, it goes on
     journey experiment=digits 'method=[journey,pixel]'           other methods
     journey experiment=digits retraining.num_subsets=64          a setting of a group
     journey -m experiment=digits attribution.num_draws=8,32      a sweep

@@ -28,6 +28,7 @@ from journey.evaluation.localization.localization import Localization
 from journey.evaluation.path.path import AlongPath
 from journey.evaluation.planted.planted import Planted
 from journey.launch.local import Local
+from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, COCO, Folder)
@@ -48,7 +49,7 @@ METHODS = (
     External,
 )
 EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
-COMPUTES = (Local,)
+COMPUTES = (Local, Slurm)
 TRACKINGS = (JSONLines, Wandb)
 
 KINDS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

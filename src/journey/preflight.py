@@ -30,8 +30,5 @@ def check_machine(run: Config) -> None:
     """Raises: ConfigError if this machine cannot do what is asked of it."""
     for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
         require(os.path.isdir(path) or not os.path.lexists(path), name, path, "a directory, or nothing yet")
-    if run.compute.device != "cpu":
-        from journey.diffusion import network  # imports torch: only where it has something to tell
-
-        network.device_of(run.compute)
+    run.compute.ready()
     run.tracking.ready()

@@ -32,6 +32,8 @@ def loaded(directory, *words) -> tuple[list[str], str]:
         (["method=[nothing]"], "error: method=nothing: no such option"),
         (["retraining.fraction=0.001"], "error: retraining.fraction=0.001: must be such that"),
         (["experiment=smoke", "task=plan"], "featurize"),
+        (["experiment=smoke", "compute=slurm", "compute.device=cuda", "compute.gpus=1", "task=plan"], "GPU-hours"),
+        (["experiment=smoke", "task=status"], "not begun"),
         (["experiment=methods", "task=plan"], "featurize"),
         (["experiment=twemoji", "task=plan"], "featurize"),
         (["experiment=emergence", "task=plan"], "continuations"),

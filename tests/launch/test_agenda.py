@@ -37,7 +37,7 @@ def test_among_ready_jobs_those_of_the_first_target_come_first():
     assert agenda.take() == address(b)
     agenda.finish(address(a))
     assert [agenda.take(), agenda.take()] == [address(c), address(e)]
-    assert agenda.num_ready == 0, "d waits for b and c"
+    assert agenda.ready == [], "d waits for b and c"
 
 
 def test_what_needs_a_failed_job_is_blocked_and_nothing_else():
@@ -67,4 +67,4 @@ def test_a_parent_named_twice_is_awaited_once():
     a = Toy("a")
     agenda = agenda_of(Toy("pair", (a, a)))
     agenda.finish(agenda.take())
-    assert agenda.num_ready == 1
+    assert len(agenda.ready) == 1

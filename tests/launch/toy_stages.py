@@ -1,9 +1,11 @@
 """A stage that does what its spec says: workers import it, as they import the real ones."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -91,8 +93,45 @@ def take_turns(spec: Toy) -> None:
         file.write(f"{spec.label} ")
 
 
+def see(spec: Toy) -> None:
+    """Note which device this can see, and stay a while."""
+    with open(spec.at, "a") as file:
+        file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} ")
+    time.sleep(0.5)
+
+
+def exhaust(spec: Toy) -> None:
+    """Lack memory while anything else runs."""
+    with beside(spec) as others:
+        if others:
+            raise OutOfMemoryError(f"{others} more at work")
+
+
+def stay(spec: Toy) -> None:
+    """Be there a while."""
+    with beside(spec):
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def beside(spec: Toy) -> Iterator[int]:
+    """How many others do this at the same time, by the files in a directory."""
+    own = Path(spec.at, spec.label)
+    own.touch()
+    time.sleep(0.2)
+    try:
+        yield len(list(Path(spec.at).iterdir())) - 1
+    finally:
+        own.unlink()
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as torch's is."""
+
+
 DEEDS = {
-    deed.__name__: deed for deed in (nothing, fail, leave, die, die_once, exit_at_once, touch, await_touch, beat, take_turns)
+    deed.__name__: deed
+    for deed in (nothing, fail, leave, die, die_once, exit_at_once, touch, await_touch, beat, take_turns, see, exhaust, stay)
 }
 
 

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from conftest import journey_trak, small_run
 
+from journey.artifacts import rates
+from journey.artifacts.estimates import Cost, Made, cost
 from journey.artifacts.graph import ancestors
 from journey.artifacts.manifest import StoreError
+from journey.artifacts.rates import Rate, Rates
 from journey.artifacts.specs import Featurize, Train
 from journey.artifacts.workspace import get
 from journey.attribution.methods.pixel import Pixel
 from journey.config.groups import Kernel, Training
 from journey.experiment import recipes
 from journey.launch.local import Local
-from journey.report import plan, rates
-from journey.report.plan import Made
-from journey.report.rates import Rate, Rates
+from journey.report import plan
 
 
 @pytest.fixture
@@ -54,11 +55,11 @@ def test_what_was_made_comes_first_if_it_is_alike_then_what_was_measured(target)
     (spec,) = (made for made in ancestors(target) if isinstance(made, Train) and made.keep.label == "")
     alike, other = Made(spec.work / 2, 10.0, 100.0), Made(spec.work / 100, 1.0, 7.0)
     rate = Rate(spec.work / 4, 1.0, size=80)
-    assert plan.cost(spec, [], None) == plan.Cost(None, None)
-    assert plan.cost(spec, [other], None) == plan.Cost(pytest.approx(100), None, rough=True)
-    assert plan.cost(spec, [other], rate) == plan.Cost(4.0, 80, measured=True)
-    assert plan.cost(spec, [other, alike], rate) == plan.Cost(20.0, 80)
-    assert plan.cost(spec, [other, alike], None) == plan.Cost(20.0, 200.0)
+    assert cost(spec, [], None) == Cost(None, None)
+    assert cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
+    assert cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
+    assert cost(spec, [other, alike], rate) == Cost(20.0, 80)
+    assert cost(spec, [other, alike], None) == Cost(20.0, 200.0)
 
 
 def test_whitened_and_normalised_gradients_have_rates_of_their_own(run, workspace):

@@ -11,22 +11,48 @@ the moment at which one state follows the other. Killed before it, a run leaves 
 killed after it, the new one. `keep` then deletes the files of the old. Nothing called `resume.*` is part of an artifact.
 
 A payload file that the state speaks of (an array, filled up to some row) is flushed by the stage before it calls `keep`.
+
+A stage keeps its state when that is `due`: every so many seconds, and at once when the process was asked to stop (`ask_to_stop`,
+such as on the signal before a time limit). Then `keep` raises StoppedError, and the artifact is gone on with elsewhere.
 """
 
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from journey.artifacts.files import checksum, fsync, read_sealed, write_sealed
 
 STATE = "resume.json"
+_STOP = threading.Event()  # of the whole process
+
+
+class StoppedError(Exception):
+    """A stage was stopped because it was asked to; what it has done is kept."""
+
+
+def ask_to_stop() -> None:
+    """Let the stage that runs in this process stop as soon as it has kept what it did. May be called by a signal's handler."""
+    _STOP.set()
+
+
+def asked_to_stop() -> bool:
+    """Whether `ask_to_stop` was called."""
+    return _STOP.is_set()
+
+
+def due(kept_at: float, seconds: float) -> bool:
+    """Whether a state should be kept now. kept_at: when it last was, by `time.monotonic`; seconds: from one time to the next"""
+    return asked_to_stop() or time.monotonic() - kept_at >= seconds
 
 
 def keep(partial: Path, state: dict, files: Sequence[str] = ()) -> None:
     """Make a state, and files already written, what a run continues from, and delete what it continued from before.
 
     files: names in the partial directory that begin with `resume.`, each new or of unchanged contents.
-    Raises: ValueError if a name is another, or a file that the state before relies on has been overwritten.
+    Raises: ValueError if a name is another, or a file that the state before relies on has been overwritten; StoppedError, all
+    being kept, if the process was asked to stop.
     """
     for name in files:
         if not name.startswith("resume.") or name == STATE or "/" in name:
@@ -38,6 +64,8 @@ def keep(partial: Path, state: dict, files: Sequence[str] = ()) -> None:
     for path in partial.glob("resume.*"):
         if path.name != STATE and path.name not in checksums:
             path.unlink(missing_ok=True)
+    if asked_to_stop():
+        raise StoppedError(f"{partial.name}: stopped when asked to, and kept")
 
 
 def resumed(partial: Path) -> dict | None:
@@ -74,3 +102,11 @@ def _refuse_overwriting(partial: Path, checksums: dict[str, str]) -> None:
     for name, found in checksums.items():
         if before.get(name, found) != found:
             raise ValueError(f"{partial / name}: overwritten while it was what a run resumes from; name files by their progress")
+
+
+def progress(partial: Path) -> str:
+    """A hash that differs once an interrupted run has got further; none where it left nothing to continue from."""
+    try:
+        return checksum(partial / STATE)
+    except OSError:
+        return ""

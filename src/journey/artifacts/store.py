@@ -3,6 +3,8 @@
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/           payload, manifest.json, and which machines have hashed the payload
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
 <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it, whose number it contains
+<root>/logs/                                              why artifacts could not be made
+<root>/jobs/                                              what was submitted to a cluster, and the logs of its jobs
 <root>/costs.json                                         what artifacts cost that an exported pack left out
 <root>/rates.json                                         how fast stages are, as benchmarks/rates.py measured, for plans
 
@@ -12,20 +14,17 @@ save work. Where a file system has none, every writer has a partial directory of
 """
 
 import contextlib
-import errno
-import fcntl
 import functools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from journey.artifacts import locks
 from journey.artifacts.files import beside, fsync, reason, write_sealed
 from journey.artifacts.graph import address
 from journey.artifacts.manifest import (
@@ -44,7 +43,7 @@ from journey.artifacts.provenance import machine
 from journey.artifacts.specs import Spec
 
 COSTS = "costs.json"
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_ARTIFACTS = ("logs", "jobs")  # folders of a store
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,16 @@ class Store:
     def verify(self) -> Iterator[str]:
         """Hash every payload of every artifact; yields a line for each damaged one, saying what to delete."""
         for directory in sorted(self.root.glob("[!.]*/[!.]*")):
-            if directory.is_dir() and directory.suffix != ".partial" and directory.parent.name != "logs":
+            if directory.is_dir() and directory.suffix != ".partial" and directory.parent.name not in NO_ARTIFACTS:
                 try:
                     refuse_damage(directory)
                 except StoreError as error:
                     yield str(error)
+
+    def held(self) -> list[str]:
+        """The addresses of what is being made, as far as locks tell."""
+        found = self.root.glob("[!.]*/[!.]*.lock")
+        return [f"{path.parent.name}/{path.stem}" for path in found if locks.is_held(path)]
 
     @contextlib.contextmanager
     def writing(self, spec: Spec) -> Iterator[Path]:
@@ -141,7 +145,7 @@ class Store:
         final = self.root / address(spec)
         final.parent.mkdir(parents=True, exist_ok=True)
         with open(beside(final, ".lock"), "a+") as lock:  # released by the kernel, however this process ends
-            alone = _lock(lock, address(spec))
+            alone = locks.lock(lock, address(spec))
             partial = beside(final, ".partial" if alone else f".{machine()}.{os.getpid()}.partial")
             partial.mkdir(exist_ok=True)
             yield partial
@@ -167,32 +171,6 @@ class Store:
         artifact = self.find(spec)
         assert artifact is not None
         return artifact
-
-
-def _lock(lock: IO[str], name: str) -> bool:
-    """Take a lock, after whoever holds it, and write our number into it. False where the file system has no locks."""
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for {name}: {_holder(lock)} is making it", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return True
-
-
-def _holder(lock: IO[str]) -> str:
-    lock.seek(0)
-    try:
-        return f"process {int(lock.read())}"
-    except (OSError, ValueError):  # not written yet, or by something else
-        return "another process"
 
 
 def _rename(partial: Path, final: Path) -> None:

@@ -26,6 +26,7 @@ Sample = Any
 Score = Any
 Evaluate = Any
 Artifact = Any  # journey.artifacts.store.Artifact
+Store = Any  # journey.artifacts.store.Store
 Workspace = Any  # journey.artifacts.workspace.Workspace
 ImageSet = Any  # journey.data.ImageSet
 Examples = Any  # journey.diffusion.examples.Examples
@@ -251,12 +252,23 @@ class Compute(Kind):
     precision: Precision = Precision.fp32
     gradient_memory_gib: float = 2.0  # per worker
     checkpoint_seconds: float = 60.0
+    processes: int = 1  # that train one model together; on CUDA each on a device of its own
+
+    def ready(self) -> None:
+        """Raises: ConfigError if what it computes on should be here and is not. Asked once, before anything."""
 
     @abstractmethod
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make the targets and everything they need; yields each artifact's spec once it is there.
 
         Raises: JobsFailedError, after all jobs that do not depend on a failed one.
+        """
+
+    @abstractmethod
+    def at_work(self, store: Store) -> dict[str, str]:
+        """What is made now, by whomever, or will be without anybody asking again: "running" or "queued", by address.
+
+        Touches nothing.
         """
 
 

@@ -29,6 +29,7 @@ class Task(Enum):
     evaluate = "evaluate"
     report = "report"
     plan = "plan"
+    status = "status"
     verify = "verify"
     export = "export"
 

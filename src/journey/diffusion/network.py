@@ -60,8 +60,13 @@ def device_of(compute: Compute) -> torch.device:
 
     Raises: ConfigError if this machine has no such device.
     """
-    device = torch.device(compute.device)
+    refuse_absent(f"compute.device={compute.device}", compute.device)
+    return torch.device(compute.device)
+
+
+def refuse_absent(setting: str, name: str) -> None:
+    """Raises: ConfigError, naming the setting, if this machine has no such device."""
+    device = torch.device(name)
     module = torch.get_device_module(device)
     if device.type != "cpu" and not (module.is_available() and (device.index or 0) < module.device_count()):
-        raise ConfigError(f"compute.device={compute.device}: not available on this machine; cpu is")
-    return device
+        raise ConfigError(f"{setting}: not available on this machine; cpu is")

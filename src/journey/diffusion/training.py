@@ -15,6 +15,7 @@ from journey.diffusion.examples import Examples
 from journey.diffusion.network import Predict, bind
 from journey.diffusion.regions import Region, inside
 from journey.diffusion.schedule import Schedule, add_noise, target
+from journey.diffusion.together import Share, step_gradient
 from journey.seeding import entropy, generator
 
 
@@ -104,7 +105,10 @@ class Batches:
 
 @dataclass(frozen=True)
 class Course:
-    """What a training is given, beside the state it begins in. nothing: the context of no caption, [L, E]."""
+    """What a training is given, beside the state it begins in.
+
+    nothing: the context of no caption, [L, E]; share: the part of every batch that is this process's own.
+    """
 
     examples: Examples
     batches: Batches
@@ -112,12 +116,14 @@ class Course:
     precision: Precision
     schedule: Schedule
     nothing: Tensor | None = None
+    share: Share = Share()
 
 
 def train(state: State, course: Course, until: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
-    The loss is a mean over the examples of a batch. A batch of which nothing is kept changes nothing, and yields nothing.
+    The loss is a mean over the examples of a batch, also of those that other processes take. A batch of which nothing is kept
+    changes nothing, and yields nothing.
     """
     predict = bind(state.network, course.precision)
     parameters = list(state.network.parameters())
@@ -125,23 +131,22 @@ def train(state: State, course: Course, until: int) -> Iterator[tuple[Tensor, Te
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(course.training, state.step)
         _, losses = step_losses(predict, course, state.step)
-        if not len(losses):
+        state.optimizer.zero_grad()
+        loss = step_gradient(losses, parameters, course.share)
+        if loss is None:
             state.step += 1
             continue
-        loss = losses.mean()
-        state.optimizer.zero_grad()
-        loss.backward()
         gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=course.training.clip_norm)
         state.optimizer.step()
         update_average(state, course.training.ema_decay)
         state.step += 1
-        yield loss.detach(), gradient_norm
+        yield loss, gradient_norm
 
 
 def step_losses(predict: Predict, course: Course, step: int) -> tuple[Tensor, Tensor]:
     """The rows of a step's examples, and the loss of each; none where nothing of its batch is kept. [B] and [B]"""
     batches, device = course.batches, course.examples.x0.device
-    rows, t, eps, of_latents = batches.at(step, course.examples.shape)
+    rows, t, eps, of_latents = (some[course.share.part] for some in batches.at(step, course.examples.shape))
     if not len(rows):
         return rows, torch.empty(0, device=device)
     x0 = _seen(course, rows, of_latents, step)

@@ -8,8 +8,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from journey.artifacts.graph import address, parents
+from journey.artifacts.resume import StoppedError
 from journey.artifacts.specs import Spec
 from journey.artifacts.workspace import Workspace, get
+
+STOPPED = "stopped when asked to"  # instead of what went wrong
 
 
 class JobsFailedError(RuntimeError):
@@ -19,7 +22,8 @@ class JobsFailedError(RuntimeError):
 class Agenda:
     """What must be made, in order of priority, and where each of it stands. Everything is named by its address.
 
-    A job is ready once all that it is made from is there. What is made from something that failed is blocked: not tried.
+    A job is ready once all that it is made from is there. What is made from something that failed is blocked: not tried. A job
+    that ran out of memory is tried again alone: after all others that can be taken, while nothing else runs.
     """
 
     def __init__(self, order: dict[str, Spec]) -> None:
@@ -28,6 +32,8 @@ class Agenda:
         self.work = {key: spec.work for key, spec in order.items()}
         self.attempts: Counter[str] = Counter()
         self.running: dict[str, float] = {}  # since when
+        self.queued: set[str] = set()  # of what runs: what in truth still waits, in the queue of a cluster
+        self.alone: set[str] = set()  # what must run alone
         self.made: dict[str, float] = {}  # the seconds each took
         self.failures: dict[str, str] = {}  # what went wrong
         self.blocked: set[str] = set()
@@ -37,12 +43,26 @@ class Agenda:
         for key, needed in self._unmade.items():
             for parent in needed:
                 self._children[parent].append(key)
-        self._ready = [(self._rank[key], key) for key, needed in self._unmade.items() if not needed]  # a heap
+        self._ready = [self._place(key) for key, needed in self._unmade.items() if not needed]  # a heap
+
+    def _place(self, key: str) -> tuple[bool, int, str]:
+        """Among those that are ready: what must run alone comes last."""
+        return key in self.alone, self._rank[key], key
 
     @property
-    def num_ready(self) -> int:
-        """How many jobs could be taken now."""
-        return len(self._ready)
+    def ready(self) -> list[str]:
+        """What could be taken now, in order of priority."""
+        if self.alone & self.running.keys():
+            return []
+        together = sorted(place for place in self._ready if not place[0])
+        if not together and not self.running:
+            together = sorted(self._ready)[:1]
+        return [key for _, _, key in together]
+
+    @property
+    def next_alone(self) -> bool:
+        """Whether what is ready must run alone."""
+        return bool(self._ready) and self._ready[0][0]
 
     @property
     def finished(self) -> bool:
@@ -54,29 +74,40 @@ class Agenda:
         """What runs or will."""
         return [key for key in self.specs if not (key in self.made or key in self.failures or key in self.blocked)]
 
-    def take(self) -> str:
-        """The first ready job, which runs from now on."""
-        _, key = heapq.heappop(self._ready)
+    def take(self, key: str | None = None) -> str:
+        """A ready job, the first unless it is named, which runs from now on."""
+        place = self._ready[0] if key is None else self._place(key)
+        self._ready.remove(place)
+        heapq.heapify(self._ready)
+        key = place[-1]
         self.attempts[key] += 1
         self.running[key] = time.monotonic()
         return key
 
-    def give_back(self, key: str) -> None:
-        """A running job ended without a result: it is ready again."""
-        del self.running[key]
-        heapq.heappush(self._ready, (self._rank[key], key))
+    def give_back(self, key: str, alone: bool = False) -> None:
+        """A running job ended without a result: it is ready again, to run alone if it ran out of memory."""
+        self._end(key)
+        if alone:
+            self.alone.add(key)
+        heapq.heappush(self._ready, self._place(key))
 
-    def finish(self, key: str) -> None:
-        """A running job was made: what waited for nothing else is ready."""
-        self.made[key] = time.monotonic() - self.running.pop(key)
+    def finish(self, key: str, seconds: float | None = None) -> None:
+        """A running job was made: what waited for nothing else is ready. seconds: what it took, unless since it was taken"""
+        since = self._end(key)
+        self.made[key] = time.monotonic() - since if seconds is None else seconds
         for child in self._children[key]:
             self._unmade[child].discard(key)
             if not self._unmade[child]:
-                heapq.heappush(self._ready, (self._rank[child], child))
+                heapq.heappush(self._ready, self._place(child))
+
+    def _end(self, key: str) -> float:
+        """A job runs no more; since when it did."""
+        self.queued.discard(key)
+        return self.running.pop(key)
 
     def fail(self, key: str, error: str) -> None:
         """A running job failed: whatever needs it is blocked."""
-        del self.running[key]
+        self._end(key)
         self.failures[key] = error
         reached = list(self._children[key])
         while reached:
@@ -95,9 +126,10 @@ def work(spec: Spec, workspace: Workspace) -> str | None:
     """Make one artifact, or say in one line what went wrong, with the whole story in a log."""
     try:
         get(spec, workspace)
+    except StoppedError:
+        return STOPPED
     except BaseException as error:  # even an exit: other jobs go on, and this one is reported by name
-        log = workspace.store.root / "logs" / (address(spec).replace("/", "-") + ".log")
-        return f"{one_line(error)}{_written(log, traceback.format_exc())}"
+        return one_line(error) + logged(workspace.store.root, address(spec), traceback.format_exc())
     return None
 
 
@@ -106,8 +138,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _written(log: Path, text: str) -> str:
-    """Where the whole story is."""
+def log_of(root: Path, key: str) -> Path:
+    """Where in a store it is told why an artifact, by its address, could not be made."""
+    return root / "logs" / (key.replace("/", "-") + ".log")
+
+
+def logged(root: Path, key: str, text: str) -> str:
+    """Write the log of an artifact; says where it is."""
+    log = log_of(root, key)
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -36,21 +36,21 @@ class Outcome:
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
+    place: int  # which of the environments it has
     started: bool = False  # whether it has said that it listens
     key: str | None = None  # of the job it has
 
 
 class Pool:
-    """At most `num_workers` processes, started when they are needed; none outlives the `with` block, nor this process.
+    """A process for each environment, started when they are needed; none outlives the `with` block, nor this process.
 
     work: an importable function, called in a worker with each job's arguments; returns, or raises, what went wrong, if anything.
-    environment: variables of the workers.
+    environments: variables of each of the workers.
     """
 
-    def __init__(self, work: Callable[..., str | None], num_workers: int, environment: dict[str, str]) -> None:
+    def __init__(self, work: Callable[..., str | None], environments: Sequence[dict[str, str]]) -> None:
         self._work = work
-        self._num_workers = num_workers
-        self._environment = environment
+        self._environments = environments
         self._workers: list[_Worker] = []
         self._failed_starts = 0  # in a row
 
@@ -69,16 +69,18 @@ class Pool:
     def prepare(self, num_jobs: int) -> None:
         """Start what is lacking for so many further jobs at once; each worker is idle some time later."""
         free = sum(worker.key is None for worker in self._workers)
-        for _ in range(min(num_jobs - free, self._num_workers - len(self._workers))):
-            self._workers.append(self._start())
+        taken = {worker.place for worker in self._workers}
+        places = [place for place in range(len(self._environments)) if place not in taken]
+        for place in places[: max(0, num_jobs - free)]:
+            self._workers.append(self._start(place))
 
-    def _start(self) -> _Worker:
+    def _start(self, place: int) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, os.getpid()))
-        with _inherited(self._environment), _interrupts_blocked():
+        with _inherited(self._environments[place]), _signals_blocked():
             process.start()
         theirs.close()  # the worker's alone, so that its end is the end of the pipe
-        return _Worker(process, ours)
+        return _Worker(process, ours, place)
 
     def give(self, key: str, *arguments: object) -> None:
         """Let an idle worker do a job.
@@ -133,19 +135,44 @@ class Pool:
                 'a script that makes artifacts must do so under `if __name__ == "__main__":`'
             )
 
+    def keep(self, number: int) -> None:
+        """End idle workers until no more are left than a number, or all that are left work."""
+        idle = [worker for worker in self._workers if worker.started and worker.key is None]
+        _end(idle[: max(0, len(self._workers) - number)])
+        self._workers = [worker for worker in self._workers if not worker.pipe.closed]
+
+    def stop(self, seconds: float) -> None:
+        """Tell the workers by SIGUSR2 to keep what they have done and end their jobs; waits for that at most so long.
+
+        May be called by a signal's handler. What the workers say then is left to be heard.
+        """
+        busy = [worker for worker in self._workers if worker.key is not None]
+        for worker in busy:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGUSR2)
+        deadline = time.monotonic() + seconds
+        while busy and (left := deadline - time.monotonic()) > 0:
+            heard = connection.wait([worker.pipe for worker in busy], left)
+            busy = [worker for worker in busy if worker.pipe not in heard]
+
     def close(self) -> None:
         """End all workers, also those that work."""
         atexit.unregister(self.close)
-        for worker in self._workers:
-            worker.pipe.close()  # on which an idle worker ends by itself
-            if worker.key is not None or not worker.started:
-                worker.process.terminate()
-        deadline = time.monotonic() + GRACE
-        for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            worker.process.kill()
-            worker.process.join()
+        _end(self._workers)
         self._workers = []
+
+
+def _end(workers: list[_Worker]) -> None:
+    """End some workers, also those that work."""
+    for worker in workers:
+        worker.pipe.close()  # on which an idle worker ends by itself
+        if worker.key is not None or not worker.started:
+            worker.process.terminate()
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        worker.process.kill()
+        worker.process.join()
 
 
 # ------------------------------------------------------------------------------------------------ in a worker
@@ -193,10 +220,12 @@ def _inherited(environment: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started inside are deaf to Ctrl-C from the first moment; here it comes when the block has ended."""
+def _signals_blocked() -> Iterator[None]:
+    """Processes started inside are deaf to Ctrl-C and to SIGUSR2, which would end one that does not handle it yet, from the
+    first moment; here they come when the block has ended.
+    """
     resource_tracker.ensure_running()  # its own start, otherwise inside the block, would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
     try:
         yield
     finally:

@@ -35,7 +35,10 @@ def line(agenda: Agenda, num_workers: int, seconds: float) -> str:
 
 
 def _running(agenda: Agenda) -> str:
-    return f"{_by_stage(agenda, list(agenda.running))} running"
+    """What runs, and what in truth is queued."""
+    running = [key for key in agenda.running if key not in agenda.queued]
+    standing = {"running": running, "queued": list(agenda.queued)}
+    return ", ".join(f"{_by_stage(agenda, keys)} {how}" for how, keys in standing.items() if keys)
 
 
 def _by_stage(agenda: Agenda, keys: list[str]) -> str:

@@ -1,44 +1,18 @@
 """What a run would do: what is cached, what is missing, and what that will cost if it goes as other things went."""
 
-import json
-import math
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
+from journey.artifacts import rates
+from journey.artifacts.estimates import ALIKE, Cost, cost, made_before
 from journey.artifacts.graph import address, ancestors, missing
 from journey.artifacts.keep import All
-from journey.artifacts.manifest import MANIFEST
+from journey.artifacts.rates import Rates
 from journey.artifacts.specs import Evaluate, Featurize, Spec, Train
 from journey.artifacts.store import Store
 from journey.config.contracts import Compute
-from journey.report import rates
-from journey.report.rates import Rate, Rates
-
-ALIKE = 10.0  # how many times the work of another an artifact may be for an estimate to be more than a guess
-
-
-@dataclass(frozen=True)
-class Made:
-    """What artifacts of one stage and one amount of work took, in the median."""
-
-    work: float
-    seconds: float
-    size: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an artifact will take. None: nothing tells; rough: from one of quite another size; measured: from a rate."""
-
-    seconds: float | None
-    size: float | None
-    rough: bool = False
-    measured: bool = False
 
 
 def show(target: Evaluate, store: Store, compute: Compute) -> None:
@@ -82,38 +56,6 @@ def _sources(store: Store, costs: Iterable[Cost], measured: Rates) -> str:
     """Where costs come from."""
     of_rates = f"; of what was not made before, {measured.how}" if any(of.measured for of in costs) else ""
     return f"costs: of what {store.root}/ holds, scaled by work; ≈ scaled more than {ALIKE:.0f}-fold{of_rates}"
-
-
-def made_before(store: Store) -> dict[str, list[Made]]:
-    """By stage, what the artifacts in a store took; those whose manifest cannot be read are passed over."""
-    found: dict[str, dict[float, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
-    for path in store.root.glob(f"*/*/{MANIFEST}"):
-        try:
-            manifest = json.loads(path.read_text())
-            stage, work = manifest["contents"]["stage"], float(manifest["work"])
-            took = float(manifest["seconds"]), int(manifest["bytes"])
-            found[stage][work].append(took)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue
-    made = defaultdict(list)
-    for stage, by_work in found.items():
-        for work, of in by_work.items():
-            seconds, size = zip(*of, strict=True)
-            made[stage].append(Made(max(work, 1.0), median(seconds), median(size)))
-    return made
-
-
-def cost(spec: Spec, known: list[Made], rate: Rate | None) -> Cost:
-    """As the artifact of the most similar work took, if that is alike; else at the rate; else, roughly, as that artifact took."""
-    nearest = min(known, key=lambda made: abs(math.log(made.work / spec.work)), default=None)
-    scale = math.inf if nearest is None else spec.work / nearest.work
-    alike = 1 / ALIKE <= scale <= ALIKE
-    size = spec.size or (rate and rate.size) or (scale * nearest.size if alike else None)
-    if rate is not None and not alike:
-        return Cost(spec.work / rate.work * rate.seconds, size, measured=True)
-    if nearest is None:
-        return Cost(None, size)
-    return Cost(scale * nearest.seconds, size, rough=not alike)
 
 
 def cells(costs: list[Cost]) -> tuple[str, str]:

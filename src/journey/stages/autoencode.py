@@ -36,7 +36,7 @@ def make(spec: Autoencoder, partial: Path, workspace: Workspace) -> dict:
                 if not bool(loss.isfinite()):
                     raise FloatingPointError(f"autoencoder, step {state.step}: the loss is not finite")
                 log(state.step, loss=float(loss))
-                if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+                if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                     name = f"resume.{state.step}.safetensors"
                     training.save(state, partial / name)
                     resume.keep(partial, {"checkpoint": name}, [name])

@@ -52,7 +52,7 @@ def make(spec: Encoded, partial: Path, workspace: Workspace) -> None:
             for array, part in zip(arrays, found, strict=True):
                 array[first : first + BATCH] = part.cpu()
             log(first + BATCH, deviation=float(found[1].mean()))
-            if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+            if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                 for array in arrays:
                     array.flush()
                 resume.keep(partial, {"rows": first + BATCH})

@@ -82,7 +82,7 @@ def make(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
                 array[row : row + len(block)] = part
             row += len(block)
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
-            if time.monotonic() - saved_at >= compute.checkpoint_seconds:
+            if resume.due(saved_at, compute.checkpoint_seconds):
                 for array in arrays:
                     array.flush()
                 resume.keep(partial, {"rows": row})

@@ -53,7 +53,7 @@ def make(spec: Metagradient, partial: Path, workspace: Workspace) -> dict:
     with track(spec, partial, workspace, resume_step=num_steps - way.left) as log:
         for adjoints in metagradient.go_back(way, course, kept):
             log(num_steps - way.left, norm=float(adjoints[:, 0].norm(dim=1).mean()))
-            if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+            if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                 _keep(way, partial)
                 saved_at = time.monotonic()
     np.save(partial / "scores.npy", -way.of_weights.cpu().numpy())

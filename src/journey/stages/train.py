@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -13,9 +14,10 @@ from journey.artifacts.workspace import Workspace, get
 from journey.data import subsets, train_images
 from journey.diffusion import network, training, weights
 from journey.diffusion.journeys import train_examples
+from journey.diffusion.together import Share, led, refuse_dropout
 from journey.tracking import track
 
-WINDOW = 50  # steps between looks at the loss: an accelerator waits only then
+WINDOW = 50  # steps between looks at the loss: an accelerator waits only then, and only then is a state kept
 
 
 def make(spec: Train, partial: Path, workspace: Workspace) -> None:
@@ -35,11 +37,22 @@ def make(spec: Train, partial: Path, workspace: Workspace) -> None:
 def fit(
     of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None
 ) -> training.State:
-    """Train a model up to a step: from the start, from the state `begin`, or from where an interrupted run stopped."""
-    # A new model, or the one that an earlier run left.
-    state, course = start(of, workspace)
+    """Train a model up to a step, in `compute.processes` processes: from the start, from the state `begin`, or from where an
+    interrupted run stopped.
+    """
+    compute = workspace.compute
     if (kept := resume.resumed(partial)) is not None:
         begin = partial / kept["checkpoint"]
+    with led(compute.processes, compute.device, _follow, of, until, workspace, begin) as share:
+        return _fit(of, making, until, partial, workspace, begin, share)
+
+
+def _fit(
+    of: Train, making: Train | Snapshot, until: int, partial: Path, workspace: Workspace, begin: Path | None, share: Share
+) -> training.State:
+    """The part of the process that looks at the loss and keeps the state."""
+    # A new model, or the one that an earlier run left.
+    state, course = start(of, workspace, share)
     if begin is not None:
         training.restore(state, begin)
 
@@ -56,13 +69,22 @@ def fit(
             _refuse_nan(losses, norms, first)
             log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
             window.clear()
-            if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+            if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                 _keep(state, partial)
                 saved_at = time.monotonic()
     return state
 
 
-def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Course]:
+def _follow(share: Share, device: str, of: Train, until: int, workspace: Workspace, begin: Path | None) -> None:
+    """The part of every other process: the same steps."""
+    state, course = start(of, replace(workspace, compute=replace(workspace.compute, device=device)), share)
+    if begin is not None:
+        training.restore(state, begin)
+    for _ in training.train(state, course, until):
+        pass
+
+
+def start(of: Train, workspace: Workspace, share: Share = Share()) -> tuple[training.State, training.Course]:  # noqa: B008 - a constant
     """A model before its first step, and what its training is given: the images it sees as one tensor on the device."""
     device = network.device_of(workspace.compute)
     images = train_images(of.images, workspace)
@@ -72,6 +94,7 @@ def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Cou
     stream = f"repeat {of.repeat}"
     training.initialise(of.seed, stream)
     state = training.new_state(of.model.build(clean.shape).to(device), of.training)
+    refuse_dropout(state.network, share)
     noise_schedule = of.model.schedule(device)
     batches = training.Batches(
         kind=of.batches,
@@ -84,7 +107,7 @@ def start(of: Train, workspace: Workspace) -> tuple[training.State, training.Cou
         samples_latents=clean.deviation is not None,
     )
     nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
-    return state, training.Course(clean, batches, of.training, of.precision, noise_schedule, nothing)
+    return state, training.Course(clean, batches, of.training, of.precision, noise_schedule, nothing, share)
 
 
 def _keep(state: training.State, partial: Path) -> None:

@@ -63,7 +63,7 @@ def make(spec: Unlearn, partial: Path, workspace: Workspace) -> dict:
             if not np.isfinite(rises[:, i]).all():
                 raise FloatingPointError(f"after forgetting query {i}, a loss is not finite; a smaller rise may help")
             log(i + 1, rise=float(rises[-1, i].mean()))
-            if time.monotonic() - saved_at >= workspace.compute.checkpoint_seconds:
+            if resume.due(saved_at, workspace.compute.checkpoint_seconds):
                 rises.flush()
                 resume.keep(partial, {"queries": i + 1})
                 saved_at = time.monotonic()

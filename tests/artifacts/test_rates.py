@@ -8,10 +8,10 @@ import miniatures
 import pytest
 from conftest import journey_trak, small_run
 
+from journey.artifacts import rates
 from journey.config.groups import Kernel, Sampler, Sampling, Training
 from journey.data.coco import COCO
 from journey.diffusion.latent import LatentDiffusion
-from journey.report import rates
 
 SPEC = importlib.util.spec_from_file_location("benchmark_rates", Path(__file__).parents[2] / "benchmarks/rates.py")
 benchmark = importlib.util.module_from_spec(SPEC)

@@ -1,0 +1,30 @@
+"""Stopping when asked to: what is kept then is what a run continues from."""
+
+import subprocess
+import sys
+
+from journey.artifacts import resume
+
+STOPPED = """
+import sys
+from pathlib import Path
+from journey.artifacts import resume
+partial = Path(sys.argv[1])
+assert not resume.due(kept_at=float("inf"), seconds=60)
+resume.keep(partial, {"rows": 1})
+resume.ask_to_stop()
+assert resume.due(kept_at=float("inf"), seconds=60)
+try:
+    resume.keep(partial, {"rows": 2})
+except resume.StoppedError as error:
+    print(error)
+"""
+
+
+def test_a_process_that_is_asked_to_stop_stops_once_its_state_is_kept(tmp_path):
+    before = resume.progress(tmp_path)
+    done = subprocess.run([sys.executable, "-c", STOPPED, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path.name}: stopped when asked to, and kept\n"
+    assert resume.resumed(tmp_path) == {"rows": 2}
+    assert resume.progress(tmp_path) != before == ""
+    assert not resume.asked_to_stop()

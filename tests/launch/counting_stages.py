@@ -1,0 +1,59 @@
+"""A stage that takes as long as it is told to, can be interrupted and gone on with, and tells what it did and did again."""
+
+import hashlib
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from journey.artifacts import resume
+from journey.artifacts.specs import Spec
+from journey.artifacts.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Count(Spec):
+    """A number of rows, each made from the one before."""
+
+    stage: ClassVar[str] = "counting_stages"
+    folder: ClassVar[str] = "counts"
+    version: ClassVar[int] = 1
+    label: str
+    rows: int = 10
+    needs: "tuple[Count, ...]" = ()
+    seconds: float = field(default=0.1, metadata={"unaddressed": True})  # of a row
+    said: str = field(default="", metadata={"unaddressed": True})  # the file where it tells
+
+    @property
+    def work(self) -> float:
+        return 1e9 * self.rows * self.seconds  # as the slowest machine would
+
+
+def make(spec: Count, partial: Path, workspace: Workspace) -> None:
+    state, kept_at = resume.resumed(partial) or {"rows": 0, "digest": spec.label}, time.monotonic()
+    for row in range(state["rows"], spec.rows):
+        time.sleep(spec.seconds)
+        state = {"rows": row + 1, "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest()}
+        _say(spec, str(row))
+        if resume.due(kept_at, workspace.compute.checkpoint_seconds):
+            resume.keep(partial, state)
+            kept_at = time.monotonic()
+    (partial / "digest.txt").write_text(state["digest"])
+    _say(spec, "made")
+
+
+def _say(spec: Count, what: str) -> None:
+    with open(spec.said, "a") as file:
+        file.write(f"{spec.label} {what} {os.environ.get('SLURMD_NODENAME')}\n")
+
+
+def again(said: Path) -> Counter:
+    """What was done more than once: of each artifact, how many rows too many, and of "made" how many artifacts."""
+    done = Counter(tuple(line.split()[:2]) for line in said.read_text().splitlines())
+    found: Counter[str] = Counter()
+    for (label, what), count in done.items():
+        if count > 1:
+            found["made" if what == "made" else label] += count - 1
+    return found
