@@ -243,7 +243,7 @@ REFUSED = {
     "tracking=wandb tracking.project=a/b": r"tracking\.project=a/b",
     "experiment=nothing": r"experiment=nothing: no such option; available: ablations, cifar10, cifar2, ",
     "experiment=[smoke,digits]": r"experiment=\['smoke', 'digits'\]: must be one experiment",
-    "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan, verify, export\]",
+    "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan, status, verify, export\]",
     "name=../up": r"name=\.\./up",
     "seed=-1": r"seed=-1: must be in 0…",
     "artifacts=s3://x": r"artifacts=s3://x: must be a directory of this machine",
