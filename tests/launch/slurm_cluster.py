@@ -215,9 +215,9 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
 
 
 def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[str]:
-    """What a client said after all."""
+    """What a client said after all, but for how far it was."""
     out, _ = process.communicate(timeout=seconds)
-    return out.decode().splitlines()
+    return [line for line in out.decode().splitlines() if not (line[:1].isdigit() or line.startswith("waiting for"))]
 
 
 def processes_on(node: str, slurm: Cluster) -> list[int]:

@@ -183,7 +183,7 @@ def _serve(pipe: connection.Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     pipe.send(None)  # ready
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent ended, or needs no more
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent ended, or needs no more
         while True:
             pipe.send(_done(pipe.recv_bytes()))
 
