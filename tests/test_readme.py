@@ -66,6 +66,7 @@ def test_a_strangers_scores_are_judged_on_the_models_of_this_repository(tmp_path
     (line,) = re.findall(r"^    journey (experiment=methods artifacts=methods-pack .*\\\n.*)$", GUIDE, re.MULTILINE)
     said = succeeds(tmp_path, *shlex.split(line.replace("\\\n", "")))
     assert "2 to make: score x1, evaluate x1" in said
+    assert '"external"' in (tmp_path / "reports/methods/index.html").read_text()
     rows = json.loads((tmp_path / "reports/methods/result.json").read_text())["rows"]
     (random,) = select(rows, quantity="lds", method="external", readout="best", target="paired_steps")
     assert abs(random["value"]) < 0.1
