@@ -31,7 +31,7 @@ from journey.artifacts.recipes import Recipes
 from journey.artifacts.released import located
 from journey.artifacts.specs import Encoded, Featurize, Images, Measure, Sample, Spec, Train
 from journey.attribution.gradients import Objective, choose
-from journey.attribution.output import output, window_draws, with_views
+from journey.attribution.output import losses, window_draws, with_views
 from journey.attribution.projection import projection
 from journey.config.checks import ConfigError
 from journey.config.compose import CONF, parse, register_schemas
@@ -47,7 +47,7 @@ from journey.diffusion.schedule import Schedule
 from journey.diffusion.text import Captions, TextEncoder
 from journey.kinds import KINDS
 from journey.stages.encode import BATCH
-from journey.stages.measure import draws_of
+from journey.stages.measure import batches, draws_of
 from journey.stages.sample import TOGETHER
 
 SECONDS, WARM_UP = 10.0, 2
@@ -168,13 +168,12 @@ def sample(spec: Sample, on: Setting) -> Iterator[float]:
 
 @torch.no_grad()
 def measure(spec: Measure, on: Setting) -> Iterator[float]:
-    """Outputs of a query at a step."""
+    """Outputs of some queries at a step."""
     predict = on.predict(spec.checkpoint.precision, spec.guidance)
-    for query in itertools.cycle(range(NUM_IMAGES)):
-        draws = draws_of(spec, spec.steps[0], query, on.schedule.num_timesteps, on.examples.shape).to(on.device)
-        for half in draws.halves(spec.antithetic):
-            output(predict, on.schedule, on.examples[query], half).item()
-        yield spec.work / (spec.journeys.num_queries * (len(spec.steps) + 1))
+    for some, region in itertools.cycle(batches((), NUM_IMAGES, spec.num_draws)):
+        draws = [draws_of(spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape).to(on.device) for q in some]
+        losses(predict, on.schedule, on.examples[some.start : some.stop], draws, region).cpu()
+        yield spec.work * len(some) / (spec.journeys.num_queries * (len(spec.steps) + 1))
 
 
 def encode(spec: Encoded, on: Setting) -> Iterator[float]:

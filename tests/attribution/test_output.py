@@ -2,8 +2,9 @@ import pytest
 import torch
 from conftest import naive_loss
 
-from journey.attribution.output import Draws, output, step_draws, window_draws
+from journey.attribution.output import Draws, halves, losses, output, step_draws, window_draws
 from journey.config.groups import Output, Precision
+from journey.diffusion.examples import Examples
 from journey.diffusion.network import bind
 
 
@@ -26,16 +27,32 @@ def test_all_timestep_draws_have_one_t_in_each_stratum():
         assert ((edges[:-1] <= t) & (t < edges[1:])).all()
 
 
-def test_antithetic_draws_are_pairs_and_their_halves_whole_pairs():
+def test_antithetic_draws_are_pairs():
     draws = step_draws(300, 8, (1, 8, 8), 0, "test", antithetic=True)
-    for part in (draws, *draws.halves(antithetic=True)):
-        assert torch.equal(part.eps[0::2], -part.eps[1::2])
-        assert torch.equal(part.t[0::2], part.t[1::2])
+    assert torch.equal(draws.eps[0::2], -draws.eps[1::2])
+    assert torch.equal(draws.t[0::2], draws.t[1::2])
 
 
-def test_halves_and_chunks_hold_every_draw_once(draws):
-    first, second = draws.halves(antithetic=False)
-    assert sorted([*first.t.tolist(), *second.t.tolist()]) == sorted(draws.t.tolist())
+def test_halves_hold_every_draw_once_and_whole_pairs():
+    of_draws = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
+    assert halves(of_draws, antithetic=False).tolist() == [[2.5], [5.0]]
+    assert halves(of_draws, antithetic=True).tolist() == [[1.5], [6.0]]
+
+
+@pytest.mark.parametrize("region", [(), (0, 2, 4, 8)])
+def test_losses_of_a_batch_are_outputs_of_one_draw_at_a_time(net, linear_schedule, region):
+    queries = Examples(torch.randn(3, 1, 8, 8))
+    draws = [step_draws(300, 4, (1, 8, 8), 0, f"test {q}", antithetic=False) for q in range(3)]
+    predict = bind(net, Precision.fp32)
+    found = losses(predict, linear_schedule, queries, draws, region)
+    with torch.no_grad():
+        one_by_one = [
+            [output(predict, linear_schedule, queries[q], draws[q][k : k + 1], region=region) for k in range(4)] for q in range(3)
+        ]
+    torch.testing.assert_close(found, torch.tensor(one_by_one))
+
+
+def test_chunks_hold_every_draw_once(draws):
     chunks = draws.split(4)
     assert [len(c) for c in chunks] == [4, 2]
     assert torch.equal(torch.cat([c.eps for c in chunks]), draws.eps)

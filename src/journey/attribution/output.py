@@ -47,11 +47,6 @@ class Draws:
     def __getitem__(self, index: Tensor | slice) -> "Draws":
         return self._each(lambda tensor: tensor[index])
 
-    def halves(self, antithetic: bool) -> tuple["Draws", "Draws"]:
-        """Every other draw (or antithetic pair of draws), and the rest."""
-        second = torch.arange(len(self)) // (2 if antithetic else 1) % 2 == 1
-        return self[~second], self[second]
-
     def split(self, size: int) -> list["Draws"]:
         """The same draws in chunks of at most `size`."""
         return [self[first : first + size] for first in range(0, len(self), size)]
@@ -103,6 +98,21 @@ def output_of(
             return (inside(target(schedule, x0, draws.t, draws.eps), region) - predicted).abs().mean()
         case _:
             assert_never(kind)
+
+
+@torch.no_grad()
+def losses(predict: Predict, schedule: Schedule, examples: Examples, draws: list[Draws], region: Region = ()) -> Tensor:
+    """The loss of every example by each of its own draws, as many of each, in one batch. [N, K]"""
+    x0, contexts = zip(*(seen(examples[i], of) for i, of in enumerate(draws)), strict=True)
+    t, eps = torch.cat([of.t for of in draws]), torch.cat([of.eps for of in draws])
+    context = None if examples.context is None else torch.cat(contexts)
+    return denoising_loss(predict, schedule, torch.cat(x0), t, eps, context, region).view(len(draws), -1)
+
+
+def halves(losses: Tensor, antithetic: bool) -> Tensor:
+    """Their mean over every other draw (or antithetic pair of draws), and over the rest. [N, K] → [2, N]"""
+    second = torch.arange(losses.shape[1], device=losses.device) // (2 if antithetic else 1) % 2 == 1
+    return torch.stack([losses[:, ~second].mean(1), losses[:, second].mean(1)])
 
 
 def seen(example: Examples, draws: Draws) -> tuple[Tensor, Tensor | None]:

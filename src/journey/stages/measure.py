@@ -3,20 +3,20 @@
 Payload: outputs.npy, float64 [2 halves of the draws, steps + destination, Q].
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from journey.artifacts.specs import Measure
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution.output import Draws, output, step_draws, window_draws
+from journey.attribution.output import Draws, halves, losses, step_draws, window_draws
 from journey.diffusion import network
-from journey.diffusion.examples import Examples
 from journey.diffusion.journeys import destinations, estimates
-from journey.diffusion.regions import Region, of_query
-from journey.diffusion.schedule import Schedule
+from journey.diffusion.regions import Region, boxes
 from journey.tracking import track
+
+TOGETHER = 256  # draws of one batch, or those of one query
 
 
 def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
@@ -32,23 +32,27 @@ def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
     outputs = np.empty((2, len(targets), spec.journeys.num_queries))
     with track(spec, partial, workspace) as log:
         for i, (t, queries) in enumerate(zip([*spec.steps, None], targets, strict=True)):
-            for q in range(len(queries)):
-                draws = draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape).to(device)
-                halves = draws.halves(spec.antithetic)
-                outputs[:, i, q] = _outputs(predict, noise_schedule, queries[q].to(device), halves, of_query(spec.region, q))
+            for some, region in batches(spec.region, len(queries), spec.num_draws):
+                draws = [draws_of(spec, t, q, noise_schedule.num_timesteps, queries.shape).to(device) for q in some]
+                asked = queries[some.start : some.stop].to(device)
+                found = halves(losses(predict, noise_schedule, asked, draws, region), spec.antithetic)
+                outputs[:, i, some] = found.cpu()
             log(i, output=float(outputs[:, i].mean()))
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
     np.save(partial / "outputs.npy", outputs)
 
 
-@torch.no_grad()
-def _outputs(
-    predict: network.Predict, noise_schedule: Schedule, query: Examples, halves: tuple[Draws, Draws], region: Region
-) -> tuple[float, float]:
-    """A query's output by either half of its draws."""
-    first, second = (output(predict, noise_schedule, query, half, region=region) for half in halves)
-    return first.item(), second.item()
+def batches(region: Region, num_queries: int, num_draws: int) -> Iterator[tuple[range, Region]]:
+    """Queries that are one batch, and the box they are asked about: few draws at a time are slow, many fill the memory.
+
+    >>> list(batches((), num_queries=5, num_draws=64))
+    [(range(0, 4), ()), (range(4, 5), ())]
+    """
+    size = max(1, TOGETHER // num_draws)
+    for rows, box in boxes(region, num_queries):
+        for first in range(rows.start, rows.stop, size):
+            yield range(first, min(first + size, rows.stop)), box
 
 
 def draws_of(spec: Measure, t: int | None, query: int, num_timesteps: int, shape: tuple[int, ...]) -> Draws:
