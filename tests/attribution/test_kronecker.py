@@ -113,8 +113,7 @@ def test_the_network_is_what_it_was(net, linear_schedule, clean, draws):
     kronecker = adapted(net, 4, 0, "checkpoint 0")
     x, t = clean.x0[:2], torch.tensor([3, 500])
     kept = [p.clone() for p in net.parameters()]
-    z = {f"{name}.z": torch.zeros(1, *of.shape) for name, of in adapters(kronecker).items()}
-    assert torch.equal(torch.func.functional_call(kronecker, z, (x, t)).sample, net(x, t).sample)
+    torch.testing.assert_close(kronecker(x, t).sample, net(x, t).sample)
     ours(kronecker, linear_schedule, clean[:2], draws, PLANS[0])
     assert not adapters(net)
     assert all(torch.equal(p, before) and p.requires_grad for p, before in zip(net.parameters(), kept, strict=True))

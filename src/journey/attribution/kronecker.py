@@ -34,8 +34,8 @@ from journey.config.checks import require
 from journey.diffusion.examples import Examples
 from journey.seeding import generator
 
-AFFINE = 2  # a normalisation's scale and shift
-ACTIVATIONS = 2**26  # bytes that a forward pass on a CPU keeps, at most: larger batches leave its cache
+LAST = torch.channels_last  # convolutions on a CPU work in an order like it; in another, they copy
+ACTIVATIONS = 2**28  # bytes that a forward pass on a CPU keeps, at most: 2**27 and 2**28 beat 2**25 and 2**29, as measured
 LEAST = 8  # examples × draws, all the same: convolutions of fewer are slower
 COPIES = 2  # peak memory over what a forward pass keeps
 NETWORK_COPIES = 2  # its parameters, and as convolutions order them
@@ -98,20 +98,28 @@ def signs(random: torch.Generator, *shape: int) -> Tensor:
 class Adapter(nn.Module):
     """A layer that φ is asked of. z: its Z for every example, [B, rows out, rows in], whose values nobody reads."""
 
+    z: Tensor
+
     def __init__(self, layer: nn.Module, way: type[torch.autograd.Function], inner: Inner, outer: Tensor) -> None:
         super().__init__()
         device = layer.weight.device
         self.layer, self.way, self.shape = layer, way, (len(outer), len(inner))
         self.inner, self.outer = inner.to(device), outer.to(device)
-        self.register_buffer("z", torch.empty(0, device=device), persistent=False)
+        self.ask(0)
+
+    def ask(self, num_examples: int) -> Tensor:
+        """φ of so many examples, next time: the gradient by what is returned."""
+        zero = torch.zeros((), device=self.outer.device)  # expanded, it takes no memory
+        self.z = zero.expand(num_examples, *self.shape).requires_grad_()
+        return self.z
 
     def forward(self, x: Tensor) -> Tensor:
         return self.way.apply(x, self.z, self)
 
-    def features(self, products: Tensor, num_examples: int) -> Tensor:
-        """φ [B, rows out, rows in] from Σ δ (R_in a)ᵀ of every example or of every draw of it, [B or N, out, rows in]."""
-        of_example = products.unflatten(0, (num_examples, -1)).sum(1, dtype=torch.float32)
-        return of_example if len(self.outer) == self.outer.shape[1] else self.outer @ of_example
+    def features(self, products: Tensor) -> Tensor:
+        """φ [B, rows out, rows in] from Σ δ (R_in a)ᵀ of every example, [B, out, rows in]."""
+        products = products.float()
+        return products if len(self.outer) == self.outer.shape[1] else self.outer @ products
 
 
 def convolved(x: Tensor, inner: Inner, layer: nn.Conv2d) -> Tensor:
@@ -129,20 +137,31 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, adapter: Adapter) -> Tensor:
+        x = x.contiguous(memory_format=LAST)
         ctx.save_for_backward(convolved(x, adapter.inner, adapter.layer))
         ctx.adapter, ctx.num_examples, ctx.shape = adapter, len(z), x.shape
-        return adapter.layer(x)
+        return adapter.layer(x).contiguous(memory_format=LAST)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor, None]:
         layer, (inner,) = ctx.adapter.layer, ctx.saved_tensors
-        a, b = (of.unflatten(1, (layer.groups, -1)).flatten(3).flatten(0, 1) for of in (inner, delta))  # [N × groups, …, P]
-        products = (a @ b.mT).mT.reshape(len(delta), -1, a.shape[1])  # [N, out, rows in]
-        x = None
-        if ctx.needs_input_grad[0]:
-            weight = layer.weight.detach().to(delta.dtype)
-            x = nn.grad.conv2d_input(ctx.shape, weight, delta, layer.stride, layer.padding, layer.dilation, layer.groups)
-        return x, ctx.adapter.features(products, ctx.num_examples), None
+        delta = delta.contiguous(memory_format=LAST)
+        a, b = (  # [B, groups, K × P, …]
+            of.movedim(1, -1).reshape(ctx.num_examples, -1, layer.groups, of.shape[1] // layer.groups).transpose(1, 2)
+            for of in (inner, delta)
+        )
+        products = (a.mT @ b).mT.flatten(1, 2)  # [B, out, rows in]
+        x = pulled_back(delta, layer, ctx.shape) if ctx.needs_input_grad[0] else None
+        return x, ctx.adapter.features(products), None
+
+
+def pulled_back(delta: Tensor, layer: nn.Conv2d, shape: torch.Size) -> Tensor:
+    """The gradient at a convolution's inputs, of that shape."""
+    x = torch.empty(shape, dtype=delta.dtype, device=delta.device, memory_format=LAST)  # of which only the order is read
+    weight, geometry = layer.weight.detach().to(delta.dtype), (layer.stride, layer.padding, layer.dilation)
+    return torch.ops.aten.convolution_backward(
+        delta, x, weight, None, *geometry, False, [0, 0], layer.groups, [True, False, False]
+    )[0]
 
 
 class Linear(torch.autograd.Function):
@@ -159,37 +178,59 @@ class Linear(torch.autograd.Function):
         (inner,) = ctx.saved_tensors
         a, b = (of.reshape(ctx.num_examples, -1, of.shape[-1]) for of in (inner, delta))  # [B, K × P, …]
         x = delta @ ctx.adapter.layer.weight.detach().to(delta.dtype) if ctx.needs_input_grad[0] else None
-        return x, ctx.adapter.features((a.mT @ b).mT, ctx.num_examples), None
+        return x, ctx.adapter.features((a.mT @ b).mT), None
 
 
 class GroupNorm(torch.autograd.Function):
-    """x [N, channels, …] normalised by groups of channels."""
+    """x [N, channels, …] → y = γ x̂ + β, x̂ = (x − mean) rstd by groups of channels.
+
+    By sums over positions, which the features need of every draw: PyTorch's own backward pass adds up those of all draws.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, adapter: Adapter) -> Tensor:
-        layer, x = adapter.layer, x.contiguous()
-        num, channels = x.shape[:2]
-        positions = x[0, 0].numel()
-        y, mean, rstd = torch.native_group_norm(
-            x, layer.weight, layer.bias, num, channels, positions, layer.num_groups, layer.eps
-        )
+        layer, positions = adapter.layer, x[0, 0].numel()
+        mean = of_groups(summed(x) / positions, layer)
+        variance = of_groups(summed(x.float() * x) / positions, layer) - mean.square()
+        rstd = (variance.clamp(min=0) + layer.eps).rsqrt()
         ctx.save_for_backward(x, mean, rstd)
         ctx.adapter, ctx.num_examples = adapter, len(z)
-        return y
+        scale = layer.weight * rstd
+        return scaled(x, scale, layer.bias - mean * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, None]:
-        """As of one example with all the channels of the batch: their gradients are those of every draw."""
+        """∂/∂γ = Σ δ x̂, ∂/∂β = Σ δ, ∂/∂x = (γ δ − mean of γ δ − x̂ × mean of γ δ x̂) rstd, means over a group."""
         layer, (x, mean, rstd) = ctx.adapter.layer, ctx.saved_tensors
-        num, channels = x.shape[:2]
-        one = (1, num * channels, x[0, 0].numel(), num * layer.num_groups)
-        seen_as = (of.contiguous().view(1, num * channels, -1) for of in (delta, x))
-        scale = layer.weight.detach().repeat(num)
-        pulled_back, *affine = torch.ops.aten.native_group_norm_backward(
-            *seen_as, mean.view(1, -1), rstd.view(1, -1), scale, *one, [True, True, True]
-        )
-        products = torch.stack(affine, -1).view(num, channels, AFFINE)
-        return pulled_back.view_as(x), ctx.adapter.features(products, ctx.num_examples), None
+        weight, positions = layer.weight.detach(), x[0, 0].numel()
+        shift = summed(delta)  # [N, channels], as all but x and δ
+        scale = (summed(delta.float() * x) - mean * shift) * rstd
+        common, along = (of_groups(weight * of, layer) / positions for of in (shift, scale))
+        x = scaled(x, -along * rstd.square(), (along * mean * rstd - common) * rstd)
+        x.addcmul_(delta, spread(weight * rstd, delta))
+        products = torch.stack([scale, shift], -1).unflatten(0, (ctx.num_examples, -1)).sum(1)  # [B, channels, 2]
+        return x.to(delta.dtype), ctx.adapter.features(products), None
+
+
+def summed(x: Tensor) -> Tensor:
+    """Over positions. [N, channels, …] → [N, channels], float32"""
+    return x.flatten(2).sum(2, dtype=torch.float32)
+
+
+def of_groups(of: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """For every channel the mean over its group. [N, channels]"""
+    groups = of.unflatten(1, (norm.num_groups, -1))
+    return groups.mean(2, keepdim=True).expand_as(groups).flatten(1)
+
+
+def spread(of: Tensor, x: Tensor) -> Tensor:
+    """[N, channels] → [N, channels, 1 …], as x has axes."""
+    return of.reshape(*of.shape, *[1] * (x.dim() - 2))
+
+
+def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x [N, channels, …], every channel of every draw by its own scale and shift, float32."""
+    return torch.addcmul(spread(shift, x), x, spread(scale, x))
 
 
 class LayerNorm(torch.autograd.Function):
@@ -212,7 +253,7 @@ class LayerNorm(torch.autograd.Function):
         )
         affine = torch.stack([delta * (x - mean) * rstd, delta.float()], -1)  # [N, …, channels, 2]
         products = affine.reshape(ctx.num_examples, -1, *affine.shape[-2:]).sum(1)
-        return pulled_back, ctx.adapter.features(products, ctx.num_examples), None
+        return pulled_back, ctx.adapter.features(products), None
 
 
 WAYS = {nn.Conv2d: Convolution, nn.Linear: Linear, nn.GroupNorm: GroupNorm, nn.LayerNorm: LayerNorm}
@@ -269,12 +310,11 @@ def features(objective: Objective, examples: Examples, draws: Draws, plan: Plan)
 def _features(objective: Objective, examples: Examples, draws: Draws) -> Tensor:
     """All examples and draws as one batch. [B, p]"""
     groups = len(examples) * (1 if objective.guidance is None else 2)  # guided: every example without its prompt, then with it
-    zero = torch.zeros((), device=examples.x0.device)
-    z = {f"{name}.z": zero.expand(groups, *of.shape).requires_grad_() for name, of in adapters(objective.network).items()}
+    z = [adapter.ask(groups) for adapter in adapters(objective.network).values()]
     x0, context = together(examples, draws)
     every = replace(draws, t=draws.t.repeat(len(examples)), eps=draws.eps.repeat(len(examples), *[1] * len(examples.shape)))
-    mean = output_of(objective.predict(z), objective.schedule, x0, context, every, objective.output, objective.region)
-    gradients = torch.autograd.grad(mean * len(examples), list(z.values()))
+    mean = output_of(objective.predict(), objective.schedule, x0, context, every, objective.output, objective.region)
+    gradients = torch.autograd.grad(mean * len(examples), z)
     phi = torch.cat([g.flatten(1) for g in gradients], 1)
     return phi.unflatten(0, (-1, len(examples))).sum(0)
 
