@@ -14,6 +14,7 @@ from journey.evaluation.rows import Row, errors, select
 from journey.palette import GREY, colour, mark
 
 FLOOR_STYLES = {RANDOM: "--", SEED: ":", SAME: "-."}
+MARGIN = 1.15  # around the counts, on their logarithmic axis
 SIX = ("rise", "own rise", "l2", "cosine", "frechet", "class")
 
 
@@ -24,12 +25,13 @@ def by_count(result: dict, step: int) -> Figure:
     for axes, quantity in zip(panels.flat, shown, strict=False):
         whole = [row for row in select(result["rows"], quantity=quantity, step=step, window=step) if "against" not in row]
         for i, name in enumerate(result["candidates"]):
-            place = 1.03 ** (i - len(result["candidates"]) / 2)  # side by side
+            place = 1.03 ** (i - (len(result["candidates"]) - 1) / 2)  # side by side
             of = select(whole, method=name)
             _points(axes, select(of, side=PROPONENTS), "count", place, fmt=f"{mark(name)}-", color=colour(name), label=name)
             _points(axes, select(of, side=OPPONENTS), "count", place, fmt=mark(name), color=colour(name), mfc="white")
         _floors(axes, whole, result["counts"])
         axes.set_xscale("log")
+        axes.set_xlim(min(result["counts"]) / MARGIN, max(result["counts"]) * MARGIN)
         axes.set_xticks(result["counts"], [str(k) for k in result["counts"]])
         axes.minorticks_off()
         axes.set_xlabel("images left out")
@@ -46,7 +48,7 @@ def by_window(result: dict, step: int) -> Figure:
     for axes, quantity in zip(panels, ("l2", "cosine", "frechet"), strict=True):
         of_step = select(result["rows"], quantity=quantity, step=step)
         for i, name in enumerate(result["candidates"]):
-            place = 1.03 ** (i - len(result["candidates"]) / 2)
+            place = 1.03 ** (i - (len(result["candidates"]) - 1) / 2)
             of = select(of_step, method=name, side=PROPONENTS, count=max(result["counts"]))
             of = [row for row in of if "against" not in row]
             _points(axes, of, "window", place, fmt=f"{mark(name)}-", color=colour(name), label=name)
@@ -124,6 +126,8 @@ def _floors(axes: plt.Axes, whole: list[Row], counts: list[int]) -> None:
             continue
         at = [row["count"] for row in of] if of[0]["count"] else counts
         ends = np.array([_shown(row) for row in of] * (1 if of[0]["count"] else len(counts)))
+        if len(at) == 1:  # a line, not a point that nobody sees
+            at, ends = [at[0] / MARGIN, at[0] * MARGIN], ends.repeat(2, 0)
         axes.plot(at, ends[:, 0], line, color=GREY, label=name)
         axes.fill_between(at, ends[:, 1], ends[:, 2], color=GREY, alpha=0.15, linewidth=0)
 
