@@ -36,17 +36,23 @@ def make(spec: Count, partial: Path, workspace: Workspace) -> None:
     for row in range(state["rows"], spec.rows):
         time.sleep(spec.seconds)
         state = {"rows": row + 1, "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest()}
-        _say(spec, str(row))
+        say(spec, str(row))
         if resume.due(kept_at, workspace.compute.checkpoint_seconds):
             resume.keep(partial, state)
             kept_at = time.monotonic()
     (partial / "digest.txt").write_text(state["digest"])
-    _say(spec, "made")
+    say(spec, "made")
 
 
-def _say(spec: Count, what: str) -> None:
+def say(spec: Spec, what: str) -> None:
+    """Note what was done for an artifact, and where."""
     with open(spec.said, "a") as file:
         file.write(f"{spec.label} {what} {os.environ.get('SLURMD_NODENAME')}\n")
+
+
+def rows(said: Path) -> int:
+    """How much was told so far."""
+    return said.read_bytes().count(b"\n") if said.exists() else 0
 
 
 def again(said: Path) -> Counter:

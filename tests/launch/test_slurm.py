@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import small_run
-from counting_stages import Count, again
+from counting_stages import Count, again, rows
 from slurm_cluster import client, cluster, finished, kill_all, processes_on, wait_until, why_not
 
 from journey.artifacts.graph import address
@@ -49,10 +49,6 @@ def tasks_in_ledger(root: Path) -> list[list[str]]:
     """The artifacts of every task that was ever submitted."""
     found = (json.loads(path.read_text())["tasks"] for path in root.glob("jobs/*/submission.json"))
     return [task for tasks in found for task in tasks]
-
-
-def rows(said: Path) -> int:
-    return len(said.read_text().splitlines()) if said.exists() else 0
 
 
 # ------------------------------------------------------------------------------------------------- what is submitted
