@@ -4,7 +4,7 @@
 
 First what an array task takes by itself. Then a line of a table for each kind of fault, twice each, and one for all of them at
 random: how often, how long it took, in how many array tasks, artifacts lost, and rows computed again of all rows.
-For one kind an artifact is ten rows of 0.1 s; at random it is a real training, whose rows are its 100 steps, and some of them
+For one kind an artifact is ten rows of 0.1 s; at random it is a real training, whose rows are its 60 steps, and some of them
 are compared with undisturbed ones. State is kept every 0.3 s, which a training looks at every 50 steps. A fault comes only when
 rows have been made since the one before. Needs root and Debian's slurm-wlm and munge, which it installs. What is simulated: the
 cluster is one machine, so a lost node is killed processes and a daemon that is gone, and the file system is local.
@@ -15,8 +15,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from subprocess import Popen
 
@@ -34,7 +34,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.config.groups import Training
 from journey.experiment import recipes
 
-STEPS = 100
+STEPS = 60
 NUM_COMPARED = 5  # trainings that are made once more, undisturbed
 PATIENCE = 1800  # seconds
 
@@ -88,31 +88,57 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Some artifacts, and what befalls them."""
+
+    name: str
+    specs: Sequence[Spec]
+    num_rows: int  # of each
+    faults: Sequence[Callable[[Cluster], None]]  # one after the other, until all is made
+    rest: float  # mean seconds from rows that are made to the next fault
+    folder: Path
+    settings: dict[str, object]  # of the client
+
+
 def main(num_trainings: int, rest: float) -> None:
     """A line for each kind of fault, then all at random."""
     random.seed(0)
     with cluster() as slurm:
         _overhead(slurm, 8)
         print("| fault | times | seconds | array tasks | lost | rows again |\n|---|---|---|---|---|---|", flush=True)
-        for name, (fault, partition) in {"none": (kill_client, "low"), **FAULTS}.items():
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                specs = [Count(f"c{i}", rows=10, said=f"{folder}/said") for i in range(24)]
-                faults = [] if name == "none" else [fault, fault]
-                _report(name, slurm, Path(folder), specs, 10, _under(faults, slurm, Path(folder), specs, partition, 0.5))
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            specs = _trainings(num_trainings, Path(folder))
+        with _folder() as folder:
+            _run(Trial("none", _counts(folder, 24, 10), 10, [], 0.0, folder, {"pack_seconds": 3.0}), slurm)
+        for name, (fault, partition) in FAULTS.items():
+            with _folder() as folder:
+                settings = {"pack_seconds": 3.0, "partition": partition}
+                _run(Trial(name, _counts(folder, 24, 10), 10, [fault, fault], 0.5, folder, settings), slurm)
+        with _folder() as folder:
+            _run(Trial("limit of a minute, 90 s of work", _counts(folder, 2, 900), 900, [], 0.0, folder, {"minutes": 1}), slurm)
+        with _folder() as folder:
+            specs = _trainings(folder, num_trainings)
             faults = random.choices([fault for fault, _ in FAULTS.values()], k=1000)
-            done = _under(faults, slurm, Path(folder), specs, "low", rest)
-            _report(f"{num_trainings} trainings, all at random", slurm, Path(folder), specs, STEPS, done)
-            _compare(random.sample(specs, min(NUM_COMPARED, num_trainings)), Path(folder))
+            settings = {"pack_seconds": 30.0, "retries": 5}
+            _run(Trial(f"{num_trainings} trainings, all at random", specs, STEPS, faults, rest, folder, settings), slurm)
+            _compare(random.sample(specs, min(NUM_COMPARED, num_trainings)), folder)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _counts(folder: Path, number: int, num_rows: int) -> list[Count]:
+    return [Count(f"c{i}", rows=num_rows, said=f"{folder}/said") for i in range(number)]
 
 
 def _overhead(slurm: Cluster, number: int) -> None:
     """What a task takes from its begin to its end that has next to nothing to make, and that without torch."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with _folder() as folder:
         specs = [Count(f"e{i}", rows=1, seconds=0.001, said=f"{folder}/said") for i in range(number)]
         began = time.monotonic()
-        with client(slurm, Path(folder) / "store", specs, pack_seconds=1e-9) as process:
+        with client(slurm, folder / "store", specs, pack_seconds=1e-9) as process:
             finished(process, PATIENCE)
         took = time.monotonic() - began
         wait_until(lambda: slurm.queue() == [])
@@ -121,7 +147,7 @@ def _overhead(slurm: Cluster, number: int) -> None:
     print(f"overhead: {sum(seconds) / len(seconds):.1f} s a task ({len(seconds)} tasks, {took:.0f} s in all)\n", flush=True)
 
 
-def _trainings(number: int, folder: Path) -> list[Told]:
+def _trainings(folder: Path, number: int) -> list[Told]:
     """Trainings that differ by their repeat."""
     run = small_run(training=Training(num_steps=STEPS, batch_size=8, warmup_steps=4))
     one = recipes(run, Store(folder / "store")).trained(0)
@@ -129,30 +155,32 @@ def _trainings(number: int, folder: Path) -> list[Told]:
     return [Told(**settings | {"repeat": repeat, "said": f"{folder}/said"}) for repeat in range(number)]
 
 
-def _under(
-    faults: Sequence[Callable[[Cluster], None]], slurm: Cluster, folder: Path, specs: Sequence[Spec], partition: str, rest: float
-) -> tuple[int, float]:
-    """Make some artifacts under one fault after the other; how many there were before all was made, and the seconds it took.
-
-    rest: mean seconds from rows that are made to the next fault
-    """
+def _run(trial: Trial, slurm: Cluster) -> None:
+    """Make the artifacts under the faults, and tell what that cost."""
     began, times = time.monotonic(), 0
-    settings = {"partition": partition, "pack_seconds": 3.0, "retries": 5}
+    said, root = trial.folder / "said", trial.folder / "store"
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(client(slurm, folder / "store", specs, **settings))
-        for fault in faults:
-            _wait_for_rows(process, folder / "said", random.uniform(0, 2 * rest))
+        process = stack.enter_context(client(slurm, root, trial.specs, **trial.settings))
+        for fault in trial.faults:
+            _wait_for_rows(process, said, random.uniform(0, 2 * trial.rest))
             if process.poll() is not None:
                 break
             times += 1
             fault(slurm)
             if fault is kill_client:
                 process.kill()
-                process = stack.enter_context(client(slurm, folder / "store", specs, **settings))
-        said = finished(process, PATIENCE)
-    if not all(line.startswith("made ") for line in said):
-        print("\n".join(said), flush=True)
-    return times, time.monotonic() - began
+                process = stack.enter_context(client(slurm, root, trial.specs, **trial.settings))
+        lines = finished(process, PATIENCE)
+    seconds = time.monotonic() - began
+    print("".join(f"{line}\n" for line in lines if not line.startswith("made ")), end="")
+
+    lost = sum(Store(root).find(spec) is None for spec in trial.specs)
+    tasks = len(list(root.glob("jobs/*/*_submitted.pkl")))
+    recomputed = again(said)
+    del recomputed["made"]  # by those that were killed before they were in the store
+    all_rows = trial.num_rows * len(trial.specs)
+    share = f"{recomputed.total()} of {all_rows} ({recomputed.total() / all_rows:.1%})"
+    print(f"| {trial.name} | {times} | {seconds:.0f} | {tasks} | {lost} | {share} |", flush=True)
 
 
 def _wait_for_rows(process: Popen, said: Path, seconds: float) -> None:
@@ -161,16 +189,6 @@ def _wait_for_rows(process: Popen, said: Path, seconds: float) -> None:
     while process.poll() is None and rows(said) == before:
         time.sleep(0.1)
     time.sleep(seconds)
-
-
-def _report(name: str, slurm: Cluster, folder: Path, specs: Sequence[Spec], num_rows: int, done: tuple[int, float]) -> None:
-    times, seconds = done
-    lost = sum(Store(folder / "store").find(spec) is None for spec in specs)
-    recomputed = again(folder / "said")
-    del recomputed["made"]  # by those that were killed before they were in the store
-    tasks = len(list(folder.glob("store/jobs/*/*_submitted.pkl")))
-    share = f"{recomputed.total()} of {num_rows * len(specs)} ({recomputed.total() / num_rows / len(specs):.1%})"
-    print(f"| {name} | {times} | {seconds:.0f} | {tasks} | {lost} | {share} |", flush=True)
 
 
 def _compare(specs: Sequence[Told], folder: Path) -> None:
@@ -189,4 +207,4 @@ def _busy_node(slurm: Cluster) -> str:
 if __name__ == "__main__":
     if reason := why_not():
         sys.exit(reason)
-    main(*(kind(word) for kind, word in zip((int, float), (*sys.argv[1:], *("300", "2")[len(sys.argv) - 1 :]), strict=True)))
+    main(*(kind(word) for kind, word in zip((int, float), (*sys.argv[1:], *("300", "10")[len(sys.argv) - 1 :]), strict=True)))

@@ -123,10 +123,10 @@ class Cluster:
         """Start the daemon of a node."""
         self.start(name, "slurmd", "-D", "-N", name)
 
-    def kill(self, daemon: str, number: int = signal.SIGKILL) -> None:
+    def kill(self, daemon: str) -> None:
         """Kill a daemon."""
         process = self.daemons.pop(daemon)
-        process.send_signal(number)
+        process.kill()
         process.wait()
 
     def wait_for_nodes(self) -> None:
@@ -166,11 +166,10 @@ def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
         wait_until(lambda: subprocess.run(["sinfo"], env=made.environment, capture_output=True).returncode == 0)
         made.wait_for_nodes()
         yield made
-        subprocess.run(["scancel", "--me"], env=made.environment, check=False)
-        wait_until(lambda: made.queue() == [])
     finally:
-        for daemon in reversed(list(made.daemons)):
-            made.kill(daemon, signal.SIGTERM if daemon == "munged" else signal.SIGKILL)
+        for daemon in list(made.daemons):
+            made.kill(daemon)
+        kill_all(_processes_with(made))
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -210,8 +209,10 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
         process.stdin.write(sends)
         process.stdin.close()
         process.stdin = None
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[str]:
@@ -222,16 +223,22 @@ def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[s
 
 def processes_on(node: str, slurm: Cluster) -> list[int]:
     """The numbers of the processes of jobs on a node."""
+    return _processes_with(slurm, f"SLURMD_NODENAME={node}")
+
+
+def _processes_with(slurm: Cluster, *variables: str) -> list[int]:
+    """The numbers of the processes of a cluster that also have some variables."""
+    wanted = {variable.encode() for variable in (f"SLURM_CONF={slurm.environment['SLURM_CONF']}", *variables)}
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            variables = path.read_bytes().split(b"\0")
-            if {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={slurm.root}/slurm.conf".encode()} <= set(variables):
+            if wanted <= set(path.read_bytes().split(b"\0")):
                 found.append(int(path.parent.name))
     return found
 
 
 def kill_all(pids: list[int]) -> None:
+    """Those that are still there."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
