@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "munged")
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 
 CONFIGURATION = """
 ClusterName=test
@@ -82,7 +82,7 @@ from journey.launch.jobs import JobsFailedError
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines
 root, settings, specs = pickle.load(sys.stdin.buffer)
-usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.3, gather_seconds=0.5, pack_seconds=1.0, checkpoint_seconds=0.3)
+usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.1, gather_seconds=0.2, pack_seconds=0.1, checkpoint_seconds=0.3)
 space = Workspace(Store(root), Slurm(**{**usual, **settings}), JSONLines(), "test")
 try:
     for spec in space.compute.make(specs, space):
@@ -109,10 +109,6 @@ class Cluster:
         """The job and state of all array tasks that are queued or run."""
         return [tuple(line.split("|")) for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T").splitlines()]
 
-    def running(self) -> list[str]:
-        """The jobs that run."""
-        return [job for job, state in self.queue() if state == "RUNNING"]
-
     def start(self, daemon: str, *words: str) -> None:
         """Start a daemon of Slurm in the foreground, as a child of this process."""
         log = open(self.root / f"{daemon}.out", "ab")  # noqa: SIM115 - the daemon's
@@ -122,6 +118,18 @@ class Cluster:
     def start_node(self, name: str) -> None:
         """Start the daemon of a node."""
         self.start(name, "slurmd", "-D", "-N", name)
+
+    def lose(self, node: str) -> None:
+        """A node is gone, with everything on it."""
+        self.kill(node)
+        kill_all(processes_on(node, self))
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def find(self, node: str) -> None:
+        """It is there again."""
+        self.start_node(node)
+        resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
+        subprocess.run(resume, env=self.environment, capture_output=True)  # which fails where it came back by itself
 
     def kill(self, daemon: str) -> None:
         """Kill a daemon."""
@@ -215,7 +223,7 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
             process.kill()
 
 
-def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[str]:
+def finished(process: subprocess.Popen, seconds: float = PATIENCE) -> list[str]:
     """What a client said after all, but for how far it was."""
     out, _ = process.communicate(timeout=seconds)
     return [line for line in out.decode().splitlines() if not (line[:1].isdigit() or line.startswith("waiting for"))]

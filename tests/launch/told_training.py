@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from counting_stages import say
+from counting_stages import say, wait
 
 from journey.artifacts.specs import Train
 from journey.artifacts.workspace import Workspace
@@ -14,6 +14,9 @@ from journey.artifacts.workspace import Workspace
 class Told(Train):
     stage: ClassVar[str] = "told_training"
     said: str = field(default="", compare=False, metadata={"unaddressed": True})  # the file where it tells
+    waits_for: str = field(
+        default="", compare=False, metadata={"unaddressed": True}
+    )  # … without which its second half is not begun
 
 
 def make(spec: Told, partial: Path, workspace: Workspace) -> None:
@@ -25,6 +28,8 @@ def make(spec: Told, partial: Path, workspace: Workspace) -> None:
 
     def told(state, course, until):
         for step in steps(state, course, until):
+            if state.step == spec.training.num_steps // 2 and spec.waits_for:
+                wait(Path(spec.waits_for))
             say(spec, str(state.step))
             yield step
 
