@@ -3,11 +3,11 @@
     command   OMP_NUM_THREADS=1 python benchmarks/faults.py [trainings] [seconds of rest between random faults]
 
 First what an array task takes by itself. Then a line of a table for each kind of fault, twice each, and one for all of them at
-random: how often, how long it took, in how many array tasks, artifacts lost, and rows computed again of all rows.
-For one kind an artifact is ten rows of 0.1 s; at random it is a real training, whose rows are its 20 steps, and some of them
-are compared with undisturbed ones. State is kept every 0.3 s; these trainings are too short to be kept before their end. A fault comes only when
-rows have been made since the one before. Needs root and Debian's slurm-wlm and munge, which it installs. What is simulated: the
-cluster is one machine, so a lost node is killed processes and a daemon that is gone, and the file system is local.
+random: how often, how long it took, in how many array tasks, artifacts lost, and rows computed again of all rows. For one kind an
+artifact is ten rows of 0.1 s, kept every 0.3 s; at random it is a real training of 20 steps, too short to be kept before its end,
+and some of them are compared with undisturbed ones. A fault comes only when rows have been made since the one before. Needs root
+and Debian's slurm-wlm and munge, which it installs. What is simulated: the cluster is one machine, so a lost node is killed
+processes and a daemon that is gone, and the file system is local.
 """
 
 import contextlib

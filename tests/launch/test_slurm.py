@@ -25,7 +25,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import ConfigError
 from journey.config.groups import Training
 from journey.experiment import recipes
-from journey.launch import ledger
+from journey.launch import ledger, pool
 from journey.launch.bundle import Bundle
 from journey.launch.local import Local
 from journey.launch.machine import Allocation
@@ -110,8 +110,9 @@ def test_a_machine_without_slurm_is_refused(root, monkeypatch, commands, said):
         list(Slurm().make(counts(root / "said", 1), Workspace(Store(root), Slurm(), JSONLines(), "test")))
 
 
-def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp_path):
+def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp_path, monkeypatch):
     """As submitit does in a task: the signal's handler asks it to checkpoint, and ends it."""
+    monkeypatch.setattr(pool, "GRACE", 0.1)
     at, journal = tmp_path / "at", tmp_path / "journal"
     deaf = Toy("deaf", (), "beat", str(at))
     bundle = Bundle((deaf,), Workspace(Store(root), Local(), JSONLines(), "test"), Allocation(1, 1, 1, 0.0, 0.1), journal)
