@@ -135,9 +135,9 @@ def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp
 
 
 def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, root, said):
-    """Twelve parents of 1/64 s in tasks of 1/8 s are two tasks; seven of 1/8 s are more than the five an array may have."""
+    """Twelve parents of 1/64 s in tasks of 1/8 s are two tasks; six of 1/8 s more than the five an array may have."""
     short = [Count(f"s{i}", rows=1, seconds=1 / 64, said=str(said)) for i in range(12)]
-    long = counts(said, 7)
+    long = counts(said, 6)
     child = Count("child", rows=1, seconds=1 / 64, needs=tuple(short), said=str(said))
     slurm.ask("sbatch", "-J", "of another|kind", "-o", "/dev/null", "--wrap", "true")
     with client(slurm, root, [child, *long], pack_seconds=1 / 8) as process:
@@ -145,7 +145,7 @@ def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, root, said):
     assert sorted(out) == made([*short, *long, child])
     assert out.index("made child") > max(out.index(f"made {spec.label}") for spec in short)
     sizes = sorted(len(task) for task in tasks_in_ledger(root))
-    assert sizes == [1] * 7 + [1, 4, 8]
+    assert sizes == [1] * 6 + [1, 4, 8]
     assert max(len(json.loads(path.read_text())["tasks"]) for path in root.glob("jobs/*/submission.json")) == 5
     assert again(said) == {}
     refuse_differences(root, [*short, *long, child])
@@ -168,12 +168,12 @@ def test_preempted_work_goes_on_where_it_was(slurm, root, said, go, partition):
 
 def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root, said, go):
     """A real one, which looks whether it should stop every 50 steps."""
-    training = recipes(small_run(training=Training(num_steps=150, batch_size=16)), Store(root)).trained(0)
+    training = recipes(small_run(training=Training(num_steps=100, batch_size=16)), Store(root)).trained(0)
     settings = {field.name: getattr(training, field.name) for field in fields(training)}
     spec = Told(**settings, said=str(said), waits_for=str(go))
     get(spec.images, Workspace(Store(root), Local(), JSONLines(), "test"))
     with client(slurm, root, [spec], checkpoint_seconds=1000.0) as process:
-        wait_until(lambda: rows(said) == 74)
+        wait_until(lambda: rows(said) == 49)
         preempt(slurm)
         assert finished(process) == made([spec])
     assert again(said) == {}
