@@ -131,7 +131,7 @@ def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1
 def _watched(spec: Spec, workspace: Workspace) -> AbstractContextManager[Watcher | None]:
     if not spec.has_curves:
         return contextlib.nullcontext()
-    name, stage = address(spec).split("/")[1], spec.stage.rpartition(".")[2]
+    name, stage = address(spec).split("/")[1], spec.stage_name
     return workspace.tracking.watch(name, workspace.group, stage, contents(spec))
 
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 
 from journey.artifacts import resume
 
 STOPPED = """
 import sys
+import threading
 from pathlib import Path
 from journey.artifacts import resume
 partial = Path(sys.argv[1])
@@ -28,3 +30,24 @@ def test_a_process_that_is_asked_to_stop_stops_once_its_state_is_kept(tmp_path):
     assert resume.resumed(tmp_path) == {"rows": 2}
     assert resume.progress(tmp_path) != before == ""
     assert not resume.asked_to_stop()
+
+
+def test_one_signal_may_come_while_another_is_handled(monkeypatch):
+    """As Slurm's and the array task's own do, at once: whatever the first has come to, the second does not wait for it."""
+    monkeypatch.setattr(resume, "_stop", False)  # and is so again afterwards
+
+    def again(frame, event, argument):
+        sys.settrace(None)
+        resume.ask_to_stop()
+        sys.settrace(again)
+        return again
+
+    def handled() -> None:
+        sys.settrace(again)
+        resume.ask_to_stop()
+
+    asked = threading.Thread(target=handled, daemon=True)
+    asked.start()
+    asked.join(10)
+    assert not asked.is_alive()
+    assert resume.asked_to_stop()

@@ -25,6 +25,7 @@ class Count(Spec):
     needs: "tuple[Count, ...]" = ()
     seconds: float = field(default=0.1, metadata={"unaddressed": True})  # of a row
     said: str = field(default="", metadata={"unaddressed": True})  # the file where it tells
+    waits_for: str = field(default="", metadata={"unaddressed": True})  # the file without which its second half is not begun
 
     @property
     def work(self) -> float:
@@ -34,19 +35,33 @@ class Count(Spec):
 def make(spec: Count, partial: Path, workspace: Workspace) -> None:
     state, kept_at = resume.resumed(partial) or {"rows": 0, "digest": spec.label}, time.monotonic()
     for row in range(state["rows"], spec.rows):
+        if row == spec.rows // 2 and spec.waits_for:
+            wait(Path(spec.waits_for))
         time.sleep(spec.seconds)
         state = {"rows": row + 1, "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest()}
-        _say(spec, str(row))
+        say(spec, str(row))
         if resume.due(kept_at, workspace.compute.checkpoint_seconds):
             resume.keep(partial, state)
             kept_at = time.monotonic()
     (partial / "digest.txt").write_text(state["digest"])
-    _say(spec, "made")
+    say(spec, "made")
 
 
-def _say(spec: Count, what: str) -> None:
+def wait(file: Path) -> None:
+    """Until a file is there, or this is asked to stop."""
+    while not (file.exists() or resume.asked_to_stop()):
+        time.sleep(0.02)
+
+
+def say(spec: Spec, what: str) -> None:
+    """Note what was done for an artifact, and where."""
     with open(spec.said, "a") as file:
         file.write(f"{spec.label} {what} {os.environ.get('SLURMD_NODENAME')}\n")
+
+
+def rows(said: Path) -> int:
+    """How much was told so far."""
+    return said.read_bytes().count(b"\n") if said.exists() else 0
 
 
 def again(said: Path) -> Counter:

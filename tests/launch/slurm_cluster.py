@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "munged")
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 
 CONFIGURATION = """
 ClusterName=test
@@ -82,7 +82,7 @@ from journey.launch.jobs import JobsFailedError
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines
 root, settings, specs = pickle.load(sys.stdin.buffer)
-usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.3, gather_seconds=0.5, pack_seconds=1.0, checkpoint_seconds=0.3)
+usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.1, gather_seconds=0.2, pack_seconds=0.1, checkpoint_seconds=0.3)
 space = Workspace(Store(root), Slurm(**{**usual, **settings}), JSONLines(), "test")
 try:
     for spec in space.compute.make(specs, space):
@@ -109,10 +109,6 @@ class Cluster:
         """The job and state of all array tasks that are queued or run."""
         return [tuple(line.split("|")) for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T").splitlines()]
 
-    def running(self) -> list[str]:
-        """The jobs that run."""
-        return [job for job, state in self.queue() if state == "RUNNING"]
-
     def start(self, daemon: str, *words: str) -> None:
         """Start a daemon of Slurm in the foreground, as a child of this process."""
         log = open(self.root / f"{daemon}.out", "ab")  # noqa: SIM115 - the daemon's
@@ -123,10 +119,22 @@ class Cluster:
         """Start the daemon of a node."""
         self.start(name, "slurmd", "-D", "-N", name)
 
-    def kill(self, daemon: str, number: int = signal.SIGKILL) -> None:
+    def lose(self, node: str) -> None:
+        """A node is gone, with everything on it."""
+        self.kill(node)
+        kill_all(processes_on(node, self))
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def find(self, node: str) -> None:
+        """It is there again."""
+        self.start_node(node)
+        resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
+        subprocess.run(resume, env=self.environment, capture_output=True)  # which fails where it came back by itself
+
+    def kill(self, daemon: str) -> None:
         """Kill a daemon."""
         process = self.daemons.pop(daemon)
-        process.send_signal(number)
+        process.kill()
         process.wait()
 
     def wait_for_nodes(self) -> None:
@@ -166,11 +174,10 @@ def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
         wait_until(lambda: subprocess.run(["sinfo"], env=made.environment, capture_output=True).returncode == 0)
         made.wait_for_nodes()
         yield made
-        subprocess.run(["scancel", "--me"], env=made.environment, check=False)
-        wait_until(lambda: made.queue() == [])
     finally:
-        for daemon in reversed(list(made.daemons)):
-            made.kill(daemon, signal.SIGTERM if daemon == "munged" else signal.SIGKILL)
+        for daemon in list(made.daemons):
+            made.kill(daemon)
+        kill_all(_processes_with(made))
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -210,11 +217,13 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
         process.stdin.write(sends)
         process.stdin.close()
         process.stdin = None
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[str]:
+def finished(process: subprocess.Popen, seconds: float = PATIENCE) -> list[str]:
     """What a client said after all, but for how far it was."""
     out, _ = process.communicate(timeout=seconds)
     return [line for line in out.decode().splitlines() if not (line[:1].isdigit() or line.startswith("waiting for"))]
@@ -222,16 +231,22 @@ def finished(process: subprocess.Popen, seconds: float = 3 * PATIENCE) -> list[s
 
 def processes_on(node: str, slurm: Cluster) -> list[int]:
     """The numbers of the processes of jobs on a node."""
+    return _processes_with(slurm, f"SLURMD_NODENAME={node}")
+
+
+def _processes_with(slurm: Cluster, *variables: str) -> list[int]:
+    """The numbers of the processes of a cluster that also have some variables."""
+    wanted = {variable.encode() for variable in (f"SLURM_CONF={slurm.environment['SLURM_CONF']}", *variables)}
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            variables = path.read_bytes().split(b"\0")
-            if {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={slurm.root}/slurm.conf".encode()} <= set(variables):
+            if wanted <= set(path.read_bytes().split(b"\0")):
                 found.append(int(path.parent.name))
     return found
 
 
 def kill_all(pids: list[int]) -> None:
+    """Those that are still there."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,21 +1,34 @@
-"""Array tasks on a real slurmctld with two nodes: what goes wrong costs time, and nothing else."""
+"""Array tasks on a real slurmctld with two nodes: what goes wrong costs time, and nothing else.
+
+Artifacts wait in their middle until a test has done what it does to them, so that none is too fast or slow for it.
+"""
 
 import json
 import os
-from dataclasses import replace
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from conftest import small_run
-from counting_stages import Count, again
-from slurm_cluster import client, cluster, finished, kill_all, processes_on, wait_until, why_not
+from counting_stages import Count, again, rows
+from slurm_cluster import Cluster, client, cluster, finished, kill_all, processes_on, wait_until, why_not
+from told_training import Told
+from toy_stages import Toy
 
 from journey.artifacts.graph import address
+from journey.artifacts.specs import Spec
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
+from journey.config.checks import ConfigError
 from journey.config.groups import Training
 from journey.experiment import recipes
+from journey.launch import ledger, pool
+from journey.launch.bundle import Bundle
 from journey.launch.local import Local
+from journey.launch.machine import Allocation
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines
 
@@ -29,19 +42,47 @@ def slurm():
 
 
 @pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
 def said(tmp_path) -> Path:
     return tmp_path / "said"
 
 
-def counts(said: Path, number: int = 4, **settings) -> list[Count]:
-    return [Count(f"c{i}", said=str(said), **settings) for i in range(number)]
+@pytest.fixture
+def go(tmp_path) -> Path:
+    """What artifacts wait for."""
+    return tmp_path / "go"
 
 
-def refuse_differences(root: Path, specs: list[Count]) -> None:
+ROWS = 8  # of an artifact, which waits after half of them
+
+
+def counts(said: Path, number: int, go: Path | str = "") -> list[Count]:
+    return [Count(f"c{i}", rows=ROWS, seconds=1 / 64, said=str(said), waits_for=str(go)) for i in range(number)]
+
+
+def wait_for_middle(said: Path, number: int) -> None:
+    """Until so many artifacts wait."""
+    wait_until(lambda: rows(said) == number * ROWS // 2)
+
+
+def preempt(slurm: Cluster) -> None:
+    slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+
+
+def made(specs: Sequence[Spec]) -> list[str]:
+    """What a client says of artifacts, sorted."""
+    return sorted(f"made {spec.label}" for spec in specs)
+
+
+def refuse_differences(root: Path, specs: Sequence[Spec]) -> None:
     """Payloads are those of an undisturbed run."""
     alone = Workspace(Store(root.parent / "alone"), Local(), JSONLines(), "test")
     for spec in specs:
-        undisturbed = get(replace(spec, seconds=0.0, said=os.devnull), alone)
+        undisturbed = get(replace(spec, said=os.devnull, waits_for=""), alone)
         assert Store(root).find(spec).manifest["checksums"] == undisturbed.manifest["checksums"]
 
 
@@ -51,24 +92,60 @@ def tasks_in_ledger(root: Path) -> list[list[str]]:
     return [task for tasks in found for task in tasks]
 
 
-def rows(said: Path) -> int:
-    return len(said.read_text().splitlines()) if said.exists() else 0
+# -------------------------------------------------------------------------------------------------- without a cluster
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [((), "used where sbatch and squeue are found"), (("sbatch", "squeue"), "used while Slurm answers")],
+    ids=["none", "no answer"],
+)
+def test_a_machine_without_slurm_is_refused(root, monkeypatch, commands, said):
+    root.mkdir()
+    for name in commands:
+        (root / name).write_text("#!/bin/sh\nexit 1\n")
+        (root / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(root))
+    with pytest.raises(ConfigError, match=f"^compute=slurm: must be {said}"):
+        list(Slurm().make(counts(root / "said", 1), Workspace(Store(root), Slurm(), JSONLines(), "test")))
+
+
+def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp_path, monkeypatch):
+    """As submitit does in a task: the signal's handler asks it to checkpoint, and ends it."""
+    monkeypatch.setattr(pool, "GRACE", 0.1)
+    at, journal = tmp_path / "at", tmp_path / "journal"
+    deaf = Toy("deaf", (), "beat", str(at))
+    bundle = Bundle((deaf,), Workspace(Store(root), Local(), JSONLines(), "test"), Allocation(1, 1, 1, 0.0, 0.1), journal)
+
+    def signalled(*_) -> None:
+        if at.exists():
+            sys.exit(bundle.checkpoint())
+        signal.alarm(1)
+
+    before = signal.signal(signal.SIGALRM, signalled)
+    signal.alarm(1)
+    with pytest.raises(SystemExit) as ended:
+        bundle()
+    signal.signal(signal.SIGALRM, before)
+    assert ended.value.code is None, "not to be queued again"
+    assert ledger.read(journal).failed[address(deaf)].startswith("got no further within the time limit")
 
 
 # ------------------------------------------------------------------------------------------------- what is submitted
 
 
-def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, tmp_path, said):
-    """Twelve parents of 1/8 s in tasks of 1 s are two tasks; seven of 1 s are more than the five an array may have."""
-    short, long = counts(said, 12, rows=1, seconds=0.125), [Count(f"l{i}", rows=10, said=str(said)) for i in range(7)]
-    child = Count("child", rows=1, needs=tuple(short), said=str(said))
-    root = tmp_path / "store"
-    with client(slurm, root, [child, *long]) as process:
+def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, root, said):
+    """Twelve parents of 1/64 s in tasks of 1/8 s are two tasks; six of 1/8 s more than the five an array may have."""
+    short = [Count(f"s{i}", rows=1, seconds=1 / 64, said=str(said)) for i in range(12)]
+    long = counts(said, 6)
+    child = Count("child", rows=1, seconds=1 / 64, needs=tuple(short), said=str(said))
+    slurm.ask("sbatch", "-J", "of another|kind", "-o", "/dev/null", "--wrap", "true")
+    with client(slurm, root, [child, *long], pack_seconds=1 / 8) as process:
         out = finished(process)
-    assert sorted(line for line in out if line.startswith("made")) == sorted(f"made {s.label}" for s in [*short, *long, child])
+    assert sorted(out) == made([*short, *long, child])
     assert out.index("made child") > max(out.index(f"made {spec.label}") for spec in short)
     sizes = sorted(len(task) for task in tasks_in_ledger(root))
-    assert sizes == [1] * 7 + [1, 4, 8]
+    assert sizes == [1] * 6 + [1, 4, 8]
     assert max(len(json.loads(path.read_text())["tasks"]) for path in root.glob("jobs/*/submission.json")) == 5
     assert again(said) == {}
     refuse_differences(root, [*short, *long, child])
@@ -78,84 +155,80 @@ def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, tmp_path, sa
 
 
 @pytest.mark.parametrize("partition", ["low", "lost"])
-def test_preempted_work_goes_on_where_it_was(slurm, tmp_path, said, partition):
+def test_preempted_work_goes_on_where_it_was(slurm, root, said, go, partition):
     """Told by the signal: with no timer, what was done before it is kept all the same."""
-    specs, root = counts(said, 2, rows=60), tmp_path / "store"
+    specs = counts(said, 2, go)
     with client(slurm, root, specs, partition=partition, checkpoint_seconds=1000.0) as process:
-        wait_until(lambda: rows(said) > 10)
-        slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-        out = finished(process)
-    assert sorted(out) == ["made c0", "made c1"]
+        wait_for_middle(said, 2)
+        preempt(slurm)
+        assert sorted(finished(process)) == made(specs)
     assert again(said) == {}
     refuse_differences(root, specs)
 
 
-def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, tmp_path):
-    """A real one, which keeps its state at the signal only."""
-    run = small_run(training=Training(num_steps=600, batch_size=16))
-    spec = recipes(run, Store(tmp_path / "alone")).trained(0)
-    undisturbed = get(spec, Workspace(Store(tmp_path / "alone"), run.compute, run.tracking, "test"))
-    root = tmp_path / "store"
+def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root, said, go):
+    """A real one, which looks whether it should stop every 50 steps."""
+    training = recipes(small_run(training=Training(num_steps=100, batch_size=16)), Store(root)).trained(0)
+    settings = {field.name: getattr(training, field.name) for field in fields(training)}
+    spec = Told(**settings, said=str(said), waits_for=str(go))
+    get(spec.images, Workspace(Store(root), Local(), JSONLines(), "test"))
     with client(slurm, root, [spec], checkpoint_seconds=1000.0) as process:
-        wait_until(lambda: any(path.stat().st_size for path in root.glob("models/*.partial/metrics.jsonl")))
-        slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-        wait_until(lambda: list(root.glob("models/*.partial/resume.json")))
-        out = finished(process)
-    assert out == [f"made {spec.images.label}", f"made {spec.label}"]
-    assert Store(root).find(spec).manifest["checksums"] == undisturbed.manifest["checksums"]
+        wait_until(lambda: rows(said) == 49)
+        preempt(slurm)
+        assert finished(process) == made([spec])
+    assert again(said) == {}
+    refuse_differences(root, [spec])
 
 
-def test_cancelled_tasks_are_submitted_again(slurm, tmp_path, said):
-    specs, root = counts(said, 3, rows=40), tmp_path / "store"
-    with client(slurm, root, specs, retries=0) as process:
-        wait_until(lambda: rows(said) > 10)
+def test_cancelled_tasks_are_submitted_again(slurm, root, said, go):
+    specs = counts(said, 3, go)
+    with client(slurm, root, specs, retries=0, checkpoint_seconds=1000.0) as process:
+        wait_for_middle(said, 3)
         slurm.ask("scancel", "--me")
-        out = finished(process)
-    assert sorted(out) == ["made c0", "made c1", "made c2"]
+        assert sorted(finished(process)) == made(specs)
     assert again(said) == {}, "SIGTERM comes first, and is heeded"
     refuse_differences(root, specs)
 
 
-def test_killed_tasks_are_submitted_again(slurm, tmp_path, said):
-    """Everything on one node is killed: what it did since its last checkpoint, 0.3 s before, is done again."""
-    specs, root = counts(said, 2, rows=40), tmp_path / "store"
-    with client(slurm, root, specs) as process:
-        wait_until(lambda: rows(said) > 10)
-        kill_all(processes_on("n1", slurm))
-        out = finished(process)
-    assert sorted(out) == ["made c0", "made c1"]
-    assert again(said).pop("made", 0) == 0
-    assert again(said).total() <= 10
+def test_killed_tasks_are_submitted_again(slurm, root, said, go):
+    """Everything on both nodes is killed: nothing is done again that was kept."""
+    specs = counts(said, 2, go)
+    with client(slurm, root, specs, checkpoint_seconds=0.0) as process:
+        wait_for_middle(said, 2)
+        for node in ("n1", "n2"):
+            kill_all(processes_on(node, slurm))
+        go.touch()
+        assert sorted(finished(process)) == made(specs)
+    assert again(said) == {}
     refuse_differences(root, specs)
 
 
-def test_a_dead_node_costs_only_what_it_did(slurm, tmp_path, said):
-    specs, root = counts(said, 4, rows=30), tmp_path / "store"
-    with client(slurm, root, specs) as process:
-        wait_until(lambda: rows(said) > 10)
-        slurm.kill("n1")
-        kill_all(processes_on("n1", slurm))
-        slurm.ask("scontrol", "update", "nodename=n1", "state=down", "reason=test")
-        wait_until(lambda: all(node == "n2" for node in slurm.ask("squeue", "-h", "-t", "R", "-o", "%N").split()))
-        slurm.start_node("n1")
-        slurm.ask("scontrol", "update", "nodename=n1", "state=resume")
-        out = finished(process)
-    assert sorted(out) == [f"made c{i}" for i in range(4)]
-    assert again(said).pop("made", 0) == 0
+def test_a_dead_node_costs_only_what_it_did(slurm, root, said, go):
+    specs = counts(said, 4, go)
+    with client(slurm, root, specs, checkpoint_seconds=0.0) as process:
+        wait_for_middle(said, 4)
+        slurm.lose("n1")
+        go.touch()
+        slurm.find("n1")
+        assert sorted(finished(process)) == made(specs)
+    assert again(said) == {}
     refuse_differences(root, specs)
 
 
-def test_a_killed_client_is_replaced_by_the_same_command(slurm, tmp_path, said, monkeypatch):
+def test_a_killed_client_is_replaced_by_the_same_command(slurm, root, said, go, monkeypatch):
     """Two more at once find what the first submitted, as does whoever asks how far it is: no artifact is in two tasks."""
-    specs, root = counts(said, 5, rows=40), tmp_path / "store"
+    specs = counts(said, 5, go)
     with client(slurm, root, specs) as process:
-        wait_until(lambda: rows(said) > 5)
+        wait_for_middle(said, 4)
         process.kill()
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     standing = Slurm().at_work(Store(root))
-    assert set(standing) <= set(map(address, specs))
-    assert set(standing.values()) == {"running", "queued"}, "four CPUs for five artifacts"
+    assert sorted(standing) == sorted(map(address, specs))
+    assert sorted(standing.values()) == ["queued"] + ["running"] * 4, "four CPUs for five artifacts"
     with client(slurm, root, specs) as second, client(slurm, root, specs) as third:
+        for process in (second, third):
+            wait_until_it_has_looked(process, root)
+        go.touch()
         assert not any(line.startswith("failed") for line in finished(second) + finished(third))
     keys = [key for task in tasks_in_ledger(root) for key in task]
     assert sorted(keys) == sorted(map(address, specs))
@@ -163,23 +236,26 @@ def test_a_killed_client_is_replaced_by_the_same_command(slurm, tmp_path, said, 
     refuse_differences(root, specs)
 
 
-def test_what_fails_is_tried_again_and_named_with_its_log_and_the_rest_is_made(slurm, tmp_path, said):
-    from toy_stages import Toy
+def wait_until_it_has_looked(process, root: Path) -> None:
+    """Its number is in the lock of whoever looks last."""
+    wait_until(lambda: (root / "jobs" / ".lock").read_text() == str(process.pid))
 
-    broken, root = Toy("broken", (), "fail"), tmp_path / "store"
-    blocked, good = Toy("blocked", (broken,)), counts(said, 2, rows=2)
+
+def test_what_fails_is_tried_again_and_named_with_its_log_and_the_rest_is_made(slurm, root, said):
+    broken, good = Toy("broken", (), "fail"), counts(said, 2)
+    blocked = Toy("blocked", (broken,))
     with client(slurm, root, [blocked, *good], retries=1) as process:
         out = finished(process)
-    *made, failed = out
-    assert sorted(made) == ["made c0", "made c1"]
+    *others, failed = out
+    assert sorted(others) == made(good)
     log = root / "logs" / f"{address(broken).replace('/', '-')}.log"
     assert failed == f"failed {address(broken)}: ValueError: this toy is broken (log: {log})"
     assert sum(address(broken) in task for task in tasks_in_ledger(root)) == 2
     assert "Traceback" in log.read_text()
 
 
-def test_a_task_that_cannot_begin_fails_by_name(slurm, tmp_path, said):
-    (spec,), root = counts(said, 1), tmp_path / "store"
+def test_a_task_that_cannot_begin_fails_by_name(slurm, root, said):
+    (spec,) = counts(said, 1)
     with client(slurm, root, [spec], setup=["echo no such module >&2; exit 3"], retries=0) as process:
         out = finished(process)
     assert out[0].startswith(f"failed {address(spec)}: array task ")
@@ -188,9 +264,9 @@ def test_a_task_that_cannot_begin_fails_by_name(slurm, tmp_path, said):
     assert "no such module" in log.read_text()
 
 
-def test_what_cannot_be_submitted_is_said(slurm, tmp_path, said):
-    with client(slurm, tmp_path / "store", counts(said, 1), partition="nowhere") as process:
+def test_what_cannot_be_submitted_is_said(slurm, root, said):
+    with client(slurm, root, counts(said, 1), partition="nowhere") as process:
         out = finished(process)
     assert out[-1].startswith("failed nothing can be submitted: ")
     assert "partition" in out[-1]
-    assert tasks_in_ledger(tmp_path / "store") == []
+    assert tasks_in_ledger(root) == []

@@ -9,6 +9,7 @@ from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
 from journey.config.checks import ConfigError
 from journey.config.groups import Training
+from journey.diffusion import training
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.together import Share, refuse_dropout
 from journey.experiment import recipes
@@ -18,9 +19,17 @@ from journey.stages import train
 SETTINGS = Training(num_steps=24, batch_size=5, warmup_steps=4)  # three examples for one process, two for the other
 
 
-@pytest.fixture(autouse=True)
-def _look_often(monkeypatch):
-    monkeypatch.setattr(train, "WINDOW", 4)
+@pytest.fixture
+def took(monkeypatch) -> list[tuple[int, int]]:
+    """Of every step that is taken here: how many processes took it, and how many examples were this one's."""
+    taken, step_gradient = [], training.step_gradient
+
+    def told(losses, parameters, share):
+        taken.append((share.processes, len(losses)))
+        return step_gradient(losses, parameters, share)
+
+    monkeypatch.setattr(training, "step_gradient", told)
+    return taken
 
 
 def losses(root, processes: int) -> list[float]:
@@ -32,27 +41,35 @@ def losses(root, processes: int) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
-    one, two = losses(tmp_path / "one", 1), losses(tmp_path / "two", 2)
-    assert len(one) == 6
-    assert two == pytest.approx(one, rel=0, abs=1e-6)
-
-
-@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
-def test_another_number_of_processes_goes_on(tmp_path, monkeypatch, first, then):
-    one = losses(tmp_path / "one", 1)
+def interrupted(root, processes: int, at: int, patched) -> None:
+    """A training that ends once it has kept the state of a step."""
     keep = train._keep
 
-    def interrupted(*arguments) -> None:
-        keep(*arguments)
-        raise KeyboardInterrupt
+    def kept(state, partial) -> None:
+        keep(state, partial)
+        if state.step == at:
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "_keep", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            losses(tmp_path / "two", first)
-    assert len(list((tmp_path / "two").glob("models/*.partial/resume.4.safetensors"))) == 1
-    assert losses(tmp_path / "two", then) == pytest.approx(one, rel=0, abs=1e-6)
+    patched.setattr(train, "_keep", kept)
+    with pytest.raises(KeyboardInterrupt):
+        losses(root, processes)
+    patched.undo()
+
+
+def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, monkeypatch, took):
+    """Two begin, one goes on, and two end it."""
+    monkeypatch.setattr(train, "WINDOW", 4)
+    one = losses(tmp_path / "one", 1)
+    assert len(one) == 6
+    assert took == [(1, 5)] * 24
+    took.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        interrupted(tmp_path / "two", 2, 8, patched)
+        interrupted(tmp_path / "two", 1, 16, patched)
+    two = losses(tmp_path / "two", 2)
+    assert took == [(2, 3)] * 8 + [(1, 5)] * 8 + [(2, 3)] * 8
+    assert two == pytest.approx(one, rel=0, abs=1e-6)
+    assert len(set(one)) == 6, "a curve"
 
 
 def test_dropout_is_refused():

@@ -45,7 +45,7 @@ def _described_fields(value: object) -> dict[str, object]:
 
 def contents(spec: Spec) -> dict:
     """What an address is the hash of."""
-    return {"stage": spec.stage.rpartition(".")[2], "version": spec.version, **_described_fields(spec)}
+    return {"stage": spec.stage_name, "version": spec.version, **_described_fields(spec)}
 
 
 def digest(spec: Spec) -> str:

@@ -31,7 +31,7 @@ class Rates:
 
 def name(spec: Spec) -> str:
     """What goes at one rate: a stage, but for gradients that are normalised one draw at a time, or whitened."""
-    stage = spec.stage.rpartition(".")[2]
+    stage = spec.stage_name
     if not isinstance(spec, Featurize):
         return stage
     return stage + " normalized" * spec.normalize + " whitened" * (spec.curvature is not None)

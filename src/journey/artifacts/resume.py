@@ -17,7 +17,6 @@ such as on the signal before a time limit). Then `keep` raises StoppedError, and
 """
 
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 from journey.artifacts.files import checksum, fsync, read_sealed, write_sealed
 
 STATE = "resume.json"
-_STOP = threading.Event()  # of the whole process
+_stop = False  # whether this process was asked to; no threading.Event, in whose lock one signal's handler would wait for another
 
 
 class StoppedError(Exception):
@@ -34,12 +33,13 @@ class StoppedError(Exception):
 
 def ask_to_stop() -> None:
     """Let the stage that runs in this process stop as soon as it has kept what it did. May be called by a signal's handler."""
-    _STOP.set()
+    global _stop
+    _stop = True
 
 
 def asked_to_stop() -> bool:
     """Whether `ask_to_stop` was called."""
-    return _STOP.is_set()
+    return _stop
 
 
 def due(kept_at: float, seconds: float) -> bool:

@@ -59,6 +59,11 @@ class Spec:
     has_curves: ClassVar[bool] = False  # worth following while it is made
 
     @property
+    def stage_name(self) -> str:
+        """As people and addresses know it: where in the package it is is no part of that."""
+        return self.stage.rpartition(".")[2]
+
+    @property
     def size(self) -> int | None:
         """Bytes of its arrays; None: settings do not tell, or not all."""
         return None

@@ -21,7 +21,7 @@ from journey.launch.ledger import Journal
 from journey.launch.machine import Allocation, environments, settled
 from journey.launch.pool import Pool
 
-KEPT_WITHIN = 60.0  # seconds that stages have to keep what they did
+KEPT_WITHIN = 2 / 3  # of the time from the signal to the end, that stages have to keep what they did; the rest is for Slurm
 ENDED_WITHIN = 600.0  # seconds after which a cancelled task, whose stages were stopped, ends by itself
 EARLY = 60.0  # seconds that Slurm may send the signal before it should
 
@@ -56,7 +56,7 @@ class Bundle:
     def checkpoint(self) -> DelayedSubmission | None:
         """Stop, and go on in another allocation; None, and no more, if a whole time limit brought nothing that could be kept."""
         if self._pool is not None:
-            self._pool.stop(KEPT_WITHIN)
+            self._pool.stop(KEPT_WITHIN * self.allocation.seconds_to_stop)
             if time.monotonic() - self._began >= self.allocation.seconds - EARLY and not self._further():
                 self._note(f"got no further within the time limit: {self.allocation.seconds / 60:.1f} min until the signal")
                 return None

@@ -76,12 +76,11 @@ class Client:
         there = {f"{folder}/{name}" for folder in folders for name in _names(self._root / folder)}
         for key in there.intersection(candidates):
             spec = agenda.specs[key]
-            artifact = self._workspace.store.find(spec)
+            took = self._workspace.store.find(spec).manifest
             if key not in agenda.running:
                 agenda.take(key)
-            agenda.finish(key, artifact.manifest["seconds"])
-            of = artifact.manifest
-            self._known[spec.stage.rpartition(".")[2]].append(Made(max(spec.work, 1.0), of["seconds"], of["bytes"]))
+            agenda.finish(key, took["seconds"])
+            self._known[spec.stage_name].append(Made(max(spec.work, 1.0), took["seconds"], took["bytes"]))
             made.append(spec)
         return made
 
@@ -163,7 +162,7 @@ class Client:
     def _expected(self, key: str) -> float:
         """The seconds an artifact will take, as those did that were made; before there is any, more than it will."""
         spec = self._agenda.specs[key]
-        expected = cost(spec, self._known[spec.stage.rpartition(".")[2]], None)
+        expected = cost(spec, self._known[spec.stage_name], None)
         return spec.work / SLOWEST if expected.seconds is None else expected.seconds
 
     def _submit_array(self, array: Sequence[Pack]) -> str | None:

@@ -25,12 +25,12 @@ def is_there() -> bool:
 
 def look() -> dict[Task, str] | None:
     """The state of every task of ours that Slurm still knows, ended ones for some minutes; None if it does not answer."""
-    said = _ask("squeue", "--noheader", "--array", "--states=all", "--me", "--format=%j|%K|%T")
+    said = _ask("squeue", "--noheader", "--array", "--states=all", "--me", "--format=%K|%T|%j")
     if said is None:
         return None
     states = {}
     for line in said.splitlines():
-        name, index, state = line.split("|")
+        index, state, name = line.split("|", 2)
         if name.startswith(NAME):
             states[Task(name.removeprefix(NAME), int(index) if index.isdigit() else 0)] = state
     return states

@@ -70,10 +70,10 @@ def enter(root: Path, tasks: list[tuple[str, ...]]) -> str:
 
 
 def tasks_of(root: Path, token: str) -> list[list[str]]:
-    """The addresses of every task of a submission; none if it is another store's."""
+    """The addresses of every task of a submission; none if it is another store's, or damaged: at worst, more is submitted."""
     try:
         return json.loads((root / FOLDER / token / SUBMISSION).read_text())["tasks"]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return []
 
 

@@ -34,12 +34,13 @@ def check_computing(of: Compute, where: str) -> None:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What an array task has: worker processes and their threads, devices, and seconds until it is asked to stop."""
+    """What an array task has. seconds: until it is asked to stop; seconds_to_stop: from then until it must have"""
 
     num_workers: int
     num_threads: int
     num_devices: int
     seconds: float
+    seconds_to_stop: float
 
 
 def num_cores() -> int:

@@ -43,7 +43,7 @@ def _running(agenda: Agenda) -> str:
 
 def _by_stage(agenda: Agenda, keys: list[str]) -> str:
     """How many of each stage: plain characters, which every terminal has."""
-    stages = Counter(agenda.specs[key].stage.rpartition(".")[2] for key in keys)
+    stages = Counter(agenda.specs[key].stage_name for key in keys)
     return ", ".join(f"{stage} x{count}" for stage, count in stages.items())
 
 

@@ -9,10 +9,11 @@ from journey.artifacts.graph import missing
 from journey.artifacts.specs import Spec
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace
-from journey.config.checks import ConfigError, require, require_count, require_positive, require_within
+from journey.config.checks import require, require_count, require_positive, require_within
 from journey.config.contracts import Compute
 from journey.launch import cluster, ledger
 from journey.launch.jobs import Agenda
+from journey.launch.ledger import Task
 from journey.launch.machine import Allocation, check_computing
 from journey.launch.progress import shown
 
@@ -68,7 +69,8 @@ class Slurm(Compute):
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Make what the targets lack, and yield each artifact's spec once the store has it.
 
-        Raises: JobsFailedError, after all jobs that do not depend on a failed one; ConfigError where nothing can be submitted.
+        Raises: JobsFailedError, after all jobs that do not depend on a failed one, or if Slurm takes nothing; ConfigError where
+        there is no Slurm.
         """
         agenda = Agenda(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if agenda.finished:
@@ -89,9 +91,7 @@ class Slurm(Compute):
         agenda.raise_failures()
 
     def at_work(self, store: Store) -> dict[str, str]:
-        self._require_slurm()
-        states = cluster.look()
-        require(states is not None, "compute", "slurm", "used while Slurm answers")
+        states = self._require_slurm()
         found = dict.fromkeys(store.held(), "running")
         for task, state in states.items():
             tasks = ledger.tasks_of(store.root, task.token)
@@ -100,15 +100,19 @@ class Slurm(Compute):
                 found |= {key: "running" if key in running and state == "RUNNING" else "queued" for key in tasks[task.index]}
         return found
 
-    def _require_slurm(self) -> None:
-        if not cluster.is_there():
-            raise ConfigError("compute=slurm: must be used where sbatch and squeue are found, such as on a login node")
+    def _require_slurm(self) -> dict[Task, str]:
+        """What it says of our tasks. Raises: ConfigError."""
+        require(cluster.is_there(), "compute", "slurm", "used where sbatch and squeue are found, such as on a login node")
+        states = cluster.look()
+        require(states is not None, "compute", "slurm", "used while Slurm answers; `squeue --me` says why it does not")
+        return states
 
     def _allocation(self) -> Allocation:
         num_devices = max(1, self.gpus // self.processes)
         num_workers = self.workers * num_devices
         num_threads = max(1, self.cpus // (num_workers * self.processes))
-        return Allocation(num_workers, num_threads, num_devices, 60.0 * self.minutes - self._signal_seconds)
+        seconds = 60.0 * self.minutes - self._signal_seconds
+        return Allocation(num_workers, num_threads, num_devices, seconds, self._signal_seconds)
 
     @property
     def _signal_seconds(self) -> int:

@@ -32,7 +32,7 @@ def by_stage(evaluation: Evaluate, store: Store) -> dict[str, dict[str, float]]:
     seconds, size = defaultdict(float), defaultdict(int)
     for made in ancestors(evaluation):
         if cost := store.cost(made):
-            stage = made.stage.rpartition(".")[2]
+            stage = made.stage_name
             seconds[stage] += cost["seconds"]
             size[stage] += cost["bytes"]
     return {"seconds": _with_total(seconds), "bytes": _with_total(size)}

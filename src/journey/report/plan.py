@@ -24,11 +24,11 @@ def show(target: Evaluate, store: Store, compute: Compute) -> None:
     everything = {address(s): s for s in [target, *ancestors(target)]}
     to_make = missing([target], lambda spec: store.find(spec) is not None)
     known, measured = made_before(store), rates.read(store.root, target.journeys.checkpoint.model, compute)
-    costs = {key: cost(spec, known[_stage(spec)], measured.of.get(rates.name(spec))) for key, spec in to_make.items()}
+    costs = {key: cost(spec, known[spec.stage_name], measured.of.get(rates.name(spec))) for key, spec in to_make.items()}
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
     table = Table("stage", "artifacts", "cached", "to make", unit, "MiB", caption_justify="left")
-    for stage in dict.fromkeys(map(_stage, reversed(everything.values()))):
-        table.add_row(*_row(stage, [key for key, spec in everything.items() if _stage(spec) == stage], costs))
+    for stage in dict.fromkeys(spec.stage_name for spec in reversed(everything.values())):
+        table.add_row(*_row(stage, [key for key, spec in everything.items() if spec.stage_name == stage], costs))
     table.add_section()
     table.add_row(*_row("total", list(everything), costs))
     table.caption = f"{_amounts(list(to_make.values()))}\n{_sources(store, costs.values(), measured)}"
@@ -39,10 +39,6 @@ def _row(name: str, artifacts: list[str], costs: dict[str, Cost]) -> tuple[str, 
     """How many of some artifacts there are, are cached and are to be made, and what the last will cost. costs: of all such"""
     wanted = [costs[key] for key in artifacts if key in costs]
     return name, str(len(artifacts)), str(len(artifacts) - len(wanted)), str(len(wanted)), *cells(wanted)
-
-
-def _stage(spec: Spec) -> str:
-    return spec.stage.rpartition(".")[2]
 
 
 def _amounts(wanted: list[Spec]) -> str:

@@ -18,9 +18,9 @@ STANDINGS = ("done", "running", "queued", "failed", "not begun")
 def show(target: Evaluate, store: Store, compute: Compute) -> None:
     """Print how many artifacts of each stage stand where, then each one that runs or failed."""
     standing = standings([target, *ancestors(target)], store, compute.at_work(store))
-    by_stage = {stage: Counter() for stage in dict.fromkeys(_stage(spec) for spec, _ in reversed(standing.values()))}
+    by_stage = {stage: Counter() for stage in dict.fromkeys(spec.stage_name for spec, _ in reversed(standing.values()))}
     for spec, where in standing.values():
-        by_stage[_stage(spec)][where] += 1
+        by_stage[spec.stage_name][where] += 1
     table = Table("stage", *STANDINGS)
     for stage, counts in by_stage.items():
         table.add_row(stage, *(str(counts[where]) for where in STANDINGS))
@@ -56,7 +56,3 @@ def last_line(log: Path) -> str:
     """Of what was written."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "nothing was written"
-
-
-def _stage(spec: Spec) -> str:
-    return spec.stage.rpartition(".")[2]
