@@ -1,9 +1,15 @@
 """Killed in the middle, every stage that takes long ends bit-identical to an undisturbed run. tests/artifacts/ has the rest."""
 
 import dataclasses
-import subprocess
+import multiprocessing
+import os
+import resource
+import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -23,15 +29,8 @@ from journey.diffusion.latent import LatentDiffusion
 from journey.experiment import recipes
 from journey.stages import featurize
 
-HERE = Path(__file__).parent
-CHILD = """
-import signal, sys
-sys.path[:0] = {paths!r}
-from pathlib import Path
-import test_kill
-{before}
-test_kill.make({name!r}, Path({root!r}))
-"""
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(["torch", "diffusers.models.unets.unet_2d"])  # once for all children, seconds each
 
 
 def prompted_run() -> Config:
@@ -74,19 +73,58 @@ def make(name: str, root: Path) -> dict:
     return get(spec_of(name, root), Workspace(Store(root), run.compute, run.tracking, "test")).manifest["checksums"]
 
 
-def child(name: str, root: Path, before: str = "") -> subprocess.Popen:
-    code = CHILD.format(paths=[str(HERE), str(HERE.parent)], name=name, root=str(root), before=before)
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+def child(name: str, root: Path, before: Callable[[], object] = int) -> ForkServerProcess:
+    """A process that makes an artifact, after something else."""
+    process = CHILDREN.Process(target=_make_quietly, args=(name, root, before))
+    process.start()
+    return process
 
 
-def kill_when(process: subprocess.Popen, appears: str, root: Path) -> None:
+def _make_quietly(name: str, root: Path, before: Callable[[], object]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    before()
+    make(name, root)
+
+
+def kill_when(process: ForkServerProcess, appears: str, root: Path) -> None:
     """SIGKILL as soon as a file matching the pattern exists."""
     deadline = time.monotonic() + 120
     while not list(root.glob(appears)):
-        assert process.poll() is None, "finished before it could be killed"
+        assert process.exitcode is None, "finished before it could be killed"
         assert time.monotonic() < deadline
     process.kill()
-    process.wait()
+    process.join()
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    """How it ended by itself, in time."""
+    process.join(120)
+    return process.exitcode
+
+
+# ------------------------------------------------------------------------------------- what children do before
+
+
+def several_blocks() -> None:
+    gradients.ACTIVATIONS["vmap"] = 1
+
+
+def several_blocks_at_once() -> None:
+    several_blocks()
+    featurize._at_once = lambda *_: 20
+
+
+def several_kronecker_blocks() -> None:
+    kronecker.ACTIVATIONS = 2**20
+
+
+def no_room(num_bytes: int) -> None:
+    """The kernel refuses to write files of more than so many bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+# ------------------------------------------------------------------------------------------------------- tests
 
 
 @pytest.fixture
@@ -115,30 +153,28 @@ def undisturbed(tmp_path_factory):
     ],
 )
 def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, monkeypatch, name, appears):
-    before = ""
-    if name.startswith("featurization"):  # several blocks
+    in_blocks = name.startswith("featurization")
+    if in_blocks:
         monkeypatch.setitem(gradients.ACTIVATIONS, "vmap", 1)
-        before = "test_kill.gradients.ACTIVATIONS['vmap'] = 1"
-    kill_when(child(name, root, before), appears, root)
+    kill_when(child(name, root, several_blocks if in_blocks else int), appears, root)
     spec = spec_of(name, root)
     assert Store(root).find(spec) is None
     assert list(root.glob(appears)), "the interrupted work is kept"
-    assert make(name, root) == (make(name, root.with_name("alone")) if before else undisturbed(name))
+    assert make(name, root) == (make(name, root.with_name("alone")) if in_blocks else undisturbed(name))
     assert not list(root.glob("*/*/resume.*"))
 
 
 def test_a_dense_projection_killed_in_the_middle_and_resumed_is_bit_identical(root, monkeypatch):
     monkeypatch.setitem(gradients.ACTIVATIONS, "vmap", 1)
     monkeypatch.setattr(featurize, "_at_once", lambda *_: 20)  # several blocks, several times
-    before = "test_kill.gradients.ACTIVATIONS['vmap'] = 1; test_kill.featurize._at_once = lambda *_: 20"
-    kill_when(child("dense", root, before), "features/*.partial/resume.json", root)
+    kill_when(child("dense", root, several_blocks_at_once), "features/*.partial/resume.json", root)
     assert Store(root).find(spec_of("dense", root)) is None
     assert make("dense", root) == make("dense", root.with_name("alone"))
 
 
 def test_codes_of_a_kronecker_projection_killed_in_the_middle_and_resumed_is_bit_identical(root, monkeypatch):
     monkeypatch.setattr(kronecker, "ACTIVATIONS", 2**20)  # several blocks
-    kill_when(child("kronecker", root, "test_kill.kronecker.ACTIVATIONS = 2**20"), "features/*.partial/resume.json", root)
+    kill_when(child("kronecker", root, several_kronecker_blocks), "features/*.partial/resume.json", root)
     assert Store(root).find(spec_of("kronecker", root)) is None
     assert make("kronecker", root) == make("kronecker", root.with_name("alone"))
 
@@ -150,28 +186,24 @@ def test_killed_in_a_stage_without_checkpoints_and_done_again_is_bit_identical(r
 
 @pytest.mark.parametrize("room", [100, 100_000])
 def test_a_disk_without_room_loses_nothing(root, undisturbed, room):
-    """The kernel refuses to write more than so many bytes: in the log of metrics, and in the middle of the checkpoint."""
+    """In the log of metrics, and in the middle of the checkpoint."""
     get(recipes(small_run(), Store(root)).images, Workspace(Store(root), None, None, "test"))
-    before = (
-        "import resource; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))"
-    )
-    assert child("training", root, before).wait(120) == 1
+    assert ended(child("training", root, partial(no_room, room))) == 1
     assert Store(root).find(spec_of("training", root)) is None
     assert make("training", root) == undisturbed("training")
 
 
 def test_what_a_kill_left_half_written_is_no_part_of_the_artifact(root, undisturbed):
-    partial = root / (address(spec_of("training", root)) + ".partial")
-    partial.mkdir(parents=True)
+    unfinished = root / (address(spec_of("training", root)) + ".partial")
+    unfinished.mkdir(parents=True)
     for name in ("manifest.json.1.tmp", "resume.50.tmp", "resume.json.1.tmp"):
-        (partial / name).write_text("{")
+        (unfinished / name).write_text("{")
     assert make("training", root) == undisturbed("training")
 
 
 def test_two_runs_at_once_make_it_once(root, undisturbed):
     first, second = (child("training", root) for _ in range(2))
-    assert first.wait(120) == second.wait(120) == 0
+    assert ended(first) == ended(second) == 0
     spec = spec_of("training", root)
     assert [p.name for p in (root / "models").iterdir()] == [address(spec).split("/")[1]]
     assert Store(root).find(spec).manifest["checksums"] == undisturbed("training")
