@@ -114,7 +114,7 @@ def small(workspace) -> Recipes:
 TINY = (
     "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_draws=4",
     "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}", "evaluation.paired_steps=[600]",
-    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}",
+    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}", "compute.workers=1",
 )  # fmt: skip
 """The smallest experiment there is: most of its time is the start of processes."""
 
@@ -137,4 +137,4 @@ def succeeds(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> str
 def tiny(tmp_path_factory) -> tuple[Path, str]:
     """A directory with the artifacts and the report of the smallest experiment, and what the command said."""
     directory = tmp_path_factory.mktemp("tiny")
-    return directory, succeeds(directory, *TINY, "compute.workers=1")
+    return directory, succeeds(directory, *TINY)

@@ -26,7 +26,7 @@ from journey.kinds import KINDS
 from journey.launch.local import Local
 
 FEW = (
-    "training={num_steps:2,batch_size:2}", "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
+    "training={num_steps:2,batch_size:1}", "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
     "attribution={num_checkpoints:1,num_draws:2,projection_dim:64}", "retraining={num_subsets:8,num_seeds:1,num_draws:2}",
     "evaluation={paired_steps:[500],num_bootstrap:100}", "compute.precision=bf16",
 )  # fmt: skip

@@ -45,6 +45,7 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
     made_from = recipes(run, workspace.store)
     artifact = get(made_from.trained(0), tracked)
+    get(made_from.evaluate(run.evaluation, run.judged), workspace)  # a run of W&B for each would take a second each
     write.write(run, made_from, tracked, tmp_path / "report")
 
     runs = {found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))}
