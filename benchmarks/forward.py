@@ -1,6 +1,6 @@
 """Measuring outputs and sampling journeys against the bare forward passes that they take.
 
-command    OMP_NUM_THREADS=1 python benchmarks/forward.py [digits] [latent] [cifar]
+command    OMP_NUM_THREADS=1 python benchmarks/forward.py [digits] [latent]
 measuring  64 draws of each of some queries at a step, in two halves, their making included
 sampling   some journeys side by side, 10 steps of a DDPM
 floor      the network alone, on as many images, measuring's at its own best batch and sampling's at the journeys'
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from train import CIFAR
 
 from journey.attribution.output import halves, losses, step_draws
 from journey.config.contracts import Model
@@ -45,7 +44,6 @@ class Case:
 CASES = {
     "digits": Case(DDPM(), Examples(torch.rand(24, 1, 8, 8)), (16, 32, 64, 128, 256, 512)),
     "latent": Case(LatentDiffusion(), Examples(torch.rand(8, 4, 8, 8), None, torch.randn(8, 1, 12, 384)), (16, 32, 64, 128)),
-    "cifar": Case(CIFAR, Examples(torch.rand(2, 3, 32, 32)), (2, 4, 8, 16, 32)),
 }
 
 

@@ -16,7 +16,7 @@ from journey.diffusion.journeys import destinations, estimates
 from journey.diffusion.regions import Region, boxes
 from journey.tracking import track
 
-TOGETHER = 256  # draws of one batch, or those of one query
+TOGETHER = 128  # draws of one batch, or those of one query
 
 
 def make(spec: Measure, partial: Path, workspace: Workspace) -> None:
@@ -47,7 +47,7 @@ def batches(region: Region, num_queries: int, num_draws: int) -> Iterator[tuple[
     """Queries that are one batch, and the box they are asked about: few draws at a time are slow, many fill the memory.
 
     >>> list(batches((), num_queries=5, num_draws=64))
-    [(range(0, 4), ()), (range(4, 5), ())]
+    [(range(0, 2), ()), (range(2, 4), ()), (range(4, 5), ())]
     """
     size = max(1, TOGETHER // num_draws)
     for rows, box in boxes(region, num_queries):
