@@ -6,13 +6,14 @@ Artifacts wait in their middle until a test has done what it does to them, so th
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from conftest import small_run
+from conftest import TINY, small_run
 from counting_stages import Count, again, rows
 from slurm_cluster import Cluster, client, cluster, finished, kill_all, processes_on, wait_until, why_not
 from told_training import Told
@@ -178,6 +179,22 @@ def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root
         assert finished(process) == made([spec])
     assert again(said) == {}
     refuse_differences(root, [spec])
+
+
+def test_the_smallest_experiment_is_what_it_is_on_one_machine(slurm, tiny, tmp_path):
+    """The command itself: its report has the numbers of the same settings without a cluster; asked again, it makes nothing."""
+    words = [word for word in TINY if not word.startswith("compute.")]
+    words += ["compute=slurm", "compute.cpus=1", "compute.memory_gib=1", "compute.poll_seconds=0.5", "compute.gather_seconds=1"]
+    environment = slurm.environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    said = [
+        subprocess.run([sys.executable, "-m", "journey", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert [done.returncode for done in said] == [0, 0], said[0].stderr
+    assert ["to make" in done.stdout for done in said] == [True, False]
+    ours, theirs = (json.loads((of / "reports/smoke/result.json").read_text())["rows"] for of in (tmp_path, tiny[0]))
+    # but for rounding: threads may be others
+    assert [row["value"] for row in ours] == pytest.approx([row["value"] for row in theirs], abs=1e-3)
 
 
 def test_cancelled_tasks_are_submitted_again(slurm, root, said, go):
