@@ -38,7 +38,7 @@ from trak import TRAKer
 from trak.gradient_computers import FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from journey.attribution import kronecker
+from journey.attribution import adapters, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, window_draws
 from journey.attribution.projection import Project, projection
@@ -201,11 +201,11 @@ def peak_gib() -> float:
 def compare_kronecker(rows: int, objective: Objective, examples: Examples, draws: Draws, floor_batch: int) -> None:
     """Print seconds, peak and ratios of projections inside the layers."""
     last = replace(objective, network=copy.deepcopy(objective.network).to(memory_format=torch.channels_last))
-    adapted = replace(objective, network=kronecker.adapted(objective.network, rows, 0, "benchmark"))
+    adapted = replace(objective, network=adapters.adapted(objective.network, rows, 0, "benchmark"))
     plan = kronecker.choose(adapted, examples, draws, MEMORY_GIB)
     forget_peak()
     within_layers(adapted, examples, draws, plan)
-    peak, p = peak_gib(), kronecker.dimension(adapted.network)
+    peak, p = peak_gib(), adapters.dimension(adapted.network)
     times = [
         (
             seconds(floor, objective, examples, draws, floor_batch),

@@ -5,8 +5,9 @@ import torch
 from test_gradients import conditional
 from torch import nn
 
+from journey.attribution.adapters import adapted, adapters, dimension, side
 from journey.attribution.gradients import Objective, Plan
-from journey.attribution.kronecker import adapted, adapters, dimension, features, side
+from journey.attribution.kronecker import features
 from journey.attribution.output import window_draws, with_views
 from journey.config.checks import ConfigError
 from journey.config.groups import Output, Precision, Views

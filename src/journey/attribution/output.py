@@ -6,7 +6,7 @@ K      number of draws;  x0  a clean example […]
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -101,12 +101,17 @@ def output_of(
 
 
 @torch.no_grad()
-def losses(predict: Predict, schedule: Schedule, examples: Examples, draws: list[Draws], region: Region = ()) -> Tensor:
+def losses(predict: Predict, schedule: Schedule, examples: Examples, draws: Sequence[Draws], region: Region = ()) -> Tensor:
     """The loss of every example by each of its own draws, as many of each, in one batch. [N, K]"""
+    x0, context, every = together(examples, draws)
+    return denoising_loss(predict, schedule, x0, every.t, every.eps, context, region).view(len(draws), -1)
+
+
+def together(examples: Examples, draws: Sequence[Draws]) -> tuple[Tensor, Tensor | None, Draws]:
+    """Every example as its own draws see it: x0 [N × K, …], context [N × K, L, E] or None, and all (t, ε) in that order."""
     x0, contexts = zip(*(seen(examples[i], of) for i, of in enumerate(draws)), strict=True)
-    t, eps = torch.cat([of.t for of in draws]), torch.cat([of.eps for of in draws])
-    context = None if examples.context is None else torch.cat(contexts)
-    return denoising_loss(predict, schedule, torch.cat(x0), t, eps, context, region).view(len(draws), -1)
+    every = Draws(torch.cat([of.t for of in draws]), torch.cat([of.eps for of in draws]))
+    return torch.cat(x0), None if examples.context is None else torch.cat(contexts), every
 
 
 def halves(losses: Tensor, antithetic: bool) -> Tensor:

@@ -20,7 +20,7 @@ from journey.artifacts import resume
 from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import curvature, kronecker
+from journey.attribution import adapters, curvature, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
@@ -125,10 +125,10 @@ def projected(spec: Featurize, objective: Objective, batches: list[Batch], works
 
 def within_layers(spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace) -> Source:
     """Features in stead of gradients. Raises: ConfigError if memory does not hold a draw, or a layer is of no known kind."""
-    adapted = kronecker.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
+    adapted = adapters.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
     objective = replace(objective, network=adapted)
     plan = kronecker.choose(objective, batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib)
-    return Source(kronecker.dimension(adapted), plan, functools.partial(_rest, objective, batches, kronecker.features, plan))
+    return Source(adapters.dimension(adapted), plan, functools.partial(_rest, objective, batches, kronecker.features, plan))
 
 
 def _key(spec: Featurize) -> str:
