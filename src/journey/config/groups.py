@@ -254,9 +254,7 @@ class Projection(Enum):
     sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
     gaussian = "gaussian"
     rademacher = "rademacher"
-    kronecker = (
-        "kronecker"  # within every layer, of its inputs and of the gradients at its outputs: no gradient of a weight is formed
-    )
+    kronecker = "kronecker"  # inside every layer, of both its sides: the gradient of no weight is formed
     none = "none"  # the whole gradient: the exact kernel
 
     @property
