@@ -1,7 +1,10 @@
 """Small real things: real digits, real diffusers networks, and the naive loops that everything is compared with."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,10 @@ from journey.launch.local import Local
 from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
+if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    # Each of pytest's workers, and all it starts, keeps to a core: threads on cores that others use wait for each other.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")
@@ -114,21 +121,49 @@ def small(workspace) -> Recipes:
 TINY = (
     "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_draws=4",
     "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}", "evaluation.paired_steps=[600]",
-    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}", "compute.workers=1",
+    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}",
 )  # fmt: skip
 """The smallest experiment there is: most of its time is the start of processes."""
 
-JOURNEY = ("-m", "journey")
+CHILDREN = multiprocessing.get_context("forkserver")
+"""Processes forked from one that has imported what is heavy, which takes each other process seconds."""
+CHILDREN.set_forkserver_preload(
+    ["torch", "diffusers.models.unets.unet_2d", "sklearn.datasets", "scipy.stats", "matplotlib.backends.backend_pdf", "hydra"]
+)
 
 
-def command(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> subprocess.CompletedProcess:
-    """Run the command, or a user's script, in a directory, to its end."""
-    return subprocess.run([sys.executable, *of, *words], cwd=directory, capture_output=True, text=True, timeout=600)
+def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
+    """Run the command in a directory, to its end. tests/test_smoke.py has it as users start it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        printed = [Path(scratch) / name for name in ("stdout", "stderr")]
+        process = CHILDREN.Process(target=_journey, args=(directory, words, printed, dict(os.environ)))
+        process.start()
+        process.join(600)
+        assert process.exitcode is not None, words
+        return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in printed))
 
 
-def succeeds(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> str:
-    """What it printed."""
-    done = command(directory, *words, of=of)
+def _journey(directory: Path, words: tuple[str, ...], printed: list[Path], environment: dict[str, str]) -> None:
+    for descriptor, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["journey", *words]
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda _: fork  # workers too need not import it all again
+    from journey.__main__ import main
+
+    main()
+
+
+def python(directory: Path, *words: str) -> subprocess.CompletedProcess:
+    """Run a user's script, or whatever Python takes, in a directory, to its end."""
+    return subprocess.run([sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=600)
+
+
+def succeeds(done: subprocess.CompletedProcess) -> str:
+    """What a process printed that must have succeeded."""
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -137,4 +172,4 @@ def succeeds(directory: Path, *words: str, of: tuple[str, ...] = JOURNEY) -> str
 def tiny(tmp_path_factory) -> tuple[Path, str]:
     """A directory with the artifacts and the report of the smallest experiment, and what the command said."""
     directory = tmp_path_factory.mktemp("tiny")
-    return directory, succeeds(directory, *TINY)
+    return directory, succeeds(command(directory, *TINY))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, command, succeeds
+from conftest import TINY, python, succeeds
 
 from journey.evaluation.rows import names, select
 
@@ -38,7 +38,7 @@ def linear(result: dict, method: str) -> list[float]:
 def test_a_method_is_judged_beside_ours_and_its_source_is_part_of_its_address(tmp_path):
     shutil.copy(HERE / "own_method.py", tmp_path)
     run = (*TINY, "method=[journey,mine]", "method.mine.power=1")
-    succeeds(tmp_path, *run, of=("own_method.py",))
+    succeeds(python(tmp_path, "own_method.py", *run))
     first = result_of(tmp_path)
     assert names(first["rows"], "lds") == ["journey", "mine"]
     assert first["methods"]["mine"].items() >= {"kind": "mine", "power": 1.0}.items()
@@ -46,7 +46,7 @@ def test_a_method_is_judged_beside_ours_and_its_source_is_part_of_its_address(tm
 
     changed(tmp_path, "own_method.py", "SIGN = -1", "SIGN = 1")
     models = {p: p.stat().st_mtime_ns for p in (tmp_path / "artifacts/models").rglob("*")}
-    succeeds(tmp_path, *run, of=("own_method.py",))
+    succeeds(python(tmp_path, "own_method.py", *run))
     second = result_of(tmp_path)
     addresses = [result["addresses"]["scores"] for result in (first, second)]
     assert addresses[0]["journey"] == addresses[1]["journey"]
@@ -62,7 +62,7 @@ def test_a_method_is_judged_beside_ours_and_its_source_is_part_of_its_address(tm
 def test_a_dataset_goes_the_whole_road_and_its_source_is_not_trusted_blindly(tmp_path):
     shutil.copy(HERE / "own_dataset.py", tmp_path)
     run = (*TINY, "dataset=stripes", "dataset.num_held_out=10", "method=[pixel]")
-    succeeds(tmp_path, *run, of=("own_dataset.py",))
+    succeeds(python(tmp_path, "own_dataset.py", *run))
     first = result_of(tmp_path)
     assert (first["dataset"], first["num_train"]) == ("stripes", 60)
     kept = tmp_path / "artifacts" / first["addresses"]["images"]
@@ -75,7 +75,7 @@ def test_a_dataset_goes_the_whole_road_and_its_source_is_not_trusted_blindly(tmp
 
 
 def to_make(directory: Path, run: tuple[str, ...], stage: str) -> list[str]:
-    plan = succeeds(directory, *run, "task=plan", of=("own_dataset.py",))
+    plan = succeeds(python(directory, "own_dataset.py", *run, "task=plan"))
     return [
         line.split("│")[4].strip() for line in plan.splitlines() if line.startswith("│") and line.split("│")[1].strip() == stage
     ]
@@ -84,7 +84,7 @@ def to_make(directory: Path, run: tuple[str, ...], stage: str) -> list[str]:
 def test_an_evaluation_goes_the_whole_road(tmp_path):
     shutil.copy(HERE / "own_evaluation.py", tmp_path)
     run = [word for word in TINY if not word.startswith("evaluation")]
-    said = succeeds(tmp_path, *run, "evaluation=continuity", "method=[pixel,random]", of=("own_evaluation.py",))
+    said = succeeds(python(tmp_path, "own_evaluation.py", *run, "evaluation=continuity", "method=[pixel,random]"))
     result = result_of(tmp_path)
     assert names(result["rows"], "continuity") == ["pixel", "random"]
     assert [row["step"] for row in select(result["rows"], method="pixel")] == [600]
@@ -104,7 +104,7 @@ def test_a_name_that_is_taken_is_refused_in_a_line(script, tmp_path):
     old, new, message = CLASHES[script]
     shutil.copy(HERE / script, tmp_path)
     changed(tmp_path, script, old, new)
-    done = command(tmp_path, *TINY, of=(script,))
+    done = python(tmp_path, script, *TINY)
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
@@ -112,13 +112,13 @@ def test_a_name_that_is_taken_is_refused_in_a_line(script, tmp_path):
 
 
 def test_help_lists_it(tmp_path):
-    said = command(tmp_path, "--help", of=(str(HERE / "own_method.py"),)).stdout
+    said = python(tmp_path, str(HERE / "own_method.py"), "--help").stdout
     (methods,) = re.findall(r"^    method (.*(?:\n {16}.*)*)", said, re.MULTILINE)
     assert methods.endswith(", mine")
 
 
 def test_its_settings_are_checked_as_ours_are(tmp_path):
-    done = command(tmp_path, *TINY, "method=[mine]", "method.mine.typo=1", of=(str(HERE / "own_method.py"),))
+    done = python(tmp_path, str(HERE / "own_method.py"), *TINY, "method=[mine]", "method.mine.typo=1")
     assert done.returncode == 1
     assert "typo" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,13 +3,11 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import TINY, succeeds
+from conftest import TINY, command, python, succeeds
 
 from journey.evaluation.rows import names, select, spelled
 
@@ -23,8 +21,8 @@ METHOD, SCORES = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
 def packed(tmp_path_factory):
     """A fresh directory with nothing but a pack, and what was said where it was made."""
     made, fresh = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("fresh")
-    succeeds(made, *TINY)
-    said = succeeds(made, *TINY, "task=export")
+    succeeds(command(made, *TINY))
+    said = succeeds(command(made, *TINY, "task=export"))
     with tarfile.open(made / "reports/smoke-pack.tar.gz") as pack:
         pack.extractall(fresh, filter="data")
     return fresh, said
@@ -39,7 +37,7 @@ def test_a_method_of_ones_own_is_judged_beside_ours(packed):
     assert len(METHOD.splitlines()) <= 30
     (directory / "nearest.py").write_text(METHOD)
     words = ("method=[journey,nearest]", "method.nearest.power=1", "artifacts=smoke-pack")
-    succeeds(directory, *TINY, *words, of=("nearest.py",))
+    succeeds(python(directory, "nearest.py", *TINY, *words))
     assert names(result_of(directory)["rows"], "lds") == ["journey", "nearest"]
 
 
@@ -48,10 +46,10 @@ def test_a_strangers_scores_are_judged_from_a_pack_and_nothing_trains(packed):
     assert "reports/smoke-pack.tar.gz" in said
     script = SCORES.replace("methods-pack", "smoke-pack")
     assert len(script.splitlines()) + 1 <= 10
-    subprocess.run([sys.executable, "-c", script], cwd=directory, check=True)
+    succeeds(python(directory, "-c", script))
     models = sorted((directory / "smoke-pack/models").iterdir())
     words = ("method=[journey,trak,pixel,random,external]", "method.external.path=mine.npz", "artifacts=smoke-pack")
-    said = succeeds(directory, *TINY, *words)
+    said = succeeds(command(directory, *TINY, *words))
     assert names(result_of(directory)["rows"], "lds") == ["journey", "trak", "pixel", "random", "external"]
     assert "2 to make: score x1, evaluate x1" in said
     assert sorted((directory / "smoke-pack/models").iterdir()) == models, "only checkpoints of everything are packed"
@@ -62,9 +60,9 @@ def test_a_strangers_scores_are_judged_on_the_models_of_this_repository(tmp_path
     """The guide's own lines: nothing trains, random scores find nothing, and the ceilings are those that were published."""
     with tarfile.open(ROOT / "experiments/methods/methods-pack.tar.gz") as pack:
         pack.extractall(tmp_path, filter="data")
-    subprocess.run([sys.executable, "-c", SCORES], cwd=tmp_path, check=True)
+    succeeds(python(tmp_path, "-c", SCORES))
     (line,) = re.findall(r"^    journey (experiment=methods artifacts=methods-pack .*\\\n.*)$", GUIDE, re.MULTILINE)
-    said = succeeds(tmp_path, *shlex.split(line.replace("\\\n", "")))
+    said = succeeds(command(tmp_path, *shlex.split(line.replace("\\\n", ""))))
     assert "2 to make: score x1, evaluate x1" in said
     assert '"external"' in (tmp_path / "reports/methods/index.html").read_text()
     rows = json.loads((tmp_path / "reports/methods/result.json").read_text())["rows"]

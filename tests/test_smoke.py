@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, command
+from conftest import TINY, command, python, succeeds
 
 from journey.evaluation.rows import names, select
 
@@ -22,9 +22,10 @@ def journey(directory, *words):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """As users start it, in processes that begin with nothing."""
     directory = tmp_path_factory.mktemp("smoke")
-    done = journey(directory)
-    assert done.returncode == 0, done.stderr
+    done = python(directory, "-m", "journey", "experiment=smoke")
+    succeeds(done)
     return directory, done
 
 

@@ -93,7 +93,7 @@ def test_an_archive_goes_the_whole_road_and_is_refused_before_it_where_it_is_not
     assert done.stderr.startswith("error: dataset.root=files: files/FashionMNIST/raw/train-images-idx3-ubyte is missing")
     assert done.stderr.count("\n") == 1
     miniatures.idx(tmp_path / "files/FashionMNIST/raw", random, 80)
-    succeeds(tmp_path, *words)
+    succeeds(command(tmp_path, *words))
     result = json.loads((tmp_path / "reports/smoke/result.json").read_text())
     assert (result["dataset"], result["num_train"]) == ("fashion_mnist-60", 60)
     assert (tmp_path / "reports/smoke/journeys.png").exists()

@@ -182,7 +182,7 @@ PROMPTED = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prompted")
-    succeeds(directory, *PROMPTED, "method.abu.num_draws=2")
+    succeeds(command(directory, *PROMPTED, "method.abu.num_draws=2"))
     return directory
 
 

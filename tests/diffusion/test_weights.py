@@ -126,7 +126,7 @@ def test_released_checkpoints_go_the_whole_road(tmp_path, theirs):
         "error: model.checkpoints=theirs: must be a network or a state dict, on this machine or in the hub's cache\n"
     )
     folder(theirs, tmp_path / "theirs")
-    succeeds(tmp_path, *words)
+    succeeds(command(tmp_path, *words))
     (kept,) = (tmp_path / "artifacts/models").glob("*8-16-s0-*/manifest.json")
     settings = json.loads(kept.read_text())["contents"]
     assert settings["released"]

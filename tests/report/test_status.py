@@ -1,7 +1,7 @@
 """How far a run is, as its store and a launcher tell."""
 
 import pytest
-from conftest import TINY, small_run, succeeds
+from conftest import TINY, command, small_run, succeeds
 
 from journey.artifacts.graph import address, ancestors
 from journey.artifacts.store import Store
@@ -45,6 +45,6 @@ def test_what_is_being_made_here_is_known_by_its_lock(small, workspace):
 
 
 def test_asking_touches_nothing(tmp_path):
-    said = succeeds(tmp_path, *TINY, "task=status")
+    said = succeeds(command(tmp_path, *TINY, "task=status"))
     assert "not begun" in said
     assert list(tmp_path.iterdir()) == []

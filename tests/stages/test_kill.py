@@ -1,7 +1,6 @@
 """Killed in the middle, every stage that takes long ends bit-identical to an undisturbed run. tests/artifacts/ has the rest."""
 
 import dataclasses
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,7 +12,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-from conftest import journey_trak, small_run
+from conftest import CHILDREN, journey_trak, small_run
 
 from journey.artifacts.graph import address
 from journey.artifacts.specs import Spec
@@ -28,9 +27,6 @@ from journey.data.twemoji import Twemoji
 from journey.diffusion.latent import LatentDiffusion
 from journey.experiment import recipes
 from journey.stages import featurize
-
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["torch", "diffusers.models.unets.unet_2d"])  # once for all children, seconds each
 
 
 def prompted_run() -> Config:
