@@ -5,6 +5,7 @@ import torch
 from test_gradients import conditional
 from torch import nn
 
+from journey.attribution import curvature, eigenbasis
 from journey.attribution.adapters import adapted, adapters, dimension, side
 from journey.attribution.gradients import Objective, Plan
 from journey.attribution.kronecker import features
@@ -14,6 +15,8 @@ from journey.config.groups import Output, Precision, Views
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.examples import Examples
 from journey.diffusion.network import Guidance
+from journey.stages.curvature import batches
+from journey.stages.featurize import whitened
 
 PLANS = [Plan("kronecker", 5, 6), Plan("kronecker", 2, 6), Plan("kronecker", 1, 4), Plan("kronecker", 3, 1)]
 
@@ -108,6 +111,38 @@ def test_is_so_of_text_to_image_with_and_without_guidance(linear_schedule, scale
     for plan in PLANS:
         found = ours(kronecker, linear_schedule, examples, draws, plan, guidance=guidance)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def estimated(linear_schedule, clean):
+    """A network with attention, and its curvature."""
+    network = networks()["attention"]
+    predict = Objective(network, linear_schedule, Precision.fp32).predict()
+    return network, curvature.estimate(network, predict, linear_schedule, lambda: batches(clean[:64], 1000, 0, 16))
+
+
+def test_whitened_they_are_that_part_of_the_gradient_in_the_eigenbasis(estimated, linear_schedule, clean, draws):
+    network, of = estimated
+    kronecker = eigenbasis.adapted(network, of, 3)
+    assert not any("norm" in name for name in adapters(kronecker)), "which are held fixed"
+    rotated = of.rotate(exact(network, linear_schedule, clean[:5], draws))
+    expected = torch.cat([of.layers[name].matrix(rotated)[:, -3:, -3:].flatten(1) for name in adapters(kronecker)], 1)
+    found = ours(kronecker, linear_schedule, clean[:5], draws, PLANS[1])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    leading = {name: layer.matrix(of.eigenvalues[None])[0] for name, layer in of.layers.items()}
+    assert all(values[-3:, -3:].mean() >= values.mean() for values in leading.values()), "the large ones"
+
+
+def test_with_all_rows_they_are_those_of_ekfac(estimated, linear_schedule, clean, draws):
+    network, of = estimated
+    damping = (0.01, 1.0)
+    kronecker = eigenbasis.adapted(network, of, 10_000)
+    phi = ours(kronecker, linear_schedule, clean[:5], draws, PLANS[0])
+    found = phi[:, None] * eigenbasis.factors(kronecker, of, 10_000, damping)
+    expected = whitened(lambda g: g, of, damping, 4)(exact(network, linear_schedule, clean[:5], draws))
+    assert found.shape[2] == of.eigenvalues.isfinite().sum()
+    products = [torch.einsum("idp,jdp->dij", each, each) for each in (found, expected)]
+    torch.testing.assert_close(*products, rtol=2e-3, atol=1e-5)
 
 
 def test_the_network_is_what_it_was(net, linear_schedule, clean, draws):

@@ -262,7 +262,6 @@ REFUSED = {
     "attribution.storage=int4": r"attribution\.storage.*expected one of \[fp32, fp16, int8\]",
     "attribution.projection_rows=1": r"attribution\.projection_rows=1: must be in 2…",
     "method=[das] attribution.projection=kronecker": r"method\.das\.normalize=true: must be false with projection=kronecker",
-    "method=[ekfac] attribution.projection=kronecker": r"method\.ekfac\.kernel=ekfac: must be gram or identity with projection",
     "attribution.train_window=16": r"attribution\.train_window=16: must be 0 \(all\) or at least num_draws=32",
     "method.trak.train_window=64": r"method\.trak\.train_window=64: must be 0 \(all timesteps\) unless at=step",
     "method.journey.train_window=1001": r"method\.journey\.train_window=1001: must be in 0…1000",

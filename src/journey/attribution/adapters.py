@@ -20,6 +20,7 @@ B  examples;  K  draws;  N  examples × draws, a batch;  P  positions;  p  dimen
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +78,14 @@ def inner(layer: nn.Module, rows: int, random: torch.Generator) -> Inner:
     if separable:
         mix, taps = side(shape[0], rows, random), signs(random, rows, 1, *shape[1:])
         return Inner(mix, taps, signs(random, rows) / rows**0.5 if biased else None)
-    matrix = side(shape.numel() + biased, rows, random)
-    filters, shift = matrix[:, : shape.numel()], matrix[:, -1].contiguous()
-    return Inner(None, filters.reshape(-1, *shape).contiguous(), shift if biased else None)
+    return as_layer(side(shape.numel() + biased, rows, random), layer)
+
+
+def as_layer(matrix: Tensor, layer: nn.Module) -> Inner:
+    """A dense R_in [rows, in + 1], or without the bias's column, as a layer like the one it belongs to."""
+    shape = layer.weight.shape[1:]
+    shift = None if layer.bias is None else matrix[:, -1].contiguous()
+    return Inner(None, matrix[:, : shape.numel()].reshape(-1, *shape).contiguous(), shift)
 
 
 def signs(random: torch.Generator, *shape: int) -> Tensor:
@@ -97,6 +103,7 @@ class Adapter(nn.Module):
         device = layer.weight.device
         self.layer, self.way, self.shape = layer, way, (len(outer), len(inner))
         self.inner, self.outer = inner.to(device), outer.to(device)
+        self.whole = torch.equal(outer, torch.eye(*outer.shape, device=outer.device))
         self.ask(0)
 
     def ask(self, num_examples: int) -> Tensor:
@@ -111,7 +118,7 @@ class Adapter(nn.Module):
     def features(self, products: Tensor) -> Tensor:
         """φ [B, rows out, rows in] from Σ δ (R_in a)ᵀ of every example, [B, out, rows in]."""
         products = products.float()
-        return products if len(self.outer) == self.outer.shape[1] else self.outer @ products
+        return products if self.whole else self.outer @ products
 
 
 def convolved(x: Tensor, inner: Inner, layer: nn.Conv2d) -> Tensor:
@@ -256,14 +263,30 @@ def adapted(network: nn.Module, rows: int, seed: int, key: str) -> nn.Module:
 
     Raises: ConfigError if a layer with parameters is of another kind.
     """
+
+    def random_maps(name: str, layer: nn.Module) -> Maps:
+        random = generator(seed, "kronecker projection", key, name)
+        return inner(layer, rows, random), side(len(layer.weight), rows, random)
+
+    return with_adapters(network, random_maps)
+
+
+Maps = tuple[Inner, Tensor]
+"""R_in and R_out [rows out, out] of a layer"""
+
+
+def with_adapters(network: nn.Module, maps: Callable[[str, nn.Module], Maps | None]) -> nn.Module:
+    """The same network, its parameters shared, with an adapter for every layer that has maps.
+
+    Raises: ConfigError if one with parameters is of another kind than those that are known.
+    """
     copied = copy.deepcopy(network, {id(p): p for p in network.parameters()})
     for name, layer in list(copied.named_modules()):
         if not any(True for _ in layer.parameters(recurse=False)):
             continue
         _require_known(name, layer)
-        random = generator(seed, "kronecker projection", key, name)
-        maps = inner(layer, rows, random), side(len(layer.weight), rows, random)
-        copied.set_submodule(name, Adapter(layer, WAYS[type(layer)], *maps))
+        if (of := maps(name, layer)) is not None:
+            copied.set_submodule(name, Adapter(layer, WAYS[type(layer)], *of))
     return copied
 
 

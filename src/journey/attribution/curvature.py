@@ -44,6 +44,11 @@ class Layer:
             return (b @ self.out_basis).mT @ (a @ self.in_basis)
         return self.out_basis.T @ (b.mT @ a) @ self.in_basis
 
+    def matrix(self, flat: Tensor) -> Tensor:
+        """Its part of what is along all parameters [B, d], weight and bias as one matrix. [B, out, in + 1]"""
+        weight = flat[:, self.weight].unflatten(1, (len(self.out_basis), -1))
+        return weight if self.bias is None else torch.cat([weight, flat[:, self.bias, None]], 2)
+
 
 @dataclass(frozen=True)
 class Curvature:
@@ -57,18 +62,12 @@ class Curvature:
         rotated = torch.zeros_like(gradients)
         for layer in self.layers.values():
             q_b, q_a = (layer.out_basis.T, layer.in_basis.T) if back else (layer.out_basis, layer.in_basis)
-            _put(rotated, layer, q_b.T @ _as_matrix(gradients, layer) @ q_a)
+            _put(rotated, layer, q_b.T @ layer.matrix(gradients) @ q_a)
         return rotated
 
     def damped(self, relative: float) -> Tensor:
         """Λ + λ, with λ relative to the mean eigenvalue. [d]"""
         return self.eigenvalues + relative * self.eigenvalues[self.eigenvalues.isfinite()].mean()
-
-
-def _as_matrix(gradients: Tensor, layer: Layer) -> Tensor:
-    """A layer's part of gradients [B, d], weight and bias as one matrix. [B, out, in + 1]"""
-    weight = gradients[:, layer.weight].unflatten(1, (len(layer.out_basis), -1))
-    return weight if layer.bias is None else torch.cat([weight, gradients[:, layer.bias, None]], 2)
 
 
 def _put(flat: Tensor, layer: Layer, matrix: Tensor) -> None:

@@ -20,7 +20,7 @@ from journey.artifacts import resume
 from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import adapters, curvature, kronecker
+from journey.attribution import adapters, curvature, eigenbasis, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
@@ -115,7 +115,7 @@ def projected(spec: Featurize, objective: Objective, batches: list[Batch], works
     project = projection(spec.projection, d, p, spec.seed, _key(spec), device)
     at_once = _at_once(spec, d, memory_gib)
     if spec.curvature is not None:
-        estimated = curvature.load(get(spec.curvature, workspace).path / CURVATURE, objective.network, device)
+        estimated = _estimated(spec, objective, workspace)
         project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
     left = memory_gib * (1 if at_once == 1 else 1 - WAITING)
     plan = choose(objective, batches[0].examples, batches[0].draws, left)
@@ -125,10 +125,26 @@ def projected(spec: Featurize, objective: Objective, batches: list[Batch], works
 
 def within_layers(spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace) -> Source:
     """Features in stead of gradients. Raises: ConfigError if memory does not hold a draw, or a layer is of no known kind."""
-    adapted = adapters.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
+    whiten = None
+    if spec.curvature is None:
+        adapted = adapters.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
+    else:
+        estimated = _estimated(spec, objective, workspace)
+        adapted = eigenbasis.adapted(objective.network, estimated, spec.projection_rows)
+        whiten = eigenbasis.factors(adapted, estimated, spec.projection_rows, spec.damping)
     objective = replace(objective, network=adapted)
     plan = kronecker.choose(objective, batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib)
-    return Source(adapters.dimension(adapted), plan, functools.partial(_rest, objective, batches, kronecker.features, plan))
+
+    def blocks(done: int) -> Iterator[Tensor]:
+        for phi in _rest(objective, batches, kronecker.features, plan, done):
+            yield phi if whiten is None else phi[:, None] * whiten
+
+    return Source(adapters.dimension(adapted), plan, blocks)
+
+
+def _estimated(spec: Featurize, objective: Objective, workspace: Workspace) -> curvature.Curvature:
+    path = get(spec.curvature, workspace).path / CURVATURE
+    return curvature.load(path, objective.network, network.device_of(workspace.compute))
 
 
 def _key(spec: Featurize) -> str:

@@ -66,18 +66,12 @@ class GradientMethod(Attribution, Method):
         if self.scale is Scale.influence:
             require(self.kernel is Kernel.gram, f"{where}.kernel", self.kernel.value, "gram, whose K⁻¹φ scale=influence needs")
         if self.projection is Projection.kronecker:
-            self._check_kronecker(where)
+            allowed = "false with projection=kronecker, which forms no gradient that has a norm"
+            require(not self.normalize, f"{where}.normalize", "true", allowed)
         if self.region:
             require_boxes(f"{where}.region", self.region)
             whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
             require(self.at is not At.trajectory, f"{where}.region", self.region, whole)
-
-    def _check_kronecker(self, where: str) -> None:
-        """What whole gradients are needed for. Raises: ConfigError"""
-        allowed = "false with projection=kronecker, which forms no gradient that has a norm"
-        require(not self.normalize, f"{where}.normalize", "true", allowed)
-        allowed = "gram or identity with projection=kronecker, which forms no gradient to be whitened"
-        require(self.kernel is not Kernel.ekfac, f"{where}.kernel", self.kernel.value, allowed)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_draws", self.num_draws, most=model.num_timesteps)
