@@ -4,17 +4,22 @@
     reference   Journey-TRAK, independent draws, one vmap pass per draw with `trak.TRAKer` and its projector (featurize.py)
     ours        Journey-TRAK, stratified draws, all draws of an image at once, sparse projection
     antithetic  ours, with pairs (ε, −ε)
+    kronecker   ours, projected inside the layers to 8 rows on each side
     ekfac       EK-FAC at the step, with its curvature, beginning from the same gradients
-    bar         ours 15× cheaper at the best LDS of the reference
+    bar         ours 30× cheaper at the best LDS of the reference
+
+The reference and EK-FAC also with one checkpoint instead of three.
 
 LDS on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are the same, and how
 they are projected hardly matters (experiments/ablations). Seconds: those of an image, measured here, × the rows of an attribution
-(training images and queries, 3 checkpoints); of the reference, draws × a gradient + a projection, at the best of its batch sizes.
+(training images and queries, of every checkpoint); of the reference, draws × a gradient + a projection, at the best of its
+batch sizes.
 """
 
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +30,7 @@ from journey import experiment
 from journey.artifacts.specs import Curvature
 from journey.artifacts.store import Store
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import curvature
+from journey.attribution import adapters, curvature, kronecker
 from journey.attribution.gradients import choose
 from journey.attribution.targets import PAIRED, TRAJECTORY
 from journey.config.compose import CONF, parse, register_schemas
@@ -41,11 +46,16 @@ DIGITS = featurize.CASES["digits"]
 BATCH = Curvature.batch_size
 EXPERIMENT = ["experiment=methods", "vary.at=[]"]
 DRAWS = (2, 4, 8, 16, 32, 64, 128)
+ROWS = 8
+ONE = "attribution.num_checkpoints=1"
 WAYS = {
     "reference": (DRAWS, ["method=[journey]", "attribution.stratified=false"]),
+    "reference, 1 checkpoint": (DRAWS, ["method=[journey]", "attribution.stratified=false", ONE]),
     "ours": (DRAWS, ["method=[journey]"]),
     "antithetic": (DRAWS, ["method=[journey]", "attribution.antithetic=true"]),
+    "kronecker": (DRAWS, ["method=[journey]", "attribution.projection=kronecker", f"attribution.projection_rows={ROWS}"]),
     "ekfac": (DRAWS[:5], ["method=[ekfac]"]),
+    "ekfac, 1 checkpoint": (DRAWS[:5], ["method=[ekfac]", ONE]),
 }
 
 
@@ -67,11 +77,11 @@ def judged(run: Config) -> dict[int, dict[str, Row]]:
     return {run.judged[name].num_draws: {row["target"]: row for row in found} for name, found in of.items()}
 
 
-def num_gradients(run: Config) -> int:
-    """How many examples have a gradient: training images and queries, at every checkpoint."""
-    store = Store(Path(run.artifacts))
-    method = run.method["journey"]
-    return int(of_method(experiment.recipes(run, store).score(method), store)["gradients"]) // method.num_draws
+def rows_of_checkpoint(run: Config) -> int:
+    """How many examples have a gradient by Journey-TRAK: training images and queries."""
+    store, method = Store(Path(run.artifacts)), run.method["journey"]
+    gradients = of_method(experiment.recipes(run, store).score(method), store)["gradients"]
+    return int(gradients) // (method.num_draws * method.num_checkpoints)
 
 
 def reference() -> list[tuple[float, float]]:
@@ -91,7 +101,19 @@ def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: 
     project = featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
         project = whitened(project, estimated, damping, CACHED)
-    return statistics.median(featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)) / DIGITS.num_images
+    return of_an_image(featurize.ours, *setting, plan, project)
+
+
+def within_layers(num_draws: int) -> float:
+    """Seconds of an image, projected inside the layers."""
+    objective, *rest = featurize.setting(replace(DIGITS, num_draws=num_draws))
+    objective = replace(objective, network=adapters.adapted(objective.network, ROWS, 0, "benchmark"))
+    return of_an_image(featurize.within_layers, objective, *rest, kronecker.choose(objective, *rest, featurize.MEMORY_GIB))
+
+
+def of_an_image(way: Callable, *inputs: object) -> float:
+    """Seconds, the median of three."""
+    return statistics.median(featurize.seconds(way, *inputs) for _ in range(3)) / DIGITS.num_images
 
 
 def estimate(num_images: int) -> curvature.Curvature:
@@ -101,32 +123,44 @@ def estimate(num_images: int) -> curvature.Curvature:
     return curvature.estimate(objective.network, predict, objective.schedule, lambda: batches(examples, num_timesteps, 0, BATCH))
 
 
+def seconds_of(runs: dict[str, Config]) -> dict[str, dict[int, float]]:
+    """Of every way and number of draws."""
+    (method,), num_train = runs["ekfac"].method.values(), runs["ekfac"].dataset.num_train
+    damping, estimated = tuple(method.damping), estimate(DIGITS.num_images)
+    estimating = statistics.median(featurize.seconds(estimate, num_train) for _ in range(3))
+    print(f"a curvature of {num_train} images: {estimating:.1f} s")
+    costs, sparse = reference(), {k: ours(k) for k in DRAWS}
+    of_image = {
+        "reference": {k: min(k * gradient + row for gradient, row in costs) for k in DRAWS},
+        "ours": sparse,
+        "antithetic": sparse,
+        "kronecker": {k: within_layers(k) for k in DRAWS},
+        "ekfac": {k: ours(k, estimated, damping) for k in DRAWS},
+    }
+    rows, found = rows_of_checkpoint(runs["reference"]), {}
+    for way, run in runs.items():
+        kind, (method,) = way.split(",")[0], run.method.values()
+        once = estimating if kind == "ekfac" else 0.0
+        found[way] = {k: method.num_checkpoints * (once + rows * of_image[kind][k]) for k in WAYS[way][0]}
+    return found
+
+
 def main() -> None:
     """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
     register_schemas(KINDS)
     runs = {way: composed(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
     sweeps = {way: judged(run) for way, run in runs.items()}
-    method, num_train = runs["ekfac"].method["ekfac"], runs["ekfac"].dataset.num_train
-    damping, estimated = tuple(method.damping), estimate(DIGITS.num_images)
-    estimating = method.num_checkpoints * statistics.median(featurize.seconds(estimate, num_train) for _ in range(3))
-    costs = reference()
-    rows = num_gradients(runs["ours"])
-    seconds = {
-        "reference": {k: rows * min(k * gradient + row for gradient, row in costs) for k in sweeps["reference"]},
-        "ours": {k: rows * ours(k) for k in sweeps["ours"]},
-        "ekfac": {k: estimating + rows * ours(k, estimated, damping) for k in sweeps["ekfac"]},
-    }
-    seconds["antithetic"] = seconds["ours"]
-    print(f"a curvature of {num_train} images: {estimating / method.num_checkpoints:.1f} s")
+    seconds = seconds_of(runs)
+    references = [way for way in runs if way.startswith("reference")]
     for target in (PAIRED, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
-        best, its_seconds = max((lds[target]["value"], seconds["reference"][k]) for k, lds in sweeps["reference"].items())
+        best, its_seconds = max((lds[target]["value"], seconds[way][k]) for way in references for k, lds in sweeps[way].items())
         for way, by_draws in sweeps.items():
             for k, lds in by_draws.items():
-                print(f"  {way:10} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
+                print(f"  {way:23} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
             enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["value"] >= best]
             cheapest = f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached"
-            print(f"  {way:10} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
+            print(f"  {way:23} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
 
 
 def _interval(row: Row) -> str:

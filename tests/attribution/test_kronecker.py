@@ -1,11 +1,13 @@
 """Features by Kronecker projections against the exact gradient, projected by the explicit matrices."""
 
+import dataclasses
+
 import pytest
 import torch
 from test_gradients import conditional
 from torch import nn
 
-from journey.attribution import curvature, eigenbasis
+from journey.attribution import curvature, kfac
 from journey.attribution.adapters import adapted, adapters, dimension, side
 from journey.attribution.gradients import Objective, Plan
 from journey.attribution.kronecker import features
@@ -121,28 +123,35 @@ def estimated(linear_schedule, clean):
     return network, curvature.estimate(network, predict, linear_schedule, lambda: batches(clean[:64], 1000, 0, 16))
 
 
-def test_whitened_they_are_that_part_of_the_gradient_in_the_eigenbasis(estimated, linear_schedule, clean, draws):
+def test_whitened_they_are_the_exact_gradient_by_the_explicit_matrix(estimated, linear_schedule, clean, draws):
     network, of = estimated
-    kronecker = eigenbasis.adapted(network, of, 3)
+    kronecker = kfac.adapted(network, of, 0.1, 3, 0, "checkpoint 0")
     assert not any("norm" in name for name in adapters(kronecker)), "which are held fixed"
-    rotated = of.rotate(exact(network, linear_schedule, clean[:5], draws))
-    expected = torch.cat([of.layers[name].matrix(rotated)[:, -3:, -3:].flatten(1) for name in adapters(kronecker)], 1)
+    expected = explicit(network, kronecker, exact(network, linear_schedule, clean[:5], draws))
     found = ours(kronecker, linear_schedule, clean[:5], draws, PLANS[1])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-    leading = {name: layer.matrix(of.eigenvalues[None])[0] for name, layer in of.layers.items()}
-    assert all(values[-3:, -3:].mean() >= values.mean() for values in leading.values()), "the large ones"
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_with_all_rows_they_are_those_of_ekfac(estimated, linear_schedule, clean, draws):
+def test_with_all_rows_they_are_those_of_ekfac_where_its_eigenvalues_are_a_product(estimated, linear_schedule, clean, draws):
+    """And its λ is 0 but for rounding, for Λ + λ is none."""
     network, of = estimated
-    damping = (0.01, 1.0)
-    kronecker = eigenbasis.adapted(network, of, 10_000)
-    phi = ours(kronecker, linear_schedule, clean[:5], draws, PLANS[0])
-    found = phi[:, None] * eigenbasis.factors(kronecker, of, 10_000, damping)
-    expected = whitened(lambda g: g, of, damping, 4)(exact(network, linear_schedule, clean[:5], draws))
-    assert found.shape[2] == of.eigenvalues.isfinite().sum()
-    products = [torch.einsum("idp,jdp->dij", each, each) for each in (found, expected)]
-    torch.testing.assert_close(*products, rtol=2e-3, atol=1e-5)
+    products = of.eigenvalues.clone()
+    for layer in of.layers.values():
+        a, b = kfac.margins(layer.matrix(products[None])[0])
+        curvature._put(products, layer, torch.outer(b + 0.1 * b.mean(), a + 0.1 * a.mean()))
+    of = dataclasses.replace(of, eigenvalues=products)
+    phi = ours(kfac.adapted(network, of, 1e-9, 10_000, 0, "any"), linear_schedule, clean[:5], draws, PLANS[0])
+    expected = whitened(lambda g: g, of, (1e-9,), 4)(exact(network, linear_schedule, clean[:5], draws))[:, 0]
+    assert phi.shape[1] == of.eigenvalues.isfinite().sum()
+    torch.testing.assert_close(phi @ phi.T, expected @ expected.T, rtol=5e-3, atol=1e-4)
+
+
+def test_margins_are_those_of_the_values():
+    values = torch.rand(4, 7)
+    a, b = kfac.margins(values)
+    torch.testing.assert_close(torch.outer(b, a).sum(0), values.sum(0))
+    torch.testing.assert_close(torch.outer(b, a).sum(1), values.sum(1))
+    assert not kfac.margins(torch.zeros(2, 3))[0].any(), "of a layer that does nothing"
 
 
 def test_the_network_is_what_it_was(net, linear_schedule, clean, draws):

@@ -379,7 +379,8 @@ class Featurize(Spec):
 
     @property
     def work(self) -> float:
-        return 3.0 * self.num_rows * self.num_draws * passes(self.guidance) * self.trained.forward
+        times = len(self.damping) if self.damping and self.projection is Projection.kronecker else 1  # each λ by itself
+        return 3.0 * self.num_rows * self.num_draws * times * passes(self.guidance) * self.trained.forward
 
     @property
     def size(self) -> int | None:

@@ -66,8 +66,12 @@ class Curvature:
         return rotated
 
     def damped(self, relative: float) -> Tensor:
-        """Λ + λ, with λ relative to the mean eigenvalue. [d]"""
-        return self.eigenvalues + relative * self.eigenvalues[self.eigenvalues.isfinite()].mean()
+        """Λ + λ. [d]"""
+        return self.eigenvalues + self.damping(relative)
+
+    def damping(self, relative: float) -> Tensor:
+        """λ, from what it is relative to the mean eigenvalue."""
+        return relative * self.eigenvalues[self.eigenvalues.isfinite()].mean()
 
 
 def _put(flat: Tensor, layer: Layer, matrix: Tensor) -> None:

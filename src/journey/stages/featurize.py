@@ -20,7 +20,7 @@ from journey.artifacts import resume
 from journey.artifacts.files import new_array
 from journey.artifacts.specs import Featurize
 from journey.artifacts.workspace import Workspace, get
-from journey.attribution import adapters, curvature, eigenbasis, kronecker
+from journey.attribution import adapters, curvature, kfac, kronecker
 from journey.attribution.gradients import Objective, Plan, choose
 from journey.attribution.output import Draws, step_draws, window_draws, with_views
 from journey.attribution.projection import Project, projection
@@ -125,21 +125,20 @@ def projected(spec: Featurize, objective: Objective, batches: list[Batch], works
 
 def within_layers(spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace) -> Source:
     """Features in stead of gradients. Raises: ConfigError if memory does not hold a draw, or a layer is of no known kind."""
-    whiten = None
+    how = (spec.projection_rows, spec.seed, _key(spec))
     if spec.curvature is None:
-        adapted = adapters.adapted(objective.network, spec.projection_rows, spec.seed, _key(spec))
+        networks = [adapters.adapted(objective.network, *how)]
     else:
         estimated = _estimated(spec, objective, workspace)
-        adapted = eigenbasis.adapted(objective.network, estimated, spec.projection_rows)
-        whiten = eigenbasis.factors(adapted, estimated, spec.projection_rows, spec.damping)
-    objective = replace(objective, network=adapted)
-    plan = kronecker.choose(objective, batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib)
+        networks = [kfac.adapted(objective.network, estimated, relative, *how) for relative in spec.damping]
+    each = [replace(objective, network=adapted) for adapted in networks]
+    plan = kronecker.choose(each[0], batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib)
 
     def blocks(done: int) -> Iterator[Tensor]:
-        for phi in _rest(objective, batches, kronecker.features, plan, done):
-            yield phi if whiten is None else phi[:, None] * whiten
+        found = (_rest(one, batches, kronecker.features, plan, done) for one in each)
+        return (parts[0] if spec.curvature is None else torch.stack(parts, 1) for parts in zip(*found, strict=True))
 
-    return Source(adapters.dimension(adapted), plan, blocks)
+    return Source(adapters.dimension(networks[0]), plan, blocks)
 
 
 def _estimated(spec: Featurize, objective: Objective, workspace: Workspace) -> curvature.Curvature:
