@@ -3,8 +3,8 @@
     python experiments/projections/centred.py [artifacts=…]
 
 Reads what `experiment=projections` made of 16 rows and of sparse projection. Writes centred.json beside this file: LDS × 100 at
-the steps and over the trajectory, as the experiment judges it, of features as they are, less the mean of the training images', and
-less that of the queries' too.
+the steps and over the trajectory, as the experiment judges it, of features as they are, less the mean of the images', and less
+that of the queries' too.
 """
 
 import json

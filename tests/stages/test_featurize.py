@@ -47,8 +47,9 @@ def test_bf16_keeps_the_direction_of_every_feature(needed, workspace, at):
         {"kernel": Kernel.ekfac},
         {"projection": Projection.none},
         {"projection": Projection.kronecker},
+        {"projection": Projection.kronecker, "kernel": Kernel.ekfac},
     ],
-    ids=["normalised", "whitened", "whole", "kronecker"],
+    ids=["normalised", "whitened", "whole", "kronecker", "whitened inside"],
 )
 def test_bf16_works_with_every_way_to_make_features(needed, workspace, changes):
     both = (features(needed(precision=p, **changes)["train"][0][0], workspace) for p in (Precision.fp32, Precision.bf16))
@@ -81,6 +82,16 @@ def test_kronecker_features_are_those_of_the_rows_whatever_the_batch(needed, wor
     torch.testing.assert_close(features(one_step, workspace), whole[1], rtol=1e-4, atol=1e-6)
     other = needed(**{**changes, "projection_rows": 5})["queries"][0]
     assert get(other, workspace).array("features.npy").shape[1] > whole.shape[2]
+
+
+def test_every_damping_has_a_whitening_inside_the_layers_of_its_own(needed, workspace):
+    changes = {"projection": Projection.kronecker, "projection_rows": 4, "kernel": Kernel.ekfac}
+    both, second = (needed(**changes, damping=damping)["train"][0][0] for damping in ([0.01, 1.0], [1.0]))
+    assert both.work == 2 * second.work
+    phi = features(both, workspace)
+    assert phi.shape[:2] == (60, 2)
+    assert not torch.equal(phi[:, 0], phi[:, 1])
+    assert torch.equal(phi[:, 1], features(second, workspace)[:, 0])
 
 
 def test_features_are_of_the_rows_their_scores_are_of(needed, workspace):

@@ -21,7 +21,7 @@ from journey.artifacts.workspace import Workspace, get
 from journey.attribution import gradients, kronecker
 from journey.attribution.methods.magic import Magic
 from journey.attribution.methods.unlearning import Unlearning
-from journey.config.groups import At, Autoencoding, Ensemble, Projection, Storage, Training
+from journey.config.groups import At, Autoencoding, Ensemble, Kernel, Projection, Storage, Training
 from journey.config.settings import Config
 from journey.data.twemoji import Twemoji
 from journey.diffusion.latent import LatentDiffusion
@@ -44,7 +44,7 @@ def spec_of(name: str, root: Path) -> Spec:
     short = small_run(training=Training(num_steps=12, batch_size=16, warmup_steps=4))
     of, prompted, short = (recipes(run, Store(root)) for run in (small_run(), prompted_run(), short))
     features = of.score(journey_trak()).needs
-    coded = journey_trak(projection=Projection.kronecker, projection_rows=4, storage=Storage.int8)
+    coded = journey_trak(kernel=Kernel.ekfac, projection=Projection.kronecker, projection_rows=4, storage=Storage.int8)
     snapshots = of.score(journey_trak(ensemble=Ensemble.run, num_checkpoints=2)).needs["train"]
     specs = {
         "training": of.trained(0),
