@@ -161,16 +161,19 @@ def main() -> None:
     runs = {way: composed(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
     sweeps = {way: judged(run) for way, run in runs.items()}
     seconds = seconds_of(runs)
-    references = [way for way in runs if way.startswith("reference")]
     for target in (PAIRED, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
-        best, its_seconds = max((lds[target]["value"], seconds[way][k]) for way in references for k, lds in sweeps[way].items())
         for way, by_draws in sweeps.items():
             for k, lds in by_draws.items():
                 print(f"  {way:23} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
-            enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["value"] >= best]
-            cheapest = f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached"
-            print(f"  {way:23} to {100 * best:.1f}, which the reference has in {its_seconds:.0f} s: {cheapest}")
+        for reference_way in (way for way in runs if way.startswith("reference")):
+            lds_of = {k: lds[target]["value"] for k, lds in sweeps[reference_way].items()}
+            most = max(lds_of, key=lds_of.get)
+            its_seconds = seconds[reference_way][most]
+            print(f"  to {100 * lds_of[most]:.1f}, which the {reference_way} has in {its_seconds:.1f} s:")
+            for way, by_draws in sweeps.items():
+                enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["value"] >= lds_of[most]]
+                print(f"    {way:23}", f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached")
 
 
 def _interval(row: Row) -> str:
