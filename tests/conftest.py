@@ -144,6 +144,7 @@ def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 def _journey(directory: Path, words: tuple[str, ...], printed: list[Path], environment: dict[str, str]) -> None:
+    """`journey` with these words in a directory, in a process of its own; workers are forked from it."""
     for descriptor, path in enumerate(printed, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(directory)

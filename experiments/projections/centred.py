@@ -61,7 +61,8 @@ def main() -> None:
         plain = None
         for way, both in WAYS.items():
             scores = scored(method, run.made_from.score(method), workspace, *both)
-            found = datamodeling.lds(datamodeling.predict(scores, masks, weights), measured, resampled).replicates
+            of_steps = weights if method.in_units_of_output else np.ones_like(weights)
+            found = datamodeling.lds(datamodeling.predict(scores, masks, of_steps), measured, resampled).replicates
             plain = found if plain is None else plain
             for of, places in (("paired_steps", steps), ("trajectory", [len(target.steps)])):
                 row = {"method": name, "way": way, "target": of}

@@ -258,6 +258,10 @@ class LayerNorm(torch.autograd.Function):
 WAYS = {nn.Conv2d: Convolution, nn.Linear: Linear, nn.GroupNorm: GroupNorm, nn.LayerNorm: LayerNorm}
 
 
+Maps = tuple[Inner, Tensor]
+"""R_in and R_out [rows out, out] of a layer"""
+
+
 def adapted(network: nn.Module, rows: int, seed: int, key: str) -> nn.Module:
     """The same network, its parameters shared, with an adapter for every layer; the key is that of a projection.
 
@@ -269,10 +273,6 @@ def adapted(network: nn.Module, rows: int, seed: int, key: str) -> nn.Module:
         return inner(layer, rows, random), side(len(layer.weight), rows, random)
 
     return with_adapters(network, random_maps)
-
-
-Maps = tuple[Inner, Tensor]
-"""R_in and R_out [rows out, out] of a layer"""
 
 
 def with_adapters(network: nn.Module, maps: Callable[[str, nn.Module], Maps | None]) -> nn.Module:

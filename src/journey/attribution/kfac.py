@@ -39,6 +39,8 @@ def adapted(network: nn.Module, estimated: Curvature, relative: float, rows: int
 
 
 def margins(values: Tensor) -> tuple[Tensor, Tensor]:
-    """a [in + 1] and b [out] of non-negative values [out, in + 1] ≈ b aᵀ, with the same sums of rows and of columns."""
+    """a [in + 1] and b [out] of non-negative values [out, in + 1] ≈ b aᵀ, with the same sums of rows and of columns, as
+    Adafactor has it (Shazeer & Stern 2018, Algorithm 2).
+    """
     root = values.mean().sqrt().clamp(min=1e-30)
     return values.mean(0) / root, values.mean(1) / root
