@@ -19,11 +19,19 @@ M, Q, RANKED, COMMON = 32, 24, 16, 0.3
 
 def main(num_worlds: int, seed: int) -> None:
     """A line for each kind of world."""
-    for kind, num_seeds in (("given_seed", 1), ("given_seed", 2), ("given_seed", 5), ("over_seeds", 2), ("over_seeds", 5)):
+    for kind, num_seeds in (
+        ("given_seed", 1),
+        ("given_seed", 2),
+        ("given_seed", 5),
+        ("over_seeds", 2),
+        ("over_seeds", 5),
+    ):
         for unequal in (False, True):
             random = np.random.default_rng(seed)
             truth = true_ceiling(unequal)
-            found = np.array([judge(random, kind, num_seeds, unequal) for _ in range(num_worlds)])
+            found = np.array(
+                [evaluate(random, kind, num_seeds, unequal) for _ in range(num_worlds)]
+            )
             value, low, high = found.T
             holds = np.mean((low <= truth) & (truth <= high))
             where = f"{kind} R={num_seeds} {'unequal' if unequal else 'equal'}"
@@ -33,9 +41,16 @@ def main(num_worlds: int, seed: int) -> None:
             )
 
 
-def judge(random: np.random.Generator, kind: str, num_seeds: int, unequal: bool) -> tuple[float, float, float]:
+def evaluate(
+    random: np.random.Generator, kind: str, num_seeds: int, unequal: bool
+) -> tuple[float, float, float]:
     """Ceiling and interval in one world."""
-    outputs = world(random, kind, num_seeds, beta.rvs(2, 2, size=Q, random_state=random) if unequal else np.full(Q, 0.5))
+    outputs = world(
+        random,
+        kind,
+        num_seeds,
+        beta.rvs(2, 2, size=Q, random_state=random) if unequal else np.full(Q, 0.5),
+    )
     value, low, high = reliability.ceilings(outputs, getattr(reliability, kind), RANKED).interval()
     return value[0], low[0], high[0]
 
@@ -48,7 +63,11 @@ def world(random: np.random.Generator, kind: str, num_seeds: int, rho: np.ndarra
     drawing = random.standard_normal((M, num_seeds, 2, 1, Q))
     noise = (1 - rho) / rho  # in the mean, where the signal is 1
     if kind == "given_seed":
-        return np.sqrt(0.5) * subset + np.sqrt(0.5 * num_seeds) * training + np.sqrt(2 * num_seeds * noise) * drawing
+        return (
+            np.sqrt(0.5) * subset
+            + np.sqrt(0.5 * num_seeds) * training
+            + np.sqrt(2 * num_seeds * noise) * drawing
+        )
     return subset + np.sqrt(num_seeds * noise / 2) * training + np.sqrt(num_seeds * noise) * drawing
 
 
@@ -60,4 +79,6 @@ def true_ceiling(unequal: bool) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(
+        int(sys.argv[1]) if len(sys.argv) > 1 else 400, int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    )

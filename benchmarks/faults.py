@@ -25,14 +25,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "launch"))
 
 from conftest import small_run
 from counting_stages import Count, again, rows
-from slurm_cluster import Cluster, client, cluster, finished, kill_all, processes_on, wait_until, why_not
+from slurm_cluster import (
+    Cluster,
+    client,
+    cluster,
+    finished,
+    kill_all,
+    processes_on,
+    wait_until,
+    why_not,
+)
 from told_training import Told
 
-from journey.artifacts.specs import Spec
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.config.groups import Training
-from journey.experiment import recipes
+from journey.engine.spec import Spec
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.experiment import load_experiment
+from journey.pipeline.settings import Training
 
 STEPS = 20
 NUM_COMPARED = 5  # trainings that are made once more, undisturbed
@@ -103,20 +112,51 @@ def main(num_trainings: int, rest: float) -> None:
     random.seed(0)
     with cluster() as slurm:
         _overhead(slurm, 8)
-        print("| fault | times | seconds | array tasks | lost | rows again |\n|---|---|---|---|---|---|", flush=True)
+        print(
+            "| fault | times | seconds | array tasks | lost | rows again |\n|---|---|---|---|---|---|",
+            flush=True,
+        )
         with _folder() as folder:
-            _run(Trial("none", _counts(folder, 24, 10), 10, [], 0.0, folder, {"pack_seconds": 3.0}), slurm)
+            _run(
+                Trial("none", _counts(folder, 24, 10), 10, [], 0.0, folder, {"pack_seconds": 3.0}),
+                slurm,
+            )
         for name, (fault, partition) in FAULTS.items():
             with _folder() as folder:
                 settings = {"pack_seconds": 3.0, "partition": partition}
-                _run(Trial(name, _counts(folder, 24, 10), 10, [fault, fault], 0.5, folder, settings), slurm)
+                _run(
+                    Trial(name, _counts(folder, 24, 10), 10, [fault, fault], 0.5, folder, settings),
+                    slurm,
+                )
         with _folder() as folder:
-            _run(Trial("limit of a minute, 90 s of work", _counts(folder, 2, 900), 900, [], 0.0, folder, {"minutes": 1}), slurm)
+            _run(
+                Trial(
+                    "limit of a minute, 90 s of work",
+                    _counts(folder, 2, 900),
+                    900,
+                    [],
+                    0.0,
+                    folder,
+                    {"minutes": 1},
+                ),
+                slurm,
+            )
         with _folder() as folder:
             specs = _trainings(folder, num_trainings)
             faults = random.choices([fault for fault, _ in FAULTS.values()], k=1000)
             settings = {"pack_seconds": 120.0, "retries": 5}
-            _run(Trial(f"{num_trainings} trainings, all at random", specs, STEPS, faults, rest, folder, settings), slurm)
+            _run(
+                Trial(
+                    f"{num_trainings} trainings, all at random",
+                    specs,
+                    STEPS,
+                    faults,
+                    rest,
+                    folder,
+                    settings,
+                ),
+                slurm,
+            )
             _compare(random.sample(specs, min(NUM_COMPARED, num_trainings)), folder)
 
 
@@ -133,23 +173,33 @@ def _counts(folder: Path, number: int, num_rows: int) -> list[Count]:
 def _overhead(slurm: Cluster, number: int) -> None:
     """What a task takes from its begin to its end that has next to nothing to make, and that without torch."""
     with _folder() as folder:
-        specs = [Count(f"e{i}", rows=1, seconds=0.001, said=f"{folder}/said") for i in range(number)]
+        specs = [
+            Count(f"e{i}", rows=1, seconds=0.001, said=f"{folder}/said") for i in range(number)
+        ]
         began = time.monotonic()
         with client(slurm, folder / "store", specs, pack_seconds=1e-9) as process:
             finished(process, PATIENCE)
         took = time.monotonic() - began
         wait_until(lambda: slurm.queue() == [])
-    elapsed = [line.split(":") for line in slurm.ask("squeue", "-h", "-r", "-t", "COMPLETED", "-o", "%M").split()]
+    elapsed = [
+        line.split(":")
+        for line in slurm.ask("squeue", "-h", "-r", "-t", "COMPLETED", "-o", "%M").split()
+    ]
     seconds = [60 * int(minutes) + int(rest) for minutes, rest in elapsed]
-    print(f"overhead: {sum(seconds) / len(seconds):.1f} s a task ({len(seconds)} tasks, {took:.0f} s in all)\n", flush=True)
+    print(
+        f"overhead: {sum(seconds) / len(seconds):.1f} s a task ({len(seconds)} tasks, {took:.0f} s in all)\n",
+        flush=True,
+    )
 
 
 def _trainings(folder: Path, number: int) -> list[Told]:
     """Trainings that differ by their repeat."""
     run = small_run(training=Training(num_steps=STEPS, batch_size=8, warmup_steps=4))
-    one = recipes(run, Store(folder / "store")).trained(0)
+    one = load_experiment(run, Store(folder / "store")).checkpoint(0)
     settings = {field.name: getattr(one, field.name) for field in fields(one)}
-    return [Told(**settings | {"repeat": repeat, "said": f"{folder}/said"}) for repeat in range(number)]
+    return [
+        Told(**settings | {"repeat": repeat, "said": f"{folder}/said"}) for repeat in range(number)
+    ]
 
 
 def _run(trial: Trial, slurm: Cluster) -> None:
@@ -193,7 +243,10 @@ def _compare(specs: Sequence[Told], folder: Path) -> None:
     run = small_run()
     alone = Workspace(Store(folder / "alone"), run.compute, run.tracking, "test")
     made = Store(folder / "store")
-    same = sum(made.find(one).manifest["checksums"] == get(one, alone).manifest["checksums"] for one in specs)
+    same = sum(
+        made.find(one).manifest["checksums"] == get(one, alone).manifest["checksums"]
+        for one in specs
+    )
     print(f"\n{same} of {len(specs)} compared are bit-identical to undisturbed ones")
 
 
@@ -204,4 +257,11 @@ def _busy_node(slurm: Cluster) -> str:
 if __name__ == "__main__":
     if reason := why_not():
         sys.exit(reason)
-    main(*(kind(word) for kind, word in zip((int, float), (*sys.argv[1:], *("300", "10")[len(sys.argv) - 1 :]), strict=True)))
+    main(
+        *(
+            kind(word)
+            for kind, word in zip(
+                (int, float), (*sys.argv[1:], *("300", "10")[len(sys.argv) - 1 :]), strict=True
+            )
+        )
+    )

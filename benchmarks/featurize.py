@@ -38,16 +38,19 @@ from trak import TRAKer
 from trak.gradient_computers import FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from journey.attribution import adapters, kronecker
-from journey.attribution.gradients import Objective, Plan, choose
-from journey.attribution.output import Draws, window_draws
-from journey.attribution.projection import Project, projection
-from journey.config.groups import Precision, Projection
+from journey.attribution import kronecker
+from journey.attribution.gradients import GradientPlan, Objective, choose_plan
+from journey.attribution.logra import feature_dimension, project_layers
+from journey.attribution.outputs import NoiseSamples, sample_noise
+from journey.attribution.projections import Projector, make_projection
 from journey.diffusion import network
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.examples import Examples
-from journey.diffusion.schedule import Schedule, linear_schedule
+from journey.diffusion.schedule import linear_schedule
 from journey.diffusion.training import denoising_loss
+from journey.engine.workspace import Precision
+from journey.pipeline.examples import Examples
+from journey.pipeline.schedule import Schedule
+from journey.pipeline.settings import Projection
 
 REPETITIONS = 3
 ROWS = (8, 16)
@@ -62,7 +65,7 @@ class Case:
     model: DDPM
     shape: tuple[int, ...]
     num_images: int
-    num_draws: int
+    num_samples: int
     floor_batches: tuple[int, ...]
     reference_batches: tuple[int, ...]
     projection_dim: int = 4096
@@ -90,18 +93,22 @@ class Loss(AbstractModelOutput):
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
-    def get_output(self, model: nn.Module, weights: dict, buffers: dict, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def get_output(
+        self, model: nn.Module, weights: dict, buffers: dict, x0: Tensor, t: Tensor, eps: Tensor
+    ) -> Tensor:
         predict = network.bind(model, Precision.fp32, weights)
         return denoising_loss(predict, self.schedule, x0[None], t[None], eps[None])[0]
 
-    def get_out_to_loss_grad(self, model: nn.Module, weights: dict, buffers: dict, batch: list[Tensor]) -> Tensor:
+    def get_out_to_loss_grad(
+        self, model: nn.Module, weights: dict, buffers: dict, batch: list[Tensor]
+    ) -> Tensor:
         return torch.ones(len(batch[0]), 1)
 
 
 class Accumulated(FunctionalGradientComputer):
     """One vmap pass for every draw."""
 
-    draws: Draws
+    draws: NoiseSamples
 
     def compute_per_sample_grad(self, batch: list[Tensor]) -> dict[str, Tensor]:
         (x0,) = batch
@@ -111,28 +118,36 @@ class Accumulated(FunctionalGradientComputer):
                 drawn = [x0, one.t.expand(len(x0)), one.eps.expand(len(x0), *one.eps.shape[1:])]
                 for name, gradient in super().compute_per_sample_grad(drawn).items():
                     if name in total:
-                        total[name] += gradient.detach()  # or the graphs of all draws stay in memory
+                        total[name] += (
+                            gradient.detach()
+                        )  # or the graphs of all draws stay in memory
                     else:
                         total[name] = gradient.detach()
         return total
 
 
-def setting(case: Case) -> tuple[Objective, Examples, Draws]:
+def setting(case: Case) -> tuple[Objective, Examples, NoiseSamples]:
     """An untrained network, random images and stratified draws."""
     torch.manual_seed(0)
     schedule = linear_schedule(1000, clip=True, device=CPU)
     objective = Objective(case.model.build(case.shape).eval(), schedule, Precision.fp32)
     examples = Examples(torch.rand(case.num_images, *case.shape) * 2 - 1)
-    return objective, examples, window_draws((0, 1000), case.num_draws, case.shape, 0, "benchmark")
+    return (
+        objective,
+        examples,
+        sample_noise((0, 1000), case.num_samples, case.shape, 0, "benchmark"),
+    )
 
 
-def sparse(objective: Objective, p: int) -> Project:
+def sparse(objective: Objective, p: int) -> Projector:
     """Our projection by default."""
     d = sum(p.numel() for p in objective.network.parameters())
-    return projection(Projection.sparse, d, p, 0, "benchmark", CPU)
+    return make_projection(Projection.sparse, d, p, 0, "benchmark", CPU)
 
 
-def reference(objective: Objective, examples: Examples, draws: Draws, p: int, batch: int) -> tuple[float, float]:
+def reference(
+    objective: Objective, examples: Examples, draws: NoiseSamples, p: int, batch: int
+) -> tuple[float, float]:
     """Seconds of TRAKer's featurization, and of its projector within."""
     projecting = 0.0
     with tempfile.TemporaryDirectory() as directory:
@@ -158,25 +173,36 @@ def reference(objective: Objective, examples: Examples, draws: Draws, p: int, ba
         return time.perf_counter() - started, projecting
 
 
-def floor(objective: Objective, examples: Examples, draws: Draws, batch: int) -> None:
+def floor(objective: Objective, examples: Examples, draws: NoiseSamples, batch: int) -> None:
     """One gradient for each batch of images × draws, and nothing else."""
     predict = network.bind(objective.network, objective.precision)
     parameters = list(objective.network.parameters())
     x0 = examples.x0.repeat_interleave(len(draws), 0)
-    t, eps = draws.t.repeat(len(examples)), draws.eps.repeat(len(examples), *[1] * len(examples.shape))
+    t, eps = (
+        draws.t.repeat(len(examples)),
+        draws.eps.repeat(len(examples), *[1] * len(examples.shape)),
+    )
     for some in zip(x0.split(batch), t.split(batch), eps.split(batch), strict=True):
         torch.autograd.grad(denoising_loss(predict, objective.schedule, *some).mean(), parameters)
 
 
-def ours(objective: Objective, examples: Examples, draws: Draws, plan: Plan, project: Project) -> None:
+def ours(
+    objective: Objective,
+    examples: Examples,
+    draws: NoiseSamples,
+    plan: GradientPlan,
+    project: Projector,
+) -> None:
     """Gradients and their projection."""
     for gradients in objective.gradients(examples, draws, plan):
         project(gradients)
 
 
-def within_layers(objective: Objective, examples: Examples, draws: Draws, plan: Plan) -> None:
+def within_layers(
+    objective: Objective, examples: Examples, draws: NoiseSamples, plan: GradientPlan
+) -> None:
     """Features of an adapted network."""
-    for _ in kronecker.features(objective, examples, draws, plan):
+    for _ in kronecker.kronecker_features(objective, examples, draws, plan):
         pass
 
 
@@ -198,14 +224,18 @@ def peak_gib() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
-def compare_kronecker(rows: int, objective: Objective, examples: Examples, draws: Draws, floor_batch: int) -> None:
+def compare_kronecker(
+    rows: int, objective: Objective, examples: Examples, draws: NoiseSamples, floor_batch: int
+) -> None:
     """Print seconds, peak and ratios of projections inside the layers."""
-    last = replace(objective, network=copy.deepcopy(objective.network).to(memory_format=torch.channels_last))
-    adapted = replace(objective, network=adapters.adapted(objective.network, rows, 0, "benchmark"))
-    plan = kronecker.choose(adapted, examples, draws, MEMORY_GIB)
+    last = replace(
+        objective, network=copy.deepcopy(objective.network).to(memory_format=torch.channels_last)
+    )
+    adapted = replace(objective, network=project_layers(objective.network, rows, 0, "benchmark"))
+    plan = kronecker.choose_kronecker_plan(adapted, examples, draws, MEMORY_GIB)
     forget_peak()
     within_layers(adapted, examples, draws, plan)
-    peak, p = peak_gib(), adapters.dimension(adapted.network)
+    peak, p = peak_gib(), feature_dimension(adapted.network)
     times = [
         (
             seconds(floor, objective, examples, draws, floor_batch),
@@ -227,25 +257,41 @@ def compare(name: str, case: Case) -> None:
     """Print seconds and peak of each way and the ratios."""
     objective, examples, draws = setting(case)
     d = sum(p.numel() for p in objective.network.parameters())
-    print(f"{name}: {d:,} parameters, {case.num_images} images × {case.num_draws} draws, {torch.get_num_threads()} threads")
+    print(
+        f"{name}: {d:,} parameters, {case.num_images} images × {case.num_samples} draws, {torch.get_num_threads()} threads"
+    )
 
     project = sparse(objective, case.projection_dim)
-    plan = choose(objective, examples, draws, MEMORY_GIB)
+    plan = choose_plan(objective, examples, draws, MEMORY_GIB)
     forget_peak()
     ours(objective, examples, draws, plan, project)
     peak = peak_gib()
-    batch = min(case.floor_batches, key=lambda size: seconds(floor, objective, examples, draws, size))
+    batch = min(
+        case.floor_batches, key=lambda size: seconds(floor, objective, examples, draws, size)
+    )
     times = [
-        (seconds(floor, objective, examples, draws, batch), seconds(ours, objective, examples, draws, plan, project))
+        (
+            seconds(floor, objective, examples, draws, batch),
+            seconds(ours, objective, examples, draws, plan, project),
+        )
         for _ in range(REPETITIONS)
     ]
     low, high = (statistics.median(t) for t in zip(*times, strict=True))
     ratios = sorted(b / a for a, b in times)
     block = next(objective.gradients(examples, draws, plan))
-    projecting = statistics.median(seconds(project, block) for _ in range(REPETITIONS)) * case.num_images / len(block)
+    projecting = (
+        statistics.median(seconds(project, block) for _ in range(REPETITIONS))
+        * case.num_images
+        / len(block)
+    )
     print(f"  floor      {low:7.2f} s, batch {batch}")
-    print(f"  ours       {high:7.2f} s, {plan}; projection {100 * projecting / high:.1f}% of it; peak {peak:.2f} GiB")
-    print(f"  ours / floor  {high / low:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} in {REPETITIONS} repetitions", flush=True)
+    print(
+        f"  ours       {high:7.2f} s, {plan}; projection {100 * projecting / high:.1f}% of it; peak {peak:.2f} GiB"
+    )
+    print(
+        f"  ours / floor  {high / low:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} in {REPETITIONS} repetitions",
+        flush=True,
+    )
 
     del project, block
     for rows in ROWS:
@@ -254,11 +300,20 @@ def compare(name: str, case: Case) -> None:
         forget_peak()
         total, its_projecting = reference(objective, examples, draws, case.projection_dim, size)
         accumulating = total - its_projecting
-        print(f"  reference  {total:7.2f} s, batch {size}; projector {its_projecting:.2f} s of it; peak {peak_gib():.2f} GiB")
-        print(f"  reference / ours  {total / high:.1f}, gradients alone {accumulating / (high - projecting):.1f}", flush=True)
+        print(
+            f"  reference  {total:7.2f} s, batch {size}; projector {its_projecting:.2f} s of it; peak {peak_gib():.2f} GiB"
+        )
+        print(
+            f"  reference / ours  {total / high:.1f}, gradients alone {accumulating / (high - projecting):.1f}",
+            flush=True,
+        )
     gradients = torch.randn(case.num_images, d)
-    theirs = seconds(random_project(gradients, len(gradients), case.projection_dim, 8, device="cpu"), gradients)
-    print(f"  dattri     {theirs:7.2f} s for the projection alone, ours {projecting:.3f}", flush=True)
+    theirs = seconds(
+        random_project(gradients, len(gradients), case.projection_dim, 8, device="cpu"), gradients
+    )
+    print(
+        f"  dattri     {theirs:7.2f} s for the projection alone, ours {projecting:.3f}", flush=True
+    )
 
 
 if __name__ == "__main__":

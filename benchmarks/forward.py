@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import torch
 
-from journey.attribution.output import halves, losses, step_draws
-from journey.config.contracts import Model
-from journey.config.groups import Precision, Sampler
+from journey.attribution.outputs import batches, half_means, sample_losses, sample_noise_at
 from journey.diffusion import network, training
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.examples import Examples
 from journey.diffusion.latent import LatentDiffusion
-from journey.diffusion.sampling import journey_noise, sample
-from journey.stages.measure import batches
+from journey.diffusion.sampling import sample_trajectories, trajectory_noise
+from journey.engine.workspace import Precision
+from journey.pipeline.examples import Examples
+from journey.pipeline.interfaces import Model
+from journey.pipeline.settings import Sampler
 
 REPETITIONS = 5
 CPU = torch.device("cpu")
@@ -43,7 +43,11 @@ class Case:
 
 CASES = {
     "digits": Case(DDPM(), Examples(torch.rand(24, 1, 8, 8)), (16, 32, 64, 128, 256, 512)),
-    "latent": Case(LatentDiffusion(), Examples(torch.rand(8, 4, 8, 8), None, torch.randn(8, 1, 12, 384)), (16, 32, 64, 128)),
+    "latent": Case(
+        LatentDiffusion(),
+        Examples(torch.rand(8, 4, 8, 8), None, torch.randn(8, 1, 12, 384)),
+        (16, 32, 64, 128),
+    ),
 }
 
 
@@ -51,23 +55,30 @@ def measuring(case: Case, predict: network.Predict) -> None:
     """As the stage does it."""
     schedule, shape = case.model.schedule(CPU), case.queries.shape
     for some, region in batches((), len(case.queries), NUM_DRAWS):
-        draws = [step_draws(STEP, NUM_DRAWS, shape, 0, f"measure {q}", False) for q in some]
-        halves(losses(predict, schedule, case.queries[some.start : some.stop], draws, region), False)
+        draws = [sample_noise_at(STEP, NUM_DRAWS, shape, 0, f"measure {q}", False) for q in some]
+        half_means(
+            sample_losses(predict, schedule, case.queries[some.start : some.stop], draws, region),
+            False,
+        )
 
 
 def sampling(case: Case, predict: network.Predict) -> None:
     """As the stage does it, for some steps."""
-    noise = journey_noise(range(len(case.queries)), case.queries.shape, 0)
+    noise = trajectory_noise(range(len(case.queries)), case.queries.shape, 0)
     timesteps = list(range(999, 999 - NUM_STEPS, -1))
     context = None if case.queries.context is None else case.queries.context[:, 0]
-    for _ in sample(predict, case.model.schedule(CPU), Sampler.ddpm, timesteps, noise, CPU, context):
+    for _ in sample_trajectories(
+        predict, case.model.schedule(CPU), Sampler.ddpm, timesteps, noise, CPU, context
+    ):
         pass
 
 
 def forward(case: Case, predict: network.Predict, num_images: int, batch: int) -> None:
     """Nothing but the network."""
     x, t = torch.randn(batch, *case.queries.shape), torch.full((batch,), STEP)
-    context = None if case.queries.context is None else case.queries.context[:1, 0].repeat(batch, 1, 1)
+    context = (
+        None if case.queries.context is None else case.queries.context[:1, 0].repeat(batch, 1, 1)
+    )
     for _ in range(num_images // batch):
         predict(x, t, context)
 
@@ -81,13 +92,21 @@ def seconds(run: Callable[..., None], *arguments: object) -> float:
 def best_batch(case: Case, predict: network.Predict, num_images: int) -> int:
     """That of the quickest forward passes."""
     tried = [batch for batch in case.batches if batch <= num_images]
-    return min(tried, key=lambda batch: min(seconds(forward, case, predict, num_images, batch) for _ in range(2)))
+    return min(
+        tried,
+        key=lambda batch: min(seconds(forward, case, predict, num_images, batch) for _ in range(2)),
+    )
 
 
-def compared(case: Case, predict: network.Predict, ours: Callable[..., None], num_images: int, batch: int) -> str:
+def compared(
+    case: Case, predict: network.Predict, ours: Callable[..., None], num_images: int, batch: int
+) -> str:
     """Both, in turn."""
     ours(case, predict)
-    pairs = [(seconds(ours, case, predict), seconds(forward, case, predict, num_images, batch)) for _ in range(REPETITIONS)]
+    pairs = [
+        (seconds(ours, case, predict), seconds(forward, case, predict, num_images, batch))
+        for _ in range(REPETITIONS)
+    ]
     ratio = statistics.median(a / b for a, b in pairs)
     return f"{statistics.median(a for a, _ in pairs):.3f} s, {ratio:.2f}× the floor in batches of {batch}"
 
@@ -102,8 +121,14 @@ def main() -> None:
         num_queries = len(case.queries)
         num_measured = num_queries * NUM_DRAWS
         best = best_batch(case, predict, num_measured)
-        print(f"{name}, measuring: {compared(case, predict, measuring, num_measured, best)}", flush=True)
-        print(f"{name}, sampling: {compared(case, predict, sampling, num_queries * NUM_STEPS, num_queries)}", flush=True)
+        print(
+            f"{name}, measuring: {compared(case, predict, measuring, num_measured, best)}",
+            flush=True,
+        )
+        print(
+            f"{name}, sampling: {compared(case, predict, sampling, num_queries * NUM_STEPS, num_queries)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ from journey.evaluation.lds.reliability import expected_spearman
 from journey.evaluation.statistics import bootstrap_weights, interval, weighted_spearman
 
 M, Q, B = 32, 24, 300
-WORLDS = ((0.0, 0.0, 0.0), (0.3, 0.0, 0.0), (0.3, 0.2, 0.0), (0.3, 0.1, 0.3), (0.3, 0.1, 0.8), (0.7, 0.1, 0.1))
+WORLDS = (
+    (0.0, 0.0, 0.0),
+    (0.3, 0.0, 0.0),
+    (0.3, 0.2, 0.0),
+    (0.3, 0.1, 0.3),
+    (0.3, 0.1, 0.8),
+    (0.7, 0.1, 0.1),
+)
 
 
 def main(num_worlds: int) -> None:
@@ -24,15 +31,22 @@ def main(num_worlds: int) -> None:
         random = np.random.default_rng(0)
         correlations = _correlations(random, mean, deviation, 100_000)
         truth = float(expected_spearman(correlations, M // 2).mean())
-        found = np.array([judge(random, mean, deviation, common) for _ in range(num_worlds)])
+        found = np.array([evaluate(random, mean, deviation, common) for _ in range(num_worlds)])
         value, low, high, plain_low, plain_high = found.T
-        ours, plain = ((a <= truth) & (truth <= b) for a, b in ((low, high), (plain_low, plain_high)))
+        ours, plain = (
+            (a <= truth) & (truth <= b) for a, b in ((low, high), (plain_low, plain_high))
+        )
         what = f"mean {mean} ± {deviation}, common {common}: truth {truth:.3f}, mean {value.mean():.3f}"
         widths = f"holds {ours.mean():.3f} (width {np.mean(high - low):.3f})"
-        print(f"{what}; {widths}; plain {plain.mean():.3f} ({np.mean(plain_high - plain_low):.3f})", flush=True)
+        print(
+            f"{what}; {widths}; plain {plain.mean():.3f} ({np.mean(plain_high - plain_low):.3f})",
+            flush=True,
+        )
 
 
-def judge(random: np.random.Generator, mean: float, deviation: float, common: float) -> tuple[float, ...]:
+def evaluate(
+    random: np.random.Generator, mean: float, deviation: float, common: float
+) -> tuple[float, ...]:
     """LDS, our interval and the plain one, as `datamodeling.lds` has its replicates: two halves of the subsets."""
     c = _correlations(random, mean, deviation, Q)[:, None]
     predicted, other = _outputs(random, common), _outputs(random, common)
@@ -44,18 +58,27 @@ def judge(random: np.random.Generator, mean: float, deviation: float, common: fl
     for side in (0, 1):
         kept = half == side
         subset_weights[1:, kept] = bootstrap_weights(kept.sum(), B, random)
-        replicates = replicates + weighted_spearman(predicted[:, kept], measured[:, kept], subset_weights[:, kept]) / 2
+        replicates = (
+            replicates
+            + weighted_spearman(predicted[:, kept], measured[:, kept], subset_weights[:, kept]) / 2
+        )
     together = (replicates * query_weights).sum(1)[1:] / Q
-    return tuple(map(float, (*interval(replicates, query_weights), *np.percentile(together, (2.5, 97.5)))))
+    return tuple(
+        map(float, (*interval(replicates, query_weights), *np.percentile(together, (2.5, 97.5))))
+    )
 
 
-def _correlations(random: np.random.Generator, mean: float, deviation: float, count: int) -> np.ndarray:
+def _correlations(
+    random: np.random.Generator, mean: float, deviation: float, count: int
+) -> np.ndarray:
     return np.clip(mean + deviation * random.standard_normal(count), -0.95, 0.95)
 
 
 def _outputs(random: np.random.Generator, common: float) -> np.ndarray:
     """[Q, M]"""
-    return np.sqrt(common) * random.standard_normal((1, M)) + np.sqrt(1 - common) * random.standard_normal((Q, M))
+    return np.sqrt(common) * random.standard_normal((1, M)) + np.sqrt(
+        1 - common
+    ) * random.standard_normal((Q, M))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,12 @@ def main() -> None:
     reference = time.perf_counter() - started
     differences = np.abs(np.array(ours) - np.array(theirs))
     apart = differences > 1e-6
-    print(f"ours {seconds:.1f} s, dattri {reference:.1f} s, ratio {reference / seconds:.1f}, {torch.get_num_threads()} threads")
-    print(f"{apart.sum()} of {apart.size} differ by more than 1e-6; the largest difference is {differences.max():.1e}")
+    print(
+        f"ours {seconds:.1f} s, dattri {reference:.1f} s, ratio {reference / seconds:.1f}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{apart.sum()} of {apart.size} differ by more than 1e-6; the largest difference is {differences.max():.1e}"
+    )
 
 
 if __name__ == "__main__":

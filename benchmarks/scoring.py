@@ -13,24 +13,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from journey.artifacts.files import new_array
 from journey.attribution.kernel import kernel_scores
-from journey.attribution.stored import DTYPES, Scaled, encoded
-from journey.config.groups import Storage
+from journey.attribution.projections import DTYPES, QuantizedFeatures, quantize
+from journey.engine.files import new_array
+from journey.pipeline.settings import Storage
 
 N, P, QUERIES = 50_000, 4096, 1000
 BLOCK = 5000
 
 
-def stored(phi: np.ndarray, storage: Storage, directory: Path) -> np.ndarray | Scaled:
+def stored(phi: np.ndarray, storage: Storage, directory: Path) -> np.ndarray | QuantizedFeatures:
     """The same features, as a stage writes them."""
     if storage is Storage.fp32:
         return phi
     codes = new_array(directory / f"{storage.value}.npy", phi.shape, DTYPES[storage])
     scale = np.empty((len(phi), 1), np.float32)
     for first in range(0, len(phi), BLOCK):
-        codes[first : first + BLOCK], scale[first : first + BLOCK] = encoded(phi[first : first + BLOCK], storage)
-    return Scaled(codes, scale)
+        codes[first : first + BLOCK], scale[first : first + BLOCK] = quantize(
+            phi[first : first + BLOCK], storage
+        )
+    return QuantizedFeatures(codes, scale)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -41,7 +43,10 @@ def seconds(run: Callable[[], object]) -> float:
 
 def bare(phi: np.ndarray, queries: np.ndarray) -> float:
     """Seconds of the two products, of what is in memory already."""
-    wide, wide_queries = torch.from_numpy(np.array(phi)).double(), torch.from_numpy(queries).double()
+    wide, wide_queries = (
+        torch.from_numpy(np.array(phi)).double(),
+        torch.from_numpy(queries).double(),
+    )
 
     def products() -> None:
         wide.T @ wide

@@ -47,14 +47,18 @@ def main(num_images: int) -> None:
             scores[name][:, first : first + len(block)] = way.queries(queries) @ way.images(block).T
     true = _highest(scores["all, float32"], TOP)
     for name, way in ways.items():
-        recalls = " ".join(f"{_recall(true, _highest(scores[name], count)):.3f}" for count in SCREENED)
+        recalls = " ".join(
+            f"{_recall(true, _highest(scores[name], count)):.3f}" for count in SCREENED
+        )
         print(f"{name:28} {way.num_bytes:7.1f} bytes: {recalls}", flush=True)
 
 
 def _features(random: np.random.Generator, clusters: np.ndarray) -> np.ndarray:
     """Images of some clusters, whose centres depend on their numbers alone. [n, P]"""
     unique, which = np.unique(clusters, return_inverse=True)
-    centres = np.stack([np.random.default_rng([1, int(one)]).standard_normal(P, np.float32) for one in unique])
+    centres = np.stack(
+        [np.random.default_rng([1, int(one)]).standard_normal(P, np.float32) for one in unique]
+    )
     noise = random.standard_normal((len(clusters), P), np.float32)
     return SPECTRUM * (np.float32(RHO**0.5) * centres[which] + np.float32((1 - RHO) ** 0.5) * noise)
 
@@ -63,12 +67,18 @@ def _ways(random: np.random.Generator) -> dict[str, Kept]:
     rotation = np.linalg.qr(random.standard_normal((P, P)))[0].astype(np.float32)
     ways = {"all, float16": Kept(2 * P, lambda x: x.astype(np.float16).astype(np.float32), _same)}
     for bits in (8, 4, 2):
-        ways[f"all, int{bits}"] = Kept(P * bits / 8 + 2, lambda x, bits=bits: _rounded(x, bits), _same)
+        ways[f"all, int{bits}"] = Kept(
+            P * bits / 8 + 2, lambda x, bits=bits: _rounded(x, bits), _same
+        )
     ways["signs, rotated"] = Kept(P / 8 + 2, lambda x: _signs(x @ rotation), lambda x: x @ rotation)
     for k in (256, 128, 64, 32):
         dense = (random.standard_normal((P, k)) / k**0.5).astype(np.float32)
-        ways[f"{k} random directions, int8"] = Kept(k + 2, lambda x, m=dense: _rounded(x @ m, 8), lambda x, m=dense: x @ m)
-        ways[f"{k} principal axes, int8"] = Kept(k + 2, lambda x, k=k: _rounded(x[:, :k], 8), lambda x, k=k: x[:, :k])
+        ways[f"{k} random directions, int8"] = Kept(
+            k + 2, lambda x, m=dense: _rounded(x @ m, 8), lambda x, m=dense: x @ m
+        )
+        ways[f"{k} principal axes, int8"] = Kept(
+            k + 2, lambda x, k=k: _rounded(x[:, :k], 8), lambda x, k=k: x[:, :k]
+        )
     return ways
 
 

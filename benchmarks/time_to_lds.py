@@ -28,24 +28,26 @@ import featurize
 from hydra import compose, initialize_config_dir
 
 from journey import experiment
-from journey.artifacts.specs import Curvature
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.attribution import adapters, curvature, kfac, kronecker
-from journey.attribution.gradients import choose
-from journey.attribution.targets import PAIRED, TRAJECTORY
+from journey.attribution import kronecker
+from journey.attribution.ekfac import EKFAC, ekfac_batches, estimate_ekfac
+from journey.attribution.features import CACHED, whitened
+from journey.attribution.gradient import EKFACFactors
+from journey.attribution.gradients import choose_plan
+from journey.attribution.kronecker import project_layers_kfac
+from journey.attribution.logra import project_layers
+from journey.attribution.targets import PAIRED_STEPS, TRAJECTORY
+from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
-from journey.config.settings import Config
+from journey.config.run import RunConfig
 from journey.diffusion import network
-from journey.evaluation.rows import Row, names, select
-from journey.kinds import KINDS
-from journey.report.costs import of_method
-from journey.stages.curvature import batches
-from journey.stages.featurize import CACHED, whitened
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.evaluation.rows import Row, method_names, select
+from journey.report.write import method_cost
 
 DIGITS = featurize.CASES["digits"]
-BATCH = Curvature.batch_size
-EXPERIMENT = ["experiment=methods", "vary.at=[]"]
+BATCH = EKFACFactors.batch_size
+EXPERIMENT = ["experiment=methods", "vary.target=[]"]
 DRAWS = (2, 4, 8, 16, 32, 64, 128)
 ROWS, KFAC_ROWS, DAMPING = 8, 16, 0.001
 ONE = "attribution.num_checkpoints=1"
@@ -54,70 +56,109 @@ WAYS = {
     "reference, 1 checkpoint": (DRAWS, ["method=[journey]", "attribution.stratified=false", ONE]),
     "ours": (DRAWS, ["method=[journey]"]),
     "antithetic": (DRAWS, ["method=[journey]", "attribution.antithetic=true"]),
-    "kronecker": (DRAWS, ["method=[journey]", "attribution.projection=kronecker", f"attribution.projection_rows={ROWS}"]),
+    "kronecker": (
+        DRAWS,
+        [
+            "method=[journey]",
+            "attribution.projection=kronecker",
+            f"attribution.projection_rank={ROWS}",
+        ],
+    ),
     "ekfac": (DRAWS[:5], ["method=[ekfac]"]),
     "ekfac, 1 checkpoint": (DRAWS[:5], ["method=[ekfac]", ONE]),
     "kfac, 1 checkpoint": (
         DRAWS[:5],
-        ["method=[ekfac]", "attribution.projection=kronecker", f"method.ekfac.damping=[{DAMPING}]", ONE],
+        [
+            "method=[ekfac]",
+            "attribution.projection=kronecker",
+            f"method.ekfac.damping=[{DAMPING}]",
+            ONE,
+        ],
     ),
 }
 
 
-def composed(draws: tuple[int, ...], overrides: list[str]) -> Config:
+def composed(draws: tuple[int, ...], overrides: list[str]) -> RunConfig:
     """A sweep over draws."""
-    swept = [f"attribution.num_draws={draws[0]}", f"vary.num_draws={list(draws[1:])}"]
+    swept = [f"attribution.num_samples={draws[0]}", f"vary.num_samples={list(draws[1:])}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
 
 
-def judged(run: Config) -> dict[int, dict[str, Row]]:
+def judged(run: RunConfig) -> dict[int, dict[str, Row]]:
     """LDS by target for every number of draws."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
-    target = experiment.recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
+    target = experiment.load_experiment(run, workspace.store).evaluation(
+        run.evaluation, run.all_methods
+    )
     for _ in run.compute.make([target], workspace):
         pass
     rows = json.loads((get(target, workspace).path / "result.json").read_text())["rows"]
-    of = {name: select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")}
-    return {run.judged[name].num_draws: {row["target"]: row for row in found} for name, found in of.items()}
+    of = {
+        name: select(rows, quantity="lds", method=name, score_transform="best")
+        for name in method_names(rows, "lds")
+    }
+    return {
+        run.all_methods[name].num_samples: {row["target"]: row for row in found}
+        for name, found in of.items()
+    }
 
 
-def rows_of_checkpoint(run: Config) -> int:
+def rows_of_checkpoint(run: RunConfig) -> int:
     """How many examples have a gradient by Journey-TRAK: training images and queries."""
     store, method = Store(Path(run.artifacts)), run.method["journey"]
-    gradients = of_method(experiment.recipes(run, store).score(method), store)["gradients"]
-    return int(gradients) // (method.num_draws * method.num_checkpoints)
+    gradients = method_cost(experiment.load_experiment(run, store).scores(method), store)[
+        "gradients"
+    ]
+    return int(gradients) // (method.num_samples * method.num_checkpoints)
 
 
 def reference() -> list[tuple[float, float]]:
     """Seconds of a gradient and of the projection of an image, for each batch size."""
     costs = []
     for batch in DIGITS.reference_batches:
-        runs = [featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch) for _ in range(3)]
+        runs = [
+            featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch)
+            for _ in range(3)
+        ]
         total, projecting = (statistics.median(parts) for parts in zip(*runs, strict=True))
-        costs.append(((total - projecting) / DIGITS.num_images / DIGITS.num_draws, projecting / DIGITS.num_images))
+        costs.append(
+            (
+                (total - projecting) / DIGITS.num_images / DIGITS.num_samples,
+                projecting / DIGITS.num_images,
+            )
+        )
     return costs
 
 
-def ours(num_draws: int, estimated: curvature.Curvature | None = None, damping: tuple[float, ...] = ()) -> float:
+def ours(
+    num_samples: int, estimated: EKFAC | None = None, damping: tuple[float, ...] = ()
+) -> float:
     """Seconds of an image, its projections included; whitened for every λ where there is a curvature."""
-    setting = featurize.setting(replace(DIGITS, num_draws=num_draws))
-    plan = choose(*setting, featurize.MEMORY_GIB)
+    setting = featurize.setting(replace(DIGITS, num_samples=num_samples))
+    plan = choose_plan(*setting, featurize.MEMORY_GIB)
     project = featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
         project = whitened(project, estimated, damping, CACHED)
     return of_an_image(featurize.ours, *setting, plan, project)
 
 
-def within_layers(num_draws: int, estimated: curvature.Curvature | None = None) -> float:
+def within_layers(num_samples: int, estimated: EKFAC | None = None) -> float:
     """Seconds of an image, projected inside the layers; whitened there for one λ where there is a curvature."""
-    objective, *rest = featurize.setting(replace(DIGITS, num_draws=num_draws))
+    objective, *rest = featurize.setting(replace(DIGITS, num_samples=num_samples))
     if estimated is None:
-        adapted = adapters.adapted(objective.network, ROWS, 0, "benchmark")
+        adapted = project_layers(objective.network, ROWS, 0, "benchmark")
     else:
-        adapted = kfac.adapted(objective.network, estimated, DAMPING, KFAC_ROWS, 0, "benchmark")
+        adapted = project_layers_kfac(
+            objective.network, estimated, DAMPING, KFAC_ROWS, 0, "benchmark"
+        )
     objective = replace(objective, network=adapted)
-    return of_an_image(featurize.within_layers, objective, *rest, kronecker.choose(objective, *rest, featurize.MEMORY_GIB))
+    return of_an_image(
+        featurize.within_layers,
+        objective,
+        *rest,
+        kronecker.choose_kronecker_plan(objective, *rest, featurize.MEMORY_GIB),
+    )
 
 
 def of_an_image(way: Callable, *inputs: object) -> float:
@@ -125,14 +166,22 @@ def of_an_image(way: Callable, *inputs: object) -> float:
     return statistics.median(featurize.seconds(way, *inputs) for _ in range(3)) / DIGITS.num_images
 
 
-def estimate(num_images: int) -> curvature.Curvature:
+def estimate(num_images: int) -> EKFAC:
     """The curvature of the benchmark's network, from so many images."""
     objective, examples, _ = featurize.setting(replace(DIGITS, num_images=num_images))
-    predict, num_timesteps = network.bind(objective.network, objective.precision), objective.schedule.num_timesteps
-    return curvature.estimate(objective.network, predict, objective.schedule, lambda: batches(examples, num_timesteps, 0, BATCH))
+    predict, num_timesteps = (
+        network.bind(objective.network, objective.precision),
+        objective.schedule.num_timesteps,
+    )
+    return estimate_ekfac(
+        objective.network,
+        predict,
+        objective.schedule,
+        lambda: ekfac_batches(examples, num_timesteps, 0, BATCH),
+    )
 
 
-def seconds_of(runs: dict[str, Config]) -> dict[str, dict[int, float]]:
+def seconds_of(runs: dict[str, RunConfig]) -> dict[str, dict[int, float]]:
     """Of every way and number of draws."""
     (method,), num_train = runs["ekfac"].method.values(), runs["ekfac"].dataset.num_train
     damping, estimated = tuple(method.damping), estimate(DIGITS.num_images)
@@ -151,17 +200,22 @@ def seconds_of(runs: dict[str, Config]) -> dict[str, dict[int, float]]:
     for way, run in runs.items():
         kind, (method,) = way.split(",")[0], run.method.values()
         once = estimating if kind in ("ekfac", "kfac") else 0.0
-        found[way] = {k: method.num_checkpoints * (once + rows * of_image[kind][k]) for k in WAYS[way][0]}
+        found[way] = {
+            k: method.num_checkpoints * (once + rows * of_image[kind][k]) for k in WAYS[way][0]
+        }
     return found
 
 
 def main() -> None:
     """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
-    register_schemas(KINDS)
-    runs = {way: composed(draws, [*overrides, *sys.argv[1:]]) for way, (draws, overrides) in WAYS.items()}
+    register_schemas(COMPONENTS)
+    runs = {
+        way: composed(draws, [*overrides, *sys.argv[1:]])
+        for way, (draws, overrides) in WAYS.items()
+    }
     sweeps = {way: judged(run) for way, run in runs.items()}
     seconds = seconds_of(runs)
-    for target in (PAIRED, TRAJECTORY):
+    for target in (PAIRED_STEPS, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
         for way, by_draws in sweeps.items():
             for k, lds in by_draws.items():
@@ -170,10 +224,21 @@ def main() -> None:
             lds_of = {k: lds[target]["value"] for k, lds in sweeps[reference_way].items()}
             most = max(lds_of, key=lds_of.get)
             its_seconds = seconds[reference_way][most]
-            print(f"  to {100 * lds_of[most]:.1f}, which the {reference_way} has in {its_seconds:.1f} s:")
+            print(
+                f"  to {100 * lds_of[most]:.1f}, which the {reference_way} has in {its_seconds:.1f} s:"
+            )
             for way, by_draws in sweeps.items():
-                enough = [seconds[way][k] for k, lds in by_draws.items() if lds[target]["value"] >= lds_of[most]]
-                print(f"    {way:23}", f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}" if enough else "not reached")
+                enough = [
+                    seconds[way][k]
+                    for k, lds in by_draws.items()
+                    if lds[target]["value"] >= lds_of[most]
+                ]
+                print(
+                    f"    {way:23}",
+                    f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}"
+                    if enough
+                    else "not reached",
+                )
 
 
 def _interval(row: Row) -> str:

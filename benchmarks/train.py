@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from journey.config.contracts import Model
-from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import network, training
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.examples import Examples
 from journey.diffusion.latent import LatentDiffusion
+from journey.engine.workspace import Precision
+from journey.pipeline.examples import Examples
+from journey.pipeline.interfaces import Model
+from journey.pipeline.settings import Batching, Training
 
 REPETITIONS = 7
 CIFAR = DDPM(
@@ -43,16 +44,28 @@ class Case:
 
 def cases() -> dict[str, Case]:
     """By name: the digits U-Net, the one of latents with captions of which some are left out, the paper's for CIFAR-10."""
-    latents = Examples(torch.randn(1000, 4, 8, 8), torch.rand(1000, 4, 8, 8), torch.randn(1000, 1, 12, 384))
+    latents = Examples(
+        torch.randn(1000, 4, 8, 8), torch.rand(1000, 4, 8, 8), torch.randn(1000, 1, 12, 384)
+    )
     most = 10**6
     return {
-        "tiny": Case(DDPM(), Examples(torch.rand(1000, 1, 8, 8) * 2 - 1), 64, 40, Training(num_steps=most)),
-        "latent": Case(LatentDiffusion(), latents, 64, 8, Training(num_steps=most, caption_dropout=0.1)),
-        "cifar": Case(CIFAR, Examples(torch.rand(100, 3, 32, 32) * 2 - 1), 4, 1, Training(num_steps=most, flip=True)),
+        "tiny": Case(
+            DDPM(), Examples(torch.rand(1000, 1, 8, 8) * 2 - 1), 64, 40, Training(num_steps=most)
+        ),
+        "latent": Case(
+            LatentDiffusion(), latents, 64, 8, Training(num_steps=most, caption_dropout=0.1)
+        ),
+        "cifar": Case(
+            CIFAR,
+            Examples(torch.rand(100, 3, 32, 32) * 2 - 1),
+            4,
+            1,
+            Training(num_steps=most, flip=True),
+        ),
     }
 
 
-def bare(state: training.State, case: Case) -> None:
+def bare(state: training.TrainingState, case: Case) -> None:
     """Some steps on the first images."""
     schedule = case.model.schedule(torch.device("cpu"))
     predict = network.bind(state.network, Precision.fp32)
@@ -60,7 +73,11 @@ def bare(state: training.State, case: Case) -> None:
     context = None if some.context is None else some.context[:, 0]
     for _ in range(case.steps):
         t, eps = torch.randint(1000, (case.batch_size,)), torch.randn(some.x0.shape)
-        x0 = some.x0 if some.deviation is None else some.x0 + some.deviation * torch.randn(some.x0.shape)
+        x0 = (
+            some.x0
+            if some.deviation is None
+            else some.x0 + some.deviation * torch.randn(some.x0.shape)
+        )
         loss = training.denoising_loss(predict, schedule, x0, t, eps, context).mean()
         state.optimizer.zero_grad()
         loss.backward()
@@ -80,7 +97,7 @@ def compared(case: Case) -> str:
     training.initialise(0, "benchmark")
     state = training.new_state(case.model.build(case.examples.shape), case.settings)
     batches = training.Batches(
-        kind=Batching.own,
+        kind=Batching.independent,
         rows=torch.arange(len(case.examples)),
         num_examples=len(case.examples),
         size=case.batch_size,
@@ -89,9 +106,13 @@ def compared(case: Case) -> str:
         stream="benchmark",
         samples_latents=case.examples.deviation is not None,
     )
-    nothing = None if case.examples.context is None else torch.zeros(case.examples.context.shape[2:])
+    nothing = (
+        None if case.examples.context is None else torch.zeros(case.examples.context.shape[2:])
+    )
     schedule = case.model.schedule(torch.device("cpu"))
-    course = training.Course(case.examples, batches, case.settings, Precision.fp32, schedule, nothing)
+    course = training.TrainingInputs(
+        case.examples, batches, case.settings, Precision.fp32, schedule, nothing
+    )
     ours = training.train(state, course, case.settings.num_steps)
     bare(state, case)
     next(ours)

@@ -1,4 +1,4 @@
-"""Draw the figures of an experiment again, each from its result.json alone (journeys.png shows images, and comes with a run).
+"""Draw the figures of an experiment again, each from its result.json alone (trajectories.png shows images, and comes with a run).
 
     python experiments/redraw.py experiments/counterfactual
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from journey.kinds import EVALUATIONS
+from journey.components import EVALUATIONS
 
 
 def redraw(folder: Path, into: Path) -> list[str]:
@@ -19,7 +19,9 @@ def redraw(folder: Path, into: Path) -> list[str]:
     names = []
     for path in sorted(folder.glob("result*.json")):
         result = json.loads(path.read_text())
-        (kind,) = [kind for kind in EVALUATIONS if kind.kind == result["settings"]["evaluation"]["kind"]]
+        (kind,) = [
+            kind for kind in EVALUATIONS if kind.name == result["settings"]["evaluation"]["kind"]
+        ]
         for name, figure in kind().figures(result).items():
             called = Path(name).stem + path.stem.removeprefix("result") + ".png"
             if (folder / called).exists():

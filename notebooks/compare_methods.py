@@ -30,7 +30,7 @@ import journey
 place = tempfile.mkdtemp()
 with tarfile.open("../experiments/methods/methods-pack.tar.gz") as pack:
     pack.extractall(place, filter="data")
-words = ["experiment=methods", f"artifacts={place}/methods-pack", "vary.at=[]"]
+words = ["experiment=methods", f"artifacts={place}/methods-pack", "vary.target=[]"]
 words += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
 run = journey.open(*words, "method=[journey,trak,ekfac,pixel,random]")
 
@@ -50,7 +50,9 @@ run.figures()["lds_by_step.png"]
 # Is one method better than another? Their difference has an interval of its own, because both are judged by the same models.
 
 # %%
-run.rows(quantity="difference", target="paired_steps")[["method", "against", "value", "low", "high"]].round(3)
+run.rows(quantity="difference", target="paired_steps")[
+    ["method", "against", "value", "low", "high"]
+].round(3)
 
 # %% [markdown]
 # ## Your own scores
@@ -59,9 +61,16 @@ run.rows(quantity="difference", target="paired_steps")[["method", "against", "va
 # divided by its spread at every step and query: an example, not a claim. The names of the axes say what is what; a mismatch is refused.
 
 # %%
-spread = [run.scores(name).pipe(lambda scores: scores.div(scores.std(axis=1), axis=0)) for name in ("ekfac", "pixel")]
+spread = [
+    run.scores(name).pipe(lambda scores: scores.div(scores.std(axis=1), axis=0))
+    for name in ("ekfac", "pixel")
+]
 axes = json.loads(Path(f"{place}/methods-pack/axes.json").read_text())
-tau = (sum(spread) / 2).to_numpy().reshape([len(axes[name]) for name in ("steps", "queries", "train")])
+tau = (
+    (sum(spread) / 2)
+    .to_numpy()
+    .reshape([len(axes[name]) for name in ("steps", "queries", "train")])
+)
 np.savez(f"{place}/mine.npz", scores=tau, **axes)
 
 mine = [
@@ -69,9 +78,15 @@ mine = [
     f"method.external.path={place}/mine.npz",
     "method.external.in_units_of_output=false",
 ]
-done = subprocess.run([sys.executable, "-m", "journey", *words, *mine, f"reports={place}"], capture_output=True, text=True)
+done = subprocess.run(
+    [sys.executable, "-m", "journey", *words, *mine, f"reports={place}"],
+    capture_output=True,
+    text=True,
+)
 print(done.returncode, done.stderr)
 
 # %%
 judged = journey.open(*words, *mine).lds()
-judged[judged["target"].isin(["paired_steps", "trajectory"]) & (judged["quantity"] == "lds")].round(3).drop(columns="step")
+judged[judged["target"].isin(["paired_steps", "trajectory"]) & (judged["quantity"] == "lds")].round(
+    3
+).drop(columns="step")

@@ -29,7 +29,12 @@ import journey
 place = tempfile.mkdtemp()
 with tarfile.open("../experiments/methods/methods-pack.tar.gz") as pack:
     pack.extractall(place, filter="data")
-words = ["method=[journey,trak,ekfac,pixel,random]", "vary.at=[]", "attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
+words = [
+    "method=[journey,trak,ekfac,pixel,random]",
+    "vary.target=[]",
+    "attribution.damping=[10]",
+    "method.ekfac.damping=[0.01]",
+]
 run = journey.open("experiment=methods", f"artifacts={place}/methods-pack", *words)
 
 # %% [markdown]

@@ -24,11 +24,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from journey.evaluation.counterfactual.counterfactual import Counterfactual
+from journey.evaluation.counterfactual import Counterfactual
 
 result = json.loads(Path("../experiments/counterfactual/result.json").read_text())
 step, most = result["steps"][0], max(result["counts"])
-print(f"{result['num_queries']} queries entered at t = {step}; {most} of {result['num_train']} images left out")
+print(
+    f"{result['num_queries']} queries entered at t = {step}; {most} of {result['num_train']} images left out"
+)
 
 # %% [markdown]
 # What one noise led to: before, and after each method's removal. On digits of 8×8 the eye sees little of it; numbers see more.
@@ -43,9 +45,16 @@ figures[f"before_after_t{step}.png"]
 
 # %%
 rows = pd.DataFrame(result["rows"])
-largest = rows[(rows["step"] == step) & rows["count"].isin([most, 0]) & rows["against"].isna() & (rows["side"] == "proponents")]
+largest = rows[
+    (rows["step"] == step)
+    & rows["count"].isin([most, 0])
+    & rows["against"].isna()
+    & (rows["side"] == "proponents")
+]
 rise = largest[(largest["quantity"] == "rise") & (largest["target"] == "step")]
-(100 * rise.set_index("method")[["value", "low", "high"]]).round(1).sort_values("value", ascending=False)
+(100 * rise.set_index("method")[["value", "low", "high"]]).round(1).sort_values(
+    "value", ascending=False
+)
 
 # %% [markdown]
 # Does LDS, which is cheaper, rank methods as removal does?

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from journey.artifacts.recipes import Recipes
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
-from journey.attribution.methods.gradient import GradientMethod
-from journey.attribution.output import Draws, window_draws
-from journey.config.groups import Retraining, Sampler, Sampling, Training
-from journey.config.settings import Config
-from journey.data import ImageSet
-from journey.data.digits import Digits
+from journey.attribution.gradient import GradientMethod
+from journey.attribution.outputs import NoiseSamples, sample_noise
+from journey.config.run import RunConfig
+from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.examples import Examples
-from journey.diffusion.schedule import Schedule
 from journey.diffusion.schedule import linear_schedule as on_linear_schedule
-from journey.evaluation.lds.lds import LDS
-from journey.experiment import recipes
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace
+from journey.evaluation.lds import LDS
+from journey.experiment import load_experiment
 from journey.launch.local import Local
+from journey.pipeline.examples import Examples
+from journey.pipeline.images import ImageSet
+from journey.pipeline.interfaces import Experiment
+from journey.pipeline.schedule import Schedule
+from journey.pipeline.settings import Retraining, Sampler, Sampling, Training
 from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
@@ -62,8 +62,8 @@ def net(model) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def draws() -> Draws:
-    return window_draws((0, 1000), 6, (1, 8, 8), seed=0, purpose="test")
+def draws() -> NoiseSamples:
+    return sample_noise((0, 1000), 6, (1, 8, 8), seed=0, purpose="test")
 
 
 def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
@@ -86,11 +86,16 @@ def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor
 
 def journey_trak(**changes) -> GradientMethod:
     """Journey-TRAK with everything small."""
-    settings = {"num_checkpoints": 1, "num_draws": 8, "projection_dim": 256, "damping": [0.1, 1.0]}
+    settings = {
+        "num_checkpoints": 1,
+        "num_samples": 8,
+        "projection_dim": 256,
+        "damping": [0.1, 1.0],
+    }
     return GradientMethod(**{**settings, **changes})
 
 
-def small_run(**changes) -> Config:
+def small_run(**changes) -> RunConfig:
     """A run of seconds: the real stages on 60 digits and 8-channel networks."""
     settings = {
         "dataset": Digits(num_train=60),
@@ -98,12 +103,12 @@ def small_run(**changes) -> Config:
         "training": Training(num_steps=150, batch_size=16, warmup_steps=4),
         "sampling": Sampling(Sampler.ddim, 50, num_queries=4, steps=[600, 300]),
         "method": {"journey": journey_trak()},
-        "retraining": Retraining(num_subsets=8, num_draws=4),
+        "retraining": Retraining(num_subsets=8, num_samples=4),
         "evaluation": LDS(num_bootstrap=100, paired_steps=[600, 300]),
         "compute": Local(checkpoint_seconds=0),
         "tracking": JSONLines(),
     }
-    return Config(**{**settings, **changes})
+    return RunConfig(**{**settings, **changes})
 
 
 @pytest.fixture
@@ -113,22 +118,29 @@ def workspace(tmp_path) -> Workspace:
 
 
 @pytest.fixture
-def small(workspace) -> Recipes:
+def small(workspace) -> Experiment:
     """What artifacts of the small run are made from."""
-    return recipes(small_run(), workspace.store)
+    return load_experiment(small_run(), workspace.store)
 
 
 TINY = (
-    "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_draws=4",
+    "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_samples=4",
     "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}", "evaluation.paired_steps=[600]",
-    "evaluation.num_bootstrap=100", "attribution={num_draws:2,projection_dim:64}",
+    "evaluation.num_bootstrap=100", "attribution={num_samples:2,projection_dim:64}",
 )  # fmt: skip
 """The smallest experiment there is: most of its time is the start of processes."""
 
 CHILDREN = multiprocessing.get_context("forkserver")
 """Processes forked from one that has imported what is heavy, which takes each other process seconds."""
 CHILDREN.set_forkserver_preload(
-    ["torch", "diffusers.models.unets.unet_2d", "sklearn.datasets", "scipy.stats", "matplotlib.backends.backend_pdf", "hydra"]
+    [
+        "torch",
+        "diffusers.models.unets.unet_2d",
+        "sklearn.datasets",
+        "scipy.stats",
+        "matplotlib.backends.backend_pdf",
+        "hydra",
+    ]
 )
 
 
@@ -136,14 +148,20 @@ def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
     """Run the command in a directory, to its end. tests/test_smoke.py has it as users start it."""
     with tempfile.TemporaryDirectory() as scratch:
         printed = [Path(scratch) / name for name in ("stdout", "stderr")]
-        process = CHILDREN.Process(target=_journey, args=(directory, words, printed, dict(os.environ)))
+        process = CHILDREN.Process(
+            target=_journey, args=(directory, words, printed, dict(os.environ))
+        )
         process.start()
         process.join(600)
         assert process.exitcode is not None, words
-        return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in printed))
+        return subprocess.CompletedProcess(
+            words, process.exitcode, *(path.read_text() for path in printed)
+        )
 
 
-def _journey(directory: Path, words: tuple[str, ...], printed: list[Path], environment: dict[str, str]) -> None:
+def _journey(
+    directory: Path, words: tuple[str, ...], printed: list[Path], environment: dict[str, str]
+) -> None:
     """`journey` with these words in a directory, in a process of its own; workers are forked from it."""
     for descriptor, path in enumerate(printed, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
@@ -160,7 +178,9 @@ def _journey(directory: Path, words: tuple[str, ...], printed: list[Path], envir
 
 def python(directory: Path, *words: str) -> subprocess.CompletedProcess:
     """Run a user's script, or whatever Python takes, in a directory, to its end."""
-    return subprocess.run([sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=600
+    )
 
 
 def succeeds(done: subprocess.CompletedProcess) -> str:

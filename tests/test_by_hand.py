@@ -11,19 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.attribution.methods.gradient import GradientMethod
-from journey.config.groups import Projection, Retraining, Sampler, Sampling, Training
-from journey.config.settings import Config
-from journey.data import subsets
-from journey.data.digits import Digits
+from journey.attribution.gradient import GradientMethod
+from journey.config.run import RunConfig
+from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
-from journey.evaluation.lds import datamodeling
-from journey.evaluation.lds.lds import LDS
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.evaluation.lds import LDS, datamodeling
 from journey.evaluation.statistics import weighted_spearman
-from journey.experiment import recipes
+from journey.experiment import load_experiment
 from journey.launch.local import Local
+from journey.pipeline import subsets
+from journey.pipeline.settings import Projection, Retraining, Sampler, Sampling, Training
 from journey.tracking import JSONLines
 
 SCRIPT = Path(__file__).parents[1] / "experiments/by_hand.py"
@@ -41,7 +40,16 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def by_hand() -> SimpleNamespace:
-    small = {"N": 50, "Q": 4, "K": 8, "M": NUM_SUBSETS, "steps": STEPS, "damping": DAMPING, "channels": (8, 16), **LEARNING}
+    small = {
+        "N": 50,
+        "Q": 4,
+        "K": 8,
+        "M": NUM_SUBSETS,
+        "steps": STEPS,
+        "damping": DAMPING,
+        "channels": (8, 16),
+        **LEARNING,
+    }
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         found = script().main(**small, seed=SEED)
@@ -51,29 +59,41 @@ def by_hand() -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def framework(tmp_path_factory) -> SimpleNamespace:
     """The same through specs, stages and artifacts."""
-    exact = {"projection": Projection.none, "num_checkpoints": 1, "num_draws": 8, "damping": [DAMPING]}
-    run = Config(
+    exact = {
+        "projection": Projection.none,
+        "num_checkpoints": 1,
+        "num_samples": 8,
+        "damping": [DAMPING],
+    }
+    run = RunConfig(
         dataset=Digits(num_train=50, seed=SEED),
         model=DDPM(block_out_channels=[8, 16]),
         training=Training(**LEARNING),
         sampling=Sampling(Sampler.ddim, 50, num_queries=4, steps=STEPS),
         method={"journey": GradientMethod(**exact)},
-        retraining=Retraining(num_subsets=NUM_SUBSETS, num_draws=8),
+        retraining=Retraining(num_subsets=NUM_SUBSETS, num_samples=8),
         evaluation=LDS(num_bootstrap=100, paired_steps=STEPS),
         compute=Local(),
         tracking=JSONLines(),
         seed=SEED,
     )
     store = Store(tmp_path_factory.mktemp("by_hand") / "store")
-    workspace, made = Workspace(store, run.compute, run.tracking, "by_hand"), recipes(run, store)
+    workspace, made = (
+        Workspace(store, run.compute, run.tracking, "by_hand"),
+        load_experiment(run, store),
+    )
     labels = run.dataset.load()[0].labels
-    keeps = [made.subset(m) for m in range(NUM_SUBSETS)]
-    outputs = [get(made.measured(made.trained(0, keep)), workspace).array("outputs.npy") for keep in keeps]
+    keeps = [made.random_subset(m) for m in range(NUM_SUBSETS)]
+    outputs = [
+        get(made.outputs(made.retrained(keep)), workspace).array("outputs.npy") for keep in keeps
+    ]
     return SimpleNamespace(
-        net=run.model.load(get(made.trained(0), workspace).path, torch.device("cpu")),
-        x0_hat=get(made.journeys, workspace).array("x0_hat.npy"),  # [S, Q, …]
-        scores=get(made.score(run.method["journey"]), workspace).array("scores.npy"),  # [1, S, Q, N]
-        masks=np.stack([subsets.mask(labels, keep) for keep in keeps]),  # [M, N]
+        net=run.model.load(get(made.checkpoint(0), workspace).path, torch.device("cpu")),
+        x0_hat=get(made.trajectories, workspace).array("x0_hat.npy"),  # [S, Q, …]
+        scores=get(made.scores(run.method["journey"]), workspace).array(
+            "scores.npy"
+        ),  # [1, S, Q, N]
+        masks=np.stack([subsets.subset_mask(labels, keep) for keep in keeps]),  # [M, N]
         measured=np.stack(outputs, -1).mean(0)[:-1],  # [S, Q, M]
     )
 
@@ -83,7 +103,9 @@ def test_the_script_needs_no_framework():
 
 
 def test_the_trained_model_is_the_same(by_hand, framework):
-    torch.testing.assert_close(by_hand.net.state_dict(), framework.net.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        by_hand.net.state_dict(), framework.net.state_dict(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_journeys_are_the_same(by_hand, framework):
@@ -105,10 +127,14 @@ def test_models_are_retrained_on_the_same_halves_with_the_same_outputs(by_hand, 
 
 def test_the_judgement_is_the_same(by_hand, framework):
     """Ours without a bootstrap, of scores as they are, against SciPy's."""
-    predicted = datamodeling.linear(datamodeling.predict(framework.scores, framework.masks, np.ones((2, 4))))[0][: len(STEPS)]
+    predicted = datamodeling.linear(
+        datamodeling.predict(framework.scores, framework.masks, np.ones((2, 4)))
+    )[0][: len(STEPS)]
     once = np.ones((1, NUM_SUBSETS))
     pairs = zip(predicted, framework.measured, strict=True)
-    expected = np.stack([weighted_spearman(of_step, measured, once)[0] for of_step, measured in pairs])  # [S, Q]
+    expected = np.stack(
+        [weighted_spearman(of_step, measured, once)[0] for of_step, measured in pairs]
+    )  # [S, Q]
     np.testing.assert_allclose(by_hand.lds, expected, atol=1e-9)
     lines = by_hand.printed.splitlines()
     for t, rho in zip(STEPS, by_hand.lds, strict=True):

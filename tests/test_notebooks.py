@@ -13,7 +13,12 @@ MOST_BYTES = 400_000  # of a notebook with its outputs
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_a_notebook_runs(source):
     notebook = jupytext.read(source)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(source.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(source.parent)}},
+    ).execute()
     said = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert said
     assert not [output for output in said if output.get("name") == "stderr"]
@@ -23,6 +28,10 @@ def test_a_notebook_runs(source):
 def test_its_pair_says_the_same_and_has_small_outputs(source):
     pair = source.with_suffix(".ipynb")
     cells, paired = (jupytext.read(path).cells for path in (source, pair))
-    assert [(cell.cell_type, cell.source) for cell in cells] == [(cell.cell_type, cell.source) for cell in paired]
-    assert sum(bool(cell.outputs) for cell in paired if cell.cell_type == "code") >= 3, "executed as it is committed"
+    assert [(cell.cell_type, cell.source) for cell in cells] == [
+        (cell.cell_type, cell.source) for cell in paired
+    ]
+    assert sum(bool(cell.outputs) for cell in paired if cell.cell_type == "code") >= 3, (
+        "executed as it is committed"
+    )
     assert pair.stat().st_size < MOST_BYTES

@@ -16,5 +16,5 @@ def test_every_figure_but_that_of_images_is_drawn_again(folder, tmp_path, monkey
 
     names = redraw(folder, tmp_path)
     sys.modules.pop("redraw")
-    committed = {path.name for path in folder.glob("*.png")} - {"journeys.png"}
+    committed = {path.name for path in folder.glob("*.png")} - {"trajectories.png"}
     assert set(names) == committed == {path.name for path in tmp_path.iterdir()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TINY, command, python, succeeds
 
-from journey.evaluation.rows import names, select
+from journey.evaluation.rows import method_names, select
 
 GOLDEN_LOSSES = [0.525122, 0.366571]
 GOLDEN_OUTPUTS = [0.246904, 0.302152, 0.556884, 0.362219]
@@ -35,22 +35,40 @@ def result_of(directory):
 
 def test_report_is_complete_and_named_last(finished):
     directory, done = finished
-    assert done.stdout.rstrip().endswith("reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, journeys.png")
+    assert done.stdout.rstrip().endswith(
+        "reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, trajectories.png"
+    )
     assert done.stderr == ""
-    for name in ("lds_by_step.png", "journeys.png"):
+    for name in ("lds_by_step.png", "trajectories.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
     result = result_of(directory)
     rows = result["rows"]
-    assert names(rows, "lds") == ["journey", "trak", "pixel", "random"]
-    judged = [select(rows, quantity="lds", method=name, readout="best") for name in names(rows, "lds")]
+    assert method_names(rows, "lds") == ["journey", "trak", "pixel", "random"]
+    judged = [
+        select(rows, quantity="lds", method=name, score_transform="best")
+        for name in method_names(rows, "lds")
+    ]
     for found in (*judged, select(rows, quantity="ceiling", method="draws")):
         of_steps = select(found, target="step")
         assert [row["step"] for row in of_steps] == result["steps"] == [600, 300, 100]
         assert all(row["low"] <= row["value"] <= row["high"] for row in found)
-        assert {row["target"] for row in found} == {"step", "paired_steps", "trajectory", "destination"}
+        assert {row["target"] for row in found} == {
+            "step",
+            "paired_steps",
+            "trajectory",
+            "destination",
+        }
     paired = {(row["method"], row["against"]) for row in select(rows, quantity="difference")}
     assert paired == {("journey", m) for m in ("trak", "pixel", "random")}
-    assert set(result["seconds"]) == {"images", "train", "sample", "measure", "featurize", "score", "total"}
+    assert set(result["seconds"]) == {
+        "images",
+        "train",
+        "sample",
+        "measure",
+        "featurize",
+        "score",
+        "total",
+    }
     assert not (directory / "outputs").exists(), "Hydra leaves no directory"
     assert sorted(p.name for p in directory.iterdir()) == ["artifacts", "reports"]
 
@@ -61,7 +79,12 @@ def test_a_result_says_what_made_it(finished):
     wanted = {"num_steps": 60, "batch_size": 32, "warmup_steps": 10}.items()
     assert wanted <= result["settings"]["training"].items()
     addresses = result["addresses"]
-    each = [addresses["evaluation"], addresses["images"], addresses["journeys"], *addresses["checkpoints"]]
+    each = [
+        addresses["evaluation"],
+        addresses["images"],
+        addresses["journeys"],
+        *addresses["checkpoints"],
+    ]
     for address in [*each, *addresses["scores"].values()]:
         assert (directory / "artifacts" / address / "manifest.json").exists()
     assert set(result["versions"]) > {"python", "torch", "diffusers", "numpy"}
@@ -79,10 +102,16 @@ def test_golden_numbers(finished):
     metrics = next(artifacts.glob("models/digits200-ddpm8-16-s0-*/metrics.jsonl"))
     losses = [json.loads(line)["loss"] for line in metrics.read_text().splitlines()]
     assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
-    outputs = np.load(next(artifacts.glob("outputs/digits200-ddpm8-16-m0-s0-*/outputs.npy"))).mean((0, 2))
+    outputs = np.load(next(artifacts.glob("outputs/digits200-ddpm8-16-m0-s0-*/outputs.npy"))).mean(
+        (0, 2)
+    )
     assert outputs.tolist() == pytest.approx(GOLDEN_OUTPUTS, rel=1e-3)
-    scores = np.load(artifacts / result_of(finished[0])["addresses"]["scores"]["journey"] / "scores.npy")
-    assert np.sqrt(np.square(scores).sum((1, 2, 3))).tolist() == pytest.approx(GOLDEN_SCORE_NORMS, rel=1e-2)
+    scores = np.load(
+        artifacts / result_of(finished[0])["addresses"]["scores"]["journey"] / "scores.npy"
+    )
+    assert np.sqrt(np.square(scores).sum((1, 2, 3))).tolist() == pytest.approx(
+        GOLDEN_SCORE_NORMS, rel=1e-2
+    )
 
 
 def test_second_run_makes_nothing_and_says_the_same(finished):
@@ -91,7 +120,10 @@ def test_second_run_makes_nothing_and_says_the_same(finished):
     again = journey(directory)
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in (directory / "artifacts").rglob("*")} == before
-    assert again.stdout[again.stdout.index("smoke: LDS") :] == first.stdout[first.stdout.index("smoke: LDS") :]
+    assert (
+        again.stdout[again.stdout.index("smoke: LDS") :]
+        == first.stdout[first.stdout.index("smoke: LDS") :]
+    )
 
 
 def test_plan_says_what_is_cached_and_what_is_not(finished):
@@ -117,16 +149,27 @@ def test_a_corrupted_artifact_is_one_line(finished):
     assert verified.stderr.startswith("error: artifacts: 1 damaged")
     assert times.st_size == judged.stat().st_size
     sound = journey(directory, "task=verify")
-    assert (sound.returncode, sound.stdout) == (0, "artifacts: every payload is what its manifest says\n")
+    assert (sound.returncode, sound.stdout) == (
+        0,
+        "artifacts: every payload is what its manifest says\n",
+    )
 
 
 def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
     directory, _ = finished
     before = {p.name for p in (directory / "artifacts/models").iterdir()}
-    done = command(directory, "-m", "experiment=smoke", "evaluation.num_bootstrap=200,300", "reports=sweep")
+    done = command(
+        directory, "-m", "experiment=smoke", "evaluation.num_bootstrap=200,300", "reports=sweep"
+    )
     assert done.returncode == 0, done.stderr
-    points = {path.name: json.loads((path / "result.json").read_text()) for path in (directory / "sweep/smoke").iterdir()}
-    assert {name[0]: result["num_bootstrap"] for name, result in points.items()} == {"0": 200, "1": 300}
+    points = {
+        path.name: json.loads((path / "result.json").read_text())
+        for path in (directory / "sweep/smoke").iterdir()
+    }
+    assert {name[0]: result["num_bootstrap"] for name, result in points.items()} == {
+        "0": 200,
+        "1": 300,
+    }
     assert all("evaluation.num_bootstrap=" in name for name in points)
     table = [line.split("│") for line in done.stdout.splitlines()][-4:]
     labels = [cells[1].strip() for cells in table if len(cells) > 1]
@@ -136,13 +179,24 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
 
 def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     """Over damping and draws; as many as it was allowed, each with a report and a line in the table."""
-    space = ("method=[journey]", "attribution.num_draws=2,4", "method.journey.damping=[1],[10]")
+    space = ("method=[journey]", "attribution.num_samples=2,4", "method.journey.damping=[1],[10]")
     done = command(
-        tmp_path, "-m", *TINY, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0", *space
+        tmp_path,
+        "-m",
+        *TINY,
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.sampler.seed=0",
+        *space,
     )
     assert done.returncode == 0, done.stderr
-    results = [json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")]
-    headlines = [select(r["rows"], quantity="lds", readout="best", target="paired_steps")[0]["value"] for r in results]
+    results = [
+        json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")
+    ]
+    headlines = [
+        select(r["rows"], quantity="lds", score_transform="best", target="paired_steps")[0]["value"]
+        for r in results
+    ]
     assert len(results) == 2
     (best,) = re.findall(r"Best value: (\S+)", done.stdout)
     assert float(best) == pytest.approx(max(headlines)), "the larger, the better"
@@ -154,9 +208,18 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-m", "hydra.sweeper.direction=minimize"], "error: hydra.sweeper.direction=minimize: must be left out"),
-        (["-m", "task=plan", "seed=0,1"], "error: task=plan: must be report with hydra/sweeper=optuna"),
-        (["-m", "training.learning_rate=interval(-1,1)"], "error: training.learning_rate=-1.0: must be positive"),
+        (
+            ["-m", "hydra.sweeper.direction=minimize"],
+            "error: hydra.sweeper.direction=minimize: must be left out",
+        ),
+        (
+            ["-m", "task=plan", "seed=0,1"],
+            "error: task=plan: must be report with hydra/sweeper=optuna",
+        ),
+        (
+            ["-m", "training.learning_rate=interval(-1,1)"],
+            "error: training.learning_rate=-1.0: must be positive",
+        ),
         ([], "error: hydra/sweeper=optuna=a single run: must be a sweep"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -191,14 +254,23 @@ def test_a_pack_judges_scores_of_others_beside_ours(finished, tmp_path):
     np.savez(pack / "mine.npz", scores=scores, **json.loads((pack / "axes.json").read_text()))
     masks, outputs = np.load(pack / "masks.npz"), list((pack / "outputs").iterdir())
     assert sorted(masks.files) == sorted(path.name for path in outputs)
-    assert sorted({int(masks[name].sum()) for name in masks.files}) == [100, 200], "halves, and the full model"
+    assert sorted({int(masks[name].sum()) for name in masks.files}) == [100, 200], (
+        "halves, and the full model"
+    )
 
     done = command(pack, *shlex.split(said), "method.external.in_units_of_output=false")
     assert done.returncode == 0, done.stderr
     rows = result_of(pack)["rows"]
-    for quantity, methods in (("lds", names(ours["rows"], "lds")), ("ceiling", ["draws"])):
+    for quantity, methods in (("lds", method_names(ours["rows"], "lds")), ("ceiling", ["draws"])):
         for method in methods:
-            assert select(rows, quantity=quantity, method=method) == select(ours["rows"], quantity=quantity, method=method)
-    judged = [[row["value"] for row in select(rows, quantity="lds", method=method)] for method in ("external", "pixel")]
+            assert select(rows, quantity=quantity, method=method) == select(
+                ours["rows"], quantity=quantity, method=method
+            )
+    judged = [
+        [row["value"] for row in select(rows, quantity="lds", method=method)]
+        for method in ("external", "pixel")
+    ]
     assert judged[0] == judged[1]
-    assert len(list((pack / "models").iterdir())) == 1, "the checkpoint alone, and nothing is trained"
+    assert len(list((pack / "models").iterdir())) == 1, (
+        "the checkpoint alone, and nothing is trained"
+    )

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from conftest import small_run
 
-from journey.artifacts.workspace import Workspace, get
-from journey.experiment import recipes
+from journey.engine.metrics import track
+from journey.engine.workspace import Workspace, get
+from journey.experiment import load_experiment
 from journey.report import write
-from journey.tracking import Wandb, WandbMode, track
+from journey.tracking import Wandb, WandbMode
 
 
 def lines(path):
@@ -16,7 +17,7 @@ def lines(path):
 
 
 def test_a_resumed_run_has_every_line_once(small, workspace, tmp_path):
-    spec = small.trained(0)
+    spec = small.checkpoint(0)
     with track(spec, tmp_path, workspace) as log:
         for step in (50, 100, 150):
             log(step, loss=step / 100)
@@ -33,8 +34,17 @@ def test_a_resumed_run_has_every_line_once(small, workspace, tmp_path):
 
 def inspect(directory):
     """What W&B's own reader finds in an offline run."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(directory)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    command = [
+        str(Path(sys.executable).with_name("wandb")),
+        "leet",
+        "inspect",
+        "--summary",
+        "--json",
+        str(directory),
+    ]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -43,12 +53,16 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     tracking = Wandb(mode=WandbMode.offline)
     run = small_run(tracking=tracking)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
-    made_from = recipes(run, workspace.store)
-    artifact = get(made_from.trained(0), tracked)
-    get(made_from.evaluate(run.evaluation, run.judged), workspace)  # a run of W&B for each would take a second each
-    write.write(run, made_from, tracked, tmp_path / "report")
+    experiment = load_experiment(run, workspace.store)
+    artifact = get(experiment.checkpoint(0), tracked)
+    get(
+        experiment.evaluation(run.evaluation, run.all_methods), workspace
+    )  # a run of W&B for each would take a second each
+    write.write_report(run, experiment, tracked, tmp_path / "report")
 
-    runs = {found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))}
+    runs = {
+        found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))
+    }
     last = lines(artifact.path / "metrics.jsonl")[-1]
     curve = runs[artifact.path.name]
     assert (curve["step"], curve["summary"]["loss"]) == (150, last["loss"])
@@ -66,8 +80,8 @@ def test_disabled_wandb_is_not_even_imported(workspace):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from conftest import small_run; "
         "from journey.artifacts.store import Store; from journey.artifacts.workspace import Workspace, get; "
-        f"from journey.experiment import recipes; run, store = small_run(), Store({str(workspace.store.root)!r}); "
-        "get(recipes(run, store).trained(0), Workspace(store, run.compute, run.tracking, 'x')); "
+        f"from journey.experiment import load_experiment; run, store = small_run(), Store({str(workspace.store.root)!r}); "
+        "get(load_experiment(run, store).checkpoint(0), Workspace(store, run.compute, run.tracking, 'x')); "
         "assert 'torch' in sys.modules; assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

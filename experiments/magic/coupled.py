@@ -17,64 +17,93 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import journey
-from journey.artifacts.graph import digest
-from journey.artifacts.keep import All
-from journey.artifacts.specs import Measure, Score
-from journey.artifacts.workspace import Workspace, get
-from journey.data import subsets
-from journey.evaluation.candidates import chosen
-from journey.evaluation.counterfactual.effects import rises
-from journey.evaluation.statistics import over_queries, weighted_spearman
+from journey.engine.spec import digest
+from journey.engine.workspace import Workspace, get
+from journey.evaluation.counterfactual.changes import output_rises
+from journey.evaluation.ranking import candidate_index
+from journey.evaluation.statistics import query_mean_interval, weighted_spearman
+from journey.pipeline import subsets
+from journey.pipeline.interfaces import FullData, Measure, Score
 
 if TYPE_CHECKING:
-    from journey.opened import Opened
+    from journey.run import Run
 
-REMOVALS = ("experiment=counterfactual", "evaluation.opponents=[100]", "evaluation.short_windows=[1,10,30]")
+REMOVALS = (
+    "experiment=counterfactual",
+    "evaluation.opponents=[100]",
+    "evaluation.short_windows=[1,10,30]",
+)
 
 
-def measured(removals: "Opened") -> tuple[Measure, list[Measure]]:
+def outputs(removals: "Run") -> tuple[Measure, list[Measure]]:
     """Of the full model, and of those of its seed that were trained without some images."""
-    needs = removals.made_from.evaluate(removals.run.evaluation, removals.run.judged).needs
+    needs = removals.experiment.evaluation(removals.run.evaluation, removals.run.all_methods).inputs
     of = {digest(change.measured): change.measured for change in needs["changes"]}
-    return needs["full"], [spec for spec in of.values() if spec.checkpoint.keep != All()]
+    return needs["full"], [spec for spec in of.values() if spec.checkpoint.subset != FullData()]
 
 
-def left_out(specs: list[Measure], removals: "Opened", array: Callable[[Score], np.ndarray]) -> np.ndarray:
+def left_out(
+    specs: list[Measure], removals: "Run", array: Callable[[Score], np.ndarray]
+) -> np.ndarray:
     """Which images each model was trained without. bool [M, N]"""
     masks = np.ones((len(specs), len(removals.images)), bool)
     for mask, spec in zip(masks, specs, strict=True):
-        mask[subsets.rows(spec.checkpoint.keep, removals.images, array)] = False
+        mask[subsets.subset_rows(spec.checkpoint.subset, removals.images, array)] = False
     return masks
 
 
 def judging(specs: list[Measure], query: int, count: int) -> np.ndarray:
     """Which models lack so many images, that were not chosen for this query. int64 [1, M]"""
-    keeps = [spec.checkpoint.keep for spec in specs]
-    return np.array([[keep.count == count and getattr(keep, "query", None) != query for keep in keeps]], np.int64)
+    keeps = [spec.checkpoint.subset for spec in specs]
+    return np.array(
+        [[keep.count == count and getattr(keep, "query", None) != query for keep in keeps]],
+        np.int64,
+    )
 
 
 def main() -> None:
     """Write a row for each method and step."""
-    removals, exact = journey.open(*REMOVALS, *sys.argv[1:]), journey.open("experiment=magic", *sys.argv[1:])
+    removals, exact = (
+        journey.open(*REMOVALS, *sys.argv[1:]),
+        journey.open("experiment=magic", *sys.argv[1:]),
+    )
     workspace = Workspace(exact.store, exact.run.compute, exact.run.tracking, "coupled")
-    full, specs = measured(removals)
+    full, specs = outputs(removals)
     masks = left_out(specs, removals, lambda score: get(score, workspace).array("scores.npy"))
-    rise = np.stack([rises(full, spec, workspace) for spec in specs], -1)  # [steps + destination, Q, M]
+    rise = np.stack(
+        [output_rises(full, spec, workspace) for spec in specs], -1
+    )  # [steps + destination, Q, M]
 
     rows = []
-    for name, method in exact.run.judged.items():
+    for name, method in exact.run.all_methods.items():
         kind = name.split("-")[0]  # a variant's hyper-parameter is its method's
-        scores = get(exact.made_from.score(method), workspace).array("scores.npy")
-        scores = scores[chosen(kind, method, removals.run.evaluation.candidates)]  # [steps or 1, Q, N]
-        for i, step in enumerate(exact.made_from.steps):
+        scores = get(exact.experiment.scores(method), workspace).array("scores.npy")
+        scores = scores[
+            candidate_index(kind, method, removals.run.evaluation.candidates)
+        ]  # [steps or 1, Q, N]
+        for i, step in enumerate(exact.experiment.steps):
             predicted = scores[i if len(scores) > 1 else 0] @ masks.T  # [Q, M]
-            happened = rise[removals.made_from.steps.index(step)]
+            happened = rise[removals.experiment.steps.index(step)]
             for count in removals.run.evaluation.counts:
                 weights = [judging(specs, query, count) for query in range(len(predicted))]
-                rho = [weighted_spearman(predicted[[q]], happened[[q]], of)[0, 0] for q, of in enumerate(weights)]
-                value, low, high = over_queries(np.array(rho))
-                rows.append({"method": name, "step": step, "count": count, "value": value, "low": low, "high": high})
-                print(f"{name}, t = {step}, {count} left out: {100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]")
+                rho = [
+                    weighted_spearman(predicted[[q]], happened[[q]], of)[0, 0]
+                    for q, of in enumerate(weights)
+                ]
+                value, low, high = query_mean_interval(np.array(rho))
+                rows.append(
+                    {
+                        "method": name,
+                        "step": step,
+                        "count": count,
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                    }
+                )
+                print(
+                    f"{name}, t = {step}, {count} left out: {100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+                )
     found = {"num_models": len(specs), "num_queries": len(predicted), "rows": rows}
     (Path(__file__).parent / "coupled.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -26,16 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from journey import experiment
-from journey.artifacts.keep import RandomSubset
-from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Measure
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.config.groups import Batching, Precision, Retraining, Sampling, Training
-from journey.data.digits import Digits
+from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
+from journey.engine.store import Store
+from journey.engine.workspace import Precision, Workspace, get
 from journey.evaluation.lds.reliability import given_seed, over_seeds
 from journey.launch.local import Local
+from journey.pipeline.interfaces import Experiment, Measure, RandomSubset
+from journey.pipeline.settings import Batching, Retraining, Sampling, Training
 from journey.tracking import JSONLines
 
 HERE = Path(__file__).parent
@@ -43,20 +41,20 @@ R, STEPS = 2, 600
 ASKED = [900, 700, 600, 500, 400, 300, 200, 100, 20]
 JUDGED = (600, 500, 400, 300, 200, 100)
 PROTOCOLS = [  # batches, fraction, steps of the full model, steps of a subset model, M
-    (Batching.shared, 0.5, STEPS, STEPS, 24),
-    (Batching.own, 0.5, STEPS, STEPS, 24),
-    (Batching.shared, 0.9, STEPS, STEPS, 12),
-    (Batching.own, 0.9, STEPS, STEPS, 12),
-    (Batching.shared, 0.5, STEPS, 2 * STEPS, 12),
-    (Batching.shared, 0.5, STEPS // 2, STEPS // 2, 12),
-    (Batching.shared, 0.5, 2 * STEPS, 2 * STEPS, 12),
-    (Batching.own, 0.5, STEPS, STEPS // 2, 12),
-    (Batching.shared, 0.75, STEPS, STEPS, 12),
-    (Batching.shared, 0.95, STEPS, STEPS, 12),
-    (Batching.own, 0.95, STEPS, STEPS, 12),
-    (Batching.own, 0.75, STEPS, STEPS, 12),
-    (Batching.shared, 0.75, STEPS, STEPS * 4 // 3, 12),
-    (Batching.own, 0.75, STEPS, STEPS * 3 // 4, 12),
+    (Batching.coupled, 0.5, STEPS, STEPS, 24),
+    (Batching.independent, 0.5, STEPS, STEPS, 24),
+    (Batching.coupled, 0.9, STEPS, STEPS, 12),
+    (Batching.independent, 0.9, STEPS, STEPS, 12),
+    (Batching.coupled, 0.5, STEPS, 2 * STEPS, 12),
+    (Batching.coupled, 0.5, STEPS // 2, STEPS // 2, 12),
+    (Batching.coupled, 0.5, 2 * STEPS, 2 * STEPS, 12),
+    (Batching.independent, 0.5, STEPS, STEPS // 2, 12),
+    (Batching.coupled, 0.75, STEPS, STEPS, 12),
+    (Batching.coupled, 0.95, STEPS, STEPS, 12),
+    (Batching.independent, 0.95, STEPS, STEPS, 12),
+    (Batching.independent, 0.75, STEPS, STEPS, 12),
+    (Batching.coupled, 0.75, STEPS, STEPS * 4 // 3, 12),
+    (Batching.independent, 0.75, STEPS, STEPS * 3 // 4, 12),
 ]
 
 
@@ -69,9 +67,23 @@ def main(root: Path) -> None:
         needed = measures(store, batches, fraction, full_steps, steps, num_subsets)
         for _ in workspace.compute.make([m for of_subset in needed for m in of_subset], workspace):
             pass
-        halves = [[get(m, workspace).array("outputs.npy") for m in of_subset] for of_subset in needed]
-        seconds = np.mean([get(m.checkpoint, workspace).manifest["seconds"] for of_subset in needed for m in of_subset])
-        what = {"batches": batches.value, "fraction": fraction, "full_steps": full_steps, "steps": steps, "subsets": num_subsets}
+        halves = [
+            [get(m, workspace).array("outputs.npy") for m in of_subset] for of_subset in needed
+        ]
+        seconds = np.mean(
+            [
+                get(m.checkpoint, workspace).manifest["seconds"]
+                for of_subset in needed
+                for m in of_subset
+            ]
+        )
+        what = {
+            "batches": batches.value,
+            "fraction": fraction,
+            "full_steps": full_steps,
+            "steps": steps,
+            "subsets": num_subsets,
+        }
         found = signal(np.array(halves), needed[0][0].steps)
         rows += [{**what, "seconds_a_model": round(float(seconds), 1), **row} for row in found]
         (HERE / "study.json").write_text(json.dumps({"seeds": R, "rows": rows}, indent=1) + "\n")
@@ -82,12 +94,20 @@ def measures(
     store: Store, batches: Batching, fraction: float, full_steps: int, steps: int, num_subsets: int
 ) -> list[list[Measure]]:
     """[subset][seed]"""
-    images = experiment.images_of(Digits(), store)
-    retraining = Retraining(num_draws=64, batches=batches)
-    full = Recipes(images, DDPM(), Training(num_steps=full_steps), Sampling(steps=ASKED), retraining, Precision.fp32, 0)
+    images = experiment.dataset_images(Digits(), store)
+    retraining = Retraining(num_samples=64, batches=batches)
+    full = Experiment(
+        images,
+        DDPM(),
+        Training(num_steps=full_steps),
+        Sampling(steps=ASKED),
+        retraining,
+        Precision.fp32,
+        0,
+    )
     part = replace(full, training=Training(num_steps=steps))
     subsets = [RandomSubset(i, fraction, 0) for i in range(num_subsets)]
-    return [[full.measured(part.trained(r, subset)) for r in range(R)] for subset in subsets]
+    return [[full.outputs(part.retrained(subset, r)) for r in range(R)] for subset in subsets]
 
 
 def signal(halves: np.ndarray, steps: tuple[int, ...]) -> list[dict]:
@@ -99,9 +119,17 @@ def signal(halves: np.ndarray, steps: tuple[int, ...]) -> list[dict]:
     drawn = np.mean([given_seed(halves[:, [r]]).reliability() for r in range(R)], 0)
     of_mean = np.clip(over_seeds(halves).reliability(), -0.99, 0.99)
     of_one = of_mean / (R - (R - 1) * of_mean)  # Spearman–Brown, backwards
-    rows = zip([*steps, "destination"], spread.mean((0, 2)), common.mean(0), drawn, of_one, strict=True)
+    rows = zip(
+        [*steps, "destination"], spread.mean((0, 2)), common.mean(0), drawn, of_one, strict=True
+    )
     return [
-        dict(zip(("step", "spread", "common", "draws", "seeds"), (t, *(round(float(x), 4) for x in rest)), strict=True))
+        dict(
+            zip(
+                ("step", "spread", "common", "draws", "seeds"),
+                (t, *(round(float(x), 4) for x in rest)),
+                strict=True,
+            )
+        )
         for t, *rest in rows
     ]
 
@@ -109,9 +137,17 @@ def signal(halves: np.ndarray, steps: tuple[int, ...]) -> list[dict]:
 def show(what: dict, seconds: float, rows: list[dict]) -> None:
     """A line for each step."""
     judged = [row["seeds"] for row in rows if row["step"] in JUDGED]
-    print(what, f"{seconds:.1f} s a model; seeds, mean of {JUDGED[0]}…{JUDGED[-1]}: {np.mean(judged):.2f}", flush=True)
+    print(
+        what,
+        f"{seconds:.1f} s a model; seeds, mean of {JUDGED[0]}…{JUDGED[-1]}: {np.mean(judged):.2f}",
+        flush=True,
+    )
     for row in rows:
-        print("   ", {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        print(
+            "   ",
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()},
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

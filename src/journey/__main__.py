@@ -20,50 +20,81 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from journey import command_line, experiment, preflight
-from journey.artifacts.graph import ancestors
-from journey.artifacts.manifest import StoreError
-from journey.artifacts.specs import Train
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
+from journey.cli import (
+    OPTUNA,
+    asks_for_completion,
+    asks_for_help,
+    check_command_line,
+    distinguishing_overrides,
+    help_text,
+    keyed_overrides,
+    one_line_error,
+    open_streams,
+    point_directory,
+    printable,
+    refuse_numbers_for_booleans,
+)
+from journey.components import COMPONENTS
 from journey.config import compose
-from journey.config.checks import ConfigError
-from journey.config.contracts import Kind
-from journey.config.settings import Config, Task
-from journey.kinds import KINDS
+from journey.config.run import RunConfig, Task
+from journey.engine.checks import ConfigError
+from journey.engine.graph import ancestors
+from journey.engine.manifest import StoreError
+from journey.engine.spec import Component
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace
+from journey.experiment import check_data, check_machine, prepare_experiment, record_images
 from journey.launch.jobs import JobsFailedError
+from journey.pipeline.interfaces import Train
 
 EXPECTED = (ConfigError, StoreError)
-MENDABLE = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP")
-SWEPT: dict[tuple[str, ...], list[dict]] = {}  # the headline of every point of a sweep, by its overrides
 
 
-def dispatch(run: Config, reports: Path, words: str) -> dict | None:
+MENDABLE = (
+    "ENOSPC",
+    "EDQUOT",
+    "EFBIG",
+    "EACCES",
+    "EPERM",
+    "EROFS",
+    "ENAMETOOLONG",
+    "ENOTDIR",
+    "EISDIR",
+    "ELOOP",
+)
+
+
+SWEPT: dict[
+    tuple[str, ...], list[dict]
+] = {}  # the headline of every point of a sweep, by its overrides
+
+
+def dispatch(run: RunConfig, reports: Path, words: str) -> dict | None:
     """Do what `task` says; returns the result where there is a report. words: the overrides that compose the run."""
     store = Store(Path(run.artifacts))
     if run.task is Task.verify:
         return _verify(store)
-    preflight.check_machine(run)
-    made_from, train = experiment.prepared(run, store)
-    preflight.check_data(run, made_from, train)
-    target = made_from.evaluate(run.evaluation, run.judged)
+    check_machine(run)
+    experiment, train = prepare_experiment(run, store)
+    check_data(run, experiment, train)
+    target = experiment.evaluation(run.evaluation, run.all_methods)
     workspace = Workspace(store, run.compute, run.tracking, run.name)
     if run.task is Task.plan:
         from journey.report import plan
 
-        return plan.show(target, store, run.compute)
+        return plan.show_plan(target, store, run.compute)
     if run.task is Task.status:
-        from journey.report import status
+        from journey.report.plan import show_status
 
-        return status.show(target, store, run.compute)
+        return show_status(target, store, run.compute)
     for directory in (store, Store(reports.parent)):
         directory.writable()
-    experiment.remember_images(made_from.images, store)
+    record_images(experiment.images, store)
     match run.task:
         case Task.train:
             _make([spec for spec in ancestors(target) if isinstance(spec, Train)], workspace)
         case Task.sample:
-            _make([made_from.journeys], workspace)
+            _make([experiment.trajectories], workspace)
         case Task.attribute:
             _make(list(target.scores.values()), workspace)
         case Task.evaluate:
@@ -72,11 +103,13 @@ def dispatch(run: Config, reports: Path, words: str) -> dict | None:
             _make([target], workspace)
             from journey.report import export
 
-            export.write(run, made_from, workspace, reports.with_name(f"{reports.name}-pack.tar.gz"), words)
+            export.write_bundle(
+                run, experiment, workspace, reports.with_name(f"{reports.name}-pack.tar.gz"), words
+            )
         case Task.report:
             from journey.report import write
 
-            return write.write(run, made_from, workspace, reports)
+            return write.write_report(run, experiment, workspace, reports)
     return None
 
 
@@ -91,7 +124,9 @@ def _verify(store: Store) -> None:
         damaged += 1
         print(line, flush=True)
     if damaged:
-        raise StoreError(f"{store.root}: {damaged} damaged; what is deleted is made anew when it is asked for")
+        raise StoreError(
+            f"{store.root}: {damaged} damaged; what is deleted is made anew when it is asked for"
+        )
     nothing = "" if store.root.is_dir() else "no such directory, so "
     print(f"{store.root}: {nothing}every payload is what its manifest says")
 
@@ -102,40 +137,46 @@ def _run(composed: DictConfig) -> float | None:
     with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
-        command_line.refuse_numbers_for_truths(job.overrides.task, composed)
+        refuse_numbers_for_booleans(job.overrides.task, composed)
         reports = Path(run.reports) / run.name
         point = job.job.override_dirname
         if job.mode is RunMode.MULTIRUN:  # every point of a sweep has its own report
-            reports = reports / command_line.directory_of(job.job.num, point)
-        result = dispatch(run, reports, command_line.composing(job.overrides.task))
+            reports = reports / point_directory(job.job.num, point)
+        result = dispatch(run, reports, keyed_overrides(job.overrides.task))
         headline = run.evaluation.headline(result) if result is not None else []
         if headline and job.mode is RunMode.MULTIRUN:
             SWEPT[tuple(job.overrides.task)] = headline
         return headline[0]["value"] if headline else None
 
 
-def main(kinds: Sequence[type[Kind]] = ()) -> None:
+def main(kinds: Sequence[type[Component]] = ()) -> None:
     """The command `journey`, with a user's own kinds as further choices."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of to Hydra's own printing
-    command_line.open_streams()
+    open_streams()
     with one_line_errors():
-        compose.register_schemas(KINDS, kinds)
-        if command_line.asks_for_help(sys.argv[1:]):
-            print(command_line.help_text(kinds))
+        compose.register_schemas(COMPONENTS, kinds)
+        if asks_for_help(sys.argv[1:]):
+            print(help_text(kinds))
             return
-        if not command_line.asks_for_completion(sys.argv[1:]):
-            command_line.check(sys.argv[1:])
-        if command_line.OPTUNA in sys.argv:
-            sys.argv.append("hydra.sweeper.direction=maximize")  # else it would look for the smallest
+        if not asks_for_completion(sys.argv[1:]):
+            check_command_line(sys.argv[1:])
+        if OPTUNA in sys.argv:
+            sys.argv.append(
+                "hydra.sweeper.direction=maximize"
+            )  # else it would look for the smallest
         with tempfile.TemporaryDirectory() as scratch:
-            os.environ["JOURNEY_SCRATCH"] = scratch  # where Hydra notes what a sweep was; the reports say so
+            os.environ["JOURNEY_SCRATCH"] = (
+                scratch  # where Hydra notes what a sweep was; the reports say so
+            )
             _run()
         if any(SWEPT.values()):
             from rich.console import Console
 
             from journey.report import tables
 
-            (Console() if sys.stdout.isatty() else Console(width=200)).print(tables.of_sweep(command_line.told_apart(SWEPT)))
+            (Console() if sys.stdout.isatty() else Console(width=200)).print(
+                tables.sweep_table(distinguishing_overrides(SWEPT))
+            )
 
 
 @contextlib.contextmanager
@@ -150,15 +191,15 @@ def one_line_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {command_line.one_line(error)}")
+        sys.exit(f"error: {one_line_error(error)}")
     except EXPECTED as error:
-        sys.exit(f"error: {command_line.plain(str(error))}")
+        sys.exit(f"error: {printable(str(error))}")
     except JobsFailedError as error:  # a line for each
         sys.exit(f"error: {error}")
     except OSError as error:
         if errno.errorcode.get(error.errno) not in MENDABLE:
             raise
-        where = command_line.plain(str(error.filename or "writing"))
+        where = printable(str(error.filename or "writing"))
         sys.exit(f"error: {where}: {error.strerror}; the same command continues")
 
 

@@ -4,7 +4,7 @@ import torch
 from trak.score_computers import BasicScoreComputer
 
 from journey.attribution.kernel import SingularKernelError, inner_products, kernel_scores
-from journey.config.groups import DampingUnit, Scale
+from journey.pipeline.settings import DampingUnit, Scale
 
 
 def features(n, p, q=5, seed=0):
@@ -18,7 +18,9 @@ def scored(train, queries, damping, scale=Scale.none, unit=DampingUnit.eigenvalu
 
 
 @pytest.mark.parametrize("unit", DampingUnit)
-@pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 1500), (1, 7), (7, 1), (9, 3)])
+@pytest.mark.parametrize(
+    ("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 1500), (1, 7), (7, 1), (9, 3)]
+)
 def test_is_the_dense_formula(n, p, unit):
     train, queries = features(n, p)
     damping = [0.01, 1.0]
@@ -42,10 +44,17 @@ def test_is_the_dense_formula(n, p, unit):
 def test_damping_means_the_same_at_every_dimension():
     """Of one kernel, ΦΦᵀ, written in 20 dimensions or in 2,000: by eigenvalue, the effective parameters are the same."""
     train, queries = features(50, 20)
-    wide, wide_q = (np.concatenate([x, np.zeros((len(x), 1980), np.float32)], 1) for x in (train, queries))
-    narrow_of, wide_of = (scored(*x, [1.0])[1][0].effective_parameters for x in ((train[:20], queries), (wide[:20], wide_q)))
+    wide, wide_q = (
+        np.concatenate([x, np.zeros((len(x), 1980), np.float32)], 1) for x in (train, queries)
+    )
+    narrow_of, wide_of = (
+        scored(*x, [1.0])[1][0].effective_parameters
+        for x in ((train[:20], queries), (wide[:20], wide_q))
+    )
     assert narrow_of == pytest.approx(wide_of)
-    diagonal = scored(wide[:20], wide_q, [1.0], unit=DampingUnit.diagonal)[1][0].effective_parameters
+    diagonal = scored(wide[:20], wide_q, [1.0], unit=DampingUnit.diagonal)[1][
+        0
+    ].effective_parameters
     assert diagonal > 1.5 * wide_of
 
 
@@ -103,7 +112,9 @@ def test_scales_are_the_dense_formulas(n, p, monkeypatch):
         Scale.cosine: tau / norms / np.linalg.norm(queries, axis=1)[:, None],
     }
     for scale, by_formula in expected.items():
-        np.testing.assert_allclose(scored(train, queries, [0.5], scale)[0][0], by_formula, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(
+            scored(train, queries, [0.5], scale)[0][0], by_formula, rtol=1e-4, atol=1e-7
+        )
     out = np.ones((5, n), np.float32)
     inner_products(out, train, queries, Scale.cosine, weight=0.5)
     cosine = queries @ phi.T / norms / np.linalg.norm(queries, axis=1)[:, None]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from journey.attribution.projection import projection
-from journey.config.groups import Projection
-from journey.stages.featurize import joined
+from journey.attribution.features import joined
+from journey.attribution.projections import make_projection
+from journey.pipeline.settings import Projection
 
 CPU = torch.device("cpu")
 KINDS = [Projection.sparse, Projection.gaussian, Projection.rademacher]
@@ -11,7 +11,7 @@ KINDS = [Projection.sparse, Projection.gaussian, Projection.rademacher]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_one_linear_map(kind):
-    project = projection(kind, 300, 40, 0, "a", CPU)
+    project = make_projection(kind, 300, 40, 0, "a", CPU)
     matrix = project(torch.eye(300))  # P, [d, p]
     g = torch.randn(7, 300)
     torch.testing.assert_close(project(g), g @ matrix, rtol=1e-4, atol=1e-4)
@@ -24,7 +24,9 @@ def test_keeps_norms_and_inner_products_of_heavy_tailed_vectors(kind):
     g = torch.randn(20, 20_000) * torch.rand(20_000).pow(4)
     g[10:] += g[:10]
     exact = g @ g.T
-    estimates = [(f := projection(kind, 20_000, 2048, 0, f"key {i}", CPU)(g)) @ f.T for i in range(4)]
+    estimates = [
+        (f := make_projection(kind, 20_000, 2048, 0, f"key {i}", CPU)(g)) @ f.T for i in range(4)
+    ]
     scale = exact.diag().sqrt()
     errors = (torch.stack(estimates) - exact) / (scale[:, None] * scale)
     assert errors.square().mean().sqrt() < 2 / 2048**0.5  # Var ≤ 2 / p for unit vectors
@@ -33,17 +35,21 @@ def test_keeps_norms_and_inner_products_of_heavy_tailed_vectors(kind):
 
 def test_key_and_seed_decide(model):
     g = torch.randn(2, 500)
-    one, same, other = (projection(Projection.sparse, 500, 64, 0, k, CPU)(g) for k in ("a", "a", "b"))
+    one, same, other = (
+        make_projection(Projection.sparse, 500, 64, 0, k, CPU)(g) for k in ("a", "a", "b")
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def test_none_is_the_whole_gradient():
     g = torch.randn(2, 500)
-    assert projection(Projection.none, 500, 0, 0, "a", CPU)(g) is g
+    assert make_projection(Projection.none, 500, 0, 0, "a", CPU)(g) is g
 
 
-@pytest.mark.parametrize(("num_rows", "sizes"), [(1, [3, 3, 1]), (4, [3, 4]), (6, [6, 1]), (7, [7]), (100, [7])])
+@pytest.mark.parametrize(
+    ("num_rows", "sizes"), [(1, [3, 3, 1]), (4, [3, 4]), (6, [6, 1]), (7, [7]), (100, [7])]
+)
 def test_a_dense_projection_gets_joined_blocks_in_their_order(num_rows, sizes):
     rows = torch.randn(7, 5)
     groups = list(joined(iter(rows.split(3)), num_rows))

@@ -6,11 +6,12 @@ from scipy.stats import spearmanr
 from trak import TRAKer
 from trak.projectors import AbstractProjector
 
-from journey.attribution.gradients import Objective, Plan
+from journey.attribution.gradients import GradientPlan, Objective
 from journey.attribution.kernel import kernel_scores
-from journey.attribution.projection import projection
-from journey.attribution.traker_task import LossOutput
-from journey.config.groups import Precision, Projection
+from journey.attribution.projections import make_projection
+from journey.attribution.traker.stage import LossOutput
+from journey.engine.workspace import Precision
+from journey.pipeline.settings import Projection
 
 P = 128
 
@@ -21,7 +22,11 @@ class SameProjector(AbstractProjector):
         self.map = project
 
     def project(self, grads, model_id):
-        flat = torch.cat([g.flatten(1) for g in grads.values()], 1) if isinstance(grads, dict) else grads
+        flat = (
+            torch.cat([g.flatten(1) for g in grads.values()], 1)
+            if isinstance(grads, dict)
+            else grads
+        )
         return self.map(flat)
 
     def free_memory(self):
@@ -31,7 +36,7 @@ class SameProjector(AbstractProjector):
 def test_same_ranks_as_traker(net, linear_schedule, clean, draws, tmp_path):
     train, queries = clean[:160], clean[160:168]
     d = sum(p.numel() for p in net.parameters())
-    project = projection(Projection.gaussian, d, P, 0, "a", torch.device("cpu"))
+    project = make_projection(Projection.gaussian, d, P, 0, "a", torch.device("cpu"))
 
     traker = TRAKer(
         net, LossOutput(linear_schedule, draws), len(train), str(tmp_path), device="cpu", proj_dim=P, logging_level=40,
@@ -39,7 +44,9 @@ def test_same_ranks_as_traker(net, linear_schedule, clean, draws, tmp_path):
     )  # fmt: skip
     traker.load_checkpoint(net.state_dict(), model_id=0)
     for first in range(0, len(train), 32):
-        traker.featurize([train.x0[first : first + 32]], num_samples=len(train.x0[first : first + 32]))
+        traker.featurize(
+            [train.x0[first : first + 32]], num_samples=len(train.x0[first : first + 32])
+        )
     traker.finalize_features()
     traker.start_scoring_checkpoint("queries", net.state_dict(), 0, num_targets=len(queries))
     traker.score([queries.x0], num_samples=len(queries))
@@ -47,7 +54,10 @@ def test_same_ranks_as_traker(net, linear_schedule, clean, draws, tmp_path):
 
     objective = Objective(net, linear_schedule, Precision.fp32)
     phi, phi_q = (
-        torch.cat([project(g) for g in objective.gradients(some, draws, Plan("loop", 8, 6))]).numpy() for some in (train, queries)
+        torch.cat(
+            [project(g) for g in objective.gradients(some, draws, GradientPlan("loop", 8, 6))]
+        ).numpy()
+        for some in (train, queries)
     )
     scores = np.zeros((1, len(phi_q), len(phi)), np.float32)
     kernel_scores(scores, phi, phi_q, [1e-9])

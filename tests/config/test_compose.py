@@ -12,23 +12,27 @@ from hydra import compose, initialize_config_dir
 
 import journey
 from journey import __main__ as entry
-from journey.attribution.methods.nonparametric import NonparametricScore
-from journey.config import groups
-from journey.config.checks import ConfigError
+from journey.attribution.baselines import NonparametricScore
+from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
-from journey.config.groups import At, Views
-from journey.config.settings import Config, Vary
-from journey.kinds import KINDS
+from journey.config.run import RunConfig, Vary
+from journey.engine.checks import ConfigError
+from journey.pipeline import settings as settings_module
+from journey.pipeline.settings import Augmentation, GradientSettings, Target
 
 PACKAGE = Path(journey.__path__[0])
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 OF_LATENTS = ("latent", "caption")  # methods
 SAME_MODEL = "method=(?!external|trak_store|latent|caption)"
-OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name not in ("experiment", "shared"))
+OPTIONS = sorted(
+    f"{p.parent.name}={p.stem}"
+    for p in CONF.glob("*/*.yaml")
+    if p.parent.name not in ("experiment", "shared")
+)
 
 
-def composed(*overrides: str) -> Config:
-    register_schemas(KINDS)
+def composed(*overrides: str) -> RunConfig:
+    register_schemas(COMPONENTS)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse(compose("config", list(overrides)))
 
@@ -46,7 +50,10 @@ def scores_file(directory: Path) -> list[str]:
 
 def trak_store(directory: Path) -> list[str]:
     """Of one model, image and target."""
-    said = {"metadata": {"train set size": 1, "JL dimension": 2}, "experiments": {"a": {"num_targets": 1}}}
+    said = {
+        "metadata": {"train set size": 1, "JL dimension": 2},
+        "experiments": {"a": {"num_targets": 1}},
+    }
     for name, content in {**said, "id_0": {"0": {"is_featurized": 1}}}.items():
         (directory / f"{name}.json").write_text(json.dumps(content))
     (directory / "0").mkdir()
@@ -64,24 +71,34 @@ def test_every_option_composes_and_is_named_after_its_file(option, tmp_path):
     group, name = option.split("=")
     if group == "method":
         model = ["model=ldm_tiny"] if name in OF_LATENTS else []
-        assert list(composed(f"method=[{name}]", *READS.get(name, lambda _: [])(tmp_path), *model).method) == [name]
+        assert list(
+            composed(f"method=[{name}]", *READS.get(name, lambda _: [])(tmp_path), *model).method
+        ) == [name]
     else:
-        kind = getattr(composed(option), group).kind
-        assert name == kind or name.startswith(f"{kind}_") or kind == "archive"  # which reads several
+        kind = getattr(composed(option), group).name
+        assert (
+            name == kind or name.startswith(f"{kind}_") or kind == "archive"
+        )  # which reads several
 
 
 def test_the_options_of_a_group_differ():
     runs = {name: composed(f"model={name}").model for name in ("ddpm_tiny", "ddpm_small")}
     assert runs["ddpm_tiny"] != runs["ddpm_small"]
-    methods = composed(f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match(SAME_MODEL, o))}]").method
+    methods = composed(
+        f"method=[{','.join(o.split('=')[1] for o in OPTIONS if re.match(SAME_MODEL, o))}]"
+    ).method
     assert all(a == b or methods[a] != methods[b] for a in methods for b in methods)
 
 
 def test_every_kind_is_a_choice():
-    used = {type(getattr(composed(option), group)) for option in OPTIONS if (group := option.split("=")[0]) != "method"}
+    used = {
+        type(getattr(composed(option), group))
+        for option in OPTIONS
+        if (group := option.split("=")[0]) != "method"
+    }
     text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
-    for kind in KINDS:
-        assert kind in used or f"/schema/method/{kind.kind}@" in text, kind
+    for kind in COMPONENTS:
+        assert kind in used or f"/schema/method/{kind.name}@" in text, kind
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -93,35 +110,66 @@ def test_every_experiment_composes_with_any_methods(experiment, methods):
 
 
 def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
-    run = composed("attribution.num_draws=8", "method.trak.num_draws=16")
-    assert (run.method["journey"].num_draws, run.method["trak"].num_draws) == (8, 16)
-    every = [o.split("=")[1] for o in OPTIONS if re.match("method=(?!external|trak|latent|caption)", o)]
-    for setting in fields(groups.Attribution):
+    run = composed("attribution.num_samples=8", "method.trak.num_samples=16")
+    assert (run.method["journey"].num_samples, run.method["trak"].num_samples) == (8, 16)
+    every = [
+        o.split("=")[1] for o in OPTIONS if re.match("method=(?!external|trak|latent|caption)", o)
+    ]
+    for setting in fields(GradientSettings):
         value = {bool: True, int: 4}.get(type(setting.default))
         if value is not None:
-            run = composed(f"method=[{','.join(every)}]", f"attribution.{setting.name}={value}", "attribution.num_draws=4")
-            of_gradients = [m for m in run.method.values() if isinstance(m, groups.Attribution)]
+            run = composed(
+                f"method=[{','.join(every)}]",
+                f"attribution.{setting.name}={value}",
+                "attribution.num_samples=4",
+            )
+            of_gradients = [m for m in run.method.values() if isinstance(m, GradientSettings)]
             assert len(of_gradients) == 10
             assert {getattr(m, setting.name) for m in of_gradients} == {value}
 
 
 def test_one_precision_for_all_unless_a_method_says_otherwise():
-    run = composed("compute.precision=bf16", "method=[journey,abu,trak]", "method.trak.precision=fp32")
-    assert {name: m.precision.value for name, m in run.method.items()} == {"journey": "bf16", "abu": "bf16", "trak": "fp32"}
+    run = composed(
+        "compute.precision=bf16", "method=[journey,unlearning,trak]", "method.trak.precision=fp32"
+    )
+    assert {name: m.precision.value for name, m in run.method.items()} == {
+        "journey": "bf16",
+        "unlearning": "bf16",
+        "trak": "fp32",
+    }
 
 
 def test_variants_differ_in_one_field_and_none_is_there_twice():
-    run = composed("method=[journey,trak,pixel]", "vary.at=[step,trajectory,destination]", "vary.num_draws=[8,32]")
-    expected = ["journey", "trak", "pixel", "journey-trajectory", "journey-num_draws-8", "trak-num_draws-8"]
-    assert list(run.judged) == expected
-    assert run.judged["journey-num_draws-8"].num_draws == 8
-    assert run.judged["journey-trajectory"].at is At.trajectory
+    run = composed(
+        "method=[journey,trak,pixel]",
+        "vary.target=[step,trajectory,destination]",
+        "vary.num_samples=[8,32]",
+    )
+    expected = [
+        "journey",
+        "trak",
+        "pixel",
+        "journey-trajectory",
+        "journey-num_samples-8",
+        "trak-num_samples-8",
+    ]
+    assert list(run.all_methods) == expected
+    assert run.all_methods["journey-num_samples-8"].num_samples == 8
+    assert run.all_methods["journey-trajectory"].target is Target.trajectory
 
 
 def test_a_field_without_effect_on_a_method_is_no_axis_of_it():
-    run = composed("method=[journey,gradient_dot]", "vary.damping=[1.0]", "vary.train_window=[100]")
-    expected = ["journey", "gradient_dot", "journey-train_window-100", "journey-damping-1.0", "gradient_dot-train_window-100"]
-    assert sorted(run.judged) == sorted(expected)
+    run = composed(
+        "method=[journey,gradient_dot]", "vary.damping=[1.0]", "vary.train_timesteps=[100]"
+    )
+    expected = [
+        "journey",
+        "gradient_dot",
+        "journey-train_timesteps-100",
+        "journey-damping-1.0",
+        "gradient_dot-train_timesteps-100",
+    ]
+    assert sorted(run.all_methods) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -133,36 +181,59 @@ def test_a_field_without_effect_on_a_method_is_no_axis_of_it():
     ],
 )
 def test_a_method_is_refused_on_a_model_that_has_not_what_it_needs(method, model, allowed):
-    with pytest.raises(ConfigError, match=rf"method\.{method}={method} on \w+[^:]*: must be used with {allowed}"):
+    with pytest.raises(
+        ConfigError, match=rf"method\.{method}={method} on \w+[^:]*: must be used with {allowed}"
+    ):
         composed(f"method=[{method}]", f"model={model}")
 
 
 def test_a_run_in_plain_python_is_checked_too():
     with pytest.raises(ConfigError, match=r"dataset=\?\?\?: must be one of its choices"):
-        Config(method={"a": NonparametricScore()})
+        RunConfig(method={"a": NonparametricScore()})
     with pytest.raises(ConfigError, match=r"method\.a="):
         small_run(method={"a": "pixel"})
 
 
 def test_digits_is_what_was_asked_for():
     run = composed("experiment=digits")
-    assert (run.dataset.num_train, run.retraining.num_subsets, run.retraining.num_seeds) == (1000, 32, 1)
-    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (600, 64, 24)
+    assert (run.dataset.num_train, run.retraining.num_subsets, run.retraining.num_seeds) == (
+        1000,
+        32,
+        1,
+    )
+    assert (run.training.num_steps, run.training.batch_size, run.sampling.num_queries) == (
+        600,
+        64,
+        24,
+    )
     assert run.sampling.steps == [600, 500, 400, 300, 200, 100, 20]
-    assert (run.method["journey"].num_draws, run.retraining.num_draws) == (64, 64)
+    assert (run.method["journey"].num_samples, run.retraining.num_samples) == (64, 64)
     assert run.method["journey"].num_checkpoints == 3
 
 
 @pytest.mark.parametrize(
-    ("experiment", "num_images"), [("cifar10", 50_000), ("cifar2", 5_000), ("fashion_mnist", 5_000), ("coco", 118_287)]
+    ("experiment", "num_images"),
+    [("cifar10", 50_000), ("cifar2", 5_000), ("fashion_mnist", 5_000), ("coco", 118_287)],
 )
-def test_what_is_of_the_papers_size_is_trained_for_its_200_epochs_and_seen_as_in_training(experiment, num_images):
+def test_what_is_of_the_papers_size_is_trained_for_its_200_epochs_and_seen_as_in_training(
+    experiment, num_images
+):
     run = composed(f"experiment={experiment}")
     of = run.training
-    assert (of.num_steps, of.batch_size, of.learning_rate, of.warmup_steps) == (200 * num_images // 128, 128, 1e-4, 0)
+    assert (of.num_steps, of.batch_size, of.learning_rate, of.warmup_steps) == (
+        200 * num_images // 128,
+        128,
+        1e-4,
+        0,
+    )
     mirrored, journey = experiment.startswith("cifar"), run.method["journey"]
-    assert (of.flip, journey.flips) == (mirrored, Views.random if mirrored else Views.none)
-    assert (journey.captions is Views.random) == run.model.reads_text == (experiment == "coco")
+    assert (of.flip, journey.flips) == (
+        mirrored,
+        Augmentation.random if mirrored else Augmentation.none,
+    )
+    assert (
+        (journey.captions is Augmentation.random) == run.model.reads_text == (experiment == "coco")
+    )
 
 
 REFUSED = {
@@ -188,7 +259,7 @@ REFUSED = {
     "model.block_out_channels=[12]": r"model\.block_out_channels=\[12\]: must be multiples of norm_num_groups=8",
     "model.attention_blocks=[2]": r"model\.attention_blocks=\[2\]: must be distinct indices in 0…1",
     "model.kind=x": r"model\.kind|kind",
-    "method=[nothing]": r"method=nothing: no such option; available: abu, caption, das, datamodel",
+    "method=[nothing]": r"method=nothing: no such option; available: unlearning, caption, das, datamodel",
     "method=[journey,1]": r"method=",
     "method=journey,pixel": r"method=|journey,pixel",
     "method.journey.name=trak": r"name",
@@ -200,22 +271,22 @@ REFUSED = {
     "evaluation.paired_steps=[7]": r"evaluation\.paired_steps=\[7\]: must be among sampling\.steps",
     "evaluation.num_bootstrap=99": r"evaluation\.num_bootstrap=99: must be in 100…100000",
     "method=[]": r"method=\[\]: must be",
-    "method.journey.at=somewhere": r"expected one of \[step, trajectory, destination\]",
-    "method.pixel.at=step": r"method\.pixel\.at",
+    "method.journey.target=somewhere": r"expected one of \[step, trajectory, destination\]",
+    "method.pixel.target=step": r"method\.pixel\.at",
     "method.journey.damping=[]": r"damping=\[\]: must be a non-empty list",
     "method.journey.damping=[0]": r"method\.journey\.damping=0\.0: must be in 1e-12…1e\+12",
     "method.journey.damping=[1e300]": r"method\.journey\.damping=1e\+300: must be in 1e-12…1e\+12",
     "method.journey.damping=[1,1]": r"method\.journey\.damping=\[1\.0, 1\.0\]: must be distinct",
     "method.journey.num_checkpoints=0": r"num_checkpoints=0",
-    "method.journey.num_draws=1001": r"method\.journey\.num_draws=1001: must be in 1…1000",
-    "method.journey.antithetic=true method.journey.num_draws=7": r"num_draws=7: must be even when antithetic=true",
+    "method.journey.num_samples=1001": r"method\.journey\.num_samples=1001: must be in 1…1000",
+    "method.journey.antithetic=true method.journey.num_samples=7": r"num_samples=7: must be even when antithetic=true",
     "method.journey.antithetic=2": r"method\.journey\.antithetic=2: must be true or false",
     "attribution.antithetic=2": r"attribution\.antithetic=2: must be true or false",
     "retraining.antithetic=1": r"retraining\.antithetic=1: must be true or false",
     "vary.stratified=[0]": r"vary\.stratified=0: must be true or false",
-    "retraining.num_draws=1002": r"retraining\.num_draws=1002: must be in 1…1000",
-    "retraining.num_draws=7": r"retraining\.num_draws=7: must be a multiple of 2",
-    "retraining.num_draws=6 retraining.antithetic=true": r"retraining\.num_draws=6: must be a multiple of 4",
+    "retraining.num_samples=1002": r"retraining\.num_samples=1002: must be in 1…1000",
+    "retraining.num_samples=7": r"retraining\.num_samples=7: must be a multiple of 2",
+    "retraining.num_samples=6 retraining.antithetic=true": r"retraining\.num_samples=6: must be a multiple of 4",
     "retraining.num_subsets=0": r"retraining\.num_subsets=0: must be in 8…",
     "retraining.num_seeds=0": r"retraining\.num_seeds=0: must be in 1…",
     "retraining.num_subsets=100000 retraining.num_seeds=100000": r"retraining\.num_subsets × num_seeds=10000000000: must be in",
@@ -250,21 +321,21 @@ REFUSED = {
     "reports=gs://x/y": r"reports=gs://x/y: must be a directory of this machine",
     "~training": r"~training.*: must be left out: settings cannot be removed",
     "~method.journey": r"~method\.journey.*: must be left out: settings cannot be removed",
-    "vary.num_draws=[0]": r"method\.journey-num_draws-0\.num_draws=0: must be in 1…",
-    "vary.num_draws=[8,8]": r"vary\.num_draws=\[8, 8\]: must be distinct",
+    "vary.num_samples=[0]": r"method\.journey-num_samples-0\.num_samples=0: must be in 1…",
+    "vary.num_samples=[8,8]": r"vary\.num_samples=\[8, 8\]: must be distinct",
     "vary.colour=[1]": r"colour",
-    "method=[pixel] vary.at=[step]": r"vary\.at=.*: must be empty: it has no effect on pixel",
+    "method=[pixel] vary.target=[step]": r"vary\.at=.*: must be empty: it has no effect on pixel",
     "method=[gradient_dot] vary.damping=[1.0]": r"vary\.damping=\[1\.0\]: must be empty: it has no effect on gradient_dot",
-    "method=[trak] vary.train_window=[100]": r"vary\.train_window=\[100\]: must be empty",
+    "method=[trak] vary.train_timesteps=[100]": r"vary\.train_timesteps=\[100\]: must be empty",
     "attribution.projection=none vary.projection_dim=[64]": r"vary\.projection_dim=\[64\]: must be empty",
-    "vary.projection_rows=[8]": r"vary\.projection_rows=\[8\]: must be empty: it has no effect on journey",
+    "vary.projection_rank=[8]": r"vary\.projection_rank=\[8\]: must be empty: it has no effect on journey",
     "attribution.projection=kronecker vary.projection_dim=[64]": r"vary\.projection_dim=\[64\]: must be empty",
     "attribution.storage=int4": r"attribution\.storage.*expected one of \[fp32, fp16, int8\]",
-    "attribution.projection_rows=1": r"attribution\.projection_rows=1: must be in 2…",
+    "attribution.projection_rank=1": r"attribution\.projection_rank=1: must be in 2…",
     "method=[das] attribution.projection=kronecker": r"method\.das\.normalize=true: must be false with projection=kronecker",
-    "attribution.train_window=16": r"attribution\.train_window=16: must be 0 \(all\) or at least num_draws=32",
-    "method.trak.train_window=64": r"method\.trak\.train_window=64: must be 0 \(all timesteps\) unless at=step",
-    "method.journey.train_window=1001": r"method\.journey\.train_window=1001: must be in 0…1000",
+    "attribution.train_timesteps=16": r"attribution\.train_timesteps=16: must be 0 \(all\) or at least num_samples=32",
+    "method.trak.train_timesteps=64": r"method\.trak\.train_timesteps=64: must be 0 \(all timesteps\) unless target=step",
+    "method.journey.train_timesteps=1001": r"method\.journey\.train_timesteps=1001: must be in 0…1000",
     "method.journey.ensemble=run method.journey.num_checkpoints=1": r"num_checkpoints=1: must be in 2…",
     "method.journey.ensemble=run method.journey.kernel=ekfac": r"kernel=ekfac: must be gram or identity where ensemble=run",
     "method.journey.kernel=identity method.journey.scale=influence": r"kernel=identity: must be gram",
@@ -272,8 +343,8 @@ REFUSED = {
     "method=[tracin] attribution.num_checkpoints=600": r"method\.tracin\.num_checkpoints=600: must be in 2…599",
     "method=[encoder] method.encoder.encoder=clip method.encoder.path=/nowhere": r"method\.encoder\.path=/nowhere: no weights",
     "method=[nda] method.nda.patch_size=[4]": r"method\.nda\.patch_size=\[4\]: must be odd sizes",
-    "method=[abu] method.abu.rise=[]": r"method\.abu\.rise=\[\]: must be a non-empty list",
-    "method=[abu] method.abu.damping=0": r"method\.abu\.damping=0\.0: must be in",
+    "method=[unlearning] method.unlearning.rise=[]": r"method\.unlearning\.rise=\[\]: must be a non-empty list",
+    "method=[unlearning] method.unlearning.damping=0": r"method\.unlearning\.damping=0\.0: must be in",
     "method=[datamodel] method.datamodel.num_subsets=1": r"method\.datamodel\.num_subsets=1: must be in 2…",
     "evaluation=emergence sampling.sampler=ddim": r"sampling\.sampler=ddim: must be ddpm: others go on from x_t in one way only",
     "evaluation=emergence sampling.steps=[600,300]": r"sampling\.steps=\[600, 300\]: must be at least 3 steps",
@@ -281,18 +352,18 @@ REFUSED = {
     "evaluation=emergence evaluation.encoder.side=8": r"evaluation\.encoder\.side=8: must be in 32…1024",
     "evaluation=path sampling.sampler=ddim": r"sampling\.sampler=ddim: must be ddpm: others go on from x_t in one way only",
     "evaluation=path evaluation.lds.paired_steps=[7]": r"evaluation\.lds\.paired_steps=\[7\]: must be among sampling\.steps",
-    "method.journey.asked=mean sampling.sampler=ddim": r"sampling\.sampler=ddim: must be ddpm where asked=mean",
+    "method.journey.query_example=mean sampling.sampler=ddim": r"sampling\.sampler=ddim: must be ddpm where query_example=mean",
     "method.journey.num_continuations=0": r"method\.journey\.num_continuations=0: must be in 1…",
-    "method.trak.asked=noisy": r"method\.trak\.asked=noisy: must be estimate unless at=step or trajectory",
-    "method=[trak] vary.asked=[mean]": r"vary\.asked=.*: must be empty: it has no effect on trak",
-    "method=[magic] method.magic.num_draws=0": r"method\.magic\.num_draws=0: must be in 1…1000",
+    "method.trak.query_example=noisy": r"method\.trak\.query_example=noisy: must be estimate unless target=step or trajectory",
+    "method=[trak] vary.query_example=[mean]": r"vary\.query_example=.*: must be empty: it has no effect on trak",
+    "method=[magic] method.magic.num_samples=0": r"method\.magic\.num_samples=0: must be in 1…1000",
     "method=[magic] training.ema_decay=0.9": r"training\.ema_decay=0\.9: must be 0 with method\.magic",
     "method=[magic] compute.precision=bf16": r"compute\.precision=bf16: must be fp32 with method\.magic",
     "method=[magic] training.num_steps=20000": r"magic=\de\+15 multiply-adds \(20,000 training steps and back for 168 outputs\)",
     "method=[external]": r"method\.external\.path=scores\.npz: must be a file",
     "method=[trak_store]": r"method\.trak_store\.path=trak_results: must be the save_dir of a trak\.TRAKer",
     "method=[traker] attribution.projection_dim=100": r"method\.traker\.projection_dim=100: must be in 101…",
-    "method=[traker] vary.train_window=[100]": r"vary\.train_window=\[100\]: must be empty: it has no effect on traker",
+    "method=[traker] vary.train_timesteps=[100]": r"vary\.train_timesteps=\[100\]: must be empty: it has no effect on traker",
     "-m training.num_steps=600,0": r"training\.num_steps=0: must be in 1…",
     "-m experiment=smoke,nothing": r"experiment=nothing: no such option",
     "-m attribution.antithetic=true,2": r"attribution\.antithetic=2: must be true or false",
@@ -335,12 +406,17 @@ def test_a_typo_in_an_experiment_file_is_refused(tmp_path):
         composed(f"hydra.searchpath=[file://{mine}]", "experiment=typo")
 
 
-@pytest.mark.parametrize("words", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"])
+@pytest.mark.parametrize(
+    "words", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"]
+)
 def test_a_users_file_that_would_silently_not_be_read_is_refused(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = own_directory(tmp_path, "smoke", num_steps="num_stepz")
     text = refused(monkeypatch, *words.format(mine).split(), "experiment=smoke", "task=plan")
-    assert "experiment/smoke.yaml=smoke: must be named otherwise: journey has experiment/smoke.yaml" in text
+    assert (
+        "experiment/smoke.yaml=smoke: must be named otherwise: journey has experiment/smoke.yaml"
+        in text
+    )
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -348,10 +424,15 @@ def test_a_users_file_that_would_silently_not_be_read_is_refused(words, tmp_path
 def test_a_users_own_experiment_is_a_choice(sweep, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mine = own_directory(tmp_path, "mine")
-    monkeypatch.setattr("sys.argv", ["journey", *sweep[:1], f"--config-dir={mine}", "experiment=mine", "task=plan", *sweep[1:]])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["journey", *sweep[:1], f"--config-dir={mine}", "experiment=mine", "task=plan", *sweep[1:]],
+    )
     entry.main()
     assert capsys.readouterr().out.count("featurize") == (2 if sweep else 1)
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.yaml"], "planning writes nothing"
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.yaml"], (
+        "planning writes nothing"
+    )
 
 
 def test_help_lists_every_choice(monkeypatch, capsys):
@@ -375,12 +456,29 @@ def test_a_shell_is_told_what_could_come_next(monkeypatch, capsys):
 
 def test_every_setting_is_read_by_code():
     """Beside the checks; or by another setting."""
-    read = set(re.findall(r"\$\{(\w+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))))
+    read = set(
+        re.findall(r"\$\{(\w+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml")))
+    )
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
-        checks = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and re.match("check|__post_init__", n.name)]
+        checks = [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.FunctionDef) and re.match("check|__post_init__", n.name)
+        ]
         skipped = {id(inner) for check in checks for inner in ast.walk(check)}
-        read |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in skipped}
-    settings = [c for c in vars(groups).values() if inspect.isclass(c) and hasattr(c, "__dataclass_fields__")]
-    unread = {f"{c.__name__}.{f.name}" for c in (*KINDS, *settings, Config, Vary) for f in fields(c) if f.name not in read}
+        read |= {
+            n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in skipped
+        }
+    settings = [
+        c
+        for c in vars(settings_module).values()
+        if inspect.isclass(c) and hasattr(c, "__dataclass_fields__")
+    ]
+    unread = {
+        f"{c.__name__}.{f.name}"
+        for c in (*COMPONENTS, *settings, RunConfig, Vary)
+        for f in fields(c)
+        if f.name not in read
+    }
     assert not unread

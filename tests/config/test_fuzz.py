@@ -16,22 +16,60 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from journey import __main__ as entry
-from journey import command_line
+from journey.cli import _check_override, refuse_numbers_for_booleans
+from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
-from journey.kinds import KINDS
 
-METHODS = "[journey,tracin,abu,datamodel,magic,nda,encoder,pixel,traker]"
+METHODS = "[journey,tracin,unlearning,datamodel,magic,nda,encoder,pixel,traker]"
 BASE = ["experiment=smoke", f"method={METHODS}", "attribution.num_checkpoints=2", "tracking=wandb"]
 REFUSED, ACCEPTED = "refused", "accepted"
 
-NEVER = ["null", "{a:1}", "???", "${nothing.there}", "${oc.env:NOT_THERE}", "[null]", "[x]", "[[1]]", "[nan]", "${training}"]
+NEVER = [
+    "null",
+    "{a:1}",
+    "???",
+    "${nothing.there}",
+    "${oc.env:NOT_THERE}",
+    "[null]",
+    "[x]",
+    "[[1]]",
+    "[nan]",
+    "${training}",
+]
 WRONG = {  # whatever the setting: values that no setting of such a type may have
     bool: [*NEVER, "2", "-1", "x", "nan", "''", "1.5"],
-    int: [*NEVER, "-5", "9223372036854775808", "1.5", "nan", "inf", "x", "true", "''", "1e3", "'8 9'", "[1]"],
+    int: [
+        *NEVER,
+        "-5",
+        "9223372036854775808",
+        "1.5",
+        "nan",
+        "inf",
+        "x",
+        "true",
+        "''",
+        "1e3",
+        "'8 9'",
+        "[1]",
+    ],
     float: [*NEVER, "nan", "inf", "-inf", "-1", "x", "true", "''", "1e400", "[1]"],
     str: ["null", "{a:1}", "???", "${nothing.there}", "[x]", "[1]"],
     Enum: [*NEVER, "x", "STEP", "Fp32", "2", "true", "''", "nan", "[1]"],
-    list: [*NEVER, "3", "x", "true", "''", "nan", "[1,1]", "[1.5,x]", "[-3]", "${seed}", "${oc.env:HOME}", "[1e300]", "[{a:1}]"],
+    list: [
+        *NEVER,
+        "3",
+        "x",
+        "true",
+        "''",
+        "nan",
+        "[1,1]",
+        "[1.5,x]",
+        "[-3]",
+        "${seed}",
+        "${oc.env:HOME}",
+        "[1e300]",
+        "[{a:1}]",
+    ],
 }
 ODD = [
     "0",
@@ -56,7 +94,7 @@ SEEDS = ("seed", "dataset.seed")
 
 @pytest.fixture(scope="module")
 def base() -> DictConfig:
-    register_schemas(KINDS)
+    register_schemas(COMPONENTS)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", BASE)
 
@@ -79,10 +117,10 @@ def outcome(text: str, base: DictConfig) -> str:
     try:
         with entry.one_line_errors():
             (override,) = OverridesParser.create().parse_overrides([text])
-            command_line._check_override(override)
+            _check_override(override)
             OmegaConf.update(changed, override.key_or_group, override.value(), merge=True)
             parse(changed)
-            command_line.refuse_numbers_for_truths([text], changed)
+            refuse_numbers_for_booleans([text], changed)
     except SystemExit as stopped:
         said = str(stopped.code)
         assert said.startswith("error: "), said
@@ -97,18 +135,26 @@ def test_the_short_cut_finds_the_base_good(base):
         value = OmegaConf.select(base, name)
         if isinstance(value, ListConfig):
             value = f"[{','.join(map(str, value))}]"
-        assert outcome(f"{name}={value.name if isinstance(value, Enum) else value}", base) == ACCEPTED, name
+        assert (
+            outcome(f"{name}={value.name if isinstance(value, Enum) else value}", base) == ACCEPTED
+        ), name
 
 
 def test_no_setting_takes_what_is_wrong_for_its_type(base):
     draws = random.Random(0)
-    texts = [f"{name}={value}" for name, kind in leaves(base) for value in draws.sample(WRONG[kind], 5)]
+    texts = [
+        f"{name}={value}" for name, kind in leaves(base) for value in draws.sample(WRONG[kind], 5)
+    ]
     assert len(texts) > 300
     assert [text for text in texts if outcome(text, base) == ACCEPTED] == []
 
 
 def test_no_count_is_so_large_that_planning_it_hangs(base):
-    counts = [name for name, kind in leaves(base) if kind is int and name not in (*SEEDS, "training.num_steps")]
+    counts = [
+        name
+        for name, kind in leaves(base)
+        if kind is int and name not in (*SEEDS, "training.num_steps")
+    ]
     assert len(counts) > 20
     for name in counts:
         assert {outcome(f"{name}={number}", base) for number in (10**7, 10**9)} == {REFUSED}, name
@@ -117,7 +163,11 @@ def test_no_count_is_so_large_that_planning_it_hangs(base):
 
 def test_anything_odd_is_accepted_or_refused_in_one_line(base):
     names = [name for name, _ in leaves(base)]
-    nodes = [name for name in base if isinstance(base[name], DictConfig)] + ["method.journey", "nothing", "training.nothing"]
+    nodes = [name for name in base if isinstance(base[name], DictConfig)] + [
+        "method.journey",
+        "nothing",
+        "training.nothing",
+    ]
     texts = [f"{name}={value}" for name in [*names, *nodes] for value in ODD]
     draws = random.Random(0)
     outcomes = [outcome(text, base) for text in draws.sample(texts, 300)]
@@ -151,7 +201,9 @@ def said(monkeypatch, *words: str) -> str:
 @pytest.mark.parametrize("words", ALSO_REFUSED, ids=lambda words: words[:40])
 def test_wrong_commands_are_refused_in_one_line(words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    message = said(monkeypatch, *words.split(), "task=plan")  # should it be accepted, at least nothing trains
+    message = said(
+        monkeypatch, *words.split(), "task=plan"
+    )  # should it be accepted, at least nothing trains
     assert message.startswith("error: ")
     assert message.isprintable()
     assert not list(tmp_path.iterdir()), "nothing is written"
@@ -180,22 +232,31 @@ BROKEN = {
 def test_a_users_broken_file_is_refused_in_one_line(content, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    (tmp_path / "mine" / "experiment" / "broken.yaml").write_bytes(b"# @package _global_\n" * (content != b"") + content)
+    (tmp_path / "mine" / "experiment" / "broken.yaml").write_bytes(
+        b"# @package _global_\n" * (content != b"") + content
+    )
     message = said(monkeypatch, "--config-dir=mine", "experiment=broken", "task=plan")
     assert message.startswith("error: ")
     assert message.isprintable()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "schema.yaml", "schema/method/pixel.yaml", "shared/gradient.yaml"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "schema.yaml", "schema/method/pixel.yaml", "shared/gradient.yaml"]
+)
 def test_a_users_file_cannot_take_the_place_of_ours(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / name).parent.mkdir(parents=True)
     (tmp_path / "mine" / name).write_text("{}")
-    assert "must be named otherwise: journey has" in said(monkeypatch, "--config-dir=mine", "experiment=smoke", "task=plan")
+    assert "must be named otherwise: journey has" in said(
+        monkeypatch, "--config-dir=mine", "experiment=smoke", "task=plan"
+    )
 
 
-@pytest.mark.parametrize("words", ["retraining.num_subsets=10000", "method=[datamodel] method.datamodel.num_subsets=10000"])
+@pytest.mark.parametrize(
+    "words",
+    ["retraining.num_subsets=10000", "method=[datamodel] method.datamodel.num_subsets=10000"],
+)
 def test_the_most_that_is_accepted_is_planned_in_seconds(words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     started = time.process_time()
@@ -207,5 +268,7 @@ def test_the_most_that_is_accepted_is_planned_in_seconds(words, monkeypatch, tmp
 def test_a_directory_that_is_a_file_is_refused(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
-    assert f"error: {path}=file: must be a directory" in said(monkeypatch, f"{path}=file", "task=plan")
+    assert f"error: {path}=file: must be a directory" in said(
+        monkeypatch, f"{path}=file", "task=plan"
+    )
     assert (tmp_path / "file").read_text() == "mine"

@@ -25,7 +25,10 @@ for words in sys.argv[1:]:
 def said(directory, *commands, first="") -> dict[str, tuple[str, list[str]]]:
     """Of each command: what it said, and what it imported of what is heavy."""
     parts = python(directory, "-c", first + CODE, *commands).stdout.split("COMMAND ")[1:]
-    return {part.splitlines()[0]: (part, part[part.index("LOADED") :].splitlines()[0].split()[1:]) for part in parts}
+    return {
+        part.splitlines()[0]: (part, part[part.index("LOADED") :].splitlines()[0].split()[1:])
+        for part in parts
+    }
 
 
 EXPECTED = {

@@ -11,13 +11,11 @@ import pytest
 from conftest import TINY, command, succeeds
 from PIL import Image
 
-from journey.config.checks import ConfigError
-from journey.data import check
 from journey.data.archive import Archive, TorchvisionArchive
+from journey.data.embedded import MNIST5k, Twemoji
 from journey.data.folder import Folder
-from journey.data.mnist5k import MNIST5k
-from journey.data.resizing import resized
-from journey.data.twemoji import Twemoji
+from journey.engine.checks import ConfigError
+from journey.pipeline.images import check_images, resize
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def test_cifar10_is_read_as_it_is_written(cifar):
     root, pixels = cifar
     train, test = TorchvisionArchive(root=str(root)).load()
     for part in (train, test):
-        check(part, "cifar10")
+        check_images(part, "cifar10")
     assert (len(train), len(test), train.class_names) == (50, 10, tuple(miniatures.CLASSES))
     np.testing.assert_array_equal(train.images[13], pixels["data_batch_2"][3].reshape(3, 32, 32))
     assert (train.ids[13], test.ids[3]) == ("cifar10/train/00013", "cifar10/test/00003")
@@ -46,7 +44,9 @@ def test_cifar10_is_read_as_it_is_written(cifar):
 
 def test_real_images_come_out_of_an_archive_as_they_are(tmp_path, monkeypatch):
     """The twenty of CIFAR-10 that foolbox ships, in batches as the archive has them."""
-    files = sorted((Path(importlib.util.find_spec("foolbox").origin).parent / "data").glob("cifar10_*.png"))
+    files = sorted(
+        (Path(importlib.util.find_spec("foolbox").origin).parent / "data").glob("cifar10_*.png")
+    )
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])  # [20, 32, 32, 3]
     labels = [int(file.stem.rpartition("_")[2]) for file in files]
     assert pixels.shape == (20, 32, 32, 3)
@@ -61,13 +61,19 @@ def test_real_images_come_out_of_an_archive_as_they_are(tmp_path, monkeypatch):
 
 
 def test_some_classes_are_labelled_in_their_order_and_balanced(cifar):
-    train, test = TorchvisionArchive(root=str(cifar[0]), classes=["horse", "automobile"], num_train=6).load()
+    train, test = TorchvisionArchive(
+        root=str(cifar[0]), classes=["horse", "automobile"], num_train=6
+    ).load()
     assert train.class_names == ("horse", "automobile")
     assert [train.ids[i][-1] for i in np.flatnonzero(train.labels == 0)] == ["7"] * 3
     assert len(test) == 2
-    with pytest.raises(ConfigError, match=r"^dataset\.classes=\['zebra'\]: must be among airplane, "):
+    with pytest.raises(
+        ConfigError, match=r"^dataset\.classes=\['zebra'\]: must be among airplane, "
+    ):
         TorchvisionArchive(root=str(cifar[0]), classes=["horse", "zebra"]).load()
-    with pytest.raises(ConfigError, match=r"^dataset\.num_train=51: must be 0 \(all\) or at most the 50 there are"):
+    with pytest.raises(
+        ConfigError, match=r"^dataset\.num_train=51: must be 0 \(all\) or at most the 50 there are"
+    ):
         TorchvisionArchive(root=str(cifar[0]), num_train=51).load()
 
 
@@ -90,13 +96,15 @@ def test_an_archive_goes_the_whole_road_and_is_refused_before_it_where_it_is_not
     words = (*TINY, "dataset=fashion_mnist", "dataset.root=files", "method=[pixel,trak]")
     done = command(tmp_path, *words)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: dataset.root=files: files/FashionMNIST/raw/train-images-idx3-ubyte is missing")
+    assert done.stderr.startswith(
+        "error: dataset.root=files: files/FashionMNIST/raw/train-images-idx3-ubyte is missing"
+    )
     assert done.stderr.count("\n") == 1
     miniatures.idx(tmp_path / "files/FashionMNIST/raw", random, 80)
     succeeds(command(tmp_path, *words))
     result = json.loads((tmp_path / "reports/smoke/result.json").read_text())
     assert (result["dataset"], result["num_train"]) == ("fashion_mnist-60", 60)
-    assert (tmp_path / "reports/smoke/journeys.png").exists()
+    assert (tmp_path / "reports/smoke/trajectories.png").exists()
 
 
 @pytest.mark.parametrize("archive", [Archive.mnist, Archive.fashion_mnist])
@@ -107,7 +115,9 @@ def test_idx_files_are_read_and_bordered(tmp_path, random, archive):
     assert train.images.shape == test.images.shape == (20, 1, 32, 32)
     np.testing.assert_array_equal(train.images[:, 0, 2:-2, 2:-2], pixels["train"])
     assert train.images[:, :, :2].max() == 0
-    (folder / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 20, 28, 28) + b"short")
+    (folder / "train-images-idx3-ubyte").write_bytes(
+        struct.pack(">4i", 2051, 20, 28, 28) + b"short"
+    )
     with pytest.raises(ConfigError, match=f"{archive.value} is damaged"):
         TorchvisionArchive(archive=archive, root=str(tmp_path)).load()
 
@@ -118,7 +128,7 @@ def test_idx_files_are_read_and_bordered(tmp_path, random, archive):
 def test_mnist5k_is_balanced_and_averaged():
     train, held_out = MNIST5k(num_train=1000).load()
     for part in (train, held_out):
-        check(part, "mnist5k")
+        check_images(part, "mnist5k")
     assert train.images.shape == (1000, 1, 16, 16)
     assert np.bincount(train.labels).tolist() == [100] * 10
     whole, _ = MNIST5k(num_train=1000, size=28).load()
@@ -128,8 +138,8 @@ def test_mnist5k_is_balanced_and_averaged():
 
 def test_an_image_that_is_averaged_keeps_its_mean_and_one_that_fits_its_pixels(random):
     images = random.integers(256, size=(3, 2, 28, 28), dtype=np.uint8)
-    assert abs(resized(images, 14).astype(float).mean() - images.mean()) < 1
-    np.testing.assert_array_equal(resized(images, 28), images)
+    assert abs(resize(images, 14).astype(float).mean() - images.mean()) < 1
+    np.testing.assert_array_equal(resize(images, 28), images)
 
 
 # ----------------------------------------------------------------------------------------------------- folders
@@ -181,9 +191,18 @@ def uncaptioned(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "cats/a.png").write_bytes((f / "cats/a.png").read_bytes()[:60]), r"cats/a\.png: no readable image"),
-        (lambda f: (f / "metadata.jsonl").write_text('{"file_name": "x.png"}'), r"x\.png is described and not there"),
-        (lambda f: (f / "metadata.jsonl").write_text("{}"), r"metadata\.jsonl:1: no JSON object with a file_name"),
+        (
+            lambda f: (f / "cats/a.png").write_bytes((f / "cats/a.png").read_bytes()[:60]),
+            r"cats/a\.png: no readable image",
+        ),
+        (
+            lambda f: (f / "metadata.jsonl").write_text('{"file_name": "x.png"}'),
+            r"x\.png is described and not there",
+        ),
+        (
+            lambda f: (f / "metadata.jsonl").write_text("{}"),
+            r"metadata\.jsonl:1: no JSON object with a file_name",
+        ),
         (lambda f: (f / "metadata.jsonl").write_text("3"), r"metadata\.jsonl:1: no JSON object"),
         (uncaptioned, r"must be captioned throughout: \['cats/b\.jpg'\] has no text"),
     ],
@@ -196,7 +215,9 @@ def test_a_folder_that_cannot_be_read_is_refused_by_the_name_of_its_file(folder,
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"^dataset\.root=.*: must be a directory with two images or more"):
+    with pytest.raises(
+        ConfigError, match=r"^dataset\.root=.*: must be a directory with two images or more"
+    ):
         Folder(root=str(tmp_path / "nothing")).load()
 
 
@@ -211,7 +232,7 @@ def emoji():
 def test_every_drawing_has_its_name_and_group_and_no_flag_of_a_country_is_among_them(emoji):
     train, held_out = emoji
     for part in emoji:
-        check(part, "twemoji")
+        check_images(part, "twemoji")
     assert (len(train), len(held_out)) == (1600, 59)
     assert not set(train.ids) & set(held_out.ids)
     described = {id: (caption, part.class_names[label]) for part in emoji
@@ -219,7 +240,11 @@ def test_every_drawing_has_its_name_and_group_and_no_flag_of_a_country_is_among_
     assert described["twemoji/1f34e"] == ("red apple", "Food & Drink")
     assert described["twemoji/1f469-200d-1f52c"] == ("woman scientist", "People & Body")
     assert described["twemoji/2764"] == ("red heart", "Smileys & Emotion")
-    assert not any("1f1e6" <= part <= "1f1ff" or "1f3fb" <= part <= "1f3ff" for id in described for part in id[8:].split("-"))
+    assert not any(
+        "1f1e6" <= part <= "1f1ff" or "1f3fb" <= part <= "1f3ff"
+        for id in described
+        for part in id[8:].split("-")
+    )
 
 
 def test_a_drawing_is_on_white_and_averaged(emoji):

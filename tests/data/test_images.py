@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 from conftest import small_run
 
-from journey import data
-from journey.artifacts.graph import address, ancestors, digest
-from journey.artifacts.workspace import get
-from journey.config.checks import ConfigError
-from journey.config.contracts import Dataset
-from journey.data import ImageSet
-from journey.experiment import images_of, recipes, remember_images
+from journey.data.images import train_images
+from journey.engine.checks import ConfigError
+from journey.engine.graph import ancestors
+from journey.engine.spec import cache_key, digest
+from journey.engine.workspace import get
+from journey.experiment import dataset_images, load_experiment, record_images
+from journey.pipeline.images import ImageSet, content_hash, read_images, write_images
+from journey.pipeline.interfaces import Dataset
 
 
 @dataclass
 class Files(Dataset):
     """What a user has: a file of images."""
 
-    kind: ClassVar[str] = "files"
+    name: ClassVar[str] = "files"
     path: str
     comment: str = ""
 
@@ -34,7 +35,9 @@ class Files(Dataset):
         with np.load(self.path) as file:
             images, labels = file["images"], file["labels"]
         ids = tuple(f"file/{i}" for i in range(len(images)))
-        everything = ImageSet(images, labels, tuple((f"image {i}",) for i in range(len(images))), ids, ("even", "odd"))
+        everything = ImageSet(
+            images, labels, tuple((f"image {i}",) for i in range(len(images))), ids, ("even", "odd")
+        )
         return everything.take(np.arange(40)), everything.take(np.arange(40, len(images)))
 
 
@@ -42,14 +45,20 @@ class Files(Dataset):
 def file(tmp_path):
     random = np.random.default_rng(0)
     path = tmp_path / "images.npz"
-    np.savez(path, images=random.integers(256, size=(50, 1, 8, 8), dtype=np.uint8), labels=np.arange(50) % 2)
+    np.savez(
+        path,
+        images=random.integers(256, size=(50, 1, 8, 8), dtype=np.uint8),
+        labels=np.arange(50) % 2,
+    )
     return path
 
 
 def change(path: Path, **by) -> None:
     """Write a file anew, with some arrays changed."""
     arrays = dict(np.load(path))
-    np.savez(path, **{name: by[name](array) if name in by else array for name, array in arrays.items()})
+    np.savez(
+        path, **{name: by[name](array) if name in by else array for name, array in arrays.items()}
+    )
 
 
 def one_pixel(images: np.ndarray) -> np.ndarray:
@@ -61,9 +70,9 @@ def one_pixel(images: np.ndarray) -> np.ndarray:
 def addresses(file: Path, store) -> set[str]:
     """Of all that a run on these images needs."""
     run = small_run(dataset=Files(str(file)))
-    of = recipes(run, store)
-    target = of.evaluate(run.evaluation, run.judged)
-    return {address(spec) for spec in [target, *ancestors(target)]}
+    of = load_experiment(run, store)
+    target = of.evaluation(run.evaluation, run.all_methods)
+    return {cache_key(spec) for spec in [target, *ancestors(target)]}
 
 
 @pytest.mark.parametrize("remembered", [False, True])
@@ -71,7 +80,7 @@ def test_one_pixel_changes_every_address(file, workspace, remembered):
     before = addresses(file, workspace.store)
     if remembered:
         workspace.store.writable()
-        remember_images(images_of(Files(str(file)), workspace.store), workspace.store)
+        record_images(dataset_images(Files(str(file)), workspace.store), workspace.store)
     assert addresses(file, workspace.store) == before
     change(file, images=one_pixel)
     assert not addresses(file, workspace.store) & before
@@ -79,37 +88,44 @@ def test_one_pixel_changes_every_address(file, workspace, remembered):
 
 @pytest.mark.parametrize("name", ["labels", "held out"])
 def test_labels_and_held_out_images_are_content_too(file, workspace, name):
-    before = images_of(Files(str(file)), workspace.store)
+    before = dataset_images(Files(str(file)), workspace.store)
     if name == "labels":
         change(file, labels=lambda labels: labels[::-1])
     else:
         change(file, images=lambda images: np.concatenate([images[:-1], 255 - images[-1:]]))
-    assert digest(images_of(Files(str(file)), workspace.store)) != digest(before)
+    assert digest(dataset_images(Files(str(file)), workspace.store)) != digest(before)
 
 
 def test_ids_captions_and_class_names_are_content_too(digits):
     known = dataclasses.replace(digits, captions=tuple((f"a {label}",) for label in digits.labels))
-    changes = ({"captions": None}, {"captions": (("b",), *known.captions[1:])}, {"ids": ("x", *known.ids[1:])})
-    others = [dataclasses.replace(known, **c) for c in (*changes, {"class_names": (*known.class_names[:-1], "nine")})]
-    hashes = {data.content_hash(of, digits) for of in (known, *others)}
+    changes = (
+        {"captions": None},
+        {"captions": (("b",), *known.captions[1:])},
+        {"ids": ("x", *known.ids[1:])},
+    )
+    others = [
+        dataclasses.replace(known, **c)
+        for c in (*changes, {"class_names": (*known.class_names[:-1], "nine")})
+    ]
+    hashes = {content_hash(of, digits) for of in (known, *others)}
     assert len(hashes) == 5
-    assert data.content_hash(digits, known) not in hashes, "which part is for training"
+    assert content_hash(digits, known) not in hashes, "which part is for training"
 
 
 def test_the_same_images_under_other_settings_are_the_same(file, workspace, tmp_path):
     copy = tmp_path / "elsewhere.npz"
     copy.write_bytes(file.read_bytes())
     datasets = (Files(str(file)), Files(str(copy)), Files(str(file), comment="the same"))
-    assert len({digest(images_of(dataset, workspace.store)) for dataset in datasets}) == 1
+    assert len({digest(dataset_images(dataset, workspace.store)) for dataset in datasets}) == 1
 
 
 def test_what_is_kept_is_what_the_dataset_gave(file, workspace):
     dataset = Files(str(file))
-    spec = images_of(dataset, workspace.store)
+    spec = dataset_images(dataset, workspace.store)
     kept = get(spec, workspace).path
     for part, given in zip(("train", "held_out"), dataset.load(), strict=True):
-        same(data.read(kept / part), given)
-    same(data.train_images(spec, workspace), dataset.load()[0])
+        same(read_images(kept / part), given)
+    same(train_images(spec, workspace), dataset.load()[0])
     assert (spec.num_train, spec.shape) == (40, (1, 8, 8))
 
 
@@ -120,23 +136,29 @@ def same(a: ImageSet, b: ImageSet) -> None:
     assert (a.captions, a.ids, a.class_names) == (b.captions, b.ids, b.class_names)
 
 
-@pytest.mark.parametrize("captions", [None, (("",), ("x̂ “quoted”\nand more",), ("猫",)), (("a", "b"), ("c", ""), ("d", "e"))])
+@pytest.mark.parametrize(
+    "captions",
+    [None, (("",), ("x̂ “quoted”\nand more",), ("猫",)), (("a", "b"), ("c", ""), ("d", "e"))],
+)
 def test_images_labels_and_texts_survive_writing_and_reading(tmp_path, captions):
     images = np.arange(3 * 2 * 4 * 5, dtype=np.uint8).reshape(3, 2, 4, 5)
     given = ImageSet(images, np.array([1, 0, 1]), captions, ("a/1", "b", "ç"), ("zero", "one"))
-    assert list(data.write(given, tmp_path / "images")) == [3]
-    found = data.read(tmp_path / "images")
+    assert list(write_images(given, tmp_path / "images")) == [3]
+    found = read_images(tmp_path / "images")
     same(found, given)
     assert isinstance(found.images, np.memmap), "nothing is read before it is asked for"
-    assert data.content_hash(found) == data.content_hash(given)
+    assert content_hash(found) == content_hash(given)
     same(found.take(np.array([2, 0])), given.take(np.array([2, 0])))
     assert found.describe(1) == ("zero" if captions is None else captions[1][0][:24])
 
 
 def test_images_that_changed_under_their_address_are_not_kept(file, workspace):
-    spec = images_of(Files(str(file)), workspace.store)
+    spec = dataset_images(Files(str(file)), workspace.store)
     change(file, images=one_pixel)
-    with pytest.raises(ValueError, match=r"the images of files have changed: sha256 [0-9a-f]{12}, expected [0-9a-f]{12}"):
+    with pytest.raises(
+        ValueError,
+        match=r"the images of files have changed: sha256 [0-9a-f]{12}, expected [0-9a-f]{12}",
+    ):
         get(spec, workspace)
     assert workspace.store.find(spec) is None
 
@@ -157,21 +179,29 @@ INCONSISTENT = {
 @pytest.mark.parametrize(("message", "wrong"), INCONSISTENT.items())
 @pytest.mark.parametrize("part", ["training", "held-out"])
 def test_an_inconsistent_image_set_is_refused_by_name(message, wrong, part, workspace, monkeypatch):
-    good = ImageSet(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 1]), None, ("a", "b", "c"), ("even", "odd"))
+    good = ImageSet(
+        np.zeros((3, 1, 8, 8), np.uint8),
+        np.array([0, 1, 1]),
+        None,
+        ("a", "b", "c"),
+        ("even", "odd"),
+    )
     bad = dataclasses.replace(good, **wrong)
-    monkeypatch.setattr(Files, "load", lambda self: (bad, good) if part == "training" else (good, bad))
+    monkeypatch.setattr(
+        Files, "load", lambda self: (bad, good) if part == "training" else (good, bad)
+    )
     monkeypatch.setattr(Files, "sources", lambda self: [])
     with pytest.raises(ConfigError, match=f"dataset=files, {part} images: {message}"):
-        images_of(Files("nowhere"), workspace.store)
+        dataset_images(Files("nowhere"), workspace.store)
 
 
 def test_a_memory_that_is_damaged_is_none(file, workspace):
     store, dataset = workspace.store, Files(str(file))
-    images = images_of(dataset, store)
+    images = dataset_images(dataset, store)
     store.writable()
-    remember_images(images, store)
+    record_images(images, store)
     (memory,) = (store.root / "images").iterdir()
     assert json.loads(memory.read_text())["content"] == images.content
     for text in ("", "{", "[]", "{}", '{"files": null}'):
         memory.write_text(text)
-        assert images_of(dataset, store) == images
+        assert dataset_images(dataset, store) == images

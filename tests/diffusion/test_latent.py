@@ -12,16 +12,17 @@ from conftest import TINY, command, succeeds
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from transformers import AutoModel, AutoTokenizer
 
-from journey.artifacts.workspace import get
-from journey.config.checks import ConfigError
-from journey.config.groups import Autoencoding, Prediction
 from journey.diffusion import autoencoder, network
 from journey.diffusion.latent import LatentDiffusion
 from journey.diffusion.pipeline import pipeline
-from journey.diffusion.sampling import journey_noise
-from journey.diffusion.schedule import add_noise, ddim_step, estimate_x0, predicted_noise, scaled_linear_schedule, target
-from journey.diffusion.text import Captions, TextEncoder
-from journey.evaluation.rows import names
+from journey.diffusion.sampling import trajectory_noise
+from journey.diffusion.schedule import ddim_step, scaled_linear_schedule
+from journey.diffusion.text import LazyCaptions, TextEncoder
+from journey.engine.checks import ConfigError
+from journey.engine.workspace import get
+from journey.evaluation.rows import method_names
+from journey.pipeline.schedule import add_noise, estimate_x0, predicted_noise, regression_target
+from journey.pipeline.settings import Autoencoding, Prediction
 
 CPU = torch.device("cpu")
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -49,7 +50,9 @@ def test_the_unet_of_the_paper_has_its_parameters():
 @pytest.mark.parametrize("prediction", Prediction)
 def test_the_schedule_is_that_of_diffusers(prediction):
     ours = scaled_linear_schedule(1000, prediction, CPU)
-    theirs = DDIMScheduler(**SCALED_LINEAR, prediction_type=PREDICTIONS[prediction], clip_sample=False, steps_offset=0)
+    theirs = DDIMScheduler(
+        **SCALED_LINEAR, prediction_type=PREDICTIONS[prediction], clip_sample=False, steps_offset=0
+    )
     theirs.set_timesteps(50)
     torch.testing.assert_close(ours.alpha_bar.float(), theirs.alphas_cumprod, rtol=1e-4, atol=0)
     x0, eps, predicted = torch.randn(3, 2, 4, 4, 4)
@@ -57,8 +60,12 @@ def test_the_schedule_is_that_of_diffusers(prediction):
     x_t = add_noise(ours, x0, t, eps)
     torch.testing.assert_close(x_t, theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5)
     if prediction is Prediction.velocity:
-        velocity = DDPMScheduler(**SCALED_LINEAR, prediction_type="v_prediction").get_velocity(x0, eps, t)
-        torch.testing.assert_close(target(ours, x0, t, eps), velocity, rtol=1e-4, atol=1e-5)
+        velocity = DDPMScheduler(**SCALED_LINEAR, prediction_type="v_prediction").get_velocity(
+            x0, eps, t
+        )
+        torch.testing.assert_close(
+            regression_target(ours, x0, t, eps), velocity, rtol=1e-4, atol=1e-5
+        )
     of_step = predicted_noise(ours, x_t, t, predicted)
     x0_hat = estimate_x0(ours, x_t, t, of_step)
     for i, (at, after) in enumerate([(0, -1), (980, 960)]):
@@ -73,7 +80,9 @@ def test_what_is_learnt_gives_the_noise_back(prediction):
     schedule = scaled_linear_schedule(1000, prediction, CPU)
     x0, eps = torch.randn(2, 5, 4, 4, 4)
     t = torch.tensor([0, 10, 500, 900, 999])
-    found = predicted_noise(schedule, add_noise(schedule, x0, t, eps), t, target(schedule, x0, t, eps))
+    found = predicted_noise(
+        schedule, add_noise(schedule, x0, t, eps), t, regression_target(schedule, x0, t, eps)
+    )
     torch.testing.assert_close(found, eps, rtol=1e-4, atol=1e-4)
 
 
@@ -81,10 +90,16 @@ def test_guidance_goes_from_no_prompt_past_the_prompt():
     def predict(x_t, t, context):
         return x_t * t[:, None] + context.sum((1, 2))[:, None]
 
-    x_t, t, context, nothing = torch.randn(3, 2), torch.tensor([1, 2, 3]), torch.randn(3, 4, 5), torch.randn(4, 5)
+    x_t, t, context, nothing = (
+        torch.randn(3, 2),
+        torch.tensor([1, 2, 3]),
+        torch.randn(3, 4, 5),
+        torch.randn(4, 5),
+    )
     without, with_prompt = predict(x_t, t, nothing.expand_as(context)), predict(x_t, t, context)
     torch.testing.assert_close(
-        network.guided(predict, network.Guidance(3.0, nothing))(x_t, t, context), without + 3 * (with_prompt - without)
+        network.guided(predict, network.Guidance(3.0, nothing))(x_t, t, context),
+        without + 3 * (with_prompt - without),
     )
 
 
@@ -98,8 +113,14 @@ def test_an_autoencoder_samples_and_scales_its_latents():
     torch.testing.assert_close(mean, theirs.mean * 0.5)
     torch.testing.assert_close(deviation, theirs.std * 0.5)
     decoded = vae.decode(theirs.mean + theirs.std * noise).sample
-    torch.testing.assert_close(autoencoder.decode(vae, mean + deviation * noise), decoded.clamp(-1, 1))
-    expected = (decoded - x).abs().mean() + (decoded - x).square().mean() + 0.25 * theirs.kl().sum() / mean.numel()
+    torch.testing.assert_close(
+        autoencoder.decode(vae, mean + deviation * noise), decoded.clamp(-1, 1)
+    )
+    expected = (
+        (decoded - x).abs().mean()
+        + (decoded - x).square().mean()
+        + 0.25 * theirs.kl().sum() / mean.numel()
+    )
     torch.testing.assert_close(autoencoder.loss(vae, x, noise, 0.25), expected)
 
 
@@ -111,7 +132,10 @@ def test_texts_are_read_as_transformers_reads_them_whatever_stands_beside(minilm
     texts = ["red apple", "", "a face with sunglasses"]
     states = minilm.states(texts, CPU)
     assert states.shape == (3, 12, 384)
-    tokenizer, encoder = AutoTokenizer.from_pretrained(minilm.path), AutoModel.from_pretrained(minilm.path).eval()
+    tokenizer, encoder = (
+        AutoTokenizer.from_pretrained(minilm.path),
+        AutoModel.from_pretrained(minilm.path).eval(),
+    )
     for text, found in zip(texts, states, strict=True):
         tokens = tokenizer(text, return_tensors="pt")
         with torch.no_grad():
@@ -121,17 +145,29 @@ def test_texts_are_read_as_transformers_reads_them_whatever_stands_beside(minilm
 
 def test_the_end_of_a_prompt_that_does_not_fit_is_named(minilm):
     assert minilm.cut("one two three four five six seven eight nine ten") == ""
-    assert minilm.cut("one two three four five six seven eight nine ten eleven twelve") == "eleven twelve"
+    assert (
+        minilm.cut("one two three four five six seven eight nine ten eleven twelve")
+        == "eleven twelve"
+    )
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["as Stable Diffusion was released", "as transformers saves it"])
+@pytest.mark.parametrize(
+    "saved", [False, True], ids=["as Stable Diffusion was released", "as transformers saves it"]
+)
 def test_so_is_it_by_the_tokenizer_of_a_pipeline(saved, tmp_path):
     miniatures.pipeline(tmp_path)
     encoder = TextEncoder.of_pipeline(tmp_path, 8)
     if saved:
-        AutoTokenizer.from_pretrained(encoder.tokenizer_path).save_pretrained(encoder.tokenizer_path)
+        AutoTokenizer.from_pretrained(encoder.tokenizer_path).save_pretrained(
+            encoder.tokenizer_path
+        )
     assert (encoder.tokenizer_path / "tokenizer.json").exists() == saved
-    for text, cut in {"a b c d": "", "abcdef": "", "abc déf g": "f g", "a wide river": "iver"}.items():
+    for text, cut in {
+        "a b c d": "",
+        "abcdef": "",
+        "abc déf g": "f g",
+        "a wide river": "iver",
+    }.items():
         assert encoder.cut(text) == cut
 
 
@@ -139,7 +175,7 @@ def test_captions_that_are_not_kept_are_encoded_when_asked_for(minilm):
     texts = [["red apple", "fruit"], ["dog", "animal"], ["blue heart", "love"]]
     kept = torch.stack([minilm.states(of, CPU) for of in texts])  # [N, C, L, E]
     tokens = torch.stack([torch.stack(minilm.tokens(of)) for of in texts], 1)  # [2, N, C, L]
-    lazy = Captions(tokens, minilm)
+    lazy = LazyCaptions(tokens, minilm)
     assert (lazy.shape, len(lazy)) == (tuple(kept.shape), 3)
     rows, which = torch.tensor([2, 0]), torch.tensor([1, 0])
     for index in (1, slice(1, 3), rows, (rows, which)):
@@ -165,31 +201,34 @@ def test_an_autoencoder_is_loaded_as_it_was_saved(tmp_path):
     vae.save_pretrained(tmp_path)
     assert isinstance(autoencoder.load(tmp_path, CPU), AutoencoderKL)
     x = torch.rand(1, 1, 8, 8)
-    torch.testing.assert_close(autoencoder.encode(autoencoder.load(tmp_path, CPU), x)[0], autoencoder.encode(vae.eval(), x)[0])
+    torch.testing.assert_close(
+        autoencoder.encode(autoencoder.load(tmp_path, CPU), x)[0],
+        autoencoder.encode(vae.eval(), x)[0],
+    )
 
 
 PROMPTED_METHODS = [
-    "journey", "trak", "ekfac", "das", "tracin", "abu", "datamodel", "magic", "traker", "pixel", "latent", "caption",
+    "journey", "trak", "ekfac", "das", "tracin", "unlearning", "datamodel", "magic", "traker", "pixel", "latent", "caption",
 ]  # fmt: skip
 PROMPTED = (
     *TINY, "dataset=twemoji", "dataset.num_train=300", "model=ldm_tiny",
     "model.autoencoder={num_steps:3,warmup_steps:1,block_out_channels:[8,8]}",
     "training.caption_dropout=0.5", "sampling.guidance=2", "sampling.prompts=[red apple,dog face]",
-    f"method=[{','.join(PROMPTED_METHODS)}]", "attribution={num_draws:2,projection_dim:101,num_checkpoints:2}",
+    f"method=[{','.join(PROMPTED_METHODS)}]", "attribution={num_samples:2,projection_dim:101,num_checkpoints:2}",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prompted")
-    succeeds(command(directory, *PROMPTED, "method.abu.num_draws=2"))
+    succeeds(command(directory, *PROMPTED, "method.unlearning.num_samples=2"))
     return directory
 
 
 def test_text_to_image_goes_the_whole_road(finished):
     result = json.loads((finished / "reports/smoke/result.json").read_text())
-    assert names(result["rows"], "lds") == PROMPTED_METHODS
-    assert (finished / "reports/smoke/journeys.png").exists()
+    assert method_names(result["rows"], "lds") == PROMPTED_METHODS
+    assert (finished / "reports/smoke/trajectories.png").exists()
     (encoded,) = (finished / "artifacts/encoded").glob("*/mean.npy")
     assert np.load(encoded).shape == (300, 4, 16, 16)
     scores = np.load(next((finished / "artifacts/scores").glob("*caption*/scores.npy")))
@@ -198,21 +237,28 @@ def test_text_to_image_goes_the_whole_road(finished):
 
 
 def test_a_trained_model_is_a_pipeline_of_diffusers_and_samples_as_ours(finished, tmp_path):
-    (journeys,) = (finished / "artifacts/journeys").glob("*/final.npy")
+    (trajectories,) = (finished / "artifacts/journeys").glob("*/final.npy")
     (model,) = (finished / "artifacts/models").glob("*a1-s0-*")
     pipeline(model).save_pretrained(tmp_path / "pipeline")
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, steps_offset=0)
     theirs.set_progress_bar_config(disable=True)
-    beginning = journey_noise([0, 1], (4, 16, 16), 0).draw()
-    settings = {"latents": beginning, "num_inference_steps": 5, "guidance_scale": 2.0, "output_type": "latent"}
+    beginning = trajectory_noise([0, 1], (4, 16, 16), 0).draw()
+    settings = {
+        "latents": beginning,
+        "num_inference_steps": 5,
+        "guidance_scale": 2.0,
+        "output_type": "latent",
+    }
     found = theirs(["red apple", "dog face"], **settings).images
-    torch.testing.assert_close(found, torch.from_numpy(np.load(journeys)[:2]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        found, torch.from_numpy(np.load(trajectories)[:2]), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_model_of_pixels_is_no_pipeline(workspace, small):
     with pytest.raises(ValueError, match="a model of pixels"):
-        pipeline(get(small.trained(0), workspace).path)
+        pipeline(get(small.checkpoint(0), workspace).path)
 
 
 REFUSED = {
@@ -232,7 +278,11 @@ REFUSED = {
 
 @pytest.mark.parametrize(("word", "message"), REFUSED.items())
 def test_what_does_not_fit_text_or_latents_is_refused_in_a_line(tmp_path, word, message):
-    kept = [other for other in PROMPTED if not (word == "model=ddpm_tiny" and other.startswith(("model", "training.caption")))]
+    kept = [
+        other
+        for other in PROMPTED
+        if not (word == "model=ddpm_tiny" and other.startswith(("model", "training.caption")))
+    ]
     done = command(tmp_path, *kept, word, "task=plan")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

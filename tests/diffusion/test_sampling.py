@@ -7,28 +7,40 @@ import torch
 from conftest import small_run
 from diffusers import DDPMScheduler
 
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.config.groups import Precision, Sampler, Sampling, Training, visited_timesteps
+from journey.diffusion import sampling
 from journey.diffusion.network import bind
-from journey.diffusion.sampling import IMAGE, Noise, journey_noise, noise_from, sample, walk
+from journey.diffusion.sampling import (
+    CLEAN,
+    QueryNoise,
+    continue_trajectories,
+    noise_generator_at,
+    sample_trajectories,
+    trajectory_noise,
+)
 from journey.diffusion.schedule import ddpm_step
-from journey.evaluation.lds.lds import LDS
-from journey.experiment import recipes
-from journey.stages import sample as stage
+from journey.engine.store import Store
+from journey.engine.workspace import Precision, Workspace, get
+from journey.evaluation.lds import LDS
+from journey.experiment import load_experiment
+from journey.pipeline.settings import Sampler, Sampling, Training, visited_timesteps
 
 CPU = torch.device("cpu")
 TIMESTEPS = list(range(980, -1, -20))
 
 
-def journeys(net, schedule, num_queries, sampler=Sampler.ddpm):
-    noise = journey_noise(range(num_queries), (1, 8, 8), seed=0)
-    return list(sample(bind(net, Precision.fp32), schedule, sampler, TIMESTEPS, noise, CPU))
+def trajectories(net, schedule, num_queries, sampler=Sampler.ddpm):
+    noise = trajectory_noise(range(num_queries), (1, 8, 8), seed=0)
+    return list(
+        sample_trajectories(bind(net, Precision.fp32), schedule, sampler, TIMESTEPS, noise, CPU)
+    )
 
 
 @pytest.mark.parametrize("sampler", list(Sampler))
 def test_a_query_does_not_depend_on_its_companions(net, linear_schedule, sampler):
-    alone, together = journeys(net, linear_schedule, 1, sampler), journeys(net, linear_schedule, 4, sampler)
+    alone, together = (
+        trajectories(net, linear_schedule, 1, sampler),
+        trajectories(net, linear_schedule, 4, sampler),
+    )
     assert torch.equal(alone[0].x_t[0], together[0].x_t[0])
     for one, many in zip(alone, together, strict=True):
         assert torch.equal(one.z[0], many.z[0])
@@ -38,10 +50,10 @@ def test_a_query_does_not_depend_on_its_companions(net, linear_schedule, sampler
 
 
 def test_whole_journey_is_diffusers_loop(net, linear_schedule):
-    steps = journeys(net, linear_schedule, 2)
+    steps = trajectories(net, linear_schedule, 2)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     scheduler.set_timesteps(50)
-    generators = journey_noise(range(2), (1, 8, 8), seed=0).generators
+    generators = trajectory_noise(range(2), (1, 8, 8), seed=0).generators
     x = torch.stack([torch.randn(1, 8, 8, generator=g) for g in generators])
     with torch.no_grad():
         for t in scheduler.timesteps:
@@ -50,7 +62,7 @@ def test_whole_journey_is_diffusers_loop(net, linear_schedule):
 
 
 def test_a_journey_can_be_continued_from_any_step_with_its_own_noise(net, linear_schedule):
-    steps = journeys(net, linear_schedule, 2)
+    steps = trajectories(net, linear_schedule, 2)
     for step, following in itertools.pairwise(steps):
         x = ddpm_step(linear_schedule, step.x_t, step.x0_hat, step.t, following.t, step.z)
         assert torch.equal(x, following.x_t)
@@ -61,24 +73,40 @@ def test_a_journey_can_be_continued_from_any_step_with_its_own_noise(net, linear
 
 def sampled(workspace, **settings):
     """Journeys of a little training, and what they are made from."""
-    settings = {"num_inference_steps": 50, "num_queries": 4, "steps": [980, 600, 300, 0], **settings}
+    settings = {
+        "num_inference_steps": 50,
+        "num_queries": 4,
+        "steps": [980, 600, 300, 0],
+        **settings,
+    }
     quick = Training(num_steps=20, batch_size=16, warmup_steps=4)
-    run = small_run(training=quick, sampling=Sampling(**settings), evaluation=LDS(paired_steps=settings["steps"][:1]))
-    spec = recipes(run, workspace.store).journeys
+    run = small_run(
+        training=quick,
+        sampling=Sampling(**settings),
+        evaluation=LDS(paired_steps=settings["steps"][:1]),
+    )
+    spec = load_experiment(run, workspace.store).trajectories
     return spec, get(spec, workspace)
 
 
 def network_of(spec, workspace):
     model = spec.checkpoint.model
-    return bind(model.load(get(spec.checkpoint, workspace).path, CPU), Precision.fp32), model.schedule(CPU)
+    return bind(
+        model.load(get(spec.checkpoint, workspace).path, CPU), Precision.fp32
+    ), model.schedule(CPU)
 
 
-def continued(predict, schedule, spec, t, x_t, queries):
+def continuations_of(predict, schedule, spec, t, x_t, queries):
     """From t on, with the noise that some queries had."""
     timesteps = visited_timesteps(1000, spec.num_inference_steps)
-    generators = [noise_from(t, query, spec.sampler, timesteps, (1, 8, 8), spec.seed) for query in queries]
-    visited = [*timesteps[timesteps.index(t) :], IMAGE]
-    return walk(predict, schedule, spec.sampler, visited, x_t, Noise(generators, (1, 8, 8)), CPU)
+    generators = [
+        noise_generator_at(t, query, spec.sampler, timesteps, (1, 8, 8), spec.seed)
+        for query in queries
+    ]
+    visited = [*timesteps[timesteps.index(t) :], CLEAN]
+    return continue_trajectories(
+        predict, schedule, spec.sampler, visited, x_t, QueryNoise(generators, (1, 8, 8)), CPU
+    )
 
 
 @pytest.mark.parametrize("sampler", Sampler)
@@ -88,10 +116,12 @@ def test_a_journey_entered_at_any_kept_step_is_the_undisturbed_one(workspace, sa
     timesteps = visited_timesteps(1000, 50)
     for kept, t in enumerate(spec.steps):
         x_t = torch.from_numpy(made.array("x_t.npy")[kept].copy())
-        steps = list(continued(predict, schedule, spec, t, x_t, range(4)))
+        steps = list(continuations_of(predict, schedule, spec, t, x_t, range(4)))
         assert [step.t for step in steps] == [s for s in timesteps if s <= t]
         assert torch.equal(steps[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
-        for later, found in zip(spec.steps[kept:], (s for s in steps if s.t in spec.steps), strict=True):
+        for later, found in zip(
+            spec.steps[kept:], (s for s in steps if s.t in spec.steps), strict=True
+        ):
             row = spec.steps.index(later)
             assert torch.equal(found.x_t, torch.from_numpy(made.array("x_t.npy")[row].copy()))
             assert torch.equal(found.x0_hat, torch.from_numpy(made.array("x0_hat.npy")[row].copy()))
@@ -101,16 +131,23 @@ def test_entering_with_another_querys_noise_leads_elsewhere(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm)
     predict, schedule = network_of(spec, workspace)
     x_t = torch.from_numpy(made.array("x_t.npy")[2].copy())
-    other = continued(predict, schedule, spec, 300, x_t, (1, 2, 0, 3))
+    other = continuations_of(predict, schedule, spec, 300, x_t, (1, 2, 0, 3))
     assert not torch.equal(list(other)[-1].x_next, torch.from_numpy(made.array("final.npy").copy()))
 
 
 def test_what_is_kept_are_the_steps_asked_for_and_no_more(workspace):
     spec, made = sampled(workspace, sampler=Sampler.ddpm, steps=[600, 20])
     predict, schedule = network_of(spec, workspace)
-    noise = journey_noise(range(4), (1, 8, 8), spec.seed)
-    steps = {s.t: s for s in sample(predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), noise, CPU)}
-    payload = {name: made.array(name) for name in made.manifest["checksums"] if name.endswith(".npy")}
+    noise = trajectory_noise(range(4), (1, 8, 8), spec.seed)
+    steps = {
+        s.t: s
+        for s in sample_trajectories(
+            predict, schedule, Sampler.ddpm, visited_timesteps(1000, 50), noise, CPU
+        )
+    }
+    payload = {
+        name: made.array(name) for name in made.manifest["checksums"] if name.endswith(".npy")
+    }
     assert {name: array.shape for name, array in payload.items()} == {
         "x_t.npy": (2, 4, 1, 8, 8),
         "x0_hat.npy": (2, 4, 1, 8, 8),
@@ -126,10 +163,15 @@ def test_what_is_kept_are_the_steps_asked_for_and_no_more(workspace):
 def test_more_queries_than_go_together_have_the_same_noise(workspace, tmp_path, monkeypatch):
     settings = {"sampler": Sampler.ddpm, "num_queries": 5, "steps": [980, 960, 900]}
     _, together = sampled(workspace, **settings)
-    monkeypatch.setattr(stage, "TOGETHER", 2)
-    _, apart = sampled(Workspace(Store(tmp_path / "other"), *list(vars(workspace).values())[1:]), **settings)
+    monkeypatch.setattr(sampling, "TOGETHER", 2)
+    _, apart = sampled(
+        Workspace(Store(tmp_path / "other"), *list(vars(workspace).values())[1:]), **settings
+    )
     np.testing.assert_array_equal(together.array("x_t.npy")[0], apart.array("x_t.npy")[0])
-    for name in ("x_t.npy", "x0_hat.npy"):  # rounding differs with the batch size, another query is at a distance of ~ 1
+    for name in (
+        "x_t.npy",
+        "x0_hat.npy",
+    ):  # rounding differs with the batch size, another query is at a distance of ~ 1
         np.testing.assert_allclose(together.array(name), apart.array(name), atol=0.01)
     lines = [json.loads(line) for line in (apart.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})

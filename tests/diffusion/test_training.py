@@ -5,14 +5,14 @@ import torch
 from conftest import naive_loss, small_run
 from hydra import compose, initialize_config_dir
 
-from journey.artifacts.graph import address
-from journey.artifacts.workspace import get
+from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
-from journey.config.groups import Batching, Precision, Training
 from journey.diffusion import training
 from journey.diffusion.ddpm import DDPM
-from journey.kinds import KINDS
-from journey.seeding import generator
+from journey.engine.seeding import generator
+from journey.engine.spec import cache_key
+from journey.engine.workspace import Precision, get
+from journey.pipeline.settings import Batching, Training
 
 SETTINGS = Training(num_steps=12, batch_size=16, warmup_steps=4, ema_decay=0.9)
 
@@ -22,14 +22,29 @@ def start(model, settings=SETTINGS):
     return training.new_state(model.build((1, 8, 8)), settings)
 
 
-def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.own):
+def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.independent):
     rows = torch.arange(len(clean)) if rows is None else rows
-    drawn = training.Batches(kind, rows, len(clean), settings.batch_size, schedule.num_timesteps, 0, "test")
-    return training.train(state, training.Course(clean, drawn, settings, Precision.fp32, schedule), settings.num_steps)
+    drawn = training.Batches(
+        kind, rows, len(clean), settings.batch_size, schedule.num_timesteps, 0, "test"
+    )
+    return training.train(
+        state,
+        training.TrainingInputs(clean, drawn, settings, Precision.fp32, schedule),
+        settings.num_steps,
+    )
 
 
-def batches(rows, kind=Batching.shared, num=10, size=4):
-    return training.Batches(kind, torch.tensor(rows, dtype=torch.int64), num, size, 1000, 0, "test", samples_latents=True)
+def batches(rows, kind=Batching.coupled, num=10, size=4):
+    return training.Batches(
+        kind,
+        torch.tensor(rows, dtype=torch.int64),
+        num,
+        size,
+        1000,
+        0,
+        "test",
+        samples_latents=True,
+    )
 
 
 def parameters(state):
@@ -42,8 +57,16 @@ def test_first_loss_is_the_naive_one(model, clean, linear_schedule):
     loss, _ = next(loop(state, clean, linear_schedule))
     index = training.batch_index(len(clean), 16, 0, 0, "test")
     random = generator(0, "train", "test", 0)
-    t, eps = torch.randint(1000, (16,), generator=random), torch.randn(16, 1, 8, 8, generator=random)
-    naive = torch.stack([naive_loss(before, linear_schedule, clean.x0[i], t[k], eps[k]) for k, i in enumerate(index)])
+    t, eps = (
+        torch.randint(1000, (16,), generator=random),
+        torch.randn(16, 1, 8, 8, generator=random),
+    )
+    naive = torch.stack(
+        [
+            naive_loss(before, linear_schedule, clean.x0[i], t[k], eps[k])
+            for k, i in enumerate(index)
+        ]
+    )
     torch.testing.assert_close(loss, naive.mean().detach())
 
 
@@ -87,27 +110,36 @@ def test_shared_batches_are_the_full_ones_without_what_is_left_out():
 
 def test_own_batches_hold_only_what_is_kept_and_are_full():
     for step in range(5):
-        rows, *_ = batches([1, 4, 5, 8, 9], Batching.own).at(step, (1, 2, 2))
+        rows, *_ = batches([1, 4, 5, 8, 9], Batching.independent).at(step, (1, 2, 2))
         assert len(rows) == 4
         assert set(rows.tolist()) <= {1, 4, 5, 8, 9}
 
 
-def test_a_training_on_a_subset_of_everything_is_the_full_one_bit_for_bit(model, clean, linear_schedule):
+def test_a_training_on_a_subset_of_everything_is_the_full_one_bit_for_bit(
+    model, clean, linear_schedule
+):
     full, same = start(model), start(model)
     list(loop(full, clean, linear_schedule))
-    list(loop(same, clean, linear_schedule, kind=Batching.shared))
+    list(loop(same, clean, linear_schedule, kind=Batching.coupled))
     assert torch.equal(parameters(full), parameters(same))
     without = start(model)
-    list(loop(without, clean, linear_schedule, rows=torch.arange(1, len(clean)), kind=Batching.shared))
+    list(
+        loop(
+            without, clean, linear_schedule, rows=torch.arange(1, len(clean)), kind=Batching.coupled
+        )
+    )
     assert not torch.equal(parameters(full), parameters(without))
 
 
 def test_a_batch_of_which_nothing_is_kept_changes_nothing(model, clean, linear_schedule):
     state, kept = start(model), torch.tensor([0])
     before = parameters(state)
-    yielded = list(loop(state, clean, linear_schedule, rows=kept, kind=Batching.shared))
+    yielded = list(loop(state, clean, linear_schedule, rows=kept, kind=Batching.coupled))
     assert state.step == SETTINGS.num_steps
-    held = [0 in training.batch_index(len(clean), 16, step, 0, "test") for step in range(SETTINGS.num_steps)]
+    held = [
+        0 in training.batch_index(len(clean), 16, step, 0, "test")
+        for step in range(SETTINGS.num_steps)
+    ]
     assert len(yielded) == sum(held) < SETTINGS.num_steps
     assert not torch.equal(parameters(state), before)
 
@@ -123,7 +155,7 @@ def test_learning_rate_rises_then_falls():
 
 
 def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(small, workspace, monkeypatch):
-    spec = small.trained(0)
+    spec = small.checkpoint(0)
 
     def poisoned(state, *rest):
         for loss, norm in training_loop(state, *rest):
@@ -133,14 +165,17 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(small, work
     monkeypatch.setattr(training, "train", poisoned)
     with pytest.raises(FloatingPointError, match="training step 137: loss nan"):
         get(spec, workspace)
-    partial = workspace.store.root / (address(spec) + ".partial")
+    partial = workspace.store.root / (cache_key(spec) + ".partial")
     run = small_run()
     state = training.new_state(run.model.build((1, 8, 8)), run.training)
     training.restore(state, partial / "resume.100.safetensors")
     assert not list(partial.glob("resume.*50.safetensors")), "the state before has given way"
     assert state.step == 100
     monkeypatch.undo()
-    steps = [json.loads(line)["step"] for line in (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [50, 100, 150]
 
 
@@ -166,7 +201,9 @@ def test_dropout_and_mirroring_are_continued_bit_for_bit(clean, linear_schedule,
     list(loop(state, clean, linear_schedule, settings))
     assert torch.equal(parameters(state), parameters(undisturbed))
     for other in (Training(num_steps=6, batch_size=16, warmup_steps=2), settings):
-        changed = start(DDPM(block_out_channels=[8, 16], dropout=0.0 if other is settings else 0.3), other)
+        changed = start(
+            DDPM(block_out_channels=[8, 16], dropout=0.0 if other is settings else 0.3), other
+        )
         list(loop(changed, clean, linear_schedule, other))
         assert not torch.equal(parameters(changed), parameters(undisturbed))
 
@@ -176,14 +213,18 @@ def test_what_is_drawn_for_an_image_is_the_same_whatever_else_is_kept():
     for step in range(5):
         rows, *_ = everything.at(step, (1, 2, 2))
         kept, *_ = some.at(step, (1, 2, 2))
-        of_row = dict(zip(rows.tolist(), everything.uniform("mirror", step, rows).tolist(), strict=True))
+        of_row = dict(
+            zip(rows.tolist(), everything.uniform("mirror", step, rows).tolist(), strict=True)
+        )
         assert some.uniform("mirror", step, kept).tolist() == [of_row[row] for row in kept.tolist()]
-    drawn = torch.cat([everything.uniform("mirror", step, torch.arange(10)) < 0.5 for step in range(50)])
+    drawn = torch.cat(
+        [everything.uniform("mirror", step, torch.arange(10)) < 0.5 for step in range(50)]
+    )
     assert 0.4 < drawn.float().mean() < 0.6
 
 
 def test_the_unet_of_the_paper_has_its_parameters():
-    register_schemas(KINDS)
+    register_schemas(COMPONENTS)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         run = parse(compose("config", ["experiment=cifar10"]))
     with torch.device("meta"):

@@ -6,13 +6,13 @@ import torch
 from dattri.metric import lds as dattri_lds
 from scipy.stats import spearmanr
 
-from journey.artifacts.keep import RandomSubset
 from journey.attribution.targets import with_aggregates
-from journey.config.checks import ConfigError
-from journey.data import subsets
+from journey.engine.checks import ConfigError
 from journey.evaluation import rows, statistics
 from journey.evaluation.lds import datamodeling as lds
 from journey.evaluation.lds import reliability
+from journey.pipeline import subsets
+from journey.pipeline.interfaces import RandomSubset
 
 LABELS = np.repeat(np.arange(4), [30, 20, 40, 10])
 WEIGHTS = np.ones((3, 6))  # of steps in the trajectory
@@ -24,13 +24,13 @@ def random():
 
 
 def test_subsets_are_fixed_size_stratified_and_independent_of_their_number():
-    masks = np.stack([subsets.mask(LABELS, RandomSubset(i, 0.5, 0)) for i in range(40)])
+    masks = np.stack([subsets.subset_mask(LABELS, RandomSubset(i, 0.5, 0)) for i in range(40)])
     for label, count in enumerate((15, 10, 20, 5)):
         assert (masks[:, label == LABELS].sum(1) == count).all()
     assert len(np.unique(masks, axis=0)) == 40
     assert abs(masks.mean(0) - 0.5).max() < 0.35  # no image is always in, or always out
     with pytest.raises(ConfigError, match=r"retraining\.fraction=0\.01"):
-        subsets.mask(LABELS, RandomSubset(0, 0.01, 0))
+        subsets.subset_mask(LABELS, RandomSubset(0, 0.01, 0))
 
 
 @pytest.mark.parametrize("levels", [1000, 4])
@@ -39,7 +39,9 @@ def test_spearman_is_scipys_ties_and_weights_included(random, levels):
     weights = np.concatenate([np.ones((1, 15), int), statistics.bootstrap_weights(15, 5, random)])
     ours = statistics.weighted_spearman(a, b, weights)
     for k, w in enumerate(weights):
-        expected = [spearmanr(np.repeat(x, w), np.repeat(y, w)).statistic for x, y in zip(a, b, strict=True)]
+        expected = [
+            spearmanr(np.repeat(x, w), np.repeat(y, w)).statistic for x, y in zip(a, b, strict=True)
+        ]
         np.testing.assert_allclose(ours[k], expected, atol=1e-12)
 
 
@@ -57,7 +59,9 @@ def test_blocks_change_nothing(random, monkeypatch):
 def problem(random, num_subsets=20, noise=0.5):
     """Scores [damping 2, step 3, query 6, train 100] of which only damping 1 knows anything; masks; outputs [T, Q, M]."""
     tau = random.standard_normal((3, 6, 100))
-    masks = np.stack([subsets.mask(LABELS, RandomSubset(i, 0.5, 0)) for i in range(num_subsets)])
+    masks = np.stack(
+        [subsets.subset_mask(LABELS, RandomSubset(i, 0.5, 0)) for i in range(num_subsets)]
+    )
     steps = -(tau @ masks.T) + noise * random.standard_normal((3, 6, num_subsets))
     measured = np.concatenate([steps, steps.mean(0, keepdims=True), steps[:1]])
     scores = np.stack([random.standard_normal(tau.shape), tau]).astype(np.float32)
@@ -70,9 +74,14 @@ def test_predictions_are_dattris(random):
     linear_of_second = 3
     indices = torch.stack([torch.from_numpy(np.flatnonzero(m)) for m in masks])
     for step in range(3):
-        truth = torch.from_numpy(-measured[step].T), indices  # dattri: a model's output rises with the scores it holds
+        truth = (
+            torch.from_numpy(-measured[step].T),
+            indices,
+        )  # dattri: a model's output rises with the scores it holds
         expected, _ = dattri_lds(torch.from_numpy(scores[1, step].T), truth)
-        ours = statistics.weighted_spearman(predictions[linear_of_second, step], measured[step], np.ones((1, 20)))[0]
+        ours = statistics.weighted_spearman(
+            predictions[linear_of_second, step], measured[step], np.ones((1, 20))
+        )[0]
         np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6)
 
 
@@ -90,13 +99,19 @@ def test_each_cell_is_judged_with_the_choice_of_the_opposite_one(random):
     for q in range(6):
         for half in (0, 1):
             cell = resampled.subset_half == half
-            expected[:, q] += [spearmanr(predictions[3, s, q, cell], measured[s, q, cell]).statistic / 2 for s in range(3)]
+            expected[:, q] += [
+                spearmanr(predictions[3, s, q, cell], measured[s, q, cell]).statistic / 2
+                for s in range(3)
+            ]
     np.testing.assert_allclose(result.replicates[0, :3], expected, atol=1e-12)
 
 
 def test_each_cell_chooses_on_the_opposite_one(random):
     """Candidate i is right in cell i only: so cell i must be judged with the candidate of the cell across."""
-    predictions, measured = random.standard_normal((4, 3, 8, 16)), random.standard_normal((3, 8, 16))
+    predictions, measured = (
+        random.standard_normal((4, 3, 8, 16)),
+        random.standard_normal((3, 8, 16)),
+    )
     resampled = lds.resampling(8, 16, 100, 0)
     for i, (query_half, subset_half) in enumerate(itertools.product((0, 1), (0, 1))):
         queries = np.flatnonzero(resampled.query_half == query_half)[:, None]
@@ -116,7 +131,9 @@ def test_interval_covers_the_truth_and_one_score_per_image_is_judged_everywhere(
     resampled = lds.resampling(6, 40, 200, 0)
     replicates = lds.lds(predictions, measured, resampled).replicates
     value, low, high = statistics.interval(replicates, resampled.query_weights)
-    np.testing.assert_allclose(value, replicates[0].mean(-1), atol=1e-12)  # the observed one, not a replicate's
+    np.testing.assert_allclose(
+        value, replicates[0].mean(-1), atol=1e-12
+    )  # the observed one, not a replicate's
     assert value[0] > 0.9
     assert (low <= value).all()
     assert (value <= high).all()
@@ -128,8 +145,12 @@ def test_an_interval_counts_what_a_query_and_a_subset_have_together_once(random)
     widths = []
     for _ in range(trials):
         cells = random.standard_normal((num_queries, num_subsets))
-        subset_weights = np.concatenate([np.ones((1, 30)), statistics.bootstrap_weights(30, 500, random)])
-        query_weights = np.concatenate([np.ones((1, 20)), statistics.bootstrap_weights(20, 500, random)])
+        subset_weights = np.concatenate(
+            [np.ones((1, 30)), statistics.bootstrap_weights(30, 500, random)]
+        )
+        query_weights = np.concatenate(
+            [np.ones((1, 20)), statistics.bootstrap_weights(20, 500, random)]
+        )
         replicates = subset_weights @ cells.T / num_subsets  # [B, Q], the mean over subsets
         _, low, high = statistics.interval(replicates, query_weights)
         widths.append(high - low)
@@ -138,9 +159,19 @@ def test_an_interval_counts_what_a_query_and_a_subset_have_together_once(random)
 
 def test_rows_name_their_target():
     ends = tuple(np.arange(2.0) + shift for shift in (0.5, 0, 1))
-    found = rows.of_targets({"step": ends, "trajectory": (0.2, 0.1, 0.3)}, [600, 300], quantity="lds", method="a")
+    found = rows.rows_of_targets(
+        {"step": ends, "trajectory": (0.2, 0.1, 0.3)}, [600, 300], quantity="lds", method="a"
+    )
     assert [row.get("step", row["target"]) for row in found] == [600, 300, "trajectory"]
-    assert found[1] == {"quantity": "lds", "method": "a", "target": "step", "step": 300, "value": 1.5, "low": 1.0, "high": 2.0}
+    assert found[1] == {
+        "quantity": "lds",
+        "method": "a",
+        "target": "step",
+        "step": 300,
+        "value": 1.5,
+        "low": 1.0,
+        "high": 2.0,
+    }
 
 
 def test_what_is_specific_to_a_query_is_less_the_mean_of_its_half(random):
@@ -164,7 +195,9 @@ def measured_by(random, rho, num_subsets, num_seeds, kind):
     return np.broadcast_to(signal + noise, (num_subsets, num_seeds, 2, 1, len(rho)))
 
 
-@pytest.mark.parametrize(("kind", "num_seeds"), [("draws", 1), ("draws", 3), ("seeds", 2), ("seeds", 5)])
+@pytest.mark.parametrize(
+    ("kind", "num_seeds"), [("draws", 1), ("draws", 3), ("seeds", 2), ("seeds", 5)]
+)
 def test_reliabilities_are_unbiased(random, kind, num_seeds):
     shares_of = reliability.given_seed if kind == "draws" else reliability.over_seeds
     rho = np.full(400, 0.6)
@@ -194,8 +227,12 @@ def test_the_interval_of_a_ceiling_holds_the_truth_and_nothing_is_clipped(random
     holds, rho = 0, np.full(12, 0.5)
     truth = reliability.expected_spearman(np.sqrt(0.5), 12)
     for _ in range(40):
-        outputs = measured_by(random, rho, 24, 2, "seeds") + 1e-3 * random.standard_normal((24, 2, 2, 1, 12))
-        _, low, high = reliability.ceilings(outputs, reliability.over_seeds, 12).mean([0]).interval()
+        outputs = measured_by(random, rho, 24, 2, "seeds") + 1e-3 * random.standard_normal(
+            (24, 2, 2, 1, 12)
+        )
+        _, low, high = (
+            reliability.ceilings(outputs, reliability.over_seeds, 12).mean([0]).interval()
+        )
         holds += low[0] <= truth <= high[0]
     assert holds >= 34
     loud = random.standard_normal((40, 24, 2, 2, 1, 12))
@@ -205,6 +242,8 @@ def test_the_interval_of_a_ceiling_holds_the_truth_and_nothing_is_clipped(random
 
 def test_trajectory_is_the_weighted_mean_of_the_steps():
     outputs = np.arange(8.0).reshape(4, 2)  # three steps and the destination of two queries
-    np.testing.assert_array_equal(with_aggregates(outputs, np.ones((3, 2))), [[0, 1], [2, 3], [4, 5], [2, 3], [6, 7]])
+    np.testing.assert_array_equal(
+        with_aggregates(outputs, np.ones((3, 2))), [[0, 1], [2, 3], [4, 5], [2, 3], [6, 7]]
+    )
     weights = np.array([[1.0, 2.0], [0.0, 1.0], [0.5, 0.0]])
     np.testing.assert_allclose(with_aggregates(outputs, weights)[3], [2 / 3, (2 + 3) / 3])

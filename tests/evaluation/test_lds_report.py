@@ -3,10 +3,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from journey import palette
 from journey.config import compose
-from journey.evaluation.lds import figures, tables
-from journey.evaluation.lds.lds import LDS
+from journey.evaluation.lds import LDS
+from journey.evaluation.lds.show import (
+    ablation_figure,
+    lds_by_method,
+    lds_by_step,
+    lds_markdown,
+    lds_table,
+    paired_table,
+)
+from journey.evaluation.plots import FAMILIES, method_colour, method_marker
 
 TARGETS = ("paired_steps", "trajectory", "destination")
 
@@ -22,21 +29,30 @@ def lds(method, shift, **what):
         row(0.1 + shift, 0.0 + shift, 0.2 + shift, "step", step=600, **what),
         row(0.2 + shift, 0.1 + shift, 0.35 + shift, "step", step=300, **what),
     ]
-    return steps + [row(0.3 + shift, 0.2 + shift, 0.4 + shift, target, **what) for target in TARGETS]
+    return steps + [
+        row(0.3 + shift, 0.2 + shift, 0.4 + shift, target, **what) for target in TARGETS
+    ]
 
 
 def named(worse: str, better: str) -> dict:
     """A result in which `better` is better; the first method is the one that the others are compared with."""
-    chosen = {"step": [{"damping": 1.0, "readout": "relu"}, {"damping": 0.1, "readout": "relu"}] * 2}
+    chosen = {
+        "step": [{"damping": 1.0, "readout": "relu"}, {"damping": 0.1, "readout": "relu"}] * 2
+    }
     methods = worse, better
     rows = []
     for name, shift in ((better, 0.0), (worse, -0.1)):
-        for readout in ("best", "linear"):
-            rows += lds(name, shift, quantity="lds", readout=readout)
-        rows += lds(name, shift, quantity="specific", readout="best")
+        for score_transform in ("best", "linear"):
+            rows += lds(name, shift, quantity="lds", score_transform=score_transform)
+        rows += lds(name, shift, quantity="specific", score_transform="best")
     rows += lds("draws", 0.5, quantity="ceiling") + lds("seeds", 0.4, quantity="ceiling")
-    rows += lds("draws", 0.3, quantity="specific_ceiling") + lds("seeds", 0.2, quantity="specific_ceiling")
-    rows += [row(0.1, 0.05, 0.15, target, quantity="difference", method=better, against=worse) for target in TARGETS]
+    rows += lds("draws", 0.3, quantity="specific_ceiling") + lds(
+        "seeds", 0.2, quantity="specific_ceiling"
+    )
+    rows += [
+        row(0.1, 0.05, 0.15, target, quantity="difference", method=better, against=worse)
+        for target in TARGETS
+    ]
     return {
         "experiment": "test", "variants": [], "axes": {}, "num_train": 10,
         "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
@@ -54,7 +70,7 @@ def result():
 
 
 def test_every_curve_is_drawn_where_the_result_has_it(result):
-    axes = figures.lds_by_step(result).axes[0]
+    axes = lds_by_step(result).axes[0]
     drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
     containers = {c.get_label(): c.lines[0] for c in axes.containers}
     for name, expected in (("journey", [0.1, 0.2]), ("trak", [0.0, 0.1])):
@@ -67,7 +83,7 @@ def test_every_curve_is_drawn_where_the_result_has_it(result):
 
 def test_tables_hold_the_numbers(result):
     console = Console(record=True, width=120)
-    console.print(tables.lds_table(result), tables.paired_table(result))
+    console.print(lds_table(result), paired_table(result))
     text = console.export_text()
     for expected in (
         "10 ± 10",
@@ -82,44 +98,65 @@ def test_tables_hold_the_numbers(result):
 
 def test_a_single_method_is_compared_with_none(result):
     result["rows"] = [r for r in result["rows"] if r["quantity"] != "difference"]
-    assert tables.paired_table(result) is None
+    assert paired_table(result) is None
 
 
 def test_markdown_has_every_interval_choice_and_cost(result):
-    lines = tables.markdown(result).splitlines()
+    lines = lds_markdown(result).splitlines()
     judged, kernels = lines[: lines.index("")], lines[-5:]
     assert {line.count("|") for line in judged} == {12}
     same = "20 [10, 30] 0.25 | 20 [10, 30] 0.25 | 20 [10, 30] 0.25"
-    assert f"| trak | best | 0 [−10, 10] 0.00 | 10 [0, 25] 0.14 | {same} | 1 relu, 0.1⊣ relu | 1 | 7,000 | 5.0 |" in judged
-    assert "|  | query-specific | 0 [−10, 10] 0.00 | 10 [0, 25] 0.20 | " + "20 [10, 30] 0.33 | " * 3 + " |  |  |  |" in judged
-    assert "| ceiling, over seeds |  | 50 [40, 60] | 60 [50, 75] | " + "70 [60, 80] | " * 3 + " |  |  |  |" in judged
-    assert kernels[-3:] == ["| trak | 0.1 | 40 | 40 |", "| trak | 1 | 20 | 20 |", "| trak | 10 | 8 | 8 |"]
+    assert (
+        f"| trak | best | 0 [−10, 10] 0.00 | 10 [0, 25] 0.14 | {same} | 1 relu, 0.1⊣ relu | 1 | 7,000 | 5.0 |"
+        in judged
+    )
+    assert (
+        "|  | query-specific | 0 [−10, 10] 0.00 | 10 [0, 25] 0.20 | "
+        + "20 [10, 30] 0.33 | " * 3
+        + " |  |  |  |"
+        in judged
+    )
+    assert (
+        "| ceiling, over seeds |  | 50 [40, 60] | 60 [50, 75] | "
+        + "70 [60, 80] | " * 3
+        + " |  |  |  |"
+        in judged
+    )
+    assert kernels[-3:] == [
+        "| trak | 0.1 | 40 | 40 |",
+        "| trak | 1 | 20 | 20 |",
+        "| trak | 10 | 8 | 8 |",
+    ]
 
 
 def test_a_map_of_methods_is_sorted_and_holds_both_readouts():
     result = named("worse", "better")
     result["rows"].sort(key=lambda r: r["method"] == "better")  # in another order than the map's
-    for axes in figures.lds_by_method(result).axes:
+    for axes in lds_by_method(result).axes:
         np.testing.assert_allclose(
-            axes.images[0].get_array(), [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]], atol=1e-12
+            axes.images[0].get_array(),
+            [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]],
+            atol=1e-12,
         )
     plt.close("all")
 
 
 def test_ablations_draw_every_axis(result):
-    figure = figures.ablations(result, "journey", {"num_draws": [("8", "trak"), ("32", "journey")]})
-    np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3])
+    figure = ablation_figure(result, "journey", {"num_samples": [("8", "trak"), ("32", "journey")]})
+    np.testing.assert_allclose(
+        figure.axes[0].containers[0].lines[0].get_ydata().astype(float), [0.2, 0.3]
+    )
     plt.close("all")
 
 
 def test_the_pictures_are_those_that_can_be_read(result):
     """Curves; of more methods than these can tell apart, a map too; axes where something was varied."""
     assert list(LDS().figures(result)) == ["lds_by_step.png"]
-    varied = LDS().figures({**result, "axes": {"num_draws": [("8", "trak"), ("32", "journey")]}})
+    varied = LDS().figures({**result, "axes": {"num_samples": [("8", "trak"), ("32", "journey")]}})
     assert list(varied) == ["lds_by_step.png", "ablations.png"]
     for i in range(5):
-        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="best")
-        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", readout="linear")
+        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", score_transform="best")
+        result["rows"] += lds(f"method {i}", 0.0, quantity="lds", score_transform="linear")
     result["variants"] = [f"method {i}" for i in range(5)]
     assert list(LDS().figures(result)) == ["lds_by_step.png"]
     result["variants"] = []
@@ -128,25 +165,31 @@ def test_the_pictures_are_those_that_can_be_read(result):
 
 
 def test_of_many_methods_the_first_and_the_best_are_named(result):
-    result["rows"] = lds("first", -0.1, quantity="lds", readout="best")
+    result["rows"] = lds("first", -0.1, quantity="lds", score_transform="best")
     for i in range(20):
-        result["rows"] += lds(f"method {i}", 0.01 * i, quantity="lds", readout="best")
+        result["rows"] += lds(f"method {i}", 0.01 * i, quantity="lds", score_transform="best")
     result["rows"] += lds("draws", 0.5, quantity="ceiling")
-    axes = figures.lds_by_step(result).axes[0]
-    assert [c.get_label() for c in axes.containers] == ["first", *(f"method {i}" for i in range(15, 20))]
+    axes = lds_by_step(result).axes[0]
+    assert [c.get_label() for c in axes.containers] == [
+        "first",
+        *(f"method {i}" for i in range(15, 20)),
+    ]
     assert "15 other methods" in axes.get_legend_handles_labels()[1]
     plt.close("all")
 
 
 def test_no_two_methods_of_ours_look_alike():
     """And those that are compared most differ in colour."""
-    every = [name for of in palette.FAMILIES.values() for name in of]
+    every = [name for of in FAMILIES.values() for name in of]
     assert sorted(every) == sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
-    assert len({(palette.colour(name), palette.mark(name)) for name in every}) == len(every)
+    assert len({(method_colour(name), method_marker(name)) for name in every}) == len(every)
 
 
 def test_a_method_is_shown_with_what_most_cells_chose(result):
-    cells = [{"damping": d, "readout": r} for d, r in ((0.1, "relu"), (1.0, "square"), (1.0, "linear"), (10.0, "relu"))]
+    cells = [
+        {"damping": d, "readout": r}
+        for d, r in ((0.1, "relu"), (1.0, "square"), (1.0, "linear"), (10.0, "relu"))
+    ]
     result["chosen"]["trak"]["best"] = {"step": cells}
     assert LDS().chosen(result, "trak") == {"damping": 1.0}
     assert LDS().chosen(result, "journey") == {"damping": 1.0}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from journey.artifacts import resume
-from journey.artifacts.specs import Spec
-from journey.artifacts.workspace import Workspace
+from journey.engine import resume
+from journey.engine.spec import Spec
+from journey.engine.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,17 @@ class Count(Spec):
     """A number of rows, each made from the one before."""
 
     stage: ClassVar[str] = "counting_stages"
+    maker: ClassVar[str] = "counting_stages:make"
     folder: ClassVar[str] = "counts"
     version: ClassVar[int] = 1
     label: str
     rows: int = 10
     needs: "tuple[Count, ...]" = ()
-    seconds: float = field(default=0.1, metadata={"unaddressed": True})  # of a row
-    said: str = field(default="", metadata={"unaddressed": True})  # the file where it tells
-    waits_for: str = field(default="", metadata={"unaddressed": True})  # the file without which its second half is not begun
+    seconds: float = field(default=0.1, metadata={"not_in_key": True})  # of a row
+    said: str = field(default="", metadata={"not_in_key": True})  # the file where it tells
+    waits_for: str = field(
+        default="", metadata={"not_in_key": True}
+    )  # the file without which its second half is not begun
 
     @property
     def work(self) -> float:
@@ -33,15 +36,21 @@ class Count(Spec):
 
 
 def make(spec: Count, partial: Path, workspace: Workspace) -> None:
-    state, kept_at = resume.resumed(partial) or {"rows": 0, "digest": spec.label}, time.monotonic()
+    state, kept_at = (
+        resume.load_state(partial) or {"rows": 0, "digest": spec.label},
+        time.monotonic(),
+    )
     for row in range(state["rows"], spec.rows):
         if row == spec.rows // 2 and spec.waits_for:
             wait(Path(spec.waits_for))
         time.sleep(spec.seconds)
-        state = {"rows": row + 1, "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest()}
+        state = {
+            "rows": row + 1,
+            "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest(),
+        }
         say(spec, str(row))
-        if resume.due(kept_at, workspace.compute.checkpoint_seconds):
-            resume.keep(partial, state)
+        if resume.is_due(kept_at, workspace.compute.checkpoint_seconds):
+            resume.save_state(partial, state)
             kept_at = time.monotonic()
     (partial / "digest.txt").write_text(state["digest"])
     say(spec, "made")
@@ -49,7 +58,7 @@ def make(spec: Count, partial: Path, workspace: Workspace) -> None:
 
 def wait(file: Path) -> None:
     """Until a file is there, or this is asked to stop."""
-    while not (file.exists() or resume.asked_to_stop()):
+    while not (file.exists() or resume.stop_requested()):
         time.sleep(0.02)
 
 

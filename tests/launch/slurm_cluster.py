@@ -71,7 +71,11 @@ def why_not() -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(["apt-get", *words], env=environment, capture_output=True, text=True)
-    return "" if all(map(shutil.which, NEEDED)) else f"a real Slurm cannot be installed: {done.stderr.strip()[-300:]}"
+    return (
+        ""
+        if all(map(shutil.which, NEEDED))
+        else f"a real Slurm cannot be installed: {done.stderr.strip()[-300:]}"
+    )
 
 
 CLIENT = """
@@ -103,11 +107,16 @@ class Cluster:
 
     def ask(self, *words: str) -> str:
         """What a command of Slurm says."""
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            words, env=self.environment, capture_output=True, text=True, check=True
+        ).stdout
 
     def queue(self) -> list[tuple[str, str]]:
         """The job and state of all array tasks that are queued or run."""
-        return [tuple(line.split("|")) for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T").splitlines()]
+        return [
+            tuple(line.split("|"))
+            for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T").splitlines()
+        ]
 
     def start(self, daemon: str, *words: str) -> None:
         """Start a daemon of Slurm in the foreground, as a child of this process."""
@@ -129,7 +138,9 @@ class Cluster:
         """It is there again."""
         self.start_node(node)
         resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
-        subprocess.run(resume, env=self.environment, capture_output=True)  # which fails where it came back by itself
+        subprocess.run(
+            resume, env=self.environment, capture_output=True
+        )  # which fails where it came back by itself
 
     def kill(self, daemon: str) -> None:
         """Kill a daemon."""
@@ -139,7 +150,11 @@ class Cluster:
 
     def wait_for_nodes(self) -> None:
         """Until both nodes take jobs."""
-        wait_until(lambda: self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"])
+        wait_until(
+            lambda: (
+                self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"]
+            )
+        )
 
 
 def wait_until(holds) -> None:
@@ -161,17 +176,27 @@ def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
     (root / "state").mkdir()
     first, *others = _free_ports()
     text = CONFIGURATION.format(
-        root=root, host=socket.gethostname(), ports=(first, *others), grace=grace, most_in_array=most_in_array
+        root=root,
+        host=socket.gethostname(),
+        ports=(first, *others),
+        grace=grace,
+        most_in_array=most_in_array,
     )
     (root / "slurm.conf").write_text(text)
     modules = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    made = Cluster(root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf"), "PYTHONPATH": modules})
+    made = Cluster(
+        root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf"), "PYTHONPATH": modules}
+    )
     try:
         _start_munge(made)
         made.start("slurmctld", "slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
             made.start_node(node)
-        wait_until(lambda: subprocess.run(["sinfo"], env=made.environment, capture_output=True).returncode == 0)
+        wait_until(
+            lambda: (
+                subprocess.run(["sinfo"], env=made.environment, capture_output=True).returncode == 0
+            )
+        )
         made.wait_for_nodes()
         yield made
     finally:
@@ -213,7 +238,9 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
     """A client in a process of its own, in the middle of its work."""
     sends = pickle.dumps((root, settings, specs))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([sys.executable, "-W", "error", "-c", CLIENT], env=slurm.environment, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", CLIENT], env=slurm.environment, **pipes
+    ) as process:
         process.stdin.write(sends)
         process.stdin.close()
         process.stdin = None
@@ -226,7 +253,11 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
 def finished(process: subprocess.Popen, seconds: float = PATIENCE) -> list[str]:
     """What a client said after all, but for how far it was."""
     out, _ = process.communicate(timeout=seconds)
-    return [line for line in out.decode().splitlines() if not (line[:1].isdigit() or line.startswith("waiting for"))]
+    return [
+        line
+        for line in out.decode().splitlines()
+        if not (line[:1].isdigit() or line.startswith("waiting for"))
+    ]
 
 
 def processes_on(node: str, slurm: Cluster) -> list[int]:
@@ -236,7 +267,10 @@ def processes_on(node: str, slurm: Cluster) -> list[int]:
 
 def _processes_with(slurm: Cluster, *variables: str) -> list[int]:
     """The numbers of the processes of a cluster that also have some variables."""
-    wanted = {variable.encode() for variable in (f"SLURM_CONF={slurm.environment['SLURM_CONF']}", *variables)}
+    wanted = {
+        variable.encode()
+        for variable in (f"SLURM_CONF={slurm.environment['SLURM_CONF']}", *variables)
+    }
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 from toy_stages import Nowhere, Toy, ask, workspace
 
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
-from journey.config.checks import ConfigError
+from journey.engine.checks import ConfigError
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace
 from journey.launch.jobs import JobsFailedError
 from journey.launch.local import Local
-from journey.launch.machine import environments
+from journey.launch.machine import worker_environments
 
 
 def on_devices(root: Path, devices: list[int], workers: int) -> Workspace:
-    return Workspace(Store(root), Local(device="cuda", devices=devices, workers=workers), Nowhere(), "test")
+    return Workspace(
+        Store(root), Local(device="cuda", devices=devices, workers=workers), Nowhere(), "test"
+    )
 
 
 def test_workers_are_spread_over_the_devices(tmp_path, monkeypatch):
@@ -30,10 +32,12 @@ def test_workers_are_spread_over_the_devices(tmp_path, monkeypatch):
 
 def test_devices_take_turns_and_are_those_that_may_be_seen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
-    seen = Counter(variables["CUDA_VISIBLE_DEVICES"] for variables in environments(6, 1, [0, 2]))
+    seen = Counter(
+        variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(6, 1, [0, 2])
+    )
     assert seen == {"GPU-a": 3, "GPU-c": 3}
     with pytest.raises(ConfigError, match=r"compute\.devices=3: CUDA_VISIBLE_DEVICES shows 3"):
-        environments(1, 1, [3])
+        worker_environments(1, 1, [3])
 
 
 def test_what_lacks_memory_is_tried_again_alone(tmp_path):
@@ -61,7 +65,10 @@ def test_what_lacks_memory_alone_fails(tmp_path):
         ({"devices": [0]}, r"compute\.devices=\[0\]: must be left out unless device=cuda"),
         ({"device": "cuda", "devices": [0, 0]}, r"compute\.devices=\[0, 0\]: must be distinct"),
         ({"device": "cuda", "devices": [-1]}, r"compute\.devices=\[-1\]"),
-        ({"device": "cuda", "devices": [0, 1], "processes": 2}, r"compute\.devices=\[0, 1\]: must be left out where several"),
+        (
+            {"device": "cuda", "devices": [0, 1], "processes": 2},
+            r"compute\.devices=\[0, 1\]: must be left out where several",
+        ),
         ({"processes": 0}, r"compute\.processes=0"),
     ],
 )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from toy_stages import PATIENCE, Toy, ask, workspace
 
-from journey.artifacts.graph import address
-from journey.config.checks import ConfigError
+from journey.engine.checks import ConfigError
+from journey.engine.spec import cache_key
 from journey.launch.jobs import JobsFailedError
 from journey.launch.local import Local, num_cores
 
@@ -77,7 +77,12 @@ def test_a_job_starts_as_soon_as_what_it_needs_is_there(tmp_path):
     marker = str(tmp_path / "marker")
     slow = Toy("slow", (), "await_touch", marker)
     grandchild = Toy("grandchild", (Toy("child", (Toy("quick"),)),), "touch", marker)
-    assert ask([slow, grandchild], workspace(tmp_path / "store", 2)) == ["quick", "child", "grandchild", "slow"]
+    assert ask([slow, grandchild], workspace(tmp_path / "store", 2)) == [
+        "quick",
+        "child",
+        "grandchild",
+        "slow",
+    ]
 
 
 def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path):
@@ -99,9 +104,9 @@ def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
     lines = str(caught.value).splitlines()
     assert len(lines) == 2, "what depends on a failed job is not tried"
     log = Path(lines[0].split("(log: ")[1].rstrip(")"))
-    assert lines[0] == f"{address(broken)}: ValueError: this toy is broken (log: {log})"
-    assert lines[1].startswith(f"{address(gone)}: SystemExit: no more toys (log: ")
-    assert log == tmp_path / "logs" / f"{address(broken).replace('/', '-')}.log"
+    assert lines[0] == f"{cache_key(broken)}: ValueError: this toy is broken (log: {log})"
+    assert lines[1].startswith(f"{cache_key(gone)}: SystemExit: no more toys (log: ")
+    assert log == tmp_path / "logs" / f"{cache_key(broken).replace('/', '-')}.log"
     assert "Traceback" in log.read_text()
     assert all(space.store.find(spec) for spec in (good, Toy("side")))
 
@@ -117,13 +122,17 @@ def test_a_killed_worker_costs_only_time(tmp_path):
 
 def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path):
     marker = tmp_path / "marker"
-    victim, crash, good = Toy("victim", (), "die", str(marker)), Toy("crash", (), "exit_at_once"), pyramid()
+    victim, crash, good = (
+        Toy("victim", (), "die", str(marker)),
+        Toy("crash", (), "exit_at_once"),
+        pyramid(),
+    )
     space = workspace(tmp_path / "store")
     with pytest.raises(JobsFailedError) as caught:
         ask([victim, Toy("after", (victim,)), crash, good], space)
     assert sorted(str(caught.value).splitlines()) == [
-        f"{address(crash)}: the worker process ended twice (exit code 3)",
-        f"{address(victim)}: the worker process was killed twice (out of memory?)",
+        f"{cache_key(crash)}: the worker process ended twice (exit code 3)",
+        f"{cache_key(victim)}: the worker process was killed twice (out of memory?)",
     ]
     assert marker.read_text() == "xx"
     assert space.store.find(good)
@@ -136,7 +145,7 @@ def test_what_cannot_be_sent_to_a_worker_fails_by_name(tmp_path):
     inner, good = Toy("inner", kind=None), pyramid()
     object.__setattr__(inner, "extra", Inner())  # not addressed, but sent
     space = workspace(tmp_path)
-    with pytest.raises(JobsFailedError, match=f"{address(inner)}: .*Inner"):
+    with pytest.raises(JobsFailedError, match=f"{cache_key(inner)}: .*Inner"):
         ask([inner, good], space)
     assert space.store.find(good)
     with pytest.raises((AttributeError, pickle.PicklingError)):
@@ -170,7 +179,7 @@ from toy_stages import Toy, ask, workspace
 
 @dataclass
 class Mine(Kind):
-    kind: ClassVar[str] = "mine"
+    name: ClassVar[str] = "mine"
     word: str = "hello"
 
     def deed(self):
@@ -186,19 +195,26 @@ def script(tmp_path: Path, body: str, **options):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + body)
     environment = {**os.environ, "PYTHONPATH": str(HERE), **options.pop("env", {})}
-    with subprocess.Popen([sys.executable, str(path)], env=environment, text=True, **options) as process:
+    with subprocess.Popen(
+        [sys.executable, str(path)], env=environment, text=True, **options
+    ) as process:
         yield process
         process.kill()
 
 
 def finished(tmp_path: Path, body: str, **options) -> tuple[int, str, str]:
-    with script(tmp_path, body, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+    with script(
+        tmp_path, body, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    ) as process:
         return process.wait(), *process.communicate()
 
 
 def test_what_a_script_defines_reaches_the_workers(tmp_path):
     store = tmp_path / "store"
-    body = GUARD + f'print(ask([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
+    body = (
+        GUARD
+        + f'print(ask([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
+    )
     code, out, err = finished(tmp_path, body)
     assert (code, err) == (0, "")
     assert out.splitlines() == ["2 to make: toy_stages x2", "['need', 'own']"]
@@ -215,7 +231,10 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, end):
     heart = tmp_path / "heart"
-    body = GUARD + f'ask([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
+    body = (
+        GUARD
+        + f'ask([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
+    )
     with script(tmp_path, body, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(heart.exists)
         process.send_signal(end)
@@ -226,7 +245,10 @@ def test_workers_end_with_their_parent(tmp_path, end):
 def test_control_c_in_a_terminal_is_the_parents_affair(tmp_path):
     """It reaches the whole group of processes: one traceback, the parent's, and no worker left."""
     heart = tmp_path / "heart"
-    body = GUARD + f'ask([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
+    body = (
+        GUARD
+        + f'ask([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     with script(tmp_path, body, **pipes) as process:
         wait_until(heart.exists)
@@ -264,7 +286,10 @@ def test_devices(device):
         ({"device": "gpu"}, "compute.device=gpu: must be cpu, mps, cuda or cuda:N"),
         ({"device": "cuda:"}, "compute.device=cuda:"),
         ({"workers": -1}, "compute.workers=-1: must be in 0"),
-        ({"workers": 4 * num_cores() + 1}, f"{4 * num_cores()}: this process may use {num_cores()} cores"),
+        (
+            {"workers": 4 * num_cores() + 1},
+            f"{4 * num_cores()}: this process may use {num_cores()} cores",
+        ),
         ({"gradient_memory_gib": math.nan}, "compute.gradient_memory_gib=nan"),
         ({"gradient_memory_gib": math.inf}, "compute.gradient_memory_gib=inf"),
         ({"checkpoint_seconds": -1.0}, "compute.checkpoint_seconds=-1.0"),

@@ -10,28 +10,28 @@ from typing import ClassVar
 import pytest
 from toy_stages import Toy
 
-from journey.artifacts.graph import address
+from journey.engine.spec import cache_key
 from journey.launch import progress
-from journey.launch.jobs import Agenda
+from journey.launch.jobs import JobQueue
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Train(Toy):
-    stage: ClassVar[str] = "some.stages.train"
+    stage: ClassVar[str] = "train"
 
 
 @dataclass(frozen=True)
 class Sample(Toy):
-    stage: ClassVar[str] = "some.stages.sample"
+    stage: ClassVar[str] = "sample"
 
 
-def agenda_of(*specs: Toy) -> Agenda:
-    return Agenda({address(spec): spec for spec in specs})
+def agenda_of(*specs: Toy) -> JobQueue:
+    return JobQueue({cache_key(spec): spec for spec in specs})
 
 
-def finish(agenda: Agenda, seconds: float) -> None:
+def finish(agenda: JobQueue, seconds: float) -> None:
     key = agenda.take()
     agenda.finish(key)
     agenda.made[key] = seconds
@@ -47,16 +47,25 @@ def test_the_lines():
     assert progress.line(agenda, 2, 610) == "1 of 5 made, 10 min, about 20 min left"
     agenda.fail(agenda.take(), "broken")
     agenda.take()
-    assert progress.line(agenda, 2, 610) == "1 of 5 made, 1 failed, 10 min, about 15 min left (train x1 running)"
+    assert (
+        progress.line(agenda, 2, 610)
+        == "1 of 5 made, 1 failed, 10 min, about 15 min left (train x1 running)"
+    )
 
 
 def test_the_rest_goes_at_the_rate_of_its_stage():
-    agenda = agenda_of(Train("a", work=10.0), Sample("b", work=1.0), Train("c", work=30.0), Sample("d", work=2.0))
+    agenda = agenda_of(
+        Train("a", work=10.0), Sample("b", work=1.0), Train("c", work=30.0), Sample("d", work=2.0)
+    )
     finish(agenda, 100.0)
-    assert progress.seconds_left(agenda, 1) == pytest.approx(100 + 300 + 100), "of samples only the mean is known"
+    assert progress.seconds_left(agenda, 1) == pytest.approx(100 + 300 + 100), (
+        "of samples only the mean is known"
+    )
     finish(agenda, 4.0)
     assert progress.seconds_left(agenda, 1) == pytest.approx(300 + 8)
-    assert progress.seconds_left(agenda, 8) == pytest.approx((300 + 8) / 2), "two jobs keep two workers busy"
+    assert progress.seconds_left(agenda, 8) == pytest.approx((300 + 8) / 2), (
+        "two jobs keep two workers busy"
+    )
     agenda.running[agenda.take()] -= 120
     assert progress.seconds_left(agenda, 1) == pytest.approx(180 + 8, abs=1)
     agenda.running[next(iter(agenda.running))] -= 1000
@@ -73,11 +82,15 @@ def test_at_most_a_line_a_minute(capsys, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     agenda = agenda_of(*(Train(f"{i}") for i in range(3)))
-    with progress.shown(agenda, 1) as show:
+    with progress.show_progress(agenda, 1) as show:
         for _ in range(150):
             show()
             now += 1
-    assert capsys.readouterr().out.splitlines() == ["3 to make: train x3", "0 of 3 made, 1 min", "0 of 3 made, 2 min"]
+    assert capsys.readouterr().out.splitlines() == [
+        "3 to make: train x3",
+        "0 of 3 made, 1 min",
+        "0 of 3 made, 2 min",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- whole processes
@@ -114,7 +127,9 @@ def test_no_standard_output_at_all(tmp_path):
 def test_an_ascii_terminal(tmp_path, terminal):
     ours, theirs = pty.openpty()
     environment = {"PYTHONIOENCODING": "ascii", "TERM": terminal, "COLUMNS": "120"}
-    with subprocess.Popen(**command(tmp_path, **environment), stdout=theirs, stderr=theirs) as process:
+    with subprocess.Popen(
+        **command(tmp_path, **environment), stdout=theirs, stderr=theirs
+    ) as process:
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):  # how a terminal ends
@@ -130,7 +145,9 @@ def test_an_ascii_terminal(tmp_path, terminal):
 
 def test_the_bar_is_on_the_terminal_and_the_lines_in_the_log(tmp_path):
     ours, theirs = pty.openpty()
-    with subprocess.Popen(**command(tmp_path, TERM="xterm"), stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+    with subprocess.Popen(
+        **command(tmp_path, TERM="xterm"), stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as process:
         os.close(theirs)
         log = process.stdout.read()
         text = b""

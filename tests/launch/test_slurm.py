@@ -15,22 +15,31 @@ from pathlib import Path
 import pytest
 from conftest import TINY, small_run
 from counting_stages import Count, again, rows
-from slurm_cluster import Cluster, client, cluster, finished, kill_all, processes_on, wait_until, why_not
+from slurm_cluster import (
+    Cluster,
+    client,
+    cluster,
+    finished,
+    kill_all,
+    processes_on,
+    wait_until,
+    why_not,
+)
 from told_training import Told
 from toy_stages import Toy
 
-from journey.artifacts.graph import address
-from journey.artifacts.specs import Spec
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.config.checks import ConfigError
-from journey.config.groups import Training
-from journey.experiment import recipes
-from journey.launch import ledger, pool
-from journey.launch.bundle import Bundle
+from journey.engine.checks import ConfigError
+from journey.engine.spec import Spec, cache_key
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.experiment import load_experiment
+from journey.launch import pool
+from journey.launch.array_task import ArrayTask
 from journey.launch.local import Local
 from journey.launch.machine import Allocation
 from journey.launch.slurm import Slurm
+from journey.launch.submissions import read_job_state
+from journey.pipeline.settings import Training
 from journey.tracking import JSONLines
 
 
@@ -62,7 +71,10 @@ ROWS = 8  # of an artifact, which waits after half of them
 
 
 def counts(said: Path, number: int, go: Path | str = "") -> list[Count]:
-    return [Count(f"c{i}", rows=ROWS, seconds=1 / 64, said=str(said), waits_for=str(go)) for i in range(number)]
+    return [
+        Count(f"c{i}", rows=ROWS, seconds=1 / 64, said=str(said), waits_for=str(go))
+        for i in range(number)
+    ]
 
 
 def wait_for_middle(said: Path, number: int) -> None:
@@ -98,7 +110,10 @@ def tasks_in_ledger(root: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("commands", "said"),
-    [((), "used where sbatch and squeue are found"), (("sbatch", "squeue"), "used while Slurm answers")],
+    [
+        ((), "used where sbatch and squeue are found"),
+        (("sbatch", "squeue"), "used while Slurm answers"),
+    ],
     ids=["none", "no answer"],
 )
 def test_a_machine_without_slurm_is_refused(root, monkeypatch, commands, said):
@@ -108,7 +123,11 @@ def test_a_machine_without_slurm_is_refused(root, monkeypatch, commands, said):
         (root / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(root))
     with pytest.raises(ConfigError, match=f"^compute=slurm: must be {said}"):
-        list(Slurm().make(counts(root / "said", 1), Workspace(Store(root), Slurm(), JSONLines(), "test")))
+        list(
+            Slurm().make(
+                counts(root / "said", 1), Workspace(Store(root), Slurm(), JSONLines(), "test")
+            )
+        )
 
 
 def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp_path, monkeypatch):
@@ -116,7 +135,12 @@ def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp
     monkeypatch.setattr(pool, "GRACE", 0.1)
     at, journal = tmp_path / "at", tmp_path / "journal"
     deaf = Toy("deaf", (), "beat", str(at))
-    bundle = Bundle((deaf,), Workspace(Store(root), Local(), JSONLines(), "test"), Allocation(1, 1, 1, 0.0, 0.1), journal)
+    bundle = ArrayTask(
+        (deaf,),
+        Workspace(Store(root), Local(), JSONLines(), "test"),
+        Allocation(1, 1, 1, 0.0, 0.1),
+        journal,
+    )
 
     def signalled(*_) -> None:
         if at.exists():
@@ -129,7 +153,11 @@ def test_a_task_that_keeps_nothing_within_its_time_limit_fails_by_name(root, tmp
         bundle()
     signal.signal(signal.SIGALRM, before)
     assert ended.value.code is None, "not to be queued again"
-    assert ledger.read(journal).failed[address(deaf)].startswith("got no further within the time limit")
+    assert (
+        read_job_state(journal)
+        .failed[cache_key(deaf)]
+        .startswith("got no further within the time limit")
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what is submitted
@@ -147,7 +175,13 @@ def test_artifacts_are_packed_parents_first_and_arrays_split(slurm, root, said):
     assert out.index("made child") > max(out.index(f"made {spec.label}") for spec in short)
     sizes = sorted(len(task) for task in tasks_in_ledger(root))
     assert sizes == [1] * 6 + [1, 4, 8]
-    assert max(len(json.loads(path.read_text())["tasks"]) for path in root.glob("jobs/*/submission.json")) == 5
+    assert (
+        max(
+            len(json.loads(path.read_text())["tasks"])
+            for path in root.glob("jobs/*/submission.json")
+        )
+        == 5
+    )
     assert again(said) == {}
     refuse_differences(root, [*short, *long, child])
 
@@ -169,7 +203,9 @@ def test_preempted_work_goes_on_where_it_was(slurm, root, said, go, partition):
 
 def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root, said, go):
     """A real one, which looks whether it should stop every 50 steps."""
-    training = recipes(small_run(training=Training(num_steps=100, batch_size=16)), Store(root)).trained(0)
+    training = load_experiment(
+        small_run(training=Training(num_steps=100, batch_size=16)), Store(root)
+    ).checkpoint(0)
     settings = {field.name: getattr(training, field.name) for field in fields(training)}
     spec = Told(**settings, said=str(said), waits_for=str(go))
     get(spec.images, Workspace(Store(root), Local(), JSONLines(), "test"))
@@ -184,17 +220,34 @@ def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root
 def test_the_smallest_experiment_is_what_it_is_on_one_machine(slurm, tiny, tmp_path):
     """The command itself: its report has the numbers of the same settings without a cluster; asked again, it makes nothing."""
     words = [word for word in TINY if not word.startswith("compute.")]
-    words += ["compute=slurm", "compute.cpus=1", "compute.memory_gib=1", "compute.poll_seconds=0.5", "compute.gather_seconds=1"]
+    words += [
+        "compute=slurm",
+        "compute.cpus=1",
+        "compute.memory_gib=1",
+        "compute.poll_seconds=0.5",
+        "compute.gather_seconds=1",
+    ]
     environment = slurm.environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     said = [
-        subprocess.run([sys.executable, "-m", "journey", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        subprocess.run(
+            [sys.executable, "-m", "journey", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         for _ in range(2)
     ]
     assert [done.returncode for done in said] == [0, 0], said[0].stderr
     assert ["to make" in done.stdout for done in said] == [True, False]
-    ours, theirs = (json.loads((of / "reports/smoke/result.json").read_text())["rows"] for of in (tmp_path, tiny[0]))
+    ours, theirs = (
+        json.loads((of / "reports/smoke/result.json").read_text())["rows"]
+        for of in (tmp_path, tiny[0])
+    )
     # but for rounding: threads may be others
-    assert [row["value"] for row in ours] == pytest.approx([row["value"] for row in theirs], abs=1e-3)
+    assert [row["value"] for row in ours] == pytest.approx(
+        [row["value"] for row in theirs], abs=1e-3
+    )
 
 
 def test_cancelled_tasks_are_submitted_again(slurm, root, said, go):
@@ -240,7 +293,7 @@ def test_a_killed_client_is_replaced_by_the_same_command(slurm, root, said, go, 
         process.kill()
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     standing = Slurm().at_work(Store(root))
-    assert sorted(standing) == sorted(map(address, specs))
+    assert sorted(standing) == sorted(map(cache_key, specs))
     assert sorted(standing.values()) == ["queued"] + ["running"] * 4, "four CPUs for five artifacts"
     with client(slurm, root, specs) as second, client(slurm, root, specs) as third:
         for process in (second, third):
@@ -248,7 +301,7 @@ def test_a_killed_client_is_replaced_by_the_same_command(slurm, root, said, go, 
         go.touch()
         assert not any(line.startswith("failed") for line in finished(second) + finished(third))
     keys = [key for task in tasks_in_ledger(root) for key in task]
-    assert sorted(keys) == sorted(map(address, specs))
+    assert sorted(keys) == sorted(map(cache_key, specs))
     assert again(said) == {}
     refuse_differences(root, specs)
 
@@ -265,17 +318,19 @@ def test_what_fails_is_tried_again_and_named_with_its_log_and_the_rest_is_made(s
         out = finished(process)
     *others, failed = out
     assert sorted(others) == made(good)
-    log = root / "logs" / f"{address(broken).replace('/', '-')}.log"
-    assert failed == f"failed {address(broken)}: ValueError: this toy is broken (log: {log})"
-    assert sum(address(broken) in task for task in tasks_in_ledger(root)) == 2
+    log = root / "logs" / f"{cache_key(broken).replace('/', '-')}.log"
+    assert failed == f"failed {cache_key(broken)}: ValueError: this toy is broken (log: {log})"
+    assert sum(cache_key(broken) in task for task in tasks_in_ledger(root)) == 2
     assert "Traceback" in log.read_text()
 
 
 def test_a_task_that_cannot_begin_fails_by_name(slurm, root, said):
     (spec,) = counts(said, 1)
-    with client(slurm, root, [spec], setup=["echo no such module >&2; exit 3"], retries=0) as process:
+    with client(
+        slurm, root, [spec], setup=["echo no such module >&2; exit 3"], retries=0
+    ) as process:
         out = finished(process)
-    assert out[0].startswith(f"failed {address(spec)}: array task ")
+    assert out[0].startswith(f"failed {cache_key(spec)}: array task ")
     assert "ended (FAILED) before it was made (log: " in out[0]
     log = Path(out[0].split("(log: ")[1].rstrip(")"))
     assert "no such module" in log.read_text()

@@ -6,23 +6,25 @@ from typing import ClassVar
 
 from counting_stages import say, wait
 
-from journey.artifacts.specs import Train
-from journey.artifacts.workspace import Workspace
+from journey.engine.workspace import Workspace
+from journey.pipeline.interfaces import Train
 
 
 @dataclass(frozen=True)
 class Told(Train):
     stage: ClassVar[str] = "told_training"
-    said: str = field(default="", compare=False, metadata={"unaddressed": True})  # the file where it tells
+    maker: ClassVar[str] = "told_training:make"
+    said: str = field(
+        default="", compare=False, metadata={"not_in_key": True}
+    )  # the file where it tells
     waits_for: str = field(
-        default="", compare=False, metadata={"unaddressed": True}
+        default="", compare=False, metadata={"not_in_key": True}
     )  # … without which its second half is not begun
 
 
 def make(spec: Told, partial: Path, workspace: Workspace) -> None:
     """The stage itself, of whose steps one learns on the way."""
-    from journey.diffusion import training
-    from journey.stages import train
+    from journey.diffusion import train, training
 
     steps = training.train
 
@@ -35,7 +37,7 @@ def make(spec: Told, partial: Path, workspace: Workspace) -> None:
 
     training.train = told
     try:
-        train.make(spec, partial, workspace)
+        train.make_model(spec, partial, workspace)
     finally:
         training.train = steps
     say(spec, "made")

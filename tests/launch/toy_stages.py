@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from journey.artifacts.specs import Spec
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace, get
-from journey.config.contracts import Tracking
+from journey.engine.spec import Spec
+from journey.engine.store import Store
+from journey.engine.workspace import Tracking, Workspace, get
 from journey.launch.local import Local
 
 PATIENCE = 30  # seconds
@@ -24,12 +23,13 @@ class Toy(Spec):
     """An artifact of a few bytes."""
 
     stage: ClassVar[str] = "toy_stages"
+    maker: ClassVar[str] = "toy_stages:make"
     folder: ClassVar[str] = "toys"
     version: ClassVar[int] = 1
     label: str
     needs: "tuple[Toy, ...]" = ()
     deed: str = "nothing"
-    at: str = ""  # what the deed is about: a path
+    target: str = ""  # what the deed is about: a path
     kind: object = None  # something with a `deed` of its own
     work: float = 1.0
 
@@ -37,7 +37,7 @@ class Toy(Spec):
 def make(spec: Toy, partial: Path, workspace: Workspace) -> None:
     DEEDS[spec.deed](spec)
     said = [get(need, workspace).path.joinpath("said.txt").read_text() for need in spec.needs]
-    own = spec.kind.deed() if spec.kind else spec.label
+    own = spec.name.deed() if spec.name else spec.label
     (partial / "said.txt").write_text(f"{own}({','.join(said)})")
     (partial / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])
 
@@ -55,13 +55,13 @@ def leave(spec: Toy) -> None:
 
 
 def die(spec: Toy) -> None:
-    with open(spec.at, "a") as file:
+    with open(spec.target, "a") as file:
         file.write("x")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_once(spec: Toy) -> None:
-    if not Path(spec.at).exists():
+    if not Path(spec.target).exists():
         die(spec)
 
 
@@ -70,32 +70,32 @@ def exit_at_once(spec: Toy) -> None:
 
 
 def touch(spec: Toy) -> None:
-    Path(spec.at).touch()
+    Path(spec.target).touch()
 
 
 def await_touch(spec: Toy) -> None:
     end = time.monotonic() + PATIENCE
-    while not Path(spec.at).exists():
-        assert time.monotonic() < end, f"{spec.at} never came"
+    while not Path(spec.target).exists():
+        assert time.monotonic() < end, f"{spec.target} never came"
         time.sleep(0.02)
 
 
 def beat(spec: Toy) -> None:
     """Show for ever that this process lives."""
     for count in range(100 * PATIENCE):
-        Path(spec.at).write_text(str(count))
+        Path(spec.target).write_text(str(count))
         time.sleep(0.05)
 
 
 def take_turns(spec: Toy) -> None:
     """Note when this began, relative to others."""
-    with open(spec.at, "a") as file:
+    with open(spec.target, "a") as file:
         file.write(f"{spec.label} ")
 
 
 def see(spec: Toy) -> None:
     """Note which device this can see, and stay a while."""
-    with open(spec.at, "a") as file:
+    with open(spec.target, "a") as file:
         file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} ")
     time.sleep(0.5)
 
@@ -116,11 +116,11 @@ def stay(spec: Toy) -> None:
 @contextlib.contextmanager
 def beside(spec: Toy) -> Iterator[int]:
     """How many others do this at the same time, by the files in a directory."""
-    own = Path(spec.at, spec.label)
+    own = Path(spec.target, spec.label)
     own.touch()
     time.sleep(0.2)
     try:
-        yield len(list(Path(spec.at).iterdir())) - 1
+        yield len(list(Path(spec.target).iterdir())) - 1
     finally:
         own.unlink()
 
@@ -131,13 +131,27 @@ class OutOfMemoryError(RuntimeError):
 
 DEEDS = {
     deed.__name__: deed
-    for deed in (nothing, fail, leave, die, die_once, exit_at_once, touch, await_touch, beat, take_turns, see, exhaust, stay)
+    for deed in (
+        nothing,
+        fail,
+        leave,
+        die,
+        die_once,
+        exit_at_once,
+        touch,
+        await_touch,
+        beat,
+        take_turns,
+        see,
+        exhaust,
+        stay,
+    )
 }
 
 
 @dataclass
 class Nowhere(Tracking):
-    kind: ClassVar[str] = "nowhere"
+    name: ClassVar[str] = "nowhere"
 
     def watch(self, name: str, group: str, job_type: str, settings: dict):
         raise NotImplementedError

@@ -7,8 +7,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from journey.components import COMPONENTS, METHODS
 from journey.config import compose
-from journey.kinds import KINDS, METHODS
 from journey.report import methods
 
 README = Path(__file__).parents[2] / "docs/methods.md"
@@ -32,7 +32,7 @@ def rows(table) -> dict[str, dict[str, str]]:
 
 
 def composed(*overrides: str) -> dict:
-    compose.register_schemas(KINDS)
+    compose.register_schemas(COMPONENTS)
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         return compose.parse(hydra_compose("config", list(overrides))).method
 
@@ -48,21 +48,29 @@ def test_every_method_has_one_aligned_row(table):
     assert len({len(line) for line in lines}) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("external", "trak_store")])  # refused without files
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("external", "trak_store")]
+)  # refused without files
 def test_a_row_says_all_that_makes_the_method(name, rows):
     """The kind's defaults with what the row says are the method that the command line composes."""
-    kind = {kind.kind: kind for kind in METHODS}[rows[name]["kind"]]
+    kind = {kind.name: kind for kind in METHODS}[rows[name]["kind"]]
     said = [f"{field}={rows[name][field]}" for field in methods.FIELDS if rows[name][field]]
     if rows[name]["other settings"]:
         said.append(rows[name]["other settings"])  # of no method more than one
-    rebuilt = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(said)))
+    rebuilt = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(said))
+    )
     model = "ldm_tiny" if kind.needs_latents or kind.needs_text else "ddpm_tiny"
     assert rebuilt == composed(f"method=[{name}]", f"model={model}")[name]
 
 
 def test_a_row_says_nothing_that_is_default(rows):
     journey = rows["journey"]
-    assert {heading for heading, cell in journey.items() if cell} == {"method", "kind", "what it is"}
+    assert {heading for heading, cell in journey.items() if cell} == {
+        "method",
+        "kind",
+        "what it is",
+    }
     assert rows["das"] == {
         **journey,
         "method": "das",
@@ -74,9 +82,11 @@ def test_a_row_says_nothing_that_is_default(rows):
 
 
 def test_a_setting_of_every_gradient_method_is_a_difference_where_it_arrives():
-    settings = composed("method=[tracin,pixel]", "attribution.num_draws=8", "method.tracin.damping=[0.001,10]")
+    settings = composed(
+        "method=[tracin,pixel]", "attribution.num_samples=8", "method.tracin.damping=[0.001,10]"
+    )
     assert methods.differences(settings["tracin"]) == {
-        "num_draws": "8",
+        "num_samples": "8",
         "damping": "[0.001, 10]",
         "kernel": "identity",
         "ensemble": "run",

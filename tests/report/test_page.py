@@ -14,13 +14,22 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from journey.data import ImageSet
-from journey.kinds import EVALUATIONS
-from journey.report.page import sprites, travel
-from journey.report.page.write import html
+from journey.components import EVALUATIONS
+from journey.pipeline.images import ImageSet
+from journey.report.page import (
+    SHOWN,
+    PageTrajectories,
+    page_contents,
+    page_html,
+    rank_images,
+    sprite_sheets,
+)
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-NEEDED = {"chromium": "chromium", "chromedriver": "chromium-driver"}  # programs, and the Debian packages they are in
+NEEDED = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+}  # programs, and the Debian packages they are in
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,11 @@ def browser():
     lacking = [package for program, package in NEEDED.items() if not shutil.which(program)]
     if lacking and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update"], capture_output=True, check=False)
-        subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *lacking], capture_output=True, check=False)
+        subprocess.run(
+            ["apt-get", "install", "-y", "--no-install-recommends", *lacking],
+            capture_output=True,
+            check=False,
+        )
     for program, package in NEEDED.items():
         if not shutil.which(program):
             pytest.skip(f"needs {program}: apt-get install {package}")
@@ -37,7 +50,9 @@ def browser():
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+    )
     yield driver
     driver.quit()
 
@@ -81,24 +96,32 @@ def test_keys_change_every_picture(page):
 
 def test_the_slider_travels_too_and_marks_the_step(page):
     slider = page.find_element(By.ID, "step")
-    page.execute_script("arguments[0].value = 0; arguments[0].dispatchEvent(new Event('input'))", slider)
+    page.execute_script(
+        "arguments[0].value = 0; arguments[0].dispatchEvent(new Event('input'))", slider
+    )
     before = shown(page, "#x0_hat")
     slider.send_keys(Keys.ARROW_RIGHT)
     assert shown(page, "#x0_hat") != before
-    marks = [mark.get_attribute("data-step") for mark in page.find_elements(By.CSS_SELECTOR, ".curve .here")]
+    marks = [
+        mark.get_attribute("data-step")
+        for mark in page.find_elements(By.CSS_SELECTOR, ".curve .here")
+    ]
     assert marks == ["200"]
     assert slider.get_attribute("aria-valuetext") == "t = 200"
 
 
 def test_two_methods_stand_side_by_side_with_scores_ids_and_labels(page):
-    names = [option.text for option in Select(page.find_element(By.CSS_SELECTOR, "#second select")).options]
+    names = [
+        option.text
+        for option in Select(page.find_element(By.CSS_SELECTOR, "#second select")).options
+    ]
     assert names == ["journey", "trak", "pixel", "random"]
     Select(page.find_element(By.CSS_SELECTOR, "#second select")).select_by_visible_text("pixel")
     first, second = (page.find_element(By.ID, side) for side in ("first", "second"))
     assert first.location["y"] == second.location["y"]
     items = second.find_elements(By.CSS_SELECTOR, ".proponents li")
     scores = [float(item.find_element(By.TAG_NAME, "b").text) for item in items]
-    assert len(scores) == travel.SHOWN
+    assert len(scores) == SHOWN
     assert scores == sorted(scores, reverse=True)
     assert all(re.search(r"\ndigits/\d+$", item.text) for item in items)
     said = page.find_element(By.CSS_SELECTOR, ".curve ul").text
@@ -111,7 +134,7 @@ def test_every_picture_has_a_text_alternative(page):
     for image in page.find_elements(By.TAG_NAME, "img"):
         assert image.get_attribute("alt")
     tiles = page.find_elements(By.CLASS_NAME, "tile")
-    assert len(tiles) == 2 + 2 * 2 * travel.SHOWN
+    assert len(tiles) == 2 + 2 * 2 * SHOWN
     assert all(tile.get_attribute("aria-label") for tile in tiles)
 
 
@@ -134,23 +157,25 @@ def test_nothing_is_fetched(tiny):
 # --------------------------------------------------------------------------------------------------- what it holds
 
 
-def colourful(steps: int, queries: int, side: int) -> tuple[travel.Journeys, ImageSet]:
+def colourful(steps: int, queries: int, side: int) -> tuple[PageTrajectories, ImageSet]:
     """Journeys of noise, which no format makes small, and training images of it."""
     random = np.random.default_rng(0)
     x = random.standard_normal((2, steps, queries, 3, side, side), np.float32)
     images = random.integers(0, 256, (2000, 3, side, side), np.uint8)
     ids = tuple(f"image/{i}" for i in range(len(images)))
     train = ImageSet(images, np.zeros(len(images), np.int64), None, ids, ("<noise>",))
-    return travel.Journeys(tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, ()), train
+    return PageTrajectories(tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, ()), train
 
 
 def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, tmp_path):
-    journeys, train = colourful(steps=50, queries=100, side=32)
+    trajectories, train = colourful(steps=50, queries=100, side=32)
     random = np.random.default_rng(1)
     scores = {f"method{i}": random.standard_normal((50, 100, 2000), np.float32) for i in range(4)}
-    methods = {name: travel.ranked(of, "") for name, of in scores.items()}
+    methods = {name: rank_images(of, "") for name, of in scores.items()}
     path = tmp_path / "index.html"
-    path.write_text(html("large", "noise", travel.contents(journeys, methods, train, {}), []))
+    path.write_text(
+        page_html("large", "noise", page_contents(trajectories, methods, train, {}), [])
+    )
     assert path.stat().st_size < 30e6
     browser.get(path.as_uri())
     press(browser, Keys.END)
@@ -163,32 +188,40 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     [
         ("digits", ["LDS"]),
         ("planted", ["Copies among as many first images,", "Median rank of a copy,"]),
-        ("emergence", ["P(class of the final image | x_t)", "Share of the query's class in the top 50"]),
+        (
+            "emergence",
+            ["P(class of the final image | x_t)", "Share of the query's class in the top 50"],
+        ),
         ("counterfactual", []),
     ],
 )
 def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
-    (kind,) = [kind for kind in EVALUATIONS if kind.kind == result["settings"]["evaluation"]["kind"]]
+    (kind,) = [
+        kind for kind in EVALUATIONS if kind.name == result["settings"]["evaluation"]["kind"]
+    ]
     curves = kind().curves(result)
     assert list(curves) == titles
     for rows in curves.values():
-        by_method = {row["method"]: [other["step"] for other in rows if other["method"] == row["method"]] for row in rows}
+        by_method = {
+            row["method"]: [other["step"] for other in rows if other["method"] == row["method"]]
+            for row in rows
+        }
         assert "random" in by_method or "pixels" in by_method
         assert all(steps == result["steps"] for steps in by_method.values())
 
 
 def test_first_and_last_are_what_scores_say():
     scores = np.array([[[0.1, 0.9, -0.5, 0.4]]])
-    found = travel.ranked(scores, "")
+    found = rank_images(scores, "")
     assert found.rows.tolist() == [[[1, 3, 0, 2, 2, 0, 3, 1]]]
     assert found.scores.tolist() == [[[0.9, 0.4, 0.1, -0.5, -0.5, 0.1, 0.4, 0.9]]]
 
 
 def test_what_is_called_like_markup_is_text(tmp_path):
-    journeys, train = colourful(steps=1, queries=1, side=4)
-    journeys = travel.Journeys((20,), journeys.x_t, journeys.x0_hat, ("</script><b>",))
-    text = html("<i>", "", travel.contents(journeys, {}, train, {}), [])
+    trajectories, train = colourful(steps=1, queries=1, side=4)
+    trajectories = PageTrajectories((20,), trajectories.x_t, trajectories.x0_hat, ("</script><b>",))
+    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), [])
     assert text.count("</script>") == 2
     assert "<title>&lt;i&gt;" in text
 
@@ -200,7 +233,9 @@ def test_sheets_hold_every_picture_in_its_place():
     from PIL import Image
 
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(3, 3) * 50
-    of = sprites.sheets(pictures, columns=2, rows=2)
-    sheets = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in of.uris]
+    of = sprite_sheets(pictures, columns=2, rows=2)
+    sheets = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in of.uris
+    ]
     np.testing.assert_array_equal(sheets[0], np.kron([[0, 50], [100, 150]], np.ones((2, 3))))
     np.testing.assert_array_equal(sheets[1], np.kron([[200, 0]], np.ones((2, 3))))

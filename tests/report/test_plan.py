@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 from conftest import journey_trak, small_run
 
-from journey.artifacts import rates
-from journey.artifacts.estimates import Cost, Made, cost
-from journey.artifacts.graph import ancestors
-from journey.artifacts.manifest import StoreError
-from journey.artifacts.rates import Rate, Rates
-from journey.artifacts.specs import Featurize, Train
-from journey.artifacts.workspace import get
-from journey.attribution.methods.pixel import Pixel
-from journey.config.groups import Kernel, Training
-from journey.experiment import recipes
+from journey.attribution.baselines import Pixel
+from journey.attribution.gradient import Featurize
+from journey.engine.costs import RATES, Cost, Rate, Rates, StageCost, estimate_cost, write_rates
+from journey.engine.graph import ancestors
+from journey.engine.manifest import StoreError
+from journey.engine.workspace import get
+from journey.experiment import load_experiment
 from journey.launch.local import Local
+from journey.pipeline.interfaces import Train
+from journey.pipeline.settings import Kernel, Training
 from journey.report import plan
 
 
 @pytest.fixture
 def run():
-    return small_run(training=Training(num_steps=5, batch_size=16, warmup_steps=1), method={"a": journey_trak(), "b": Pixel()})
+    return small_run(
+        training=Training(num_steps=5, batch_size=16, warmup_steps=1),
+        method={"a": journey_trak(), "b": Pixel()},
+    )
 
 
 @pytest.fixture
 def target(run, workspace):
-    return recipes(run, workspace.store).evaluate(run.evaluation, run.judged)
+    return load_experiment(run, workspace.store).evaluation(run.evaluation, run.all_methods)
 
 
 def lines(capsys) -> dict[str, list[str]]:
@@ -40,10 +42,16 @@ def lines(capsys) -> dict[str, list[str]]:
 
 
 def test_sizes_are_those_of_the_arrays(run, workspace):
-    made_from = recipes(run, workspace.store)
-    ekfac = made_from.score(journey_trak(kernel=Kernel.ekfac, damping=[0.1, 1.0]))
-    scores = [made_from.score(method) for method in run.method.values()]
-    every = [*scores, ekfac, *ancestors(ekfac), *ancestors(scores[0]), made_from.measured(made_from.trained(0))]
+    experiment = load_experiment(run, workspace.store)
+    ekfac = experiment.scores(journey_trak(kernel=Kernel.ekfac, damping=[0.1, 1.0]))
+    scores = [experiment.scores(method) for method in run.method.values()]
+    every = [
+        *scores,
+        ekfac,
+        *ancestors(ekfac),
+        *ancestors(scores[0]),
+        experiment.outputs(experiment.checkpoint(0)),
+    ]
     sized = [spec for spec in every if spec.size is not None]
     assert {spec.folder for spec in sized} == {"scores", "features", "journeys", "outputs"}
     for spec in sized:
@@ -52,49 +60,63 @@ def test_sizes_are_those_of_the_arrays(run, workspace):
 
 
 def test_what_was_made_comes_first_if_it_is_alike_then_what_was_measured(target):
-    (spec,) = (made for made in ancestors(target) if isinstance(made, Train) and made.keep.label == "")
-    alike, other = Made(spec.work / 2, 10.0, 100.0), Made(spec.work / 100, 1.0, 7.0)
+    (spec,) = (
+        made for made in ancestors(target) if isinstance(made, Train) and made.subset.label == ""
+    )
+    alike, other = StageCost(spec.work / 2, 10.0, 100.0), StageCost(spec.work / 100, 1.0, 7.0)
     rate = Rate(spec.work / 4, 1.0, size=80)
-    assert cost(spec, [], None) == Cost(None, None)
-    assert cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
-    assert cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
-    assert cost(spec, [other, alike], rate) == Cost(20.0, 80)
-    assert cost(spec, [other, alike], None) == Cost(20.0, 200.0)
+    assert estimate_cost(spec, [], None) == Cost(None, None)
+    assert estimate_cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
+    assert estimate_cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
+    assert estimate_cost(spec, [other, alike], rate) == Cost(20.0, 80)
+    assert estimate_cost(spec, [other, alike], None) == Cost(20.0, 200.0)
 
 
 def test_whitened_and_normalised_gradients_have_rates_of_their_own(run, workspace):
-    made_from, names = recipes(run, workspace.store), set()
+    experiment, names = load_experiment(run, workspace.store), set()
     for changes in ({}, {"normalize": True}, {"kernel": Kernel.ekfac}):
-        score = made_from.score(journey_trak(**changes))
-        names |= {rates.name(spec) for spec in ancestors(score) if isinstance(spec, Featurize)}
+        score = experiment.scores(journey_trak(**changes))
+        names |= {spec.rate_name for spec in ancestors(score) if isinstance(spec, Featurize)}
     assert names == {"featurize", "featurize normalized", "featurize whitened"}
 
 
 def test_a_plan_says_how_much_there_is_and_what_is_unknown(target, workspace, capsys):
-    plan.show(target, workspace.store, workspace.compute)
+    plan.show_plan(target, workspace.store, workspace.compute)
     said = lines(capsys)
     assert said["stage"] == ["artifacts", "cached", "to make", "worker-hours", "MiB"]
     assert said["train"] == ["9", "0", "9", "unknown", "unknown"]
     assert said["featurize"] == ["2", "0", "2", "unknown", "0.066"], "68 × 256 numbers"
-    assert said["total"][3:] == ["unknown", "> 0.078"], "and 1,440 scores, 216 outputs, 1,280 numbers of journeys"
+    assert said["total"][3:] == ["unknown", "> 0.078"], (
+        "and 1,440 scores, 216 outputs, 1,280 numbers of journeys"
+    )
     assert "models: 1 of all images, 8 retrained; gradients: 544 images × draws" in said["below"][0]
     assert "measured" not in said["below"][0]
 
 
 def test_a_plan_goes_by_rates_that_were_measured_for_this_way_to_compute(target, workspace, capsys):
-    train = target.journeys.checkpoint
+    train = target.trajectories.checkpoint
     cuda, store = Local(device="cuda:0"), workspace.store
     of = {"train": Rate(train.work / 10, 360.0, size=2**20), "measure": Rate(1e-6, 1e9)}
-    rates.write(store.root, train.model, cuda, Rates("as measured on a card", of))
-    rates.write(store.root, train.model, Local(device="cuda"), Rates("as measured on a card", {"train": of["train"]}))
-    rates.write(store.root, dataclasses.replace(train.model, block_out_channels=[8]), cuda, Rates("as another", of))
-    plan.show(target, store, cuda)
+    write_rates(store.root, train.model.label, cuda, Rates("as measured on a card", of))
+    write_rates(
+        store.root,
+        train.model.label,
+        Local(device="cuda"),
+        Rates("as measured on a card", {"train": of["train"]}),
+    )
+    write_rates(
+        store.root,
+        dataclasses.replace(train.model, block_out_channels=[8]).label,
+        cuda,
+        Rates("as another", of),
+    )
+    plan.show_plan(target, store, cuda)
     said = lines(capsys)
     assert said["stage"][3] == "GPU-hours"
     assert said["train"] == ["9", "0", "9", "9.0", "9.0"]
     assert (said["measure"][3], said["total"][3]) == ("unknown", "> 9.0")
     assert "of what was not made before, as measured on a card" in said["below"][0]
-    plan.show(target, store, workspace.compute)
+    plan.show_plan(target, store, workspace.compute)
     assert lines(capsys)["train"][3:] == ["unknown", "unknown"], "on another device"
 
 
@@ -107,6 +129,9 @@ def test_damaged_rates_are_one_line(target, workspace):
         '{"ddpm8-16 cpu fp32": {"how": "x"}}',
         '{"ddpm8-16 cpu fp32": {"how": "x", "of": {"train": {"a": 1}}}}',
     ):
-        (store.root / rates.FILE).write_text(text)
-        with pytest.raises(StoreError, match=r"rates\.json: unreadable \(.*\); delete .*rates\.json to plan without it$"):
-            plan.show(target, store, workspace.compute)
+        (store.root / RATES).write_text(text)
+        with pytest.raises(
+            StoreError,
+            match=r"rates\.json: unreadable \(.*\); delete .*rates\.json to plan without it$",
+        ):
+            plan.show_plan(target, store, workspace.compute)

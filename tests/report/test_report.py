@@ -7,21 +7,29 @@ import pytest
 from conftest import journey_trak, small_run
 from rich.console import Console
 
-from journey.config.groups import At, Precision, Training
-from journey.config.settings import Vary
+from journey.config.run import Vary
+from journey.engine.workspace import Precision
 from journey.evaluation.rows import select
-from journey.experiment import recipes
-from journey.report import figures, shown, tables, write
+from journey.experiment import load_experiment
+from journey.pipeline.settings import Target, Training
+from journey.report import figures, tables, write
+from journey.report.write import variant_axes
 
 
 def test_proponents_and_opponents_are_under_their_step():
     train = np.arange(0, 250, 25, dtype=np.uint8).reshape(10, 1, 1, 1).repeat(4, 2).repeat(4, 3)
-    scores = np.stack([np.arange(10.0), -np.arange(10.0)])[:, None]  # the first step likes the last image best
+    scores = np.stack([np.arange(10.0), -np.arange(10.0)])[
+        :, None
+    ]  # the first step likes the last image best
     names = [str(i) for i in range(10)]
     ids = tuple(f"images/{name}" for name in names)
-    guided = figures.Guided([600, 300], np.zeros((2, 1, 1, 4, 4)), train, scores, names, ids)
-    figure = figures.journeys(guided, "test", [0], num_shown=2)
-    shown = np.array([[a.images[0].get_array()[0, 0] if a.images else np.nan for a in figure.axes]]).reshape(-1, 2)
+    guided = figures.AttributedTrajectories(
+        [600, 300], np.zeros((2, 1, 1, 4, 4)), train, scores, names, ids
+    )
+    figure = figures.trajectory_figure(guided, "test", [0], num_shown=2)
+    shown = np.array(
+        [[a.images[0].get_array()[0, 0] if a.images else np.nan for a in figure.axes]]
+    ).reshape(-1, 2)
     index = np.rint(np.nan_to_num(shown[1:5]) * 255 / 25).astype(int)
     np.testing.assert_array_equal(index, [[9, 0], [8, 1], [0, 9], [1, 8]])
     written = [axes.get_xlabel() for axes in figure.axes[2:10]]
@@ -30,14 +38,25 @@ def test_proponents_and_opponents_are_under_their_step():
 
 
 def row(value, low, high, **what):
-    return {"quantity": "lds", "target": "trajectory", **what, "value": value, "low": low, "high": high}
+    return {
+        "quantity": "lds",
+        "target": "trajectory",
+        **what,
+        "value": value,
+        "low": low,
+        "high": high,
+    }
 
 
 def cells_of(table) -> dict[str, list[str]]:
     """The lines of a table by their first cell."""
     console = Console(record=True, width=200)
     console.print(table)
-    lines = [re.split("[│┃]", line)[1:-1] for line in console.export_text().splitlines() if line[0] in "│┃"]
+    lines = [
+        re.split("[│┃]", line)[1:-1]
+        for line in console.export_text().splitlines()
+        if line[0] in "│┃"
+    ]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
@@ -46,7 +65,7 @@ def test_a_sweep_has_a_line_for_every_point_and_a_hole_where_a_method_is_missing
         "seed=0": [row(0.3, 0.2, 0.4, method="journey"), row(0.2, 0.1, 0.3, method="trak")],
         "method=[other]": [row(-0.1, -0.2, 0.1, method="other")],
     }
-    assert cells_of(tables.of_sweep(points)) == {
+    assert cells_of(tables.sweep_table(points)) == {
         "point": ["journey, trajectory", "trak, trajectory", "other, trajectory"],
         "seed=0": ["30 ± 10", "20 ± 10", ""],
         "method=[other]": ["", "", "-10 ± 15"],
@@ -56,25 +75,34 @@ def test_a_sweep_has_a_line_for_every_point_and_a_hole_where_a_method_is_missing
 def test_rows_of_any_evaluation_are_tabled():
     rows = [
         row(0.3, 0.2, 0.4, method="a", target="step", step=600),
-        row(0.4, 0.2, 0.4, method="a", readout="best"),
+        row(0.4, 0.2, 0.4, method="a", score_transform="best"),
         row(0.5, 0.5, 0.5, method="b", quantity="distance"),
     ]
-    first, second = tables.of_rows(rows, "mine")
-    assert cells_of(first) == {"method": ["t=600", "trajectory"], "a": ["30 ± 10", ""], "a best": ["", "40 ± 10"]}
+    first, second = tables.row_tables(rows, "mine")
+    assert cells_of(first) == {
+        "method": ["t=600", "trajectory"],
+        "a": ["30 ± 10", ""],
+        "a best": ["", "40 ± 10"],
+    }
     assert cells_of(second) == {"method": ["trajectory"], "b": ["50 ± 0"]}
 
 
 def test_axes_find_every_point_once_whatever_it_is_called():
     base = journey_trak(damping=[1.0])
-    vary = Vary(num_draws=[32, 4, 8], damping=[1.0, 10.0], at=[At.trajectory])
-    axes = shown.axes(small_run(method={"journey": base}, vary=vary))
-    draws = [("4", "journey-num_draws-4"), ("8", "journey"), ("32", "journey-num_draws-32")]
-    assert axes == {"num_draws": draws, "damping": [("1.0", "journey"), ("10.0", "journey-damping-10.0")]}
+    vary = Vary(num_samples=[32, 4, 8], damping=[1.0, 10.0], target=[Target.trajectory])
+    axes = variant_axes(small_run(method={"journey": base}, vary=vary))
+    draws = [("4", "journey-num_samples-4"), ("8", "journey"), ("32", "journey-num_samples-32")]
+    assert axes == {
+        "num_samples": draws,
+        "damping": [("1.0", "journey"), ("10.0", "journey-damping-10.0")],
+    }
 
 
 def test_axes_that_are_no_numbers_are_named_by_their_value():
     run = small_run(vary=Vary(precision=[Precision.bf16]))
-    assert shown.axes(run) == {"precision": [("bf16", "journey-precision-bf16"), ("fp32", "journey")]}
+    assert variant_axes(run) == {
+        "precision": [("bf16", "journey-precision-bf16"), ("fp32", "journey")]
+    }
 
 
 # ------------------------------------------------------------------------------------------------- a directory
@@ -84,18 +112,23 @@ def test_a_report_is_replaced_as_a_whole_and_says_what_it_replaces(workspace, tm
     directory = tmp_path / "reports" / "small"
     quick = Training(num_steps=20, batch_size=16, warmup_steps=4)
     run = small_run(training=quick)
-    first = write.write(run, recipes(run, workspace.store), workspace, directory)
+    first = write.write_report(run, load_experiment(run, workspace.store), workspace, directory)
     (directory / "left over.txt").write_text("from another run")
     capsys.readouterr()
     other = small_run(training=quick, method={"other": journey_trak(damping=[1.0])})
-    write.write(other, recipes(other, workspace.store), workspace, directory)
+    write.write_report(other, load_experiment(other, workspace.store), workspace, directory)
     said = capsys.readouterr().out
-    assert f"{directory}: replaces a report of other settings: method.journey: stored" in said.replace("\n", " ")
+    assert (
+        f"{directory}: replaces a report of other settings: method.journey: stored"
+        in said.replace("\n", " ")
+    )
     found = json.loads((directory / "result.json").read_text())
     assert list(found["methods"]) == ["other"]
     assert select(first["rows"], method="journey")
     pictures = [f"{name}.{form}" for name in ("journeys", "lds_by_step") for form in ("pdf", "png")]
-    assert sorted(p.name for p in directory.iterdir()) == sorted([*pictures, "index.html", "lds.md", "result.json"])
+    assert sorted(p.name for p in directory.iterdir()) == sorted(
+        [*pictures, "index.html", "lds.md", "result.json"]
+    )
     assert [p.name for p in directory.parent.iterdir()] == ["small"], "nothing is left beside it"
 
 

@@ -3,44 +3,45 @@
 import pytest
 from conftest import TINY, command, small_run, succeeds
 
-from journey.artifacts.graph import address, ancestors
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import get
-from journey.launch.jobs import log_of, logged
+from journey.engine.graph import ancestors
+from journey.engine.spec import cache_key
+from journey.engine.store import Store
+from journey.engine.workspace import get
+from journey.launch.jobs import log_path, write_log
 from journey.launch.local import Local
-from journey.report import status
+from journey.report.plan import last_line, standings
 
 
 @pytest.fixture
 def target(small):
     run = small_run()
-    return small.evaluate(run.evaluation, run.judged)
+    return small.evaluation(run.evaluation, run.all_methods)
 
 
 def test_everything_stands_somewhere(target, small, workspace):
     get(small.images, workspace)
-    trained, journeys = address(small.trained(0)), address(small.journeys)
-    logged(workspace.store.root, journeys, "Traceback\nValueError: broken\n\n")
-    found = status.standings([target, *ancestors(target)], workspace.store, {trained: "queued"})
+    trained, trajectories = cache_key(small.checkpoint(0)), cache_key(small.trajectories)
+    write_log(workspace.store.root, trajectories, "Traceback\nValueError: broken\n\n")
+    found = standings([target, *ancestors(target)], workspace.store, {trained: "queued"})
     where = {key: standing for key, (_, standing) in found.items()}
-    assert where.pop(address(small.images)) == "done"
+    assert where.pop(cache_key(small.images)) == "done"
     assert where.pop(trained) == "queued"
-    assert where.pop(journeys) == "failed"
+    assert where.pop(trajectories) == "failed"
     assert set(where.values()) == {"not begun"}
-    assert status.last_line(log_of(workspace.store.root, journeys)) == "ValueError: broken"
+    assert last_line(log_path(workspace.store.root, trajectories)) == "ValueError: broken"
 
 
 def test_what_failed_and_is_tried_again_is_no_failure(small, workspace):
-    key = address(small.trained(0))
-    logged(workspace.store.root, key, "broken")
-    assert status.standings([small.trained(0)], workspace.store, {key: "running"})[key][1] == "running"
+    key = cache_key(small.checkpoint(0))
+    write_log(workspace.store.root, key, "broken")
+    assert standings([small.checkpoint(0)], workspace.store, {key: "running"})[key][1] == "running"
 
 
 def test_what_is_being_made_here_is_known_by_its_lock(small, workspace):
-    spec = small.trained(0)
+    spec = small.checkpoint(0)
     assert Local().at_work(workspace.store) == {}
     with workspace.store.writing(spec):
-        assert Local().at_work(Store(workspace.store.root)) == {address(spec): "running"}
+        assert Local().at_work(Store(workspace.store.root)) == {cache_key(spec): "running"}
     assert Local().at_work(workspace.store) == {}
 
 

@@ -14,22 +14,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from journey.attribution.output import Draws, output
-from journey.config.checks import require
-from journey.config.groups import Output, Precision
-from journey.diffusion.examples import Examples
+from journey.attribution.outputs import NoiseSamples, output
 from journey.diffusion.network import Guidance, Predict, bind
-from journey.diffusion.regions import Region
-from journey.diffusion.schedule import Schedule
+from journey.engine.checks import require
+from journey.engine.workspace import Precision
+from journey.pipeline.examples import Examples, Region
+from journey.pipeline.schedule import Schedule
+from journey.pipeline.settings import Output
 
 TINY = 2**19  # parameters: 160k are faster under vmap, 1.1M in a loop, as measured
-TOGETHER = (16, 4, 1)  # examples under vmap: of 160k parameters, 16 beat 4 and 64 at 8 to 128 draws, as measured
-ACTIVATIONS = {"vmap": 2**30, "loop": 2**29}  # bytes of a forward pass that are kept for the backward pass, at most
+
+
+TOGETHER = (
+    16,
+    4,
+    1,
+)  # examples under vmap: of 160k parameters, 16 beat 4 and 64 at 8 to 128 draws, as measured
+
+
+ACTIVATIONS = {
+    "vmap": 2**30,
+    "loop": 2**29,
+}  # bytes of a forward pass that are kept for the backward pass, at most
+
+
 VMAP_COPIES = 2  # peak memory under vmap over what a plain forward pass keeps: 1.5 to 1.9 as measured on two U-Nets
 
 
 @dataclass(frozen=True)
-class Plan:
+class GradientPlan:
     """How to compute: `batch` examples at a time; in a loop, their draws in chunks of at most `chunk`."""
 
     strategy: str
@@ -56,7 +69,9 @@ class Objective:
         """The network, optionally with other parameters."""
         return bind(self.network, self.precision, parameters, self.guidance)
 
-    def gradients(self, examples: Examples, draws: Draws, plan: Plan) -> Iterator[Tensor]:
+    def gradients(
+        self, examples: Examples, draws: NoiseSamples, plan: GradientPlan
+    ) -> Iterator[Tensor]:
         """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32
 
         Raises: FloatingPointError if a gradient to be normalised is zero.
@@ -66,7 +81,9 @@ class Objective:
             yield ways[plan.strategy](self, examples[first : first + plan.batch], draws, plan.chunk)
 
 
-def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
+def loop_gradients(
+    objective: Objective, examples: Examples, draws: NoiseSamples, chunk: int
+) -> Tensor:
     """One backward pass per example and chunk of draws. [B, d]"""
     predict = objective.predict()
     parameters = list(objective.network.parameters())
@@ -75,7 +92,9 @@ def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     for i in range(len(examples)):
         example, pieces = examples[i], list(rows[i].split(sizes))
         for part in draws.split(1 if objective.normalize else chunk):
-            f = output(predict, objective.schedule, example, part, objective.output, objective.region)
+            f = output(
+                predict, objective.schedule, example, part, objective.output, objective.region
+            )
             gradients = [g.flatten() for g in torch.autograd.grad(f, parameters)]
             if objective.normalize:
                 torch._foreach_div_(gradients, _norm(torch.stack([g.norm() for g in gradients])))
@@ -83,15 +102,30 @@ def loop_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
     return rows
 
 
-def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk: int) -> Tensor:
+def vmap_gradients(
+    objective: Objective, examples: Examples, draws: NoiseSamples, chunk: int
+) -> Tensor:
     """All examples of the block at once, each with all its draws; where draws are normalised, `chunk` of them. [B, d]"""
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
-    def f(parameters: dict[str, Tensor], example: dict[str, Tensor | None], draws: dict[str, Tensor | None]) -> Tensor:
-        seen = (Examples(**example), Draws(**draws))
-        return output(objective.predict(parameters), objective.schedule, *seen, objective.output, objective.region)
+    def f(
+        parameters: dict[str, Tensor],
+        example: dict[str, Tensor | None],
+        draws: dict[str, Tensor | None],
+    ) -> Tensor:
+        seen = (Examples(**example), NoiseSamples(**draws))
+        return output(
+            objective.predict(parameters),
+            objective.schedule,
+            *seen,
+            objective.output,
+            objective.region,
+        )
 
-    over_examples, over_draws = (None, _first_axis(examples), None), (None, None, _first_axis(draws))
+    over_examples, over_draws = (
+        (None, _first_axis(examples), None),
+        (None, None, _first_axis(draws)),
+    )
     inputs = (parameters, vars(examples))
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
         if not objective.normalize:
@@ -100,15 +134,20 @@ def vmap_gradients(objective: Objective, examples: Examples, draws: Draws, chunk
         of_draw = torch.func.vmap(_gradient(f), over_draws)
         rows = 0
         for part in draws.split(chunk):
-            each = {name: None if tensor is None else tensor[:, None] for name, tensor in vars(part).items()}
+            each = {
+                name: None if tensor is None else tensor[:, None]
+                for name, tensor in vars(part).items()
+            }
             by_name = torch.func.vmap(of_draw, over_examples)(*inputs, each)
             pieces = [g.flatten(2) for g in by_name.values()]  # [B, chunk, …]
             norms = _norm(torch.stack([g.norm(dim=2) for g in pieces], 2), dim=2)
-            rows = rows + torch.cat([torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1) / len(draws)
+            rows = rows + torch.cat(
+                [torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1
+            ) / len(draws)
         return rows
 
 
-def _first_axis(of: Examples | Draws) -> dict[str, int | None]:
+def _first_axis(of: Examples | NoiseSamples) -> dict[str, int | None]:
     """That vmap goes along, of every tensor there is."""
     return {name: None if tensor is None else 0 for name, tensor in vars(of).items()}
 
@@ -134,10 +173,9 @@ def _norm(parts: Tensor, dim: int = 0) -> Tensor:
     return norm
 
 
-# ------------------------------------------------------------------------------------------- choosing the way
-
-
-def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: float) -> Plan:
+def choose_plan(
+    objective: Objective, examples: Examples, draws: NoiseSamples, memory_gib: float
+) -> GradientPlan:
     """How to compute, as network, draws and precision say, and nothing else: other plans round otherwise.
 
     vmap in fp32 up to `TINY` parameters, where overhead rules; a loop above. As many examples (vmap) or draws (loop) at once as
@@ -145,21 +183,27 @@ def choose(objective: Objective, examples: Examples, draws: Draws, memory_gib: f
 
     Raises: ConfigError if memory_gib does not hold the plan.
     """
-    d, num_draws = sum(p.numel() for p in objective.network.parameters()), len(draws)
+    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(draws)
     per_draw = activation_bytes(objective, examples, draws)
     memory = memory_gib * 2**30
     if d <= TINY and objective.precision is Precision.fp32:
-        chunk = min(16, num_draws) if objective.normalize else num_draws
-        fits = [size for size in TOGETHER if VMAP_COPIES * size * chunk * per_draw <= ACTIVATIONS["vmap"]]
-        plan = Plan("vmap", fits[0] if fits else 1, chunk)
+        chunk = min(16, num_samples) if objective.normalize else num_samples
+        fits = [
+            size
+            for size in TOGETHER
+            if VMAP_COPIES * size * chunk * per_draw <= ACTIVATIONS["vmap"]
+        ]
+        plan = GradientPlan("vmap", fits[0] if fits else 1, chunk)
         gradients = plan.batch * (1 + chunk if objective.normalize else 1)
         needed = _bytes(d, gradients, VMAP_COPIES * plan.batch * chunk * per_draw)
     else:
-        chunk = 1 if objective.normalize else max(1, min(num_draws, ACTIVATIONS["loop"] // per_draw))
+        chunk = (
+            1 if objective.normalize else max(1, min(num_samples, ACTIVATIONS["loop"] // per_draw))
+        )
         most = int((memory - _bytes(d, 0, chunk * per_draw)) // (12 * d))
-        plan = Plan("loop", max(1, min(8, most)), chunk)
+        plan = GradientPlan("loop", max(1, min(8, most)), chunk)
         needed = _bytes(d, 1, chunk * per_draw)
-    allowed = f"at least {needed / 2**30:.2f} for this network, precision and num_draws"
+    allowed = f"at least {needed / 2**30:.2f} for this network, precision and num_samples"
     require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
     return plan
 
@@ -171,16 +215,22 @@ def _bytes(d: int, gradients: int, activations: int) -> int:
     return (12 * gradients + 24) * d + activations
 
 
-def activation_bytes(objective: Objective, examples: Examples, draws: Draws) -> int:
+def activation_bytes(objective: Objective, examples: Examples, draws: NoiseSamples) -> int:
     """What a forward pass keeps for the backward pass for each draw, beside what it keeps once (cast weights)."""
-    return bytes_of_draw(
-        objective.network, draws, lambda some: output(objective.predict(), objective.schedule, examples[0], some)
+    return bytes_per_sample(
+        objective.network,
+        draws,
+        lambda some: output(objective.predict(), objective.schedule, examples[0], some),
     )
 
 
-def bytes_of_draw(network: nn.Module, draws: Draws, forward: Callable[[Draws], object]) -> int:
+def bytes_per_sample(
+    network: nn.Module, draws: NoiseSamples, forward: Callable[[NoiseSamples], object]
+) -> int:
     """What a function of draws keeps for its backward pass for each of them, beside parameters and what it keeps once."""
-    one, two = (_kept_bytes(network, functools.partial(forward, draws.split(count)[0])) for count in (1, 2))
+    one, two = (
+        _kept_bytes(network, functools.partial(forward, draws.split(count)[0])) for count in (1, 2)
+    )
     return max(1, two - one if len(draws) > 1 else one)
 
 

@@ -2,14 +2,18 @@
 
 import numpy as np
 
-from journey.artifacts.specs import Measure, Sample
-from journey.artifacts.workspace import Workspace, get
+from journey.engine.workspace import Workspace, get
+from journey.pipeline.interfaces import Measure, Sample
 
-STEP, TRAJECTORY, DESTINATION = "step", "trajectory", "destination"
-PAIRED = "paired_steps"  # the mean over the steps at which methods are compared
+STEP, TRAJECTORY, FINAL_SAMPLE = "step", "trajectory", "final_sample"
 
 
-def step_weights(full: Measure | None, journeys: Sample, steps: tuple[int, ...], workspace: Workspace) -> np.ndarray:
+PAIRED_STEPS = "paired_steps"  # the mean over the steps at which methods are compared
+
+
+def step_weights(
+    full: Measure | None, trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
+) -> np.ndarray:
     """What the output of each step counts in that of the trajectory: one over what it is under the full model. [S, Q]
 
     full: outputs under the full model; None: every step counts 1. The variances of outputs over retrained models differ by
@@ -18,7 +22,7 @@ def step_weights(full: Measure | None, journeys: Sample, steps: tuple[int, ...],
     Raises: ValueError if an output of the full model is not positive.
     """
     if full is None:
-        return np.ones((len(steps), journeys.num_queries))
+        return np.ones((len(steps), trajectories.num_queries))
     of_steps = get(full, workspace).array("outputs.npy").mean(0)[:-1]
     if not (of_steps > 0).all():
         raise ValueError("an output of the full model is zero, so no step can be weighted by it")

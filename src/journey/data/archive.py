@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from journey.config.checks import ConfigError, require, require_count, require_seed
-from journey.config.contracts import Dataset
-from journey.data import ImageSet
-from journey.data.resizing import resized
-from journey.data.splits import balanced_order
+from journey.engine.checks import ConfigError, require, require_count, require_seed
+from journey.pipeline.images import ImageSet, resize
+from journey.pipeline.interfaces import Dataset
+from journey.pipeline.subsets import balanced_order
 
 
 class Archive(Enum):
@@ -20,9 +19,25 @@ class Archive(Enum):
     fashion_mnist = "fashion_mnist"  # H. Xiao, K. Rasul, R. Vollgraf, 2017
 
 
-FOLDERS = {Archive.cifar10: "cifar-10-batches-py", Archive.mnist: "MNIST/raw", Archive.fashion_mnist: "FashionMNIST/raw"}
-READERS = {Archive.cifar10: "CIFAR10", Archive.mnist: "MNIST", Archive.fashion_mnist: "FashionMNIST"}  # of torchvision
-IDX = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+FOLDERS = {
+    Archive.cifar10: "cifar-10-batches-py",
+    Archive.mnist: "MNIST/raw",
+    Archive.fashion_mnist: "FashionMNIST/raw",
+}
+
+
+READERS = {
+    Archive.cifar10: "CIFAR10",
+    Archive.mnist: "MNIST",
+    Archive.fashion_mnist: "FashionMNIST",
+}  # of torchvision
+
+
+IDX = tuple(
+    f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+)
+
+
 FILES = {
     Archive.cifar10: (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
     Archive.mnist: IDX,
@@ -32,7 +47,7 @@ FILES = {
 
 @dataclass
 class TorchvisionArchive(Dataset):
-    kind: ClassVar[str] = "archive"
+    name: ClassVar[str] = "archive"
     licence: ClassVar[str] = "as the archive's authors say"
     archive: Archive = Archive.cifar10
     root: str = "data"  # the directory that holds its folder
@@ -45,7 +60,9 @@ class TorchvisionArchive(Dataset):
     @property
     def label(self) -> str:
         return (
-            self.archive.value + "".join(f"-{name}" for name in self.classes) + (f"-{self.num_train}" if self.num_train else "")
+            self.archive.value
+            + "".join(f"-{name}" for name in self.classes)
+            + (f"-{self.num_train}" if self.num_train else "")
         )
 
     def check(self, where: str) -> None:
@@ -53,7 +70,10 @@ class TorchvisionArchive(Dataset):
         require_count(f"{where}.size", self.size, least=8, most=256)
         require_seed(f"{where}.seed", self.seed)
         require(
-            len(set(self.classes)) == len(self.classes) != 1, f"{where}.classes", self.classes, "distinct, two or more, or none"
+            len(set(self.classes)) == len(self.classes) != 1,
+            f"{where}.classes",
+            self.classes,
+            "distinct, two or more, or none",
         )
 
     def sources(self) -> list[Path]:
@@ -66,7 +86,9 @@ class TorchvisionArchive(Dataset):
         """
         missing = [str(path) for path in self.sources() if not path.is_file()]
         if missing and not self.download:
-            raise ConfigError(f"dataset.root={self.root}: {missing[0]} is missing; {self._remedy()}")
+            raise ConfigError(
+                f"dataset.root={self.root}: {missing[0]} is missing; {self._remedy()}"
+            )
         train, test = self._part(train=True), self._part(train=False)
         if not self.num_train:
             return train, test
@@ -78,14 +100,23 @@ class TorchvisionArchive(Dataset):
         from torchvision import datasets
 
         try:
-            read = getattr(datasets, READERS[self.archive])(self.root, train=train, download=self.download)
+            read = getattr(datasets, READERS[self.archive])(
+                self.root, train=train, download=self.download
+            )
         except Exception as error:  # a damaged archive fails in many ways
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"dataset.root={self.root}: {self.archive.value} is damaged ({reason}); {self._remedy()}") from None
+            raise ConfigError(
+                f"dataset.root={self.root}: {self.archive.value} is damaged ({reason}); {self._remedy()}"
+            ) from None
         data, labels = np.asarray(read.data), np.asarray(read.targets, np.int64)
         images = data[:, None] if data.ndim == 3 else data.transpose(0, 3, 1, 2)  # [N, C, H, W]
-        ids = tuple(f"{self.archive.value}/{'train' if train else 'test'}/{i:05d}" for i in range(len(labels)))
-        return _of_classes(ImageSet(images, labels, None, ids, tuple(read.classes)), self.classes, self.size)
+        ids = tuple(
+            f"{self.archive.value}/{'train' if train else 'test'}/{i:05d}"
+            for i in range(len(labels))
+        )
+        return _of_classes(
+            ImageSet(images, labels, None, ids, tuple(read.classes)), self.classes, self.size
+        )
 
     def _remedy(self) -> str:
         there = Path(self.root) / FOLDERS[self.archive]
@@ -100,4 +131,4 @@ def _of_classes(everything: ImageSet, classes: list[str], size: int) -> ImageSet
     label_of = np.full(len(everything.class_names), -1)
     label_of[[everything.class_names.index(name) for name in names]] = np.arange(len(names))
     some = everything.take(np.flatnonzero(label_of[everything.labels] >= 0))
-    return ImageSet(resized(some.images, size), label_of[some.labels], None, some.ids, tuple(names))
+    return ImageSet(resize(some.images, size), label_of[some.labels], None, some.ids, tuple(names))

@@ -14,15 +14,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from journey.config.checks import ConfigError, require, require_count
-from journey.config.contracts import Dataset
-from journey.data import ImageSet
-from journey.data.decoded import Decoded
+from journey.engine.checks import ConfigError, require, require_count
+from journey.pipeline.images import Decoded, ImageSet
+from journey.pipeline.interfaces import Dataset
 
 YEAR = 2017
+
+
 TRAIN, VAL = f"train{YEAR}", f"val{YEAR}"
+
+
 LAYOUT = f"{TRAIN}/, {VAL}/ and annotations/captions_{{train,val}}{YEAR}.json"
+
+
 NUM_CAPTIONS = 5  # of each image: there are five to seven
+
+
 DECODING = 1  # rises when the same files give other pixels
 
 
@@ -32,7 +39,7 @@ class COCO(Dataset):
     decoded before it is kept; a file that is replaced by one of the same length is not seen.
     """
 
-    kind: ClassVar[str] = "coco"
+    name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
     root: str = "coco"  # the directory that holds train2017/, val2017/ and annotations/
     size: int = 128  # the middle square of every image, at this size
@@ -46,7 +53,9 @@ class COCO(Dataset):
 
     def sources(self) -> list[Path]:
         """The captions, and the directories of the images: their times tell what is added or removed, without a look at each."""
-        return [path for part in (TRAIN, VAL) for path in (self._captions(part), Path(self.root, part))]
+        return [
+            path for part in (TRAIN, VAL) for path in (self._captions(part), Path(self.root, part))
+        ]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Training images from train2017 and held-out ones from val2017, in the order of their names. None is decoded yet.
@@ -54,7 +63,12 @@ class COCO(Dataset):
         Raises: ConfigError naming the file that is missing, empty, of another year or without five captions of each image.
         """
         missing = next((path for path in self.sources() if not path.exists()), None)
-        require(missing is None, "dataset.root", self.root, f"a directory with {LAYOUT}; {missing} is missing")
+        require(
+            missing is None,
+            "dataset.root",
+            self.root,
+            f"a directory with {LAYOUT}; {missing} is missing",
+        )
         return self._part(TRAIN), self._part(VAL)
 
     def _captions(self, part: str) -> Path:
@@ -66,9 +80,13 @@ class COCO(Dataset):
         lengths = _lengths(folder, captions, path)
         identity = hashlib.sha256(json.dumps([DECODING, lengths]).encode()).hexdigest()
         files = [f"{folder}/{name}" for name in captions]
-        images = Decoded(files, (3, self.size, self.size), functools.partial(_decode, size=self.size))
+        images = Decoded(
+            files, (3, self.size, self.size), functools.partial(_decode, size=self.size)
+        )
         ids = tuple(f"{part}/{name}" for name in captions)
-        return ImageSet(images, np.zeros(len(ids), np.int64), tuple(captions.values()), ids, ("coco",), identity)
+        return ImageSet(
+            images, np.zeros(len(ids), np.int64), tuple(captions.values()), ids, ("coco",), identity
+        )
 
 
 def _captions(path: Path) -> dict[str, tuple[str, ...]]:
@@ -82,7 +100,9 @@ def _captions(path: Path) -> dict[str, tuple[str, ...]]:
         raise ConfigError(f"{path}: lists no image")
     few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]
     if few:
-        raise ConfigError(f"{path}: {few[0]} has {len(captions[few[0]])} captions, not {NUM_CAPTIONS} ({len(few)} such)")
+        raise ConfigError(
+            f"{path}: {few[0]} has {len(captions[few[0]])} captions, not {NUM_CAPTIONS} ({len(few)} such)"
+        )
     return captions
 
 
@@ -96,10 +116,14 @@ def _read(path: Path) -> tuple[int, dict[str, tuple[str, ...]]]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it tells how long it takes
             read = Annotations(path)
-        captions = {image["file_name"]: _first(read.imgToAnns[key]) for key, image in read.imgs.items()}
+        captions = {
+            image["file_name"]: _first(read.imgToAnns[key]) for key, image in read.imgs.items()
+        }
         return read.dataset["info"]["year"], dict(sorted(captions.items()))
     except Exception as error:  # what is no such file fails in many ways
-        raise ConfigError(f"{path}: no captions of COCO ({type(error).__name__}: {error})") from None
+        raise ConfigError(
+            f"{path}: no captions of COCO ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _first(annotations: list[dict]) -> tuple[str, ...]:
@@ -114,7 +138,9 @@ def _lengths(folder: Path, names: Collection[str], captions: Path) -> list[int]:
         there = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     missing = [name for name in names if name not in there]
     if missing:
-        raise ConfigError(f"{captions}: {missing[0]} is not in {folder} ({len(missing)} of {len(names)} such)")
+        raise ConfigError(
+            f"{captions}: {missing[0]} is not in {folder} ({len(missing)} of {len(names)} such)"
+        )
     empty = [name for name in names if not there[name]]
     if empty:
         raise ConfigError(f"{folder / empty[0]}: an empty file ({len(empty)} such)")

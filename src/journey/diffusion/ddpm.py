@@ -4,32 +4,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from journey.artifacts import released
-from journey.config.checks import require, require_count
-from journey.config.contracts import Model
-from journey.config.groups import neutral
 from journey.diffusion import unet
+from journey.engine.checks import require, require_count
+from journey.engine.spec import omitted_default
+from journey.pipeline.interfaces import Model
+from journey.pipeline.pretrained import locate_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from journey.artifacts.store import Artifact
-    from journey.data import ImageSet
-    from journey.diffusion.examples import Examples
-    from journey.diffusion.schedule import Schedule
+    from journey.engine.store import Artifact
+    from journey.pipeline.examples import Examples
+    from journey.pipeline.images import ImageSet
+    from journey.pipeline.schedule import Schedule
 
 
 @dataclass
 class DDPM(Model):
-    kind: ClassVar[str] = "ddpm"
+    name: ClassVar[str] = "ddpm"
     pixels: ClassVar[bool] = True
     block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
     layers_per_block: int = 1
-    attention_blocks: list[int] = field(default_factory=list)  # which down blocks (and their mirrors) attend
+    attention_blocks: list[int] = field(
+        default_factory=list
+    )  # which down blocks (and their mirrors) attend
     mid_block_attention: bool = False
     norm_num_groups: int = 8
-    dropout: float = neutral(0.0)  # in training
+    dropout: float = omitted_default(0.0)  # in training
 
     @property
     def label(self) -> str:
@@ -40,8 +42,13 @@ class DDPM(Model):
     def check(self, where: str) -> None:
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
-            released.network(name)
-        blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
+            locate_checkpoint(name)
+        blocks = (
+            self.block_out_channels,
+            self.norm_num_groups,
+            self.layers_per_block,
+            self.attention_blocks,
+        )
         unet.check(where, *blocks)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
 
@@ -52,11 +59,13 @@ class DDPM(Model):
         return shape
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        return unet.multiply_adds(self.block_out_channels, self.layers_per_block, shape[1] * shape[2])
+        return unet.multiply_adds(
+            self.block_out_channels, self.layers_per_block, shape[1] * shape[2]
+        )
 
     def encode(self, images: "ImageSet", encoded: "Artifact | None" = None) -> "Examples":
-        from journey.data import as_pixels
-        from journey.diffusion.examples import Examples
+        from journey.pipeline.examples import Examples
+        from journey.pipeline.images import as_pixels
 
         return Examples(as_pixels(images.images))
 

@@ -6,64 +6,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from journey.artifacts import released
-from journey.artifacts.released import content, located
-from journey.artifacts.specs import Autoencoder, Encoded, Images
-from journey.config.checks import require, require_count
-from journey.config.contracts import Model
-from journey.config.groups import Autoencoding, Prediction
 from journey.diffusion import unet
-from journey.diffusion.text import Captions, TextEncoder
+from journey.diffusion.text import LazyCaptions, TextEncoder
+from journey.engine.checks import require, require_count
+from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
+from journey.pipeline.pretrained import files_hash, locate, locate_checkpoint
+from journey.pipeline.settings import Autoencoding, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from journey.artifacts.store import Artifact
-    from journey.data import ImageSet
-    from journey.diffusion.examples import Examples
-    from journey.diffusion.schedule import Schedule
+    from journey.engine.store import Artifact
+    from journey.pipeline.examples import Examples
+    from journey.pipeline.images import ImageSet
+    from journey.pipeline.schedule import Schedule
+
 
 TOGETHER = 64  # pictures that are decoded at once
+
+
 PARTS = ("vae", "text_encoder", "tokenizer")  # of a pipeline as diffusers saves it
 
 
 @dataclass
 class LatentDiffusion(Model):
-    kind: ClassVar[str] = "ldm"
+    name: ClassVar[str] = "ldm"
     pixels: ClassVar[bool] = False
     reads_text: ClassVar[bool] = True
     pretrained: str = ""  # a pipeline whose autoencoder and text encoder are used; none: an autoencoder of the images, and MiniLM
-    autoencoder: Autoencoding = field(default_factory=Autoencoding)  # unless there is a pretrained one
-    samples_latents: bool = True  # every draw sees another sample of an image's latents, or their mean
+    autoencoder: Autoencoding = field(
+        default_factory=Autoencoding
+    )  # unless there is a pretrained one
+    samples_latents: bool = (
+        True  # every draw sees another sample of an image's latents, or their mean
+    )
     text_length: int = 12  # tokens
     context_width: int = 384  # of a token's state
     prediction: Prediction = Prediction.noise
     block_out_channels: list[int] = field(default_factory=lambda: [48, 64])
     layers_per_block: int = 1
-    attention_blocks: list[int] = field(default_factory=lambda: [1])  # which down blocks (and their mirrors) attend
+    attention_blocks: list[int] = field(
+        default_factory=lambda: [1]
+    )  # which down blocks (and their mirrors) attend
     attention_heads: int = 8
     norm_num_groups: int = 8
 
     @property
     def label(self) -> str:
-        return "ldm" + unet.label(self.block_out_channels, self.layers_per_block, self.attention_blocks)
+        return "ldm" + unet.label(
+            self.block_out_channels, self.layers_per_block, self.attention_blocks
+        )
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
-            released.network(name)
+            locate_checkpoint(name)
         self.autoencoder.check(f"{where}.autoencoder")
-        blocks = (self.block_out_channels, self.norm_num_groups, self.layers_per_block, self.attention_blocks)
+        blocks = (
+            self.block_out_channels,
+            self.norm_num_groups,
+            self.layers_per_block,
+            self.attention_blocks,
+        )
         unet.check(where, *blocks)
         heads = self.attention_heads
         require_count(f"{where}.attention_heads", heads, most=1024)
         divisible = all(c % heads == 0 for c in self.block_out_channels)
-        require(divisible, f"{where}.block_out_channels", self.block_out_channels, f"multiples of attention_heads={heads}")
+        require(
+            divisible,
+            f"{where}.block_out_channels",
+            self.block_out_channels,
+            f"multiples of attention_heads={heads}",
+        )
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
 
     def _pipeline(self) -> Path:
-        return located("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
+        return locate("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
 
     def _text_encoder(self) -> TextEncoder:
         if not self.pretrained:
@@ -88,7 +107,12 @@ class LatentDiffusion(Model):
         require(width == self.context_width, "model.context_width", self.context_width, allowed)
         _, side = self._latents()
         whole = all(pixels % side == 0 for pixels in shape[1:])
-        require(whole, "model", self.label, f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}")
+        require(
+            whole,
+            "model",
+            self.label,
+            f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}",
+        )
         unet.check_sides(self.block_out_channels, "latents", (shape[1] // side, shape[2] // side))
 
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -101,24 +125,28 @@ class LatentDiffusion(Model):
 
     # ----------------------------------------------------------------------------------------------- encoders
 
-    def encoded(self, images: Images, seed: int) -> Encoded:
+    def encoded(self, images: Images, seed: int) -> Latents:
         text = self._text_encoder()
         own = Autoencoder(images, self.autoencoder, seed) if not self.pretrained else None
-        others = {text.path, text.tokenizer_path} if own else {self._pipeline() / part for part in PARTS}
-        return Encoded(images, content(*sorted(others)), self.text_length, own, self.pretrained)
+        others = (
+            {text.path, text.tokenizer_path} if own else {self._pipeline() / part for part in PARTS}
+        )
+        return Latents(images, files_hash(*sorted(others)), self.text_length, own, self.pretrained)
 
     def encode(self, images: "ImageSet", encoded: "Artifact | None" = None) -> "Examples":
         import numpy as np
         import torch
 
-        from journey.diffusion.examples import Examples
+        from journey.pipeline.examples import Examples
 
         def tensor(name: str) -> torch.Tensor:
             return torch.from_numpy(np.array(encoded.array(f"{name}.npy")))
 
         deviation = tensor("deviation") if self.samples_latents else None
         kept = (encoded.path / "context.npy").exists()
-        context = tensor("context") if kept else Captions(tensor("tokens"), self._text_encoder())
+        context = (
+            tensor("context") if kept else LazyCaptions(tensor("tokens"), self._text_encoder())
+        )
         return Examples(tensor("mean"), deviation, context)
 
     def decode(self, x0: "np.ndarray", encoded: "Artifact | None" = None) -> "np.ndarray":
@@ -128,14 +156,19 @@ class LatentDiffusion(Model):
         from journey.diffusion import autoencoder
 
         network = autoencoder.load(encoded.path / "vae", torch.device("cpu"))
-        parts = [autoencoder.decode(network, some).numpy() for some in torch.from_numpy(np.array(x0)).split(TOGETHER)]
+        parts = [
+            autoencoder.decode(network, some).numpy()
+            for some in torch.from_numpy(np.array(x0)).split(TOGETHER)
+        ]
         return np.concatenate(parts)
 
     def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
         encoder = self._text_encoder()
         for prompt in prompts:
             cut = encoder.cut(prompt)
-            allowed = f"at most model.text_length={self.text_length} tokens long: {cut!r} would be cut"
+            allowed = (
+                f"at most model.text_length={self.text_length} tokens long: {cut!r} would be cut"
+            )
             require(not cut, where, repr(prompt), allowed)
 
     def read(self, texts: Sequence[str]) -> "torch.Tensor":
@@ -157,7 +190,9 @@ class LatentDiffusion(Model):
             block_out_channels=tuple(self.block_out_channels),
             layers_per_block=self.layers_per_block,
             down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            up_block_types=tuple(
+                "CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)
+            ),
             cross_attention_dim=self.context_width,
             attention_head_dim=self.attention_heads,  # diffusers' name for their number
             norm_num_groups=self.norm_num_groups,
@@ -166,7 +201,9 @@ class LatentDiffusion(Model):
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        network = UNet2DConditionModel.from_pretrained(path, low_cpu_mem_usage=False, local_files_only=True)
+        network = UNet2DConditionModel.from_pretrained(
+            path, low_cpu_mem_usage=False, local_files_only=True
+        )
         return network.to(device).eval()
 
     def schedule(self, device: "torch.device") -> "Schedule":

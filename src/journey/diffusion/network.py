@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from journey.config.checks import ConfigError
-from journey.config.contracts import Compute, Model
-from journey.config.groups import Precision
+from journey.engine.checks import ConfigError
+from journey.engine.workspace import Compute, Precision, Workspace, get
+from journey.pipeline.interfaces import IntermediateCheckpoint, Model, Train
+from journey.pipeline.schedule import Schedule
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_t [B, …], t [B], context [B, L, E] or None) → predicted noise, or velocity [B, …]"""
@@ -23,7 +24,10 @@ class Guidance:
 
 
 def bind(
-    network: nn.Module, precision: Precision, parameters: dict[str, Tensor] | None = None, guidance: Guidance | None = None
+    network: nn.Module,
+    precision: Precision,
+    parameters: dict[str, Tensor] | None = None,
+    guidance: Guidance | None = None,
 ) -> Predict:
     """The network as a function of its inputs, under autocast if so asked, optionally with other parameters, or guided."""
 
@@ -50,23 +54,55 @@ def guided(predict: Predict, guidance: Guidance) -> Predict:
     return predict_guided
 
 
-def guidance_of(model: Model, scale: float, device: torch.device) -> Guidance | None:
+@dataclass(frozen=True)
+class Denoiser:
+    """A trained network on its device, as a function, with the schedule it was trained on."""
+
+    network: nn.Module
+    predict: Predict
+    schedule: Schedule
+    guidance: Guidance | None
+    device: torch.device
+
+
+def load_denoiser(
+    checkpoint: Train | IntermediateCheckpoint,
+    workspace: Workspace,
+    guidance: float = 1.0,
+    precision: Precision | None = None,
+) -> Denoiser:
+    """Return the network of a checkpoint, trained now if the store does not have it.
+
+    Args:
+        guidance: Scale of classifier-free guidance; 1 is the conditional prediction alone.
+        precision: Of the forward passes; by default that of the training.
+    """
+    device, model = get_device(workspace.compute), checkpoint.training_run.model
+    network = model.load(get(checkpoint, workspace).path, device)
+    guide = get_guidance(model, guidance, device)
+    predict = bind(network, precision or checkpoint.training_run.precision, guidance=guide)
+    return Denoiser(network, predict, model.schedule(device), guide, device)
+
+
+def get_guidance(model: Model, scale: float, device: torch.device) -> Guidance | None:
     """None where there is none: at scale 1."""
     return None if scale == 1 else Guidance(scale, model.read([""])[0].to(device))
 
 
-def device_of(compute: Compute) -> torch.device:
+def get_device(compute: Compute) -> torch.device:
     """The device to compute on.
 
     Raises: ConfigError if this machine has no such device.
     """
-    refuse_absent(f"compute.device={compute.device}", compute.device)
+    require_device(f"compute.device={compute.device}", compute.device)
     return torch.device(compute.device)
 
 
-def refuse_absent(setting: str, name: str) -> None:
+def require_device(setting: str, name: str) -> None:
     """Raises: ConfigError, naming the setting, if this machine has no such device."""
     device = torch.device(name)
     module = torch.get_device_module(device)
-    if device.type != "cpu" and not (module.is_available() and (device.index or 0) < module.device_count()):
+    if device.type != "cpu" and not (
+        module.is_available() and (device.index or 0) < module.device_count()
+    ):
         raise ConfigError(f"{setting}: not available on this machine; cpu is")

@@ -6,10 +6,10 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoModel, AutoTokenizer
 
-from journey.artifacts.manifest import MANIFEST
-from journey.artifacts.released import located
-from journey.config.groups import Prediction
 from journey.diffusion.text import TextEncoder
+from journey.engine.manifest import MANIFEST
+from journey.pipeline.pretrained import locate
+from journey.pipeline.settings import Prediction
 
 PREDICTION_TYPES = {Prediction.noise.value: "epsilon", Prediction.velocity.value: "v_prediction"}
 
@@ -30,7 +30,9 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     text = _text_encoder(settings)
     network = AutoModel.from_pretrained(text.path, local_files_only=True)
     network.config.use_attention_mask = text.masked  # which is what the pipeline asks
-    tokenizer = AutoTokenizer.from_pretrained(text.tokenizer_path, local_files_only=True, model_max_length=text.length)
+    tokenizer = AutoTokenizer.from_pretrained(
+        text.tokenizer_path, local_files_only=True, model_max_length=text.length
+    )
     scheduler = DDIMScheduler(
         num_train_timesteps=settings["num_timesteps"],
         beta_schedule="scaled_linear",
@@ -41,7 +43,9 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         steps_offset=1,  # as the pipeline wants it; journeys visit the timestep before
     )
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(directory.parents[1] / encoded[0] / "vae", local_files_only=True),
+        vae=AutoencoderKL.from_pretrained(
+            directory.parents[1] / encoded[0] / "vae", local_files_only=True
+        ),
         text_encoder=network,
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(directory, local_files_only=True),
@@ -56,5 +60,5 @@ def _text_encoder(settings: dict) -> TextEncoder:
     """Of a model's settings, as its manifest has them."""
     if not settings["pretrained"]:
         return TextEncoder.minilm(settings["text_length"])
-    path = located("model.pretrained", settings["pretrained"], "a pipeline as diffusers saves it")
+    path = locate("model.pretrained", settings["pretrained"], "a pipeline as diffusers saves it")
     return TextEncoder.of_pipeline(path, settings["text_length"])

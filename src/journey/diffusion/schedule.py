@@ -7,44 +7,26 @@ eps        ε or what the network makes of it [B, …]; z  the sampler's fresh n
 predicted  the network's output: an estimate of ε, or of the velocity v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 [B, …]
 """
 
-from dataclasses import dataclass
-from typing import assert_never
-
 import torch
 from torch import Tensor
 
-from journey.config.groups import Prediction
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """ᾱ_t in float64, √ᾱ_t and √(1 − ᾱ_t) in float32 on the device, whether x̂0 is clipped to [−1, 1], what is predicted.
-
-    Pixels are clipped; latents are not.
-    """
-
-    alpha_bar: Tensor
-    signal: Tensor
-    noise: Tensor
-    clip: bool
-    prediction: Prediction = Prediction.noise
-
-    @property
-    def num_timesteps(self) -> int:
-        return len(self.alpha_bar)
-
-    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1 − ᾱ_t) for each example of a batch, shaped to multiply it. [B, 1, …]"""
-        shape = (-1, *[1] * (like.ndim - 1))
-        return self.signal[t].view(shape), self.noise[t].view(shape)
+from journey.pipeline.schedule import Schedule
+from journey.pipeline.settings import Prediction
 
 
 def linear_schedule(num_timesteps: int, clip: bool, device: torch.device) -> Schedule:
     """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, Section 4)."""
-    return _schedule(torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64), clip, Prediction.noise, device)
+    return _schedule(
+        torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64),
+        clip,
+        Prediction.noise,
+        device,
+    )
 
 
-def scaled_linear_schedule(num_timesteps: int, prediction: Prediction, device: torch.device) -> Schedule:
+def scaled_linear_schedule(
+    num_timesteps: int, prediction: Prediction, device: torch.device
+) -> Schedule:
     """√β from √0.00085 to √0.012 in equal steps (Rombach et al. 2022, as released), for latents."""
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64) ** 2
     return _schedule(beta, False, prediction, device)
@@ -56,50 +38,9 @@ def _schedule(beta: Tensor, clip: bool, prediction: Prediction, device: torch.de
     return Schedule(alpha_bar, signal, noise, clip, prediction)
 
 
-def add_noise(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (DDPM, Equation 4)."""
-    signal, noise = schedule.signal_and_noise(t, x0)
-    return signal * x0 + noise * eps
-
-
-def noise_between(schedule: Schedule, x0: Tensor, t: Tensor, x_t: Tensor) -> Tensor:
-    """The ε with which `add_noise` makes x_t of x_0, (x_t − √ᾱ_t x_0) / √(1 − ᾱ_t)."""
-    signal, noise = schedule.signal_and_noise(t, x0)
-    return (x_t - signal * x0) / noise
-
-
-def target(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """What the network learns to predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, Appendix D)."""
-    match schedule.prediction:
-        case Prediction.noise:
-            return eps
-        case Prediction.velocity:
-            signal, noise = schedule.signal_and_noise(t, x0)
-            return signal * eps - noise * x0
-        case _:
-            assert_never(schedule.prediction)
-
-
-def predicted_noise(schedule: Schedule, x_t: Tensor, t: Tensor, predicted: Tensor) -> Tensor:
-    """ε of the network's output: itself, or √(1 − ᾱ_t) x_t + √ᾱ_t v."""
-    match schedule.prediction:
-        case Prediction.noise:
-            return predicted
-        case Prediction.velocity:
-            signal, noise = schedule.signal_and_noise(t, x_t)
-            return noise * x_t + signal * predicted
-        case _:
-            assert_never(schedule.prediction)
-
-
-def estimate_x0(schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """x̂0_t = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t (DDPM, Equation 15), the stand-in for E[x_0 | x_t]."""
-    signal, noise = schedule.signal_and_noise(t, x_t)
-    x0_hat = (x_t - noise * eps) / signal
-    return x0_hat.clamp(-1, 1) if schedule.clip else x0_hat
-
-
-def ddpm_step(schedule: Schedule, x_t: Tensor, x0_hat: Tensor, t: int, t_next: int, z: Tensor) -> Tensor:
+def ddpm_step(
+    schedule: Schedule, x_t: Tensor, x0_hat: Tensor, t: int, t_next: int, z: Tensor
+) -> Tensor:
     """A draw from q(x_{t_next} | x_t, x̂0) (DDPM, Equations 6 and 7); t_next = −1 is the clean example, noise-free."""
     alpha_bar, alpha_bar_next = _alpha_bars(schedule, t, t_next)
     alpha = alpha_bar / alpha_bar_next

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
+
 BATCH = 64
+
+
 SPECIAL = 2  # tokens that a text begins and ends with
 
 
@@ -47,16 +50,26 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> tuple["Tensor", "Tensor"]:
         """Ids, and 1 where a text is, 0 where there is padding; longer texts are cut. Both int64 [texts, L]"""
-        found = self._tokenizer()(list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
+        found = self._tokenizer()(
+            list(texts),
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
+        )
         return found["input_ids"], found["attention_mask"]
 
     def cut(self, text: str) -> str:
         """The end of a text that does not fit."""
-        if text.isascii() and len(text) <= self.length - SPECIAL:  # no token is shorter than a character
+        if (
+            text.isascii() and len(text) <= self.length - SPECIAL
+        ):  # no token is shorter than a character
             return ""
         tokenizer = self._fast()
         room = self.length - tokenizer.num_special_tokens_to_add(is_pair=False)
-        places = tokenizer.encode(text, add_special_tokens=False).offsets  # first and end of each token in the text
+        places = tokenizer.encode(
+            text, add_special_tokens=False
+        ).offsets  # first and end of each token in the text
         return "" if len(places) <= room else text[places[room][0] :]
 
     def _fast(self) -> "Tokenizer":
@@ -77,7 +90,12 @@ class TextEncoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        return AutoModel.from_pretrained(self.path, local_files_only=True).to(device).eval().requires_grad_(False)
+        return (
+            AutoModel.from_pretrained(self.path, local_files_only=True)
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
 
     def states(self, texts: Sequence[str], device: "torch.device") -> "Tensor":
         """Of texts, on the CPU. [texts, L, E], float32"""
@@ -85,7 +103,10 @@ class TextEncoder:
 
         network = self.load(device)
         ids, mask = self.tokens(texts)
-        parts = [self.of_tokens(network, *some).cpu() for some in zip(ids.split(BATCH), mask.split(BATCH), strict=True)]
+        parts = [
+            self.of_tokens(network, *some).cpu()
+            for some in zip(ids.split(BATCH), mask.split(BATCH), strict=True)
+        ]
         return torch.cat(parts)
 
     def of_tokens(self, network: "torch.nn.Module", ids: "Tensor", mask: "Tensor") -> "Tensor":
@@ -94,7 +115,9 @@ class TextEncoder:
 
         with torch.no_grad():
             mask = mask.to(network.device) if self.masked else None
-            return network(input_ids=ids.to(network.device), attention_mask=mask).last_hidden_state.float()
+            return network(
+                input_ids=ids.to(network.device), attention_mask=mask
+            ).last_hidden_state.float()
 
     def _tokenizer(self):
         from transformers import AutoTokenizer
@@ -102,10 +125,12 @@ class TextEncoder:
         return AutoTokenizer.from_pretrained(self.tokenizer_path, local_files_only=True)
 
 
-class Captions:
+class LazyCaptions:
     """Contexts that are too many to be kept: tokens, encoded when they are indexed. It stands for a tensor [N, C, L, E]."""
 
-    def __init__(self, tokens: "Tensor", encoder: TextEncoder, network: "torch.nn.Module | None" = None) -> None:
+    def __init__(
+        self, tokens: "Tensor", encoder: TextEncoder, network: "torch.nn.Module | None" = None
+    ) -> None:
         """tokens: ids and mask, int64 [2, N, C, L]; network: the encoder's, where it is wanted."""
         self.tokens, self.encoder, self.network = tokens, encoder, network
 
@@ -116,8 +141,8 @@ class Captions:
     def __len__(self) -> int:
         return self.tokens.shape[1]
 
-    def to(self, device: "torch.device") -> "Captions":
-        return Captions(self.tokens.to(device), self.encoder, self.encoder.load(device))
+    def to(self, device: "torch.device") -> "LazyCaptions":
+        return LazyCaptions(self.tokens.to(device), self.encoder, self.encoder.load(device))
 
     def __getitem__(self, index: object) -> "Tensor":
         if self.network is None:

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from journey.config.groups import Batching, Precision, Training
-from journey.diffusion.examples import Examples
+from journey.diffusion.distributed import BatchShare, step_gradient
 from journey.diffusion.network import Predict, bind
-from journey.diffusion.regions import Region, inside
-from journey.diffusion.schedule import Schedule, add_noise, target
-from journey.diffusion.together import Share, step_gradient
-from journey.seeding import entropy, generator
+from journey.engine.seeding import entropy, generator
+from journey.engine.workspace import Precision
+from journey.pipeline.examples import Examples, Region, inside
+from journey.pipeline.schedule import Schedule, add_noise, regression_target
+from journey.pipeline.settings import Batching, Training
 
 
 def denoising_loss(
@@ -32,11 +32,16 @@ def denoising_loss(
     region; or the same of velocities. [B]
     """
     predicted = predict(add_noise(schedule, x0, t, eps), t, context)
-    return inside(target(schedule, x0, t, eps) - predicted, region).square().flatten(1).mean(1)
+    return (
+        inside(regression_target(schedule, x0, t, eps) - predicted, region)
+        .square()
+        .flatten(1)
+        .mean(1)
+    )
 
 
 @dataclass
-class State:
+class TrainingState:
     """Everything that changes during training. ema: averaged parameters by name, or None."""
 
     network: nn.Module
@@ -45,11 +50,17 @@ class State:
     step: int = 0
 
 
-def new_state(network: nn.Module, training: Training) -> State:
+def new_state(network: nn.Module, training: Training) -> TrainingState:
     """AdamW (Loshchilov & Hutter 2019) from step 0."""
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay, fused=True)
-    ema = {k: p.detach().clone() for k, p in network.named_parameters()} if training.ema_decay > 0 else None
-    return State(network, optimizer, ema)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), weight_decay=training.weight_decay, fused=True
+    )
+    ema = (
+        {k: p.detach().clone() for k, p in network.named_parameters()}
+        if training.ema_decay > 0
+        else None
+    )
+    return TrainingState(network, optimizer, ema)
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Batches:
     own     Batches of the examples that are kept, full ones: what is left out changes all of them.
     """
 
-    kind: Batching
+    batching: Batching
     rows: Tensor  # of the examples that are kept, int64 [n]
     num_examples: int  # all, N
     size: int
@@ -72,7 +83,9 @@ class Batches:
 
     def uniform(self, purpose: str, step: int, rows: Tensor) -> Tensor:
         """A number in [0, 1) for each example of a step, the same one whatever else is kept. [B]"""
-        return torch.rand(self.num_examples, generator=generator(self.seed, purpose, self.stream, step))[rows]
+        return torch.rand(
+            self.num_examples, generator=generator(self.seed, purpose, self.stream, step)
+        )[rows]
 
     def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows [B], timesteps [B], noise and noise of latents [B, …] of a step; shape: of an example. Shared batches may be
@@ -80,12 +93,14 @@ class Batches:
         """
         random = generator(self.seed, "train", self.stream, step)
         of_latents = generator(self.seed, "train latents", self.stream, step)
-        if self.kind is Batching.own:
+        if self.batching is Batching.independent:
             rows = self.rows[self._index(len(self.rows), step)]
             return rows, *self._draws(len(rows), shape, random, of_latents)
         rows = self._index(self.num_examples, step)
         kept = self._kept[rows]
-        return rows[kept], *(some[kept] for some in self._draws(len(rows), shape, random, of_latents))
+        return rows[kept], *(
+            some[kept] for some in self._draws(len(rows), shape, random, of_latents)
+        )
 
     @functools.cached_property
     def _kept(self) -> Tensor:
@@ -96,15 +111,23 @@ class Batches:
         return batch_index(num_examples, self.size, step, self.seed, self.stream)
 
     def _draws(
-        self, count: int, shape: tuple[int, ...], random: torch.Generator, of_latents: torch.Generator
+        self,
+        count: int,
+        shape: tuple[int, ...],
+        random: torch.Generator,
+        of_latents: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         t = torch.randint(self.num_timesteps, (count,), generator=random)
         eps = torch.randn((count, *shape), generator=random)
-        return t, eps, torch.randn((count, *(shape if self.samples_latents else (0,))), generator=of_latents)
+        return (
+            t,
+            eps,
+            torch.randn((count, *(shape if self.samples_latents else (0,))), generator=of_latents),
+        )
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingInputs:
     """What a training is given, beside the state it begins in.
 
     nothing: the context of no caption, [L, E]; share: the part of every batch that is this process's own.
@@ -116,10 +139,12 @@ class Course:
     precision: Precision
     schedule: Schedule
     nothing: Tensor | None = None
-    share: Share = Share()
+    share: BatchShare = BatchShare()
 
 
-def train(state: State, course: Course, until: int) -> Iterator[tuple[Tensor, Tensor]]:
+def train(
+    state: TrainingState, course: TrainingInputs, until: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
 
     The loss is a mean over the examples of a batch, also of those that other processes take. A batch of which nothing is kept
@@ -143,19 +168,23 @@ def train(state: State, course: Course, until: int) -> Iterator[tuple[Tensor, Te
         yield loss, gradient_norm
 
 
-def step_losses(predict: Predict, course: Course, step: int) -> tuple[Tensor, Tensor]:
+def step_losses(predict: Predict, course: TrainingInputs, step: int) -> tuple[Tensor, Tensor]:
     """The rows of a step's examples, and the loss of each; none where nothing of its batch is kept. [B] and [B]"""
     batches, device = course.batches, course.examples.x0.device
-    rows, t, eps, of_latents = (some[course.share.part] for some in batches.at(step, course.examples.shape))
+    rows, t, eps, of_latents = (
+        some[course.share.part] for some in batches.at(step, course.examples.shape)
+    )
     if not len(rows):
         return rows, torch.empty(0, device=device)
     x0 = _seen(course, rows, of_latents, step)
     context = _conditions(course, rows, step)
-    torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, step))  # so that a continued run drops the same
+    torch.manual_seed(
+        entropy(batches.seed, "dropout", batches.stream, step)
+    )  # so that a continued run drops the same
     return rows, denoising_loss(predict, course.schedule, x0, t.to(device), eps.to(device), context)
 
 
-def _seen(course: Course, rows: Tensor, of_latents: Tensor, step: int) -> Tensor:
+def _seen(course: TrainingInputs, rows: Tensor, of_latents: Tensor, step: int) -> Tensor:
     """Clean examples of a step: another sample of their latents, mirrored half of the time. [B, …]"""
     examples, device = course.examples, course.examples.x0.device
     index = rows.to(device)
@@ -168,9 +197,13 @@ def _seen(course: Course, rows: Tensor, of_latents: Tensor, step: int) -> Tensor
     return x0
 
 
-def _conditions(course: Course, rows: Tensor, step: int) -> Tensor | None:
+def _conditions(course: TrainingInputs, rows: Tensor, step: int) -> Tensor | None:
     """One of the captions of each example of a step, or the context of none. [B, L, E]"""
-    of_captions, batches, dropout = course.examples.context, course.batches, course.training.caption_dropout
+    of_captions, batches, dropout = (
+        course.examples.context,
+        course.batches,
+        course.training.caption_dropout,
+    )
     if of_captions is None:
         return None
     device = course.examples.x0.device
@@ -194,7 +227,10 @@ def batch_index(num_examples: int, batch_size: int, step: int, seed: int, stream
     """Indices of the batch of a step: consecutive parts of one new permutation of the examples after another. [B]"""
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
-    order = [torch.randperm(num_examples, generator=generator(seed, "epoch", stream, epoch)) for epoch in epochs]
+    order = [
+        torch.randperm(num_examples, generator=generator(seed, "epoch", stream, epoch))
+        for epoch in epochs
+    ]
     start = first - epochs[0] * num_examples
     return torch.cat(order)[start : start + batch_size]
 
@@ -204,17 +240,18 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-
-def save(state: State, path: Path) -> None:
+def save(state: TrainingState, path: Path) -> None:
     """Write the whole state, atomically, as safetensors.
 
     Raises: FloatingPointError if a weight is not finite; the checkpoint before stays.
     """
     tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
     moments = state.optimizer.state_dict()["state"]
-    tensors |= {f"optimizer.{i}.{key}": value for i, entry in moments.items() for key, value in entry.items()}
+    tensors |= {
+        f"optimizer.{i}.{key}": value
+        for i, entry in moments.items()
+        for key, value in entry.items()
+    }
     tensors |= {f"ema.{name}": value for name, value in (state.ema or {}).items()}
     refuse_non_finite(state)
     temporary = path.with_suffix(".tmp")
@@ -222,13 +259,13 @@ def save(state: State, path: Path) -> None:
     temporary.replace(path)
 
 
-def refuse_non_finite(state: State) -> None:
+def refuse_non_finite(state: TrainingState) -> None:
     """Raises: FloatingPointError if a weight is NaN or infinite."""
     if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
         raise FloatingPointError(f"training step {state.step}: a weight is not finite")
 
 
-def restore(state: State, path: Path) -> None:
+def restore(state: TrainingState, path: Path) -> None:
     """Continue from a checkpoint written by `save`."""
     with safetensors.safe_open(path, "pt") as file:
         state.step = int(file.metadata()["step"])
@@ -250,14 +287,14 @@ def restore(state: State, path: Path) -> None:
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def update_average(state: State, decay: float) -> None:
+def update_average(state: TrainingState, decay: float) -> None:
     """Move the averaged weights, if there are any, towards those of the network."""
     if state.ema is not None:
         names, parameters = zip(*state.network.named_parameters(), strict=True)
         torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - decay)
 
 
-def use_average(state: State) -> None:
+def use_average(state: TrainingState) -> None:
     """Put the averaged weights, if there are any, into the network."""
     if state.ema is not None:
         with torch.no_grad():

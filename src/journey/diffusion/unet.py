@@ -1,6 +1,6 @@
 """What the U-Nets of pixels and of latents have in common: their settings' names, checks and cost."""
 
-from journey.config.checks import require, require_count
+from journey.engine.checks import require, require_count
 
 
 def label(channels: list[int], layers_per_block: int, attention_blocks: list[int]) -> str:
@@ -10,16 +10,32 @@ def label(channels: list[int], layers_per_block: int, attention_blocks: list[int
     return "-".join(map(str, channels)) + layers + attention
 
 
-def check(where: str, channels: list[int], groups: int, layers_per_block: int, attention_blocks: list[int]) -> None:
+def check(
+    where: str, channels: list[int], groups: int, layers_per_block: int, attention_blocks: list[int]
+) -> None:
     """Raises: ConfigError naming the setting of a U-Net that there cannot be."""
     require_count(f"{where}.norm_num_groups", groups)
-    require(0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers")
+    require(
+        0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers"
+    )
     divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)
-    require(divisible, f"{where}.block_out_channels", channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
+    require(
+        divisible,
+        f"{where}.block_out_channels",
+        channels,
+        f"multiples of norm_num_groups={groups} in 1…{2**14}",
+    )
     require_count(f"{where}.layers_per_block", layers_per_block, most=64)
     levels = range(len(channels))
-    known = all(b in levels for b in attention_blocks) and len(set(attention_blocks)) == len(attention_blocks)
-    require(known, f"{where}.attention_blocks", attention_blocks, f"distinct indices in 0…{len(channels) - 1}")
+    known = all(b in levels for b in attention_blocks) and len(set(attention_blocks)) == len(
+        attention_blocks
+    )
+    require(
+        known,
+        f"{where}.attention_blocks",
+        attention_blocks,
+        f"distinct indices in 0…{len(channels) - 1}",
+    )
 
 
 def check_sides(channels: list[int], what: str, sides: tuple[int, int]) -> None:

@@ -13,11 +13,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from journey import data
-from journey.artifacts.specs import Embedded, Sample
-from journey.artifacts.workspace import Workspace, get
-from journey.data.splits import balanced_order
-from journey.diffusion.pictures import decoded
+from journey.attribution.baselines import Embeddings
+from journey.diffusion.trajectories import decode_pictures
+from journey.engine.workspace import Workspace, get
+from journey.pipeline.images import as_pixels, read_images
+from journey.pipeline.interfaces import Sample
+from journey.pipeline.subsets import balanced_order
 
 MOST = 5000  # images that they are trained on: a support vector machine takes the square of them
 
@@ -35,13 +36,16 @@ class Classifiers:
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
         """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
         of_pixels = self.pixels.predict(_flat(pictures, 3)).reshape(pictures.shape[:-3])
-        return {"pixels": of_pixels, "features": self.features.predict(_flat(features, 1)).reshape(features.shape[:-1])}
+        return {
+            "pixels": of_pixels,
+            "features": self.features.predict(_flat(features, 1)).reshape(features.shape[:-1]),
+        }
 
 
-def trained(of: Embedded, workspace: Workspace) -> Classifiers:
+def train_classifiers(of: Embeddings, workspace: Workspace) -> Classifiers:
     """Classifiers of the classes of a dataset. Raises: ValueError if there is one class only."""
     kept, embedded = get(of.images, workspace).path, get(of, workspace)
-    train, held_out = data.read(kept / "train"), data.read(kept / "held_out")
+    train, held_out = read_images(kept / "train"), read_images(kept / "held_out")
     some = balanced_order(train.labels, seed=0)[:MOST]
     pixels = SVC()
     pixels.fit(_flat(_pixels(train.images[some]), 3), train.labels[some])
@@ -54,16 +58,20 @@ def trained(of: Embedded, workspace: Workspace) -> Classifiers:
     return Classifiers(pixels, features, accuracy, agreement, len(held_out))
 
 
-def of_finals(by: Classifiers, of: Embedded, journeys: Sample, workspace: Workspace) -> dict[str, np.ndarray]:
+def classify_final_samples(
+    by: Classifiers, of: Embeddings, trajectories: Sample, workspace: Workspace
+) -> dict[str, np.ndarray]:
     """What each says of the final images of some journeys. int64 [Q]"""
     import torch
 
-    pictures = decoded(np.array(get(journeys, workspace).array("final.npy")), journeys, workspace)
+    pictures = decode_pictures(
+        np.array(get(trajectories, workspace).array("final.npy")), trajectories, workspace
+    )
     return by.labels(pictures, of.encoder.load()(torch.from_numpy(pictures)).numpy())
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    return np.asarray(data.as_pixels(images))
+    return np.asarray(as_pixels(images))
 
 
 def _flat(arrays: np.ndarray, each: int) -> np.ndarray:

@@ -14,10 +14,12 @@ import numpy as np
 from journey.attribution.targets import STEP
 
 Row = dict[str, str | int | float]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, and the ends of its interval
 
 
-def of_targets(found: dict[str, Ends], steps: Sequence[int], **what: str) -> list[Row]:
+Interval = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, and the ends of its interval
+
+
+def rows_of_targets(found: dict[str, Interval], steps: Sequence[int], **what: str) -> list[Row]:
     """Rows of a quantity at several targets, each with its interval.
 
     found: value, low and high of each, scalars, or for the steps [S].
@@ -28,13 +30,16 @@ def of_targets(found: dict[str, Ends], steps: Sequence[int], **what: str) -> lis
     rows = []
     for target, ends in found.items():
         if target == STEP:
-            rows += [row(what | {"target": target, "step": t}, *numbers) for t, *numbers in zip(steps, *ends, strict=True)]
+            rows += [
+                make_row(what | {"target": target, "step": t}, *numbers)
+                for t, *numbers in zip(steps, *ends, strict=True)
+            ]
         else:
-            rows.append(row(what | {"target": target}, *ends))
+            rows.append(make_row(what | {"target": target}, *ends))
     return rows
 
 
-def row(what: dict, value: float, low: float, high: float) -> Row:
+def make_row(what: dict, value: float, low: float, high: float) -> Row:
     """What is stated, and its numbers."""
     return {**what, "value": float(value), "low": float(low), "high": float(high)}
 
@@ -48,22 +53,25 @@ def select(rows: list[Row], **what: str | int) -> list[Row]:
     return [row for row in rows if all(row.get(key) == value for key, value in what.items())]
 
 
-def names(rows: list[Row], quantity: str) -> list[str]:
+def method_names(rows: list[Row], quantity: str) -> list[str]:
     """The methods that a quantity is stated for, in their order."""
     return list(dict.fromkeys(str(row["method"]) for row in select(rows, quantity=quantity)))
 
 
-def spelled(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
+def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
     """A value with its interval, in words of a table.
 
     >>> spelled({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
     '−12.3 [−20.0, 0.1]'
     """
-    value, low, high = (f"{times * row[end]:{sign}z.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
+    value, low, high = (
+        f"{times * row[end]:{sign}z.{digits}f}".replace("-", "−")
+        for end in ("value", "low", "high")
+    )
     return f"{value} [{low}, {high}]"
 
 
-def errors(rows: list[Row]) -> np.ndarray:
+def error_bars(rows: list[Row]) -> np.ndarray:
     """Distances from the values to both ends of their intervals. [2, rows]"""
     value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
     return np.maximum(0, np.stack([value - low, high - value]))

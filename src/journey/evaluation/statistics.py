@@ -44,17 +44,25 @@ def bootstrap_weights(num: int, num_replicates: int, random: np.random.Generator
     return random.multinomial(num, np.full(num, 1 / num), num_replicates)
 
 
-def observed_first(num: int, num_replicates: int, random: np.random.Generator) -> np.ndarray:
+def bootstrap_with_observed(
+    num: int, num_replicates: int, random: np.random.Generator
+) -> np.ndarray:
     """The weights of the data themselves, then those of bootstrap replicates. int [1 + replicates, num]"""
-    return np.concatenate([np.ones((1, num), np.int64), bootstrap_weights(num, num_replicates, random)])
+    return np.concatenate(
+        [np.ones((1, num), np.int64), bootstrap_weights(num, num_replicates, random)]
+    )
 
 
-def query_interval(values: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def query_interval(
+    values: np.ndarray, query_weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `interval` of what subsets have no part in, over queries alone. values: [..., Q]; query_weights: [B, Q], ones first"""
     return interval(np.broadcast_to(values, (len(query_weights), *values.shape)), query_weights)
 
 
-def interval(replicates: np.ndarray, query_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def interval(
+    replicates: np.ndarray, query_weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over queries with its 95% interval, over queries and subsets. Each as replicates without their first and last axis.
 
     replicates: a statistic of each query under resampled subsets [B, …, Q], the observed one first; query_weights: [B, Q],
@@ -93,23 +101,25 @@ def _variance(replicates: np.ndarray) -> np.ndarray:
     return np.maximum(of_subsets + of_queries - cell, np.maximum(of_subsets, of_queries))
 
 
-def over_queries(values: np.ndarray) -> tuple[float, float, float]:
+def query_mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean of values [Q] with Student's 95% interval."""
-    return _ends(values.mean(), values.var(ddof=1) / len(values), len(values))
+    return _student_interval(values.mean(), values.var(ddof=1) / len(values), len(values))
 
 
-def over_draws_and_queries(values: np.ndarray) -> tuple[float, float, float]:
+def models_and_queries_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean of values [R, Q], of R models that all queries share, with a 95% interval over both."""
-    num_draws, num_queries = values.shape
+    num_samples, num_queries = values.shape
     cells = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-    of_cells = np.square(cells).sum() / max(1, (num_draws - 1) * (num_queries - 1))
+    of_cells = np.square(cells).sum() / max(1, (num_samples - 1) * (num_queries - 1))
     of_queries = values.mean(0).var(ddof=1) / num_queries
-    of_draws = values.mean(1).var(ddof=1) / num_draws if num_draws > 1 else 0.0
+    of_draws = values.mean(1).var(ddof=1) / num_samples if num_samples > 1 else 0.0
     variance = max(of_queries + of_draws - of_cells / values.size, of_queries, of_draws)
-    return _ends(values.mean(), variance, min(num_queries, num_draws) if num_draws > 1 else num_queries)
+    return _student_interval(
+        values.mean(), variance, min(num_queries, num_samples) if num_samples > 1 else num_queries
+    )
 
 
-def _ends(mean: float, variance: float, count: int) -> tuple[float, float, float]:
+def _student_interval(mean: float, variance: float, count: int) -> tuple[float, float, float]:
     """Student's 95% interval of a mean, by the variance that it is estimated to have from so many."""
     from scipy import stats  # here: importing it takes a while
 
@@ -131,7 +141,7 @@ def percentiles(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     return replicates[0], low, high
 
 
-def related(
+def rank_correlation(
     a: np.ndarray, b: np.ndarray, query_weights: np.ndarray, random: np.random.Generator
 ) -> tuple[tuple[float, float, float], tuple[float, float]]:
     """Spearman's ρ over queries of a and b [Q], with its 95% interval by a bootstrap over queries (query_weights, [1 + B, Q]);
@@ -144,12 +154,15 @@ def related(
     return tuple(float(end) for end in observed), (float(low), float(high))
 
 
-def of_share(share: float, count: int) -> tuple[float, float, float]:
+def share_interval(share: float, count: int) -> tuple[float, float, float]:
     """A share of so many trials, and its 95% interval (Wilson 1927).
 
     >>> [round(end, 3) for end in of_share(0.9, 100)]
     [0.9, 0.826, 0.945]
     """
     z = 1.959964
-    middle, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    middle, spread = (
+        share + z**2 / (2 * count),
+        z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5,
+    )
     return share, (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)

@@ -7,14 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from journey.launch.ledger import FOLDER, Task
+from journey.launch.submissions import FOLDER, ArrayTaskID
 
 NAME = "journey-"  # what the names of our jobs begin with; the token follows
+
+
 OVER = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT",
 )  # fmt: skip
-TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")  # over by no fault of what the task did
+
+
+TAKEN = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "REVOKED",
+)  # over by no fault of what the task did
+
+
 MOST_IN_ARRAY = 1001  # Slurm's own default
+
+
 PATIENCE = 60  # seconds that Slurm has to answer
 
 
@@ -23,7 +37,7 @@ def is_there() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
-def look() -> dict[Task, str] | None:
+def look() -> dict[ArrayTaskID, str] | None:
     """The state of every task of ours that Slurm still knows, ended ones for some minutes; None if it does not answer."""
     said = _ask("squeue", "--noheader", "--array", "--states=all", "--me", "--format=%K|%T|%j")
     if said is None:
@@ -32,18 +46,22 @@ def look() -> dict[Task, str] | None:
     for line in said.splitlines():
         index, state, name = line.split("|", 2)
         if name.startswith(NAME):
-            states[Task(name.removeprefix(NAME), int(index) if index.isdigit() else 0)] = state
+            states[ArrayTaskID(name.removeprefix(NAME), int(index) if index.isdigit() else 0)] = (
+                state
+            )
     return states
 
 
-def end_of(task: Task, folder: Path) -> str:
+def end_of(task: ArrayTaskID, folder: Path) -> str:
     """The state in which a task ended that the queue has forgotten, from the accounts; nothing where there are none."""
     job = job_of(task, folder)
-    said = job and _ask("sacct", "--noheader", "--allocations", "--parsable2", "--jobs", job, "--format=State")
+    said = job and _ask(
+        "sacct", "--noheader", "--allocations", "--parsable2", "--jobs", job, "--format=State"
+    )
     return said.split()[0] if said and said.split() else ""
 
 
-def job_of(task: Task, folder: Path) -> str:
+def job_of(task: ArrayTaskID, folder: Path) -> str:
     """What Slurm calls a task, as far as submitit's files tell. folder: of the submission"""
     for path in folder.glob("*_submitted.pkl"):
         job = path.name.removesuffix("_submitted.pkl")
@@ -52,7 +70,7 @@ def job_of(task: Task, folder: Path) -> str:
     return ""
 
 
-def error_log(task: Task, root: Path) -> Path | None:
+def error_log(task: ArrayTaskID, root: Path) -> Path | None:
     """Where a task's errors are, if it has begun."""
     folder = root / FOLDER / task.token
     return next((path for path in folder.glob(f"{job_of(task, folder) or '?'}_0_log.err")), None)
@@ -72,7 +90,9 @@ def submit(token: str, deeds: Sequence[Any], settings: dict[str, Any], root: Pat
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = submitit.AutoExecutor(root / FOLDER / token, cluster="slurm", slurm_max_num_timeout=10**6)
+    executor = submitit.AutoExecutor(
+        root / FOLDER / token, cluster="slurm", slurm_max_num_timeout=10**6
+    )
     executor.update_parameters(name=NAME + token, **settings)
     try:
         executor.submit_array(deeds)

@@ -7,10 +7,10 @@ import traceback
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from journey.artifacts.graph import address, parents
-from journey.artifacts.resume import StoppedError
-from journey.artifacts.specs import Spec
-from journey.artifacts.workspace import Workspace, get
+from journey.engine.graph import parents
+from journey.engine.resume import StoppedError
+from journey.engine.spec import Spec, cache_key
+from journey.engine.workspace import Workspace, get
 
 STOPPED = "stopped when asked to"  # instead of what went wrong
 
@@ -19,7 +19,7 @@ class JobsFailedError(RuntimeError):
     """Some jobs failed; whatever does not depend on them was finished. The message has a line for each, with its log."""
 
 
-class Agenda:
+class JobQueue:
     """What must be made, in order of priority, and where each of it stands. Everything is named by its address.
 
     A job is ready once all that it is made from is there. What is made from something that failed is blocked: not tried. A job
@@ -32,18 +32,25 @@ class Agenda:
         self.work = {key: spec.work for key, spec in order.items()}
         self.attempts: Counter[str] = Counter()
         self.running: dict[str, float] = {}  # since when
-        self.queued: set[str] = set()  # of what runs: what in truth still waits, in the queue of a cluster
+        self.queued: set[str] = (
+            set()
+        )  # of what runs: what in truth still waits, in the queue of a cluster
         self.alone: set[str] = set()  # what must run alone
         self.made: dict[str, float] = {}  # the seconds each took
         self.failures: dict[str, str] = {}  # what went wrong
         self.blocked: set[str] = set()
         self._rank = {key: rank for rank, key in enumerate(order)}
-        self._unmade = {key: {address(parent) for parent in parents(spec)} & order.keys() for key, spec in order.items()}
+        self._unmade = {
+            key: {cache_key(parent) for parent in parents(spec)} & order.keys()
+            for key, spec in order.items()
+        }
         self._children: defaultdict[str, list[str]] = defaultdict(list)
         for key, needed in self._unmade.items():
             for parent in needed:
                 self._children[parent].append(key)
-        self._ready = [self._place(key) for key, needed in self._unmade.items() if not needed]  # a heap
+        self._ready = [
+            self._place(key) for key, needed in self._unmade.items() if not needed
+        ]  # a heap
 
     def _place(self, key: str) -> tuple[bool, int, str]:
         """Among those that are ready: what must run alone comes last."""
@@ -72,7 +79,11 @@ class Agenda:
     @property
     def left(self) -> list[str]:
         """What runs or will."""
-        return [key for key in self.specs if not (key in self.made or key in self.failures or key in self.blocked)]
+        return [
+            key
+            for key in self.specs
+            if not (key in self.made or key in self.failures or key in self.blocked)
+        ]
 
     def take(self, key: str | None = None) -> str:
         """A ready job, the first unless it is named, which runs from now on."""
@@ -119,17 +130,23 @@ class Agenda:
     def raise_failures(self) -> None:
         """Raises: JobsFailedError if a job failed."""
         if self.failures:
-            raise JobsFailedError("\n".join(f"{key}: {error}" for key, error in self.failures.items()))
+            raise JobsFailedError(
+                "\n".join(f"{key}: {error}" for key, error in self.failures.items())
+            )
 
 
-def work(spec: Spec, workspace: Workspace) -> str | None:
+def run_job(spec: Spec, workspace: Workspace) -> str | None:
     """Make one artifact, or say in one line what went wrong, with the whole story in a log."""
     try:
         get(spec, workspace)
     except StoppedError:
         return STOPPED
-    except BaseException as error:  # even an exit: other jobs go on, and this one is reported by name
-        return one_line(error) + logged(workspace.store.root, address(spec), traceback.format_exc())
+    except (
+        BaseException
+    ) as error:  # even an exit: other jobs go on, and this one is reported by name
+        return one_line(error) + write_log(
+            workspace.store.root, cache_key(spec), traceback.format_exc()
+        )
     return None
 
 
@@ -138,14 +155,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def log_of(root: Path, key: str) -> Path:
+def log_path(root: Path, key: str) -> Path:
     """Where in a store it is told why an artifact, by its address, could not be made."""
     return root / "logs" / (key.replace("/", "-") + ".log")
 
 
-def logged(root: Path, key: str, text: str) -> str:
+def write_log(root: Path, key: str, text: str) -> str:
     """Write the log of an artifact; says where it is."""
-    log = log_of(root, key)
+    log = log_path(root, key)
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, encoding="utf-8", errors="backslashreplace")

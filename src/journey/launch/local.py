@@ -4,16 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from journey.artifacts.graph import missing
-from journey.artifacts.specs import Spec
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
-from journey.config.checks import require
-from journey.config.contracts import Compute
-from journey.launch.jobs import Agenda, work
-from journey.launch.machine import check_computing, environments, num_cores, settled
+from journey.engine.checks import require
+from journey.engine.graph import missing
+from journey.engine.spec import Spec
+from journey.engine.store import Store
+from journey.engine.workspace import Compute, Workspace
+from journey.launch.jobs import JobQueue, run_job
+from journey.launch.machine import check_compute, num_cores, run_queue, worker_environments
 from journey.launch.pool import Pool
-from journey.launch.progress import shown
+from journey.launch.progress import show_progress
 
 MOST_WORKERS = 4  # for each core
 
@@ -22,34 +21,50 @@ MOST_WORKERS = 4  # for each core
 class Local(Compute):
     """Every job runs in a worker with the same number of threads, so that how work is scheduled changes no bit."""
 
-    kind: ClassVar[str] = "local"
+    name: ClassVar[str] = "local"
     workers: int = 0  # processes on each device; 0: one per core on a CPU, one on an accelerator
-    devices: list[int] = field(default_factory=list)  # with device=cuda: which of those there are; none: the first
+    devices: list[int] = field(
+        default_factory=list
+    )  # with device=cuda: which of those there are; none: the first
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
-        check_computing(self, where)
+        check_compute(self, where)
         most = MOST_WORKERS * num_cores()
         allowed = f"in 0…{most}: this process may use {num_cores()} cores; 0 is one each, or one on an accelerator"
         require(0 <= self.workers <= most, f"{where}.workers", self.workers, allowed)
-        known = len(set(self.devices)) == len(self.devices) and all(0 <= device < 1000 for device in self.devices)
+        known = len(set(self.devices)) == len(self.devices) and all(
+            0 <= device < 1000 for device in self.devices
+        )
         require(known, f"{where}.devices", self.devices, "distinct numbers of devices, from 0")
-        require(not self.devices or self.device == "cuda", f"{where}.devices", self.devices, "left out unless device=cuda")
+        require(
+            not self.devices or self.device == "cuda",
+            f"{where}.devices",
+            self.devices,
+            "left out unless device=cuda",
+        )
         spread = not self.devices or self.processes == 1
-        require(spread, f"{where}.devices", self.devices, "left out where several processes train one model")
+        require(
+            spread,
+            f"{where}.devices",
+            self.devices,
+            "left out where several processes train one model",
+        )
 
     def ready(self) -> None:
         if self.device != "cpu":
-            from journey.diffusion import network  # imports torch: only where it has something to tell
+            from journey.diffusion import network
 
-            network.refuse_absent(f"compute.device={self.device}", self.device)
+            network.require_device(f"compute.device={self.device}", self.device)
             for device in self.devices:
-                network.refuse_absent(f"compute.devices={self.devices}", f"cuda:{device}")
+                network.require_device(f"compute.devices={self.devices}", f"cuda:{device}")
 
     @property
     def num_workers(self) -> int:
         """How many processes there may be."""
-        each = self.workers or (max(1, num_cores() // self.processes) if self.device == "cpu" else 1)
+        each = self.workers or (
+            max(1, num_cores() // self.processes) if self.device == "cpu" else 1
+        )
         return each * max(1, len(self.devices))
 
     @property
@@ -65,12 +80,12 @@ class Local(Compute):
 
         Raises: JobsFailedError, after all jobs that do not depend on a failed one; StoreError.
         """
-        agenda = Agenda(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        agenda = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if agenda.finished:
             return
-        of_workers = environments(self.num_workers, self.num_threads, self.devices)
-        with Pool(work, of_workers) as pool, shown(agenda, self.num_workers) as show:
-            for made in settled(agenda, pool, workspace):
+        of_workers = worker_environments(self.num_workers, self.num_threads, self.devices)
+        with Pool(run_job, of_workers) as pool, show_progress(agenda, self.num_workers) as show:
+            for made in run_queue(agenda, pool, workspace):
                 show()
                 yield from made
         agenda.raise_failures()

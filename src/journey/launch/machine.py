@@ -8,28 +8,54 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from journey.artifacts.specs import Spec
-from journey.artifacts.workspace import Workspace
-from journey.config.checks import ConfigError, require, require_count, require_positive, require_within
-from journey.config.contracts import Compute
-from journey.launch.jobs import STOPPED, Agenda, one_line
+from journey.engine.checks import (
+    ConfigError,
+    require,
+    require_count,
+    require_positive,
+    require_within,
+)
+from journey.engine.spec import Spec
+from journey.engine.workspace import Compute, Workspace
+from journey.launch.jobs import STOPPED, JobQueue, one_line
 from journey.launch.pool import Outcome, Pool
 
 DEVICES = "cpu, mps, cuda or cuda:N"
+
+
 MOST_ATTEMPTS = 2  # at a job whose process is killed, or that runs out of memory
-OUT_OF_MEMORY = ("OutOfMemoryError:", "MemoryError:")  # what the line about such an error begins with: torch's and Python's
+
+
+OUT_OF_MEMORY = (
+    "OutOfMemoryError:",
+    "MemoryError:",
+)  # what the line about such an error begins with: torch's and Python's
+
+
 LOOK = 1.0  # seconds between looks at the workers, if none says anything
 
 
-def check_computing(of: Compute, where: str) -> None:
+def check_compute(of: Compute, where: str) -> None:
     """Refuse what no launcher can do. Raises: ConfigError."""
-    require(re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", of.device) is not None, f"{where}.device", of.device, DEVICES)
+    require(
+        re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", of.device) is not None,
+        f"{where}.device",
+        of.device,
+        DEVICES,
+    )
     require_positive(f"{where}.gradient_memory_gib", of.gradient_memory_gib)
     require_within(f"{where}.gradient_memory_gib", of.gradient_memory_gib, 1e-6, 1e6)
     seconds = of.checkpoint_seconds
-    require(0 <= seconds < math.inf, f"{where}.checkpoint_seconds", seconds, "at least 0 and finite")
+    require(
+        0 <= seconds < math.inf, f"{where}.checkpoint_seconds", seconds, "at least 0 and finite"
+    )
     require_count(f"{where}.processes", of.processes, most=64)
-    require(of.processes == 1 or of.device != "mps", f"{where}.processes", of.processes, "1 with device=mps")
+    require(
+        of.processes == 1 or of.device != "mps",
+        f"{where}.processes",
+        of.processes,
+        "1 with device=mps",
+    )
 
 
 @dataclass(frozen=True)
@@ -48,12 +74,17 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environments(num_workers: int, num_threads: int, devices: Sequence[int]) -> list[dict[str, str]]:
+def worker_environments(
+    num_workers: int, num_threads: int, devices: Sequence[int]
+) -> list[dict[str, str]]:
     """The variables of each worker: its threads and, where several devices are named, the one it sees; devices take turns."""
     threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
     if not devices:
         return [threads] * num_workers
-    return [threads | {"CUDA_VISIBLE_DEVICES": _visible(devices[worker % len(devices)])} for worker in range(num_workers)]
+    return [
+        threads | {"CUDA_VISIBLE_DEVICES": _visible(devices[worker % len(devices)])}
+        for worker in range(num_workers)
+    ]
 
 
 def _visible(device: int) -> str:
@@ -62,14 +93,13 @@ def _visible(device: int) -> str:
     if names == [""]:
         return str(device)
     if device >= len(names):
-        raise ConfigError(f"compute.devices={device}: CUDA_VISIBLE_DEVICES shows {len(names)} to this process, from 0")
+        raise ConfigError(
+            f"compute.devices={device}: CUDA_VISIBLE_DEVICES shows {len(names)} to this process, from 0"
+        )
     return names[device]
 
 
-# ---------------------------------------------------------------------------------------------- an agenda is worked off
-
-
-def settled(agenda: Agenda, pool: Pool, workspace: Workspace) -> Iterator[list[Spec]]:
+def run_queue(agenda: JobQueue, pool: Pool, workspace: Workspace) -> Iterator[list[Spec]]:
     """Work off an agenda: after each look at the workers, the specs of what was made since the one before.
 
     Ends early, with jobs that run by the agenda, if a worker was asked to stop.
@@ -84,7 +114,7 @@ def settled(agenda: Agenda, pool: Pool, workspace: Workspace) -> Iterator[list[S
         yield made
 
 
-def _hand_out(agenda: Agenda, pool: Pool, workspace: Workspace) -> None:
+def _hand_out(agenda: JobQueue, pool: Pool, workspace: Workspace) -> None:
     """Give the ready jobs to idle workers, and see to it that there will be workers for the others."""
     if agenda.next_alone and not agenda.running:
         pool.keep(1)  # an idle worker has memory too
@@ -92,12 +122,16 @@ def _hand_out(agenda: Agenda, pool: Pool, workspace: Workspace) -> None:
         agenda.take(key)
         try:
             pool.give(key, agenda.specs[key], workspace)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:  # such as a kind that is defined in a function
+        except (
+            pickle.PicklingError,
+            AttributeError,
+            TypeError,
+        ) as error:  # such as a kind that is defined in a function
             agenda.fail(key, one_line(error))
     pool.prepare(len(agenda.ready))
 
 
-def _settle(agenda: Agenda, outcomes: list[Outcome]) -> list[Spec]:
+def _settle(agenda: JobQueue, outcomes: list[Outcome]) -> list[Spec]:
     """Enter in the agenda how jobs ended; the specs of those that were made."""
     made = []
     for outcome in outcomes:

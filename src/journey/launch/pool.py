@@ -20,6 +20,8 @@ from multiprocessing.process import BaseProcess
 from journey.launch.jobs import JobsFailedError, one_line
 
 GRACE = 5.0  # seconds that a process has to end when it is told to
+
+
 MOST_FAILED_STARTS = 2  # in a row
 
 
@@ -48,14 +50,18 @@ class Pool:
     environments: variables of each of the workers.
     """
 
-    def __init__(self, work: Callable[..., str | None], environments: Sequence[dict[str, str]]) -> None:
+    def __init__(
+        self, work: Callable[..., str | None], environments: Sequence[dict[str, str]]
+    ) -> None:
         self._work = work
         self._environments = environments
         self._workers: list[_Worker] = []
         self._failed_starts = 0  # in a row
 
     def __enter__(self) -> "Pool":
-        atexit.register(self.close)  # a generator that nobody closed; without this, Python would wait for the workers
+        atexit.register(
+            self.close
+        )  # a generator that nobody closed; without this, Python would wait for the workers
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +82,9 @@ class Pool:
 
     def _start(self, place: int) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, os.getpid()))
+        process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(theirs, os.getpid())
+        )
         with _inherited(self._environments[place]), _signals_blocked():
             process.start()
         theirs.close()  # the worker's alone, so that its end is the end of the pipe
@@ -90,7 +98,9 @@ class Pool:
         payload = pickle.dumps((self._work, arguments))
         worker = next(worker for worker in self._workers if worker.started and worker.key is None)
         worker.key = key
-        with contextlib.suppress(OSError):  # it died while it was idle: the job's outcome will say so
+        with contextlib.suppress(
+            OSError
+        ):  # it died while it was idle: the job's outcome will say so
             worker.pipe.send_bytes(payload)
 
     def outcomes(self, seconds: float) -> list[Outcome]:
@@ -99,11 +109,17 @@ class Pool:
         Raises: JobsFailedError if workers die before they listen.
         """
         connection.wait([worker.pipe for worker in self._workers], seconds)
-        return [outcome for worker in list(self._workers) if (outcome := self._look_at(worker)) is not None]
+        return [
+            outcome
+            for worker in list(self._workers)
+            if (outcome := self._look_at(worker)) is not None
+        ]
 
     def _look_at(self, worker: _Worker) -> Outcome | None:
         """The job a worker ended, if it did."""
-        exit_code = worker.process.exitcode  # asked first: whatever it said before it died can be read then
+        exit_code = (
+            worker.process.exitcode
+        )  # asked first: whatever it said before it died can be read then
         outcome = self._hear(worker)
         if exit_code is None:
             return outcome
@@ -175,15 +191,14 @@ def _end(workers: list[_Worker]) -> None:
         worker.process.join()
 
 
-# ------------------------------------------------------------------------------------------------ in a worker
-
-
 def _serve(pipe: connection.Connection, parent: int) -> None:
     """Do jobs until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     pipe.send(None)  # ready
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent ended, or needs no more
+    with contextlib.suppress(
+        EOFError, BrokenPipeError, ConnectionResetError
+    ):  # the parent ended, or needs no more
         while True:
             pipe.send(_done(pipe.recv_bytes()))
 
@@ -193,7 +208,9 @@ def _done(payload: bytes) -> str | None:
     try:
         work, arguments = pickle.loads(payload)
         return work(*arguments)
-    except BaseException as error:  # such as a class that cannot be imported here: the job's end, not the worker's
+    except (
+        BaseException
+    ) as error:  # such as a class that cannot be imported here: the job's end, not the worker's
         return one_line(error)
 
 
@@ -202,9 +219,6 @@ def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-# -------------------------------------------------------------------------------------------- at a worker's start
 
 
 @contextlib.contextmanager

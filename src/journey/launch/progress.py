@@ -11,19 +11,17 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from journey.launch.jobs import Agenda
+from journey.launch.jobs import JobQueue
 
 INTERVAL = 60.0  # seconds from line to line
 
-# ------------------------------------------------------------------------------------------------ what is said
 
-
-def summary(agenda: Agenda) -> str:
+def summary(agenda: JobQueue) -> str:
     """What will be made, by stage."""
     return f"{len(agenda.specs)} to make: {_by_stage(agenda, list(agenda.specs))}"
 
 
-def line(agenda: Agenda, num_workers: int, seconds: float) -> str:
+def line(agenda: JobQueue, num_workers: int, seconds: float) -> str:
     """How far it is after so many seconds."""
     parts = [f"{len(agenda.made)} of {len(agenda.specs)} made"]
     if agenda.failures:
@@ -34,20 +32,20 @@ def line(agenda: Agenda, num_workers: int, seconds: float) -> str:
     return ", ".join(parts) + (f" ({_running(agenda)})" if agenda.running else "")
 
 
-def _running(agenda: Agenda) -> str:
+def _running(agenda: JobQueue) -> str:
     """What runs, and what in truth is queued."""
     running = [key for key in agenda.running if key not in agenda.queued]
     standing = {"running": running, "queued": list(agenda.queued)}
     return ", ".join(f"{_by_stage(agenda, keys)} {how}" for how, keys in standing.items() if keys)
 
 
-def _by_stage(agenda: Agenda, keys: list[str]) -> str:
+def _by_stage(agenda: JobQueue, keys: list[str]) -> str:
     """How many of each stage: plain characters, which every terminal has."""
-    stages = Counter(agenda.specs[key].stage_name for key in keys)
+    stages = Counter(agenda.specs[key].stage for key in keys)
     return ", ".join(f"{stage} x{count}" for stage, count in stages.items())
 
 
-def seconds_left(agenda: Agenda, num_workers: int) -> float | None:
+def seconds_left(agenda: JobQueue, num_workers: int) -> float | None:
     """How long the rest takes if all workers are busy; None before anything is made.
 
     A stage goes at the rate its jobs so far went, by their `work`; a job of a stage that none is made of takes the mean.
@@ -60,7 +58,7 @@ def seconds_left(agenda: Agenda, num_workers: int) -> float | None:
     return seconds / min(num_workers, len(left))
 
 
-def _expected(agenda: Agenda) -> Callable[[str], float]:
+def _expected(agenda: JobQueue) -> Callable[[str], float]:
     """The seconds that a job takes, as far as those that are made tell."""
     seconds, work = Counter(), Counter()
     for key, took in agenda.made.items():
@@ -91,11 +89,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-# ----------------------------------------------------------------------------------------------- where it is said
-
-
 @contextlib.contextmanager
-def shown(agenda: Agenda, num_workers: int) -> Iterator[Callable[[], None]]:
+def show_progress(agenda: JobQueue, num_workers: int) -> Iterator[Callable[[], None]]:
     """A function that, called every second or so, shows how far an agenda is.
 
     A bar where standard output or standard error is a terminal; lines on a standard output that is none.
@@ -118,13 +113,24 @@ def shown(agenda: Agenda, num_workers: int) -> Iterator[Callable[[], None]]:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     """Whether a line on it can be written over."""
-    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return (
+        stream is not None
+        and not stream.closed
+        and stream.isatty()
+        and os.environ.get("TERM") not in ("dumb", "unknown")
+    )
 
 
 @contextlib.contextmanager
-def _bar(agenda: Agenda, num_workers: int, terminal: TextIO) -> Iterator[Callable[[], None]]:
+def _bar(agenda: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callable[[], None]]:
     left = TextColumn("{task.fields[left]}")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TextColumn("{task.description}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        left,
+        TextColumn("{task.description}"),
+    )
     console = Console(file=terminal)
     with Progress(*columns, console=console, redirect_stdout=terminal is sys.stdout) as progress:
         bar = progress.add_task(summary(agenda), total=len(agenda.specs), left="")
@@ -133,12 +139,17 @@ def _bar(agenda: Agenda, num_workers: int, terminal: TextIO) -> Iterator[Callabl
             seconds = seconds_left(agenda, num_workers)
             failed = f", {len(agenda.failures)} failed" if agenda.failures else ""
             estimate = "" if seconds is None else f"about {duration(seconds)} left"
-            progress.update(bar, completed=len(agenda.made), description=_running(agenda) + failed, left=estimate)
+            progress.update(
+                bar,
+                completed=len(agenda.made),
+                description=_running(agenda) + failed,
+                left=estimate,
+            )
 
         yield show
 
 
-def _lines(agenda: Agenda, num_workers: int, output: TextIO | None) -> Callable[[], None]:
+def _lines(agenda: JobQueue, num_workers: int, output: TextIO | None) -> Callable[[], None]:
     began = said = time.monotonic()
     _say(summary(agenda), output)
 
@@ -160,5 +171,7 @@ def _say(text: str, output: TextIO | None) -> None:
         print(text, file=output, flush=True)
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, output.fileno())  # what is still buffered would otherwise be an error when Python ends
+        os.dup2(
+            nowhere, output.fileno()
+        )  # what is still buffered would otherwise be an error when Python ends
         os.close(nowhere)

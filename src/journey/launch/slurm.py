@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from journey.artifacts.graph import missing
-from journey.artifacts.specs import Spec
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
-from journey.config.checks import require, require_count, require_positive, require_within
-from journey.config.contracts import Compute
-from journey.launch import cluster, ledger
-from journey.launch.jobs import Agenda
-from journey.launch.ledger import Task
-from journey.launch.machine import Allocation, check_computing
-from journey.launch.progress import shown
+from journey.engine.checks import require, require_count, require_positive, require_within
+from journey.engine.graph import missing
+from journey.engine.spec import Spec
+from journey.engine.store import Store
+from journey.engine.workspace import Compute, Workspace
+from journey.launch import cluster
+from journey.launch.jobs import JobQueue
+from journey.launch.machine import Allocation, check_compute
+from journey.launch.progress import show_progress
+from journey.launch.submissions import ArrayTaskID, read_job_state, state_path, submitted_tasks
 
 MOST_MINUTES = 366 * 24 * 60
+
+
 SIGNAL_SECONDS = 90  # before the time limit, at which a task is told to keep what it has done; a quarter of shorter limits
 
 
@@ -29,7 +30,7 @@ class Slurm(Compute):
     command finds them. Tasks that reach their time limit, or are preempted with a warning, go on in another allocation.
     """
 
-    kind: ClassVar[str] = "slurm"
+    name: ClassVar[str] = "slurm"
     partition: str = ""  # none: the cluster's default; so with the next two
     account: str = ""
     qos: str = ""
@@ -37,7 +38,9 @@ class Slurm(Compute):
     gpus: int = 0  # of an array task
     cpus: int = 4
     memory_gib: float = 16.0
-    sbatch: dict[str, str] = field(default_factory=dict)  # further options, such as constraint: a100; "": without a value
+    sbatch: dict[str, str] = field(
+        default_factory=dict
+    )  # further options, such as constraint: a100; "": without a value
     setup: list[str] = field(default_factory=list)  # shell commands before each task
     array_parallelism: int = 256  # tasks of one array that run at once
     workers: int = 1  # processes of a task: on each of its GPUs or, without any, in all
@@ -48,19 +51,36 @@ class Slurm(Compute):
 
     def check(self, where: str) -> None:
         """Raises: ConfigError."""
-        check_computing(self, where)
+        check_compute(self, where)
         require_count(f"{where}.minutes", self.minutes, most=MOST_MINUTES)
         require_count(f"{where}.gpus", self.gpus, least=0, most=1000)
         fits = (self.gpus > 0) == (self.device == "cuda") and self.device in ("cpu", "cuda")
-        require(fits, f"{where}.device", self.device, f"cuda with GPUs and cpu without: {where}.gpus={self.gpus}")
-        for name, value in {"cpus": self.cpus, "array_parallelism": self.array_parallelism, "workers": self.workers}.items():
+        require(
+            fits,
+            f"{where}.device",
+            self.device,
+            f"cuda with GPUs and cpu without: {where}.gpus={self.gpus}",
+        )
+        for name, value in {
+            "cpus": self.cpus,
+            "array_parallelism": self.array_parallelism,
+            "workers": self.workers,
+        }.items():
             require_count(f"{where}.{name}", value, most=100_000)
         require(self.workers <= 64, f"{where}.workers", self.workers, "at most 64")
         fits = self.processes == 1 or self.gpus in (0, self.processes)
-        require(fits, f"{where}.processes", self.processes, f"1, or the number of GPUs of a task, {where}.gpus={self.gpus}")
+        require(
+            fits,
+            f"{where}.processes",
+            self.processes,
+            f"1, or the number of GPUs of a task, {where}.gpus={self.gpus}",
+        )
         require_count(f"{where}.retries", self.retries, least=0, most=1000)
         require_within(f"{where}.memory_gib", self.memory_gib, 1e-3, 1e6)
-        for name, value in {"pack_seconds": self.pack_seconds, "poll_seconds": self.poll_seconds}.items():
+        for name, value in {
+            "pack_seconds": self.pack_seconds,
+            "poll_seconds": self.poll_seconds,
+        }.items():
             require_positive(f"{where}.{name}", value)
         require_within(f"{where}.gather_seconds", self.gather_seconds, 0, 1e6)
         for line in self.setup:
@@ -72,16 +92,16 @@ class Slurm(Compute):
         Raises: JobsFailedError, after all jobs that do not depend on a failed one, or if Slurm takes nothing; ConfigError where
         there is no Slurm.
         """
-        agenda = Agenda(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        agenda = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if agenda.finished:
             return
         self._require_slurm()
-        from journey.launch.client import Client  # submitit, which only those need who submit
+        from journey.launch.client import Client
 
         shared = replace(workspace, store=Store(workspace.store.root.absolute()))
         limits = (self.retries, self.pack_seconds, self.gather_seconds)
         client = Client(agenda, shared, self._allocation(), self._options(), *limits)
-        with shown(agenda, self.array_parallelism) as show:
+        with show_progress(agenda, self.array_parallelism) as show:
             while not agenda.finished:
                 made = client.look()
                 show()
@@ -94,17 +114,30 @@ class Slurm(Compute):
         states = self._require_slurm()
         found = dict.fromkeys(store.held(), "running")
         for task, state in states.items():
-            tasks = ledger.tasks_of(store.root, task.token)
+            tasks = submitted_tasks(store.root, task.token)
             if state not in cluster.OVER and task.index < len(tasks):
-                running = ledger.read(ledger.journal_of(store.root, task)).running
-                found |= {key: "running" if key in running and state == "RUNNING" else "queued" for key in tasks[task.index]}
+                running = read_job_state(state_path(store.root, task)).running
+                found |= {
+                    key: "running" if key in running and state == "RUNNING" else "queued"
+                    for key in tasks[task.index]
+                }
         return found
 
-    def _require_slurm(self) -> dict[Task, str]:
+    def _require_slurm(self) -> dict[ArrayTaskID, str]:
         """What it says of our tasks. Raises: ConfigError."""
-        require(cluster.is_there(), "compute", "slurm", "used where sbatch and squeue are found, such as on a login node")
+        require(
+            cluster.is_there(),
+            "compute",
+            "slurm",
+            "used where sbatch and squeue are found, such as on a login node",
+        )
         states = cluster.look()
-        require(states is not None, "compute", "slurm", "used while Slurm answers; `squeue --me` says why it does not")
+        require(
+            states is not None,
+            "compute",
+            "slurm",
+            "used while Slurm answers; `squeue --me` says why it does not",
+        )
         return states
 
     def _allocation(self) -> Allocation:
@@ -133,6 +166,11 @@ class Slurm(Compute):
             "slurm_setup": list(self.setup) or None,
             "slurm_array_parallelism": self.array_parallelism,
             "slurm_signal_delay_s": self._signal_seconds,
-            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],  # which srun no longer takes over from sbatch
-            "slurm_additional_parameters": {name: value or True for name, value in self.sbatch.items()} or None,
+            "slurm_srun_args": [
+                f"--cpus-per-task={self.cpus}"
+            ],  # which srun no longer takes over from sbatch
+            "slurm_additional_parameters": {
+                name: value or True for name, value in self.sbatch.items()
+            }
+            or None,
         }

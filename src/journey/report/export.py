@@ -7,18 +7,27 @@ from pathlib import Path
 
 import numpy as np
 
-from journey import experiment
-from journey.artifacts.files import replace_text, write_json
-from journey.artifacts.graph import address, ancestors, specs_in
-from journey.artifacts.keep import All
-from journey.artifacts.provenance import git_state
-from journey.artifacts.recipes import Recipes
-from journey.artifacts.specs import Evaluate, Images, Measure, Sample, Score, Spec, Train
-from journey.artifacts.store import COSTS, Store
-from journey.artifacts.workspace import Workspace, get
-from journey.attribution.methods.external import axes
-from journey.config.settings import Config
-from journey.data import subsets, train_images
+from journey.attribution.external import score_axes
+from journey.config.run import RunConfig
+from journey.data.images import train_images
+from journey.engine.files import replace_text, write_json
+from journey.engine.graph import ancestors, specs_in
+from journey.engine.provenance import git_state
+from journey.engine.spec import Spec, cache_key
+from journey.engine.store import COSTS, Store
+from journey.engine.workspace import Workspace, get
+from journey.experiment import images_record, images_record_path
+from journey.pipeline import subsets
+from journey.pipeline.interfaces import (
+    Evaluate,
+    Experiment,
+    FullData,
+    Images,
+    Measure,
+    Sample,
+    Score,
+    Train,
+)
 
 CARD = """# {name}: everything to judge attribution scores with
 
@@ -45,38 +54,53 @@ Licence of the images: {licence}. The rest is under the licence of `journey`.
 """
 
 
-def write(run: Config, made_from: Recipes, workspace: Workspace, path: Path, words: str) -> None:
+def write_bundle(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, path: Path, words: str
+) -> None:
     """Pack a judged experiment as `path`, a .tar.gz that can be unpacked anywhere and named as `artifacts=`.
 
     words: the overrides that compose the experiment.
     """
-    target, store = made_from.evaluate(run.evaluation, run.judged), workspace.store
-    everything = {address(spec): spec for spec in [target, *ancestors(target)]}
-    judges = {address(spec) for spec in specs_in(target.needs)}
+    target, store = experiment.evaluation(run.evaluation, run.all_methods), workspace.store
+    everything = {cache_key(spec): spec for spec in [target, *ancestors(target)]}
+    judges = {cache_key(spec) for spec in specs_in(target.inputs)}
     packed = {name: spec for name, spec in everything.items() if _is_needed(spec) or name in judges}
-    costs = {name: cost for name, spec in everything.items() if name not in packed and (cost := store.cost(spec))}
+    costs = {
+        name: cost
+        for name, spec in everything.items()
+        if name not in packed and (cost := store.cost(spec))
+    }
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         beside = Path(scratch) / "pack"
-        memory = experiment.memory_of(run.dataset, beside)
+        memory = images_record_path(run.dataset, beside)
         memory.parent.mkdir(parents=True)
-        write_json(memory, experiment.memory_contents(made_from.images, None))
-        write_json(beside / "axes.json", axes(made_from.journeys, train_images(made_from.images, workspace)))
+        write_json(memory, images_record(experiment.images, None))
+        write_json(
+            beside / "axes.json",
+            score_axes(experiment.trajectories, train_images(experiment.images, workspace)),
+        )
         write_json(beside / COSTS, costs)
-        np.savez_compressed(beside / "masks.npz", **_masks(packed, made_from.images, workspace))
+        np.savez_compressed(beside / "masks.npz", **_masks(packed, experiment.images, workspace))
         replace_text(beside / "README.md", _card(run, target, packed, store, words))
         with tarfile.open(Path(scratch) / "archive", "w:gz") as archive:
             archive.add(beside, path.name.removesuffix(".tar.gz"))
             for name, spec in sorted(packed.items()):
-                archive.add(store.find(spec).path, f"{path.name.removesuffix('.tar.gz')}/{name}", filter=_payload)
+                archive.add(
+                    store.find(spec).path,
+                    f"{path.name.removesuffix('.tar.gz')}/{name}",
+                    filter=_payload,
+                )
         os.replace(Path(scratch) / "archive", path)
     print(f"{path}: {len(packed)} artifacts, {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
 def _is_needed(spec: Spec) -> bool:
     """Whether judging other scores takes it; retrained models are not needed once they are measured."""
-    return isinstance(spec, Images | Sample | Score | Evaluate) or (isinstance(spec, Train) and spec.keep == All())
+    return isinstance(spec, Images | Sample | Score | Evaluate) or (
+        isinstance(spec, Train) and spec.subset == FullData()
+    )
 
 
 def _masks(packed: dict[str, Spec], of: Images, workspace: Workspace) -> dict[str, np.ndarray]:
@@ -84,7 +108,11 @@ def _masks(packed: dict[str, Spec], of: Images, workspace: Workspace) -> dict[st
     images, masks = train_images(of, workspace), {}
     for name, spec in packed.items():
         if isinstance(spec, Measure):
-            rows = subsets.rows(spec.checkpoint.keep, images, lambda score: get(score, workspace).array("scores.npy"))
+            rows = subsets.subset_rows(
+                spec.checkpoint.subset,
+                images,
+                lambda score: get(score, workspace).array("scores.npy"),
+            )
             masks[name.split("/")[1]] = np.bincount(rows, minlength=len(images)) > 0
     return masks
 
@@ -98,19 +126,21 @@ def _payload(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return entry
 
 
-def _card(run: Config, target: Evaluate, packed: dict[str, Spec], store: Store, words: str) -> str:
+def _card(
+    run: RunConfig, target: Evaluate, packed: dict[str, Spec], store: Store, words: str
+) -> str:
     models = [name for name, spec in sorted(packed.items()) if isinstance(spec, Train)]
     return CARD.format(
         name=run.name,
         words=words,
         commit=(git_state() or {"commit": "unknown"})["commit"],
         dataset=run.dataset.label,
-        num_train=target.journeys.checkpoint.images.num_train,
-        num_queries=target.journeys.num_queries,
+        num_train=target.trajectories.checkpoint.images.num_train,
+        num_queries=target.trajectories.num_queries,
         num_steps=len(target.steps),
         num_outputs=sum(isinstance(spec, Measure) for spec in packed.values()),
-        images=address(target.journeys.checkpoint.images),
-        journeys=address(target.journeys),
+        images=cache_key(target.trajectories.checkpoint.images),
+        trajectories=cache_key(target.trajectories),
         models=", ".join(f"`{name}/`" for name in models),
         count=len(packed),
         size=sum(store.find(spec).manifest["bytes"] for spec in packed.values()) / 1e6,

@@ -10,11 +10,21 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from journey.components import COMPONENTS, METHODS
 from journey.config import compose
-from journey.config.contracts import Method
-from journey.kinds import KINDS, METHODS
+from journey.pipeline.interfaces import Method
 
-FIELDS = ("at", "output", "normalize", "kernel", "scale", "readout", "ensemble")  # those that make a gradient method
+FIELDS = (
+    "at",
+    "output",
+    "normalize",
+    "kernel",
+    "scale",
+    "readout",
+    "ensemble",
+)  # those that make a gradient method
+
+
 HEADINGS = ("method", "kind", *FIELDS, "other settings", "what it is")
 
 
@@ -24,15 +34,18 @@ def table() -> str:
     Methods of a kind stand together, the fewest differences first.
     """
     methods = composed()
-    order = [kind.kind for kind in METHODS]
-    names = sorted(methods, key=lambda name: (order.index(methods[name].kind), len(differences(methods[name])), name))
+    order = [kind.name for kind in METHODS]
+    names = sorted(
+        methods,
+        key=lambda name: (order.index(methods[name].name), len(differences(methods[name])), name),
+    )
     return _aligned([HEADINGS, *(_cells(name, methods[name]) for name in names)])
 
 
 def composed() -> dict[str, Method]:
     """Every method of `conf/method`, by its name."""
     names = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
-    compose.register_schemas(KINDS)
+    compose.register_schemas(COMPONENTS)
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         run = hydra_compose("config", [f"method=[{','.join(names)}]"])
     return OmegaConf.to_object(run.method)  # alone: a run would refuse `external` without its file
@@ -62,8 +75,16 @@ def summary(name: str) -> str:
 
 def _cells(name: str, method: Method) -> tuple[str, ...]:
     different = differences(method)
-    other = ", ".join(f"{field}={value}" for field, value in different.items() if field not in FIELDS)
-    return (name, method.kind, *(different.get(field, "") for field in FIELDS), other, summary(name))
+    other = ", ".join(
+        f"{field}={value}" for field, value in different.items() if field not in FIELDS
+    )
+    return (
+        name,
+        method.name,
+        *(different.get(field, "") for field in FIELDS),
+        other,
+        summary(name),
+    )
 
 
 def _written(value: object) -> str:

@@ -8,18 +8,24 @@ from journey.evaluation.rows import Row
 INTERVAL = "(× 100 ± half of the 95% interval)"
 
 
-def of_rows(rows: list[Row], title: str) -> list[Table]:
+def row_tables(rows: list[Row], title: str) -> list[Table]:
     """A table for each quantity: a line for each method, a column for each target."""
     tables = []
     for quantity in dict.fromkeys(row["quantity"] for row in rows):
-        cells = [(_about(row), _target(row), _cell(row)) for row in rows if row["quantity"] == quantity]
+        cells = [
+            (_about(row), _target(row), _cell(row)) for row in rows if row["quantity"] == quantity
+        ]
         tables.append(_pivot(cells, "method", f"{title}: {quantity} {INTERVAL}"))
     return tables
 
 
-def of_sweep(points: dict[str, list[Row]]) -> Table:
+def sweep_table(points: dict[str, list[Row]]) -> Table:
     """The headline of every point: a line for each point, a column for each method and target. points: rows by overrides"""
-    cells = [(point, f"{_about(row)}, {_target(row)}", _cell(row)) for point, rows in points.items() for row in rows]
+    cells = [
+        (point, f"{_about(row)}, {_target(row)}", _cell(row))
+        for point, rows in points.items()
+        for row in rows
+    ]
     quantities = dict.fromkeys(str(row["quantity"]) for rows in points.values() for row in rows)
     return _pivot(cells, "point", f"{', '.join(quantities)} {INTERVAL}")
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from journey.attribution.targets import DESTINATION, STEP, TRAJECTORY
+from journey.attribution.targets import FINAL_SAMPLE, STEP, TRAJECTORY
+from journey.engine.seeding import numpy_generator
 from journey.evaluation.statistics import bootstrap_weights, weighted_spearman
-from journey.seeding import numpy_generator
 
 READOUTS = {"linear": lambda tau: tau, "relu": lambda tau: np.maximum(tau, 0), "square": np.square}
 
@@ -63,7 +63,11 @@ def predict(scores: np.ndarray, masks: np.ndarray, weights: np.ndarray) -> np.nd
     steps, each read out first. weights: of the steps in it, [S, Q]. Sums are float64: near-ties would be ranked by rounding.
     """
     kept = masks.T.astype(np.float64)
-    by_step = [[-(readout(step.astype(np.float64)) @ kept) for step in tau] for tau in scores for readout in READOUTS.values()]
+    by_step = [
+        [-(score_transform(step.astype(np.float64)) @ kept) for step in tau]
+        for tau in scores
+        for score_transform in READOUTS.values()
+    ]
     steps = np.stack(by_step)  # [C, S or 1, Q, M]
     steps = np.broadcast_to(steps, (len(steps), len(weights), *steps.shape[2:]))
     mean = (steps * weights[..., None]).mean(1, keepdims=True)
@@ -84,7 +88,9 @@ def specific(outputs: np.ndarray, query_half: np.ndarray) -> np.ndarray:
 
 def labels(hyperparameters: list[dict[str, float]]) -> list[dict[str, float | str]]:
     """What each candidate is, in the order of `predict`."""
-    return [{**of, "readout": readout} for of in hyperparameters for readout in READOUTS]
+    return [
+        {**of, "readout": score_transform} for of in hyperparameters for score_transform in READOUTS
+    ]
 
 
 def linear(predictions: np.ndarray) -> np.ndarray:
@@ -103,29 +109,48 @@ class MethodLDS:
 def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) -> MethodLDS:
     """LDS of one method: predictions [candidates, T, Q, M] against measured outputs [T, Q, M]."""
     num_targets = len(measured)
-    targets = {STEP: list(range(num_targets - 2)), TRAJECTORY: [num_targets - 2], DESTINATION: [num_targets - 1]}
+    targets = {
+        STEP: list(range(num_targets - 2)),
+        TRAJECTORY: [num_targets - 2],
+        FINAL_SAMPLE: [num_targets - 1],
+    }
     replicates = np.zeros((len(resampled.subset_weights), *measured.shape[:2]))
     chosen = {name: [] for name in targets}
-    on_half = [_all_candidates(predictions, measured, resampled.subset_half == half) for half in (0, 1)]
+    on_half = [
+        _all_candidates(predictions, measured, resampled.subset_half == half) for half in (0, 1)
+    ]
     for query_half in (0, 1):
         for subset_half in (0, 1):
-            queries, subsets = resampled.query_half == query_half, resampled.subset_half == subset_half
+            queries, subsets = (
+                resampled.query_half == query_half,
+                resampled.subset_half == subset_half,
+            )
             for name, target in targets.items():
-                best = int(on_half[1 - subset_half][:, target][:, :, ~queries].mean((1, 2)).argmax())
+                best = int(
+                    on_half[1 - subset_half][:, target][:, :, ~queries].mean((1, 2)).argmax()
+                )
                 chosen[name].append(best)
                 of_cell = (
                     predictions[best][target][:, queries][..., subsets],
                     measured[target][:, queries][..., subsets],
                 )
-                rho = _spearman(*of_cell, resampled.subset_weights[:, subsets])  # [B, targets, queries]
-                replicates[np.ix_(range(len(replicates)), target, np.flatnonzero(queries))] += rho / 2
+                rho = _spearman(
+                    *of_cell, resampled.subset_weights[:, subsets]
+                )  # [B, targets, queries]
+                replicates[np.ix_(range(len(replicates)), target, np.flatnonzero(queries))] += (
+                    rho / 2
+                )
     return MethodLDS(replicates, chosen)
 
 
-def _all_candidates(predictions: np.ndarray, measured: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+def _all_candidates(
+    predictions: np.ndarray, measured: np.ndarray, subsets: np.ndarray
+) -> np.ndarray:
     """Plain LDS of every candidate on some of the subsets. [candidates, T, Q]"""
     once = np.ones((1, subsets.sum()))
-    return np.stack([_spearman(p[..., subsets], measured[..., subsets], once)[0] for p in predictions])
+    return np.stack(
+        [_spearman(p[..., subsets], measured[..., subsets], once)[0] for p in predictions]
+    )
 
 
 def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:

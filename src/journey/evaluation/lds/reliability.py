@@ -16,7 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 PARTS = 64  # of the distribution of reliabilities over queries, of equal probability
+
+
 NUDGE = 1e-4  # of a logarithm, for a slope
+
+
 TINY = 1e-300  # where measurements agree to the last bit
 
 
@@ -69,16 +73,15 @@ def _total(outputs: np.ndarray) -> np.ndarray:
     return outputs.mean((1, 2)).var(0, ddof=1)
 
 
-# --------------------------------------------------------------------------------------------------- ceilings
-
-
 def expected_spearman(correlation: np.ndarray, num: int) -> np.ndarray:
     """Mean of Spearman's ρ of `num` pairs of normal variables that correlate so (Moran 1948).
 
     >>> expected_spearman(np.array([0.0, 1.0]), 16).round(6)
     array([0., 1.])
     """
-    return 6 / (np.pi * (num + 1)) * (np.arcsin(correlation) + (num - 2) * np.arcsin(correlation / 2))
+    return (
+        6 / (np.pi * (num + 1)) * (np.arcsin(correlation) + (num - 2) * np.arcsin(correlation / 2))
+    )
 
 
 def ceiling(shares: Shares, num_ranked: int) -> np.ndarray:
@@ -118,7 +121,10 @@ class Jackknife:
 
     def mean(self, targets: list[int]) -> "Jackknife":
         """Of some targets, as one."""
-        kept = (each[..., targets].mean(-1, keepdims=True) for each in (self.value, self.without_subset, self.without_query))
+        kept = (
+            each[..., targets].mean(-1, keepdims=True)
+            for each in (self.value, self.without_subset, self.without_query)
+        )
         return Jackknife(*kept, self.parts[:, targets].mean(1, keepdims=True))
 
     def interval(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,24 +138,37 @@ class Jackknife:
         subsets, queries = _variance(self.without_subset), _variance(self.without_query)
         each = _variance(self.parts).sum(-1)
         shared = (_variance(self.parts.sum(-1)) - each) / (num_queries * (num_queries - 1))
-        variance = np.maximum(subsets + queries - np.maximum(0, each - num_queries * shared), np.maximum(subsets, queries))
+        variance = np.maximum(
+            subsets + queries - np.maximum(0, each - num_queries * shared),
+            np.maximum(subsets, queries),
+        )
         inside = np.clip(self.value, -0.999, 0.999)
         reach = t.ppf(0.975, num_queries - 1) * np.sqrt(variance) / (1 - np.square(inside))
         return self.value, np.tanh(np.arctanh(inside) - reach), np.tanh(np.arctanh(inside) + reach)
 
 
-def ceilings(outputs: np.ndarray, shares_of: Callable[[np.ndarray], Shares], num_ranked: int) -> Jackknife:
+def ceilings(
+    outputs: np.ndarray, shares_of: Callable[[np.ndarray], Shares], num_ranked: int
+) -> Jackknife:
     """Ceilings of all targets, by `given_seed` or `over_seeds`. outputs: [M, R, 2, T, Q]"""
     observed = shares_of(outputs)
     dropped = [shares_of(np.delete(outputs, m, 0)) for m in range(len(outputs))]
     value = ceiling(observed, num_ranked)
     num_queries = outputs.shape[-1]
-    without_query = [ceiling(replace(observed, ratio=np.delete(observed.ratio, q, -1)), num_ranked) for q in range(num_queries)]
+    without_query = [
+        ceiling(replace(observed, ratio=np.delete(observed.ratio, q, -1)), num_ranked)
+        for q in range(num_queries)
+    ]
     logs = np.log(np.maximum(np.stack([of.ratio for of in dropped]), TINY))  # [M, T, Q]
     nudged = [np.where(np.arange(num_queries) == q, np.exp(NUDGE), 1.0) for q in range(num_queries)]
-    slopes = [(ceiling(replace(observed, ratio=observed.ratio * by), num_ranked) - value) / NUDGE for by in nudged]  # [Q][T]
+    slopes = [
+        (ceiling(replace(observed, ratio=observed.ratio * by), num_ranked) - value) / NUDGE
+        for by in nudged
+    ]  # [Q][T]
     parts = (logs - logs.mean(0)) * np.stack(slopes, -1)
-    return Jackknife(value, np.stack([ceiling(of, num_ranked) for of in dropped]), np.stack(without_query), parts)
+    return Jackknife(
+        value, np.stack([ceiling(of, num_ranked) for of in dropped]), np.stack(without_query), parts
+    )
 
 
 def _variance(without: np.ndarray) -> np.ndarray:

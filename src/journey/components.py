@@ -1,0 +1,66 @@
+"""Every kind there is: one literal tuple for each group. Adding one here makes it a choice; nothing registers itself."""
+
+from journey.attribution.baselines import (
+    Caption,
+    Encoder,
+    Latent,
+    NonparametricScore,
+    Pixel,
+    Random,
+)
+from journey.attribution.external import External
+from journey.attribution.gradient import GradientMethod
+from journey.attribution.magic import Magic
+from journey.attribution.retrained import Datamodel
+from journey.attribution.traker import TrakerMethod
+from journey.attribution.traker.store import TrakStore
+from journey.attribution.unlearning import Unlearning
+from journey.data.archive import TorchvisionArchive
+from journey.data.coco import COCO
+from journey.data.embedded import Digits, MNIST5k, Twemoji
+from journey.data.folder import Folder
+from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import LatentDiffusion
+from journey.evaluation.counterfactual import Counterfactual
+from journey.evaluation.emergence import Emergence
+from journey.evaluation.lds import LDS
+from journey.evaluation.localization import Localization
+from journey.evaluation.path import AlongPath
+from journey.evaluation.planted import Planted
+from journey.launch.local import Local
+from journey.launch.slurm import Slurm
+from journey.tracking import JSONLines, Wandb
+
+DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, COCO, Folder)
+
+
+MODELS = (DDPM, LatentDiffusion)
+
+
+METHODS = (
+    GradientMethod,
+    Unlearning,
+    Datamodel,
+    Magic,
+    NonparametricScore,
+    Pixel,
+    Latent,
+    Caption,
+    Encoder,
+    Random,
+    TrakerMethod,
+    TrakStore,
+    External,
+)
+
+
+EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
+
+
+COMPUTES = (Local, Slurm)
+
+
+TRACKINGS = (JSONLines, Wandb)
+
+
+COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

@@ -1,0 +1,103 @@
+"""Where and how to compute, and `get`: the artifact of a spec, computed if the store does not have it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+
+from journey.engine.spec import Component, Spec
+from journey.engine.store import Artifact, Store
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+LogMetrics = Callable[..., None]
+"""Called as log(values, step). Values by name: numbers, lists of rows, and paths of pictures or of a page."""
+
+
+@dataclass
+class Compute(Component):
+    """What to compute on. Only the precision changes numbers beyond rounding, and only it is part of cache keys."""
+
+    device: str = "cpu"
+    precision: Precision = Precision.fp32
+    gradient_memory_gib: float = 2.0  # per worker
+    checkpoint_seconds: float = 60.0  # between the states that an interrupted stage resumes from
+    processes: int = 1  # that train one model together; on CUDA, each on a device of its own
+
+    def ready(self) -> None:
+        """Check once, before any compute, that the devices are there.
+
+        Raises:
+            ConfigError: A device is missing.
+        """
+
+    @abstractmethod
+    def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
+        """Compute the targets and everything they need; yield each spec once its artifact exists.
+
+        Raises:
+            JobsFailedError: Some jobs failed; whatever does not depend on them was finished.
+        """
+
+    @abstractmethod
+    def at_work(self, store: Store) -> dict[str, str]:
+        """Return, by cache key, which artifacts are "running" or "queued". Changes nothing."""
+
+
+@dataclass
+class Tracking(Component):
+    """Where metrics go, beside the JSON lines in every artifact."""
+
+    def ready(self) -> None:
+        """Check once, before any compute, that the tracker can be reached.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
+    @abstractmethod
+    def watch(
+        self, name: str, group: str, job_type: str, settings: dict[str, object]
+    ) -> AbstractContextManager[LogMetrics | None]:
+        """Return a context that follows one job; it yields None if nothing is logged."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The store, and how to compute what it lacks. Nothing here changes a number beyond rounding."""
+
+    store: Store
+    compute: Compute
+    tracking: Tracking
+    group: str  # the experiment's name
+
+
+def get(spec: Spec, workspace: Workspace) -> Artifact:
+    """Return the artifact of a spec, computing it if the store does not have it."""
+    store = workspace.store
+    if (artifact := store.find(spec)) is not None:
+        return artifact
+    with store.writing(spec) as partial:
+        if (
+            artifact := store.find(spec)
+        ) is not None:  # computed by another process while this one waited
+            with contextlib.suppress(OSError):  # gone already, or taken by a third process
+                partial.rmdir()
+            return artifact
+        started = time.perf_counter()
+        module, function = spec.maker.split(":")
+        make = getattr(
+            importlib.import_module(module), function
+        )  # here: reading cached results imports no torch
+        metadata = make(spec, partial, workspace)
+        return store.commit(spec, partial, time.perf_counter() - started, metadata or {})

@@ -1,0 +1,845 @@
+"""The domain in one room: what is computed (specs), and what a component of each group implements (interfaces).
+
+A spec is exactly what determines an artifact: settings, and the specs it is computed from.
+
+    Images ─┬─ Train(FullData) ── Sample ──┬── features ── Score(method) ──┐
+            │                              │                               ├── Evaluate
+            └─ Train(subset) ─── Measure ──┴───────────────────────────────┘
+
+Specs hold components and components ask for specs, so both are defined here. A component's own artifacts (features,
+latents, …) are specs beside the component. Nothing in this file imports torch when it is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import numpy as np
+
+from journey.engine.checks import require, require_count, require_within
+from journey.engine.spec import Component, Spec, not_in_key, omitted_default
+from journey.engine.workspace import Precision
+from journey.pipeline.images import ImageSet
+from journey.pipeline.pretrained import files_hash, locate_checkpoint
+from journey.pipeline.settings import (
+    Autoencoding,
+    Batching,
+    Retraining,
+    Sampler,
+    Sampling,
+    Start,
+    Target,
+    Training,
+    TrajectoryWeights,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from journey.engine.store import Artifact
+    from journey.engine.workspace import Workspace
+    from journey.pipeline.examples import Examples
+    from journey.pipeline.schedule import Schedule
+
+Row = dict[str, str | int | float]
+"""One number of a result, with what it states; `journey.evaluation.rows` describes the keys."""
+
+Result = dict[str, object]
+"""What an evaluation found, as JSON. `rows` is a list of `Row`."""
+
+
+# --------------------------------------------------------------------------------------------- training subsets
+
+
+@dataclass(frozen=True)
+class FullData:
+    """All training images."""
+
+    label: ClassVar[str] = ""
+    fraction: ClassVar[float] = 1.0
+
+
+@dataclass(frozen=True)
+class RandomSubset:
+    """A class-stratified random subset of the training images."""
+
+    index: int
+    fraction: float
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        return f"-m{self.index}"
+
+
+@dataclass(frozen=True)
+class WithoutTop:
+    """All training images but the `count` that a score ranks first for a query at a step.
+
+    Attributes:
+        candidate: Index of the hyper-parameter along the first axis of the scores.
+        step: The timestep. It is ignored where the method has one score per query.
+        opponents: Remove the images that are ranked last instead.
+    """
+
+    fraction: ClassVar[float] = 1.0
+    score: Score
+    candidate: int
+    step: int
+    query: int
+    count: int
+    opponents: bool = omitted_default(False)
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        side = "opponents" if self.opponents else "top"
+        return f"-without-{side}{self.count}-q{self.query}-t{self.step}"
+
+
+@dataclass(frozen=True)
+class WithoutRandom:
+    """All training images but `count` random ones, drawn from the classes in proportion to their sizes."""
+
+    fraction: ClassVar[float] = 1.0
+    index: int
+    count: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        return f"-without-random{self.count}-{self.index}"
+
+
+Subset = FullData | RandomSubset | WithoutTop | WithoutRandom
+
+
+# -------------------------------------------------------------------------------------------------- interfaces
+
+
+@dataclass
+class Dataset(Component):
+    """Where images come from."""
+
+    licence: ClassVar[str] = "unknown"  # of the images
+    num_injected: int = omitted_default(
+        0, kw_only=True
+    )  # held-out images whose duplicates join the training images
+    copies: int = omitted_default(1, kw_only=True)  # duplicates of each of them
+    jitter: float = omitted_default(
+        0.0, kw_only=True
+    )  # standard deviation of a duplicate's noise; white − black is 1
+
+    def check_duplicates(self, where: str) -> None:
+        """Check the settings of injected duplicates.
+
+        Raises:
+            ConfigError: A setting is out of range, or has no effect.
+        """
+        require_count(f"{where}.num_injected", self.num_injected, least=0)
+        require_count(f"{where}.copies", self.copies, most=1000)
+        require_within(f"{where}.jitter", self.jitter, 0, 1)
+        used, allowed = self.num_injected > 0, "left as it is unless num_injected is positive"
+        require(used or self.copies == 1, f"{where}.copies", self.copies, allowed)
+        require(used or self.jitter == 0, f"{where}.jitter", self.jitter, allowed)
+
+    @abstractmethod
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """Return the training images and the held-out images."""
+
+    def sources(self) -> list[Path]:
+        """Return the files that are read. Images are loaded again only when the size or time of one changes."""
+        return []
+
+
+@dataclass
+class Model(Component):
+    """A denoiser, the space it works in, and its noise schedule. The defaults are those of a model of pixels."""
+
+    pixels: ClassVar[bool] = True  # whether it works on pixels, or on latents
+    reads_text: ClassVar[bool] = False  # whether captions and prompts condition it
+    num_timesteps: int = 1000  # T
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"not_in_key": True}
+    )  # trained elsewhere: paths
+
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        """Check that images of a shape [C, H, W] can go through the network.
+
+        Raises:
+            ConfigError: They cannot. The message names the setting.
+        """
+
+    def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Return the shape of a network input for an image of shape [C, H, W]."""
+        return shape
+
+    @abstractmethod
+    def multiply_adds(self, shape: tuple[int, int, int]) -> float:
+        """Return the approximate multiply-adds of one forward pass of one image. Plans scale costs by it."""
+
+    def latents(self, images: Images, seed: int) -> Latents | None:
+        """Return the latents that all images are encoded to before training, or None if there are none."""
+        return None
+
+    def encode(self, images: ImageSet, latents: Artifact | None = None) -> Examples:
+        """Return images as network inputs."""
+        from journey.pipeline.examples import Examples
+        from journey.pipeline.images import as_pixels
+
+        return Examples(as_pixels(images.images))
+
+    def decode(self, x0: np.ndarray, latents: Artifact | None = None) -> np.ndarray:
+        """Return network inputs [B, …] as pixels in −1…1 [B, C, H, W]."""
+        return x0
+
+    def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
+        """Check that prompts can be read in full.
+
+        Raises:
+            ConfigError: A prompt cannot.
+        """
+
+    def read(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the condition of each text [texts, L, E].
+
+        Raises:
+            ValueError: The model reads no text.
+        """
+        raise ValueError(f"model={self.name} reads no text")
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...]) -> torch.nn.Module:
+        """Return an untrained network for inputs of a shape, initialised from torch's global generator."""
+
+    @abstractmethod
+    def load(self, path: Path, device: torch.device) -> torch.nn.Module:
+        """Return a trained network in evaluation mode."""
+
+    @abstractmethod
+    def schedule(self, device: torch.device) -> Schedule:
+        """Return the noise schedule of training and sampling."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts that a component computes its result from. Subclasses have a field for each: a spec, or tuples or
+    dictionaries of specs.
+    """
+
+
+InputsT = TypeVar("InputsT", bound=Inputs)
+
+
+@dataclass
+class Method(Component):
+    """An attribution method."""
+
+    target: ClassVar[Target] = Target.step
+    needs_pixels: ClassVar[bool] = False  # works with models of pixels only
+    needs_latents: ClassVar[bool] = False  # works with models of latents only
+    needs_text: ClassVar[bool] = False  # works with models that read text only
+    # Scores that predict changes of the output are weighted in a trajectory as outputs are; others count equally.
+    in_units_of_output: ClassVar[bool] = True
+
+    def candidates(self) -> list[dict[str, float]]:
+        """Return the hyper-parameter values along the first axis of the scores; an evaluation may choose among them."""
+        return [{}]
+
+    def depends_on(self, setting: str) -> bool:
+        """Return whether a setting has an effect on the scores, all others being as they are."""
+        return True
+
+    def restricted_to(self, region: Sequence[int]) -> Method | None:
+        """Return the same method for the output of a region of the queries, or None if it has no regional output."""
+        return None
+
+    def num_scores(self, num_steps: int) -> int:
+        """Return how many scores a query has for each training image."""
+        return num_steps if self.target is Target.step else 1
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        """Check settings against the model and the number of training steps.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
+        """
+
+    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
+        """Check settings against the queries and the training images.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
+        """
+
+    def needs(self, experiment: Experiment) -> Inputs:
+        """Return the artifacts that the scores are computed from."""
+        return Inputs()
+
+    @abstractmethod
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        """Write the scores into out [candidate, step, query, train], which begins as zeros; positive = proponent.
+
+        Returns:
+            Diagnostics of the computation, as JSON.
+        """
+
+
+@dataclass
+class Evaluation(Component):
+    """A way to evaluate attribution methods."""
+
+    def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
+        """Check settings against the sampling and the model.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
+        """
+
+    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
+        """Check settings against the queries and the training images.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
+        """
+
+    @abstractmethod
+    def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
+        """Return the artifacts that the result is computed from, beside the scores of all methods."""
+
+    @abstractmethod
+    def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
+        """Return the result. Its numbers are in `rows`."""
+
+    def headline(self, result: Result) -> list[Row]:
+        """Return the rows that stand for the result in a sweep or a tracker."""
+        return result["rows"]  # type: ignore[return-value]
+
+    def chosen(self, result: Result, method: str) -> dict[str, float] | None:
+        """Return which candidate of a method to show, or None if the result does not say."""
+        return None
+
+    def tables(self, result: Result) -> list[Table]:
+        """Return tables for the terminal. Without any, the rows are shown."""
+        return []
+
+    def texts(self, result: Result) -> dict[str, str]:
+        """Return text files for the report, by name."""
+        return {}
+
+    def curves(self, result: Result) -> dict[str, list[Row]]:
+        """Return the curves over the steps that the page shows, by title."""
+        return {}
+
+    def figures(self, result: Result) -> dict[str, Figure]:
+        """Return the figures of the report by file name, from the result alone.
+
+        `result["variant_axes"]` has, for each setting in which variants of the first method differ, (value, method).
+        """
+        return {}
+
+
+# ------------------------------------------------------------------------------------------------------- specs
+
+
+def forward_passes(guidance: float) -> int:
+    """Return the forward passes of one prediction: a guided one has another without the prompt."""
+    return 1 if guidance == 1 else 2
+
+
+@dataclass(frozen=True)
+class Images(Spec):
+    """The images of a dataset, training and held out, identified by their content."""
+
+    stage: ClassVar[str] = "images"
+    maker: ClassVar[str] = "journey.data.images:make_images"
+    folder: ClassVar[str] = "images"
+    version: ClassVar[int] = 1
+    content: str  # sha256 of every array and text
+    dataset: Dataset = not_in_key()
+    num_train: int = not_in_key()
+    shape: tuple[int, int, int] = not_in_key()  # of one image, C, H, W
+
+    @property
+    def label(self) -> str:
+        return self.dataset.label
+
+    @property
+    def work(self) -> float:
+        return float(self.num_train)
+
+
+@dataclass(frozen=True)
+class Autoencoder(Spec):
+    """An autoencoder of all training images, on whose latents diffusion models work."""
+
+    stage: ClassVar[str] = "autoencode"
+    maker: ClassVar[str] = "journey.diffusion.autoencoder:make_autoencoder"
+    folder: ClassVar[str] = "autoencoders"
+    version: ClassVar[int] = 1
+    has_curves: ClassVar[bool] = True
+    images: Images
+    autoencoding: Autoencoding
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.images.label
+
+    @property
+    def work(self) -> float:
+        settings = self.autoencoding
+        channels = sum(c * c for c in settings.block_out_channels)
+        return float(
+            settings.num_steps * settings.batch_size * math.prod(self.images.shape[1:]) * channels
+        )
+
+
+@dataclass(frozen=True)
+class Latents(Spec):
+    """Training images as latents, and the text states of their captions."""
+
+    stage: ClassVar[str] = "encode"
+    maker: ClassVar[str] = "journey.diffusion.autoencoder:make_latents"
+    folder: ClassVar[str] = "latents"
+    version: ClassVar[int] = 1
+    images: Images
+    encoders: str  # a hash of the encoders that were trained elsewhere
+    text_length: int  # tokens
+    autoencoder: Autoencoder | None  # trained here; None: that of the pretrained pipeline
+    pretrained: str = not_in_key()  # the pipeline; "": the autoencoder trained here, and MiniLM
+
+    @property
+    def label(self) -> str:
+        return self.images.label
+
+    @property
+    def work(self) -> float:
+        return float(self.images.num_train * math.prod(self.images.shape))
+
+
+@dataclass(frozen=True)
+class Train(Spec):
+    """One diffusion model. With `released`, a model that was trained elsewhere, presumably on all images."""
+
+    stage: ClassVar[str] = "train"
+    maker: ClassVar[str] = "journey.diffusion.train:make_model"
+    folder: ClassVar[str] = "models"
+    version: ClassVar[int] = 2
+    has_curves: ClassVar[bool] = True
+    images: Images
+    model: Model
+    training: Training
+    precision: Precision
+    seed: int
+    training_seed: int  # tells independent trainings on the same images apart; of FullData: the checkpoint's index
+    subset: Subset = omitted_default(FullData())
+    batches: Batching = omitted_default(Batching.independent)
+    latents: Latents | None = omitted_default(None)
+    released: str = omitted_default("")  # a hash of the weights
+    source: str = field(
+        default="", compare=False, metadata={"not_in_key": True}
+    )  # where the weights are
+
+    @property
+    def label(self) -> str:
+        return f"{self.images.label}-{self.model.label}{self.subset.label}-s{self.training_seed}"
+
+    @property
+    def work(self) -> float:
+        if self.released:
+            return 1.0
+        fraction = self.subset.fraction if self.batches is Batching.coupled else 1.0
+        return 3.0 * self.training.num_steps * self.training.batch_size * fraction * self.forward
+
+    @property
+    def training_run(self) -> Train:
+        """Return the run whose end this checkpoint is, as `IntermediateCheckpoint.training_run` does."""
+        return self
+
+    @property
+    def forward(self) -> float:
+        """Return the approximate multiply-adds of one forward pass of one example."""
+        return self.model.multiply_adds(self.images.shape)
+
+
+@dataclass(frozen=True)
+class IntermediateCheckpoint(Spec):
+    """A model after `step` steps of a training run, with the state that the training continues from."""
+
+    stage: ClassVar[str] = "intermediate"
+    maker: ClassVar[str] = "journey.diffusion.train:make_intermediate_checkpoint"
+    folder: ClassVar[str] = "intermediate"
+    version: ClassVar[int] = 2
+    training_run: Train
+    step: int
+    previous: IntermediateCheckpoint | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.training_run.label}-step{self.step}"
+
+    @property
+    def work(self) -> float:
+        steps = self.step - (self.previous.step if self.previous else 0)
+        return self.training_run.work * steps / self.training_run.training.num_steps
+
+
+@dataclass(frozen=True)
+class Sample(Spec):
+    """The sampling trajectories of all queries under one model: x_t and x̂0_t at some steps, and the final samples."""
+
+    stage: ClassVar[str] = "sample"
+    maker: ClassVar[str] = "journey.diffusion.sampling:make_trajectories"
+    folder: ClassVar[str] = "trajectories"
+    version: ClassVar[int] = 2
+    checkpoint: Train
+    sampler: Sampler
+    num_inference_steps: int
+    num_queries: int
+    steps: tuple[int, ...]
+    seed: int
+    prompts: tuple[str, ...] = omitted_default(())  # query q has prompt q modulo their number
+    guidance: float = omitted_default(1.0)
+    start: Start = omitted_default(Start.generated)
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-{self.sampler.value}{self.num_inference_steps}"
+
+    @property
+    def work(self) -> float:
+        visited = self.num_inference_steps if self.start is Start.generated else len(self.steps)
+        return self.num_queries * visited * forward_passes(self.guidance) * self.checkpoint.forward
+
+    @property
+    def size(self) -> int | None:
+        if self.prompts:
+            return None
+        shape = self.checkpoint.model.example_shape(self.checkpoint.images.shape)
+        return 4 * (2 * len(self.steps) + 1) * self.num_queries * math.prod(shape)
+
+
+@dataclass(frozen=True)
+class Measure(Spec):
+    """One model's outputs of every query: at each step of its trajectory, and of its final sample."""
+
+    stage: ClassVar[str] = "measure"
+    maker: ClassVar[str] = "journey.attribution.outputs:make_outputs"
+    folder: ClassVar[str] = "outputs"
+    version: ClassVar[int] = 3
+    checkpoint: Train
+    trajectories: Sample
+    steps: tuple[int, ...]
+    num_samples: int
+    antithetic: bool
+    seed: int
+    guidance: float = omitted_default(1.0)
+    region: tuple[int, ...] = omitted_default(
+        ()
+    )  # one box, or one for each query; (): the whole output
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label
+
+    @property
+    def work(self) -> float:
+        outputs = self.trajectories.num_queries * (len(self.steps) + 1)
+        return outputs * self.num_samples * forward_passes(self.guidance) * self.checkpoint.forward
+
+    @property
+    def size(self) -> int:
+        return 8 * 2 * (len(self.steps) + 1) * self.trajectories.num_queries
+
+
+@dataclass(frozen=True)
+class Continuations(Spec):
+    """Final samples of trajectories that a model continues from x_t at a step, and their features, if an encoder is given.
+
+    Attributes:
+        step: t, where trajectories are entered.
+        windows: Δ: for how many timesteps the model is used before that of the trajectories; t: until the end.
+        count: Continuations of each query; the first has the trajectory's own noise, each other one fresh noise.
+    """
+
+    stage: ClassVar[str] = "continuations"
+    maker: ClassVar[str] = "journey.diffusion.sampling:make_continuations"
+    folder: ClassVar[str] = "continuations"
+    version: ClassVar[int] = 1
+    checkpoint: Train
+    trajectories: Sample
+    step: int
+    windows: tuple[int, ...]
+    queries: tuple[int, ...]
+    count: int
+    encoder: Method | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.label}-from{self.step}"
+
+    @property
+    def work(self) -> float:
+        share = self.step / self.checkpoint.model.num_timesteps
+        passes = (
+            share
+            * self.trajectories.num_inference_steps
+            * forward_passes(self.trajectories.guidance)
+        )
+        return len(self.windows) * len(self.queries) * self.count * passes * self.checkpoint.forward
+
+
+@dataclass(frozen=True)
+class Score(Spec):
+    """One method's scores[candidate, step, query, train]. A method with one score per query has a single step."""
+
+    stage: ClassVar[str] = "score"
+    maker: ClassVar[str] = "journey.pipeline.stages:make_scores"
+    folder: ClassVar[str] = "scores"
+    version: ClassVar[int] = 4
+    method: Method
+    trajectories: Sample
+    steps: tuple[int, ...]
+    seed: int
+    inputs: Inputs
+
+    @property
+    def images(self) -> Images:
+        """Return the training images that are scored."""
+        return self.trajectories.checkpoint.images
+
+    @property
+    def label(self) -> str:
+        return f"{self.trajectories.checkpoint.label}-{self.method.label}"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return the numbers of candidates, steps, queries and training images."""
+        num_steps = self.method.num_scores(len(self.steps))
+        return (
+            len(self.method.candidates()),
+            num_steps,
+            self.trajectories.num_queries,
+            self.images.num_train,
+        )
+
+    @property
+    def work(self) -> float:
+        return float(math.prod(self.shape))
+
+    @property
+    def size(self) -> int:
+        return 4 * math.prod(self.shape)
+
+    def inputs_as(self, kind: type[InputsT]) -> InputsT:
+        """Return the inputs, which the method's `needs` made, by their type.
+
+        Raises:
+            TypeError: They are of another type.
+        """
+        return _inputs_as(self.inputs, kind)
+
+
+@dataclass(frozen=True)
+class Evaluate(Spec):
+    """The result of an evaluation of all methods."""
+
+    stage: ClassVar[str] = "evaluate"
+    maker: ClassVar[str] = "journey.pipeline.stages:make_evaluation"
+    folder: ClassVar[str] = "evaluations"
+    version: ClassVar[int] = 4
+    evaluation: Evaluation
+    scores: dict[str, Score]
+    trajectories: Sample
+    steps: tuple[int, ...]
+    seed: int
+    inputs: Inputs
+
+    @property
+    def label(self) -> str:
+        return f"{self.trajectories.label}-{self.evaluation.label}"
+
+    @property
+    def work(self) -> float:
+        return (
+            float(sum(score.shape[0] for score in self.scores.values()))
+            * self.trajectories.num_queries
+        )
+
+    def inputs_as(self, kind: type[InputsT]) -> InputsT:
+        """Return the inputs, which the evaluation's `needs` made, by their type.
+
+        Raises:
+            TypeError: They are of another type.
+        """
+        return _inputs_as(self.inputs, kind)
+
+
+def _inputs_as(inputs: Inputs, kind: type[InputsT]) -> InputsT:
+    if not isinstance(inputs, kind):
+        raise TypeError(f"inputs are {type(inputs).__name__}, expected {kind.__name__}")
+    return inputs
+
+
+# -------------------------------------------------------------------------------------------------- experiment
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The settings of an experiment, and the specs of its artifacts."""
+
+    images: Images
+    model: Model
+    training: Training
+    sampling: Sampling
+    retraining: Retraining
+    precision: Precision
+    seed: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Return the steps of the trajectories that are attributed and evaluated."""
+        return tuple(self.sampling.steps)
+
+    @property
+    def guidance(self) -> float:
+        """Return the guidance of the prediction whose loss is a query's output."""
+        return self.sampling.guidance if self.sampling.guided_outputs else 1.0
+
+    @cached_property
+    def latents(self) -> Latents | None:
+        """Return the latents of the training images, if the model works on latents."""
+        return self.model.latents(self.images, self.seed)
+
+    def checkpoint(self, index: int) -> Train:
+        """Return a model of all training images. `model.checkpoints` may name weights that were trained elsewhere.
+
+        Raises:
+            ConfigError: `model.checkpoints` names too few.
+        """
+        released = self.model.checkpoints
+        if not released:
+            return self._train(FullData(), index, Batching.independent)
+        allowed = f"at least {index + 1} checkpoints, which the methods use"
+        require(index < len(released), "model.checkpoints", released, allowed)
+        return Train(
+            images=self.images,
+            model=self.model,
+            training=Training(),
+            precision=self.precision,
+            seed=self.seed,
+            training_seed=index,
+            latents=self.latents,
+            released=files_hash(locate_checkpoint(released[index])),
+            source=released[index],
+        )
+
+    def retrained(self, subset: Subset, training_seed: int = 0) -> Train:
+        """Return a model of a subset of the training images."""
+        match subset:
+            case FullData():
+                return self.checkpoint(training_seed)
+            case RandomSubset():
+                return self._train(subset, training_seed, self.retraining.batches)
+            case _:  # a small change of the data is only visible where mini-batches are coupled
+                return self._train(subset, training_seed, Batching.coupled)
+
+    def _train(self, subset: Subset, training_seed: int, batches: Batching) -> Train:
+        return Train(
+            images=self.images,
+            model=self.model,
+            training=self.training,
+            precision=self.precision,
+            seed=self.seed,
+            training_seed=training_seed,
+            subset=subset,
+            batches=batches,
+            latents=self.latents,
+        )
+
+    def random_subset(self, index: int) -> RandomSubset:
+        """Return a random subset of the training images."""
+        return RandomSubset(index, self.retraining.fraction, self.seed)
+
+    @cached_property
+    def trajectories(self) -> Sample:
+        """Return the trajectories of the queries, sampled by checkpoint 0 and used with every checkpoint."""
+        sampling = self.sampling
+        return Sample(
+            checkpoint=self.checkpoint(0),
+            sampler=sampling.sampler,
+            num_inference_steps=sampling.num_inference_steps,
+            num_queries=sampling.num_queries,
+            steps=self.steps,
+            seed=self.seed,
+            prompts=tuple(sampling.prompts) or (("",) if self.model.reads_text else ()),
+            guidance=sampling.guidance,
+            start=sampling.start,
+        )
+
+    def continuations(
+        self,
+        model: Train,
+        step: int,
+        queries: tuple[int, ...],
+        count: int,
+        encoder: Method | None,
+        windows: tuple[int, ...] = (),
+    ) -> Continuations:
+        """Return continuations of some queries from a step under a model; without windows, to the end."""
+        return Continuations(
+            model, self.trajectories, step, windows or (step,), queries, count, encoder, self.seed
+        )
+
+    def own_continuations(
+        self, step: int, count: int, encoder: Method | None = None
+    ) -> Continuations:
+        """Return, for every query, the trajectory itself and `count` other continuations under the same model."""
+        queries = tuple(range(self.sampling.num_queries))
+        return self.continuations(self.checkpoint(0), step, queries, 1 + count, encoder)
+
+    def outputs(self, model: Train, region: tuple[int, ...] = ()) -> Measure:
+        """Return the outputs of all queries under a model, or of a region of them."""
+        return Measure(
+            checkpoint=model,
+            trajectories=self.trajectories,
+            steps=self.steps,
+            num_samples=self.retraining.num_samples,
+            antithetic=self.retraining.antithetic,
+            seed=self.seed,
+            guidance=self.guidance,
+            region=region,
+        )
+
+    @property
+    def reference_outputs(self) -> Measure | None:
+        """Return the full model's outputs, by which a trajectory weights its steps; None if it does not."""
+        relative = self.retraining.trajectory is TrajectoryWeights.relative
+        return self.outputs(self.checkpoint(0)) if relative else None
+
+    def scores(self, method: Method) -> Score:
+        """Return the scores of a method."""
+        return Score(method, self.trajectories, self.steps, self.seed, method.needs(self))
+
+    def evaluation(self, evaluation: Evaluation, methods: dict[str, Method]) -> Evaluate:
+        """Return the evaluation of methods, by their names."""
+        return self.evaluation_of(
+            evaluation, {name: self.scores(method) for name, method in methods.items()}
+        )
+
+    def evaluation_of(self, evaluation: Evaluation, scores: dict[str, Score]) -> Evaluate:
+        """Return the evaluation of scores, by the names of their methods."""
+        inputs = evaluation.needs(self, scores)
+        return Evaluate(evaluation, scores, self.trajectories, self.steps, self.seed, inputs)

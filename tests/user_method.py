@@ -1,0 +1,33 @@
+"""A method of one's own, judged beside the others: python user_method.py experiment=smoke 'method=[journey,mine]'"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+import journey
+
+SIGN = -1
+
+
+@dataclass
+class Mine(journey.Method):
+    """How near a training image is to a query's x̂0_t."""
+
+    name: ClassVar[str] = "mine"
+    power: float = 2.0
+
+    def score(self, out, spec, workspace):
+        from journey.diffusion.trajectories import train_examples, trajectory_at
+
+        images = train_examples(spec.trajectories.checkpoint, workspace).x0.flatten(1)  # [N, D]
+        x0_hat = trajectory_at("x0_hat", spec.trajectories, spec.steps, workspace).flatten(
+            2
+        )  # [S, Q, D]
+        distance = (x0_hat[:, :, None] - images).abs().pow(self.power).sum(-1)  # [S, Q, N]
+        out[0] = SIGN * distance.numpy()
+        return {"mean_distance": float(np.abs(out).mean())}
+
+
+if __name__ == "__main__":
+    journey.main([Mine])
