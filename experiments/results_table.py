@@ -1,0 +1,58 @@
+"""Print the README's results table from the committed results; tests/test_readme.py compares them.
+
+python experiments/results_table.py
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DATASETS = {  # by folder: what a column is called
+    "digits": "digits (`digits`)",
+    "methods": "digits, other seed (`methods`)",
+    "mnist5k": "MNIST (`mnist5k`)",
+    "twemoji": "emoji, text-to-image (`twemoji`)",
+}
+METHODS = {
+    "journey": "Journey-TRAK",
+    "trak": "TRAK, final image",
+    "dtrak": "D-TRAK",
+    "das": "DAS",
+    "ekfac": "EK-FAC influence",
+    "unlearning": "unlearning",
+    "nda": "nonparametric score",
+    "pixel": "cosine of pixels",
+    "random": "random",
+}
+
+
+def table() -> str:
+    """Return a Markdown table: linear LDS × 100 with its 95% interval, a line per method, a column per dataset."""
+    columns = {}
+    for folder in DATASETS:
+        result = json.loads((HERE / folder / "result.json").read_text())
+        cells = {}
+        for row in result["rows"]:
+            if row["target"] != "paired_steps":
+                continue
+            if row["quantity"] == "lds" and row["score_transform"] == "linear":
+                cells[row["method"]] = _interval(row)
+            elif row["quantity"] == "ceiling" and row["method"] == "noise_samples":
+                cells["ceiling"] = _interval(row)
+        sizes = (result["num_train"], result["num_subsets"], result["num_seeds"], result["num_queries"])
+        cells["sizes"] = "{:,} / {} × {} / {}".format(*sizes)
+        columns[folder] = cells
+    lines = ["| | " + " | ".join(DATASETS.values()) + " |", "|---" * (1 + len(DATASETS)) + "|"]
+    titles = METHODS | {"ceiling": "ceiling, these models", "sizes": "images / subsets × seeds / queries"}
+    for name, title in titles.items():
+        lines.append(f"| {title} | " + " | ".join(cells.get(name, "") for cells in columns.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(row: dict[str, float]) -> str:
+    value, low, high = (f"{100 * row[end]:z.0f}".replace("-", "−") for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
