@@ -1,4 +1,4 @@
-"""Small real things: real digits, real diffusers networks, and the naive loops that everything is compared with."""
+"""Shared fixtures: real digits, small real networks, and naive loops to compare with."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
 if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
-    # Each of pytest's workers, and all it starts, keeps to a core: threads on cores that others use wait for each other.
+    # Each of pytest's workers keeps to a core, with all processes that it starts.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
@@ -67,7 +67,7 @@ def draws() -> NoiseSamples:
 
 
 def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
-    """The denoising loss of one example and one draw, written out."""
+    """Return the denoising loss of one example and one noise sample."""
     alpha_bar = noise_schedule.alpha_bar[t].float()
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
     inputs = (x_t[None], t[None]) if context is None else (x_t[None], t[None], context[None])
@@ -75,7 +75,7 @@ def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
 
 
 def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor:
-    """The gradient of one example: one backward pass per draw, averaged. [d]"""
+    """Return the gradient [d] of one example, averaged over noise samples, by backward passes."""
     total = 0
     for t, eps in zip(draws.t, draws.eps, strict=True):
         net.zero_grad()
@@ -85,7 +85,7 @@ def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor
 
 
 def journey_trak(**changes) -> GradientMethod:
-    """Journey-TRAK with everything small."""
+    """Return Journey-TRAK with small settings."""
     settings = {
         "num_checkpoints": 1,
         "num_samples": 8,
@@ -96,7 +96,7 @@ def journey_trak(**changes) -> GradientMethod:
 
 
 def small_run(**changes) -> RunConfig:
-    """A run of seconds: the real stages on 60 digits and 8-channel networks."""
+    """Return a run of seconds: the real stages on 60 digits and 8-channel networks."""
     settings = {
         "dataset": Digits(num_train=60),
         "model": DDPM(block_out_channels=[8, 16]),
@@ -119,78 +119,71 @@ def workspace(tmp_path) -> Workspace:
 
 @pytest.fixture
 def small(workspace) -> Experiment:
-    """What artifacts of the small run are made from."""
+    """Return the experiment of the small run."""
     return load_experiment(small_run(), workspace.store)
 
 
 TINY = (
-    "experiment=smoke", "dataset.num_train=60", "training={num_steps:4,batch_size:16,warmup_steps:1}", "retraining.num_samples=4",
-    "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}", "evaluation.paired_steps=[600]",
-    "evaluation.num_bootstrap=100", "attribution={num_samples:2,projection_dim:64}",
-)  # fmt: skip
-"""The smallest experiment there is: most of its time is the start of processes."""
+    "experiment=smoke",
+    "dataset.num_train=60",
+    "training={num_steps:4,batch_size:16,warmup_steps:1}",
+    "retraining.num_samples=4",
+    "sampling={num_inference_steps:5,num_queries:4,steps:[600,200]}",
+    "evaluation.paired_steps=[600]",
+    "evaluation.num_bootstrap=100",
+    "attribution={num_samples:2,projection_dim:64}",
+)
+"""The smallest experiment: most of its time is the start of processes."""
 
 CHILDREN = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported what is heavy, which takes each other process seconds."""
-CHILDREN.set_forkserver_preload(
-    [
-        "torch",
-        "diffusers.models.unets.unet_2d",
-        "sklearn.datasets",
-        "scipy.stats",
-        "matplotlib.backends.backend_pdf",
-        "hydra",
-    ]
-)
+"""Processes forked from one that has imported the heavy packages, which takes seconds."""
+HEAVY = "torch diffusers.models.unets.unet_2d sklearn.datasets scipy.stats hydra"
+CHILDREN.set_forkserver_preload([*HEAVY.split(), "matplotlib.backends.backend_pdf"])
 
 
 def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run the command in a directory, to its end. tests/test_smoke.py has it as users start it."""
+    """Run the command in a directory. tests/test_smoke.py runs it as users do."""
     with tempfile.TemporaryDirectory() as scratch:
-        printed = [Path(scratch) / name for name in ("stdout", "stderr")]
-        process = CHILDREN.Process(
-            target=_journey, args=(directory, words, printed, dict(os.environ))
-        )
+        output = [Path(scratch) / name for name in ("stdout", "stderr")]
+        arguments = (directory, words, output, dict(os.environ))
+        process = CHILDREN.Process(target=_run_command, args=arguments)
         process.start()
         process.join(600)
         assert process.exitcode is not None, words
-        return subprocess.CompletedProcess(
-            words, process.exitcode, *(path.read_text() for path in printed)
-        )
+        texts = [path.read_text() for path in output]
+        return subprocess.CompletedProcess(words, process.exitcode, *texts)
 
 
-def _journey(
-    directory: Path, words: tuple[str, ...], printed: list[Path], environment: dict[str, str]
+def _run_command(
+    directory: Path, words: tuple[str, ...], output: list[Path], environment: dict[str, str]
 ) -> None:
-    """`journey` with these words in a directory, in a process of its own; workers are forked from it."""
-    for descriptor, path in enumerate(printed, start=1):
+    for descriptor, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["journey", *words]
     fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda _: fork  # workers too need not import it all again
+    multiprocessing.get_context = lambda _: fork  # workers need not import everything again
     from journey.__main__ import main
 
     main()
 
 
 def python(directory: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run a user's script, or whatever Python takes, in a directory, to its end."""
-    return subprocess.run(
-        [sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=600
-    )
+    """Run Python in a directory, such as with a user's script."""
+    words = [sys.executable, *words]
+    return subprocess.run(words, cwd=directory, capture_output=True, text=True, timeout=600)
 
 
 def succeeds(done: subprocess.CompletedProcess) -> str:
-    """What a process printed that must have succeeded."""
+    """Return the output of a process, which must have succeeded."""
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> tuple[Path, str]:
-    """A directory with the artifacts and the report of the smallest experiment, and what the command said."""
+    """Return a directory with the smallest experiment and its report, and the command's output."""
     directory = tmp_path_factory.mktemp("tiny")
     return directory, succeeds(command(directory, *TINY))

@@ -1,4 +1,4 @@
-"""An evaluation of a user's own: how alike the scores of neighbouring steps rank the training images."""
+"""A user's evaluation: how similarly the scores of neighbouring steps rank training images."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 import journey
 from journey.engine.workspace import get
+from journey.pipeline.interfaces import Inputs
 
 
 @dataclass
@@ -16,18 +17,17 @@ class Continuity(journey.Evaluation):
     num_queries: int = 2
 
     def needs(self, experiment, scores):
-        return {}
+        return Inputs()
 
     def evaluate(self, spec, workspace):
         rows = []
         for name, score in spec.scores.items():
             scores = get(score, workspace).array("scores.npy")[0]  # [step, query, train]
-            for t, (here, there) in zip(spec.steps, pairwise(scores), strict=False):
-                rhos = [spearmanr(here[q], there[q]).statistic for q in range(self.num_queries)]
+            for t, (first, second) in zip(spec.steps, pairwise(scores), strict=False):
+                rhos = [spearmanr(first[q], second[q]).statistic for q in range(self.num_queries)]
                 row = {"quantity": "continuity", "method": name, "target": "step", "step": t}
-                rows.append(
-                    row | {"value": sum(rhos) / len(rhos), "low": min(rhos), "high": max(rhos)}
-                )
+                interval = {"value": sum(rhos) / len(rhos), "low": min(rhos), "high": max(rhos)}
+                rows.append(row | interval)
         return {"rows": rows}
 
 

@@ -1,4 +1,4 @@
-"""A method of one's own, judged beside the others: python user_method.py experiment=smoke 'method=[journey,mine]'"""
+"""A user's method: python user_method.py experiment=smoke 'method=[journey,mine]'"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ SIGN = -1
 
 @dataclass
 class Mine(journey.Method):
-    """How near a training image is to a query's x̂0_t."""
+    """The closeness of a training image to a query's x̂0_t."""
 
     name: ClassVar[str] = "mine"
     power: float = 2.0
@@ -21,11 +21,9 @@ class Mine(journey.Method):
         from journey.diffusion.trajectories import train_examples, trajectory_at
 
         images = train_examples(spec.trajectories.checkpoint, workspace).x0.flatten(1)  # [N, D]
-        x0_hat = trajectory_at("x0_hat", spec.trajectories, spec.steps, workspace).flatten(
-            2
-        )  # [S, Q, D]
-        distance = (x0_hat[:, :, None] - images).abs().pow(self.power).sum(-1)  # [S, Q, N]
-        out[0] = SIGN * distance.numpy()
+        x0_hat = trajectory_at("x0_hat", spec.trajectories, spec.steps, workspace)
+        differences = x0_hat.flatten(2)[:, :, None] - images  # [S, Q, N, D]
+        out[0] = SIGN * differences.abs().pow(self.power).sum(-1).numpy()
         return {"mean_distance": float(np.abs(out).mean())}
 
 

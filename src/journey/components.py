@@ -1,4 +1,4 @@
-"""Every kind there is: one literal tuple for each group. Adding one here makes it a choice; nothing registers itself."""
+"""All components, a tuple for each config group. Components that are not listed are no choices."""
 
 from journey.attribution.baselines import (
     Caption,
@@ -32,11 +32,7 @@ from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, Twemoji, TorchvisionArchive, COCO, Folder)
-
-
 MODELS = (DDPM, LatentDiffusion)
-
-
 METHODS = (
     GradientMethod,
     Unlearning,
@@ -52,15 +48,7 @@ METHODS = (
     TrakStore,
     External,
 )
-
-
 EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
-
-
 COMPUTES = (Local, Slurm)
-
-
 TRACKINGS = (JSONLines, Wandb)
-
-
 COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

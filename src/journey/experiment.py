@@ -1,6 +1,4 @@
-"""From the settings of a run to the artifacts they ask for.
-
-Checks that need the data or this machine, made before the first job, so that not every one of them fails."""
+"""The experiment of a run: looks up its images, and checks settings against data and machine."""
 
 import hashlib
 import json
@@ -19,67 +17,71 @@ from journey.pipeline.images import ImageSet, check_images, content_hash, read_i
 from journey.pipeline.interfaces import Dataset, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
 
-SAID = {TRAIN: "training", HELD_OUT: "held-out", INJECTED: "planted"}
+PART_NAMES = {TRAIN: "training", HELD_OUT: "held-out", INJECTED: "injected"}
 
 
 def load_experiment(run: RunConfig, store: Store) -> Experiment:
-    """What artifacts of this run are made from."""
+    """Return the experiment of a run."""
     return prepare_experiment(run, store)[0]
 
 
 def prepare_experiment(run: RunConfig, store: Store) -> tuple[Experiment, ImageSet]:
-    """What artifacts of this run are made from, and the training images, for which the dataset is asked once at most."""
+    """Return the experiment of a run and its training images, which are loaded at most once."""
     images, train = look_up_images(run.dataset, store)
     experiment = Experiment(
-        images,
-        run.model,
-        run.training,
-        run.sampling,
-        run.retraining,
-        run.compute.precision,
-        run.seed,
+        images=images,
+        model=run.model,
+        training=run.training,
+        sampling=run.sampling,
+        retraining=run.retraining,
+        precision=run.compute.precision,
+        seed=run.seed,
     )
     return experiment, train
 
 
 def dataset_images(dataset: Dataset, store: Store) -> Images:
-    """The images of a dataset, by their content."""
+    """Return the spec of a dataset's images."""
     return look_up_images(dataset, store)[0]
 
 
 def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
-    """The images of a dataset, by their content, and those for training: as they are kept, while the settings, source and files
-    of the dataset are as remembered, or as it gives them.
+    """Return the spec of a dataset's images, and the training images.
 
-    Raises: ConfigError if the dataset gives no proper images.
+    They come from the store if it has them and if the settings, the source and the files of the
+    dataset are as recorded; otherwise the dataset loads them.
     """
-    if (known := _remembered(dataset, store)) is not None and (
-        kept := store.find(known)
-    ) is not None:
-        return known, read_images(kept.path / "train")
+    recorded = _recorded_images(dataset, store)
+    if recorded is not None and (artifact := store.find(recorded)) is not None:
+        return recorded, read_images(artifact.path / "train")
     parts = split_parts(dataset)
     for name, part in parts.items():
-        check_images(part, f"dataset={dataset.name}, {SAID[name]} images")
+        check_images(part, f"dataset={dataset.name}, {PART_NAMES[name]} images")
     train = parts[TRAIN]
     return Images(content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
 
 
 def record_images(images: Images, store: Store) -> None:
-    """So that the dataset need not be loaded to know them."""
-    if _remembered(images.dataset, store) != images:
-        memory = images_record_path(images.dataset, store.root)
-        memory.parent.mkdir(exist_ok=True)
-        write_json(memory, images_record(images, _files(images.dataset)))
+    """Record the images of a dataset in a store, so that they need not be loaded to be found."""
+    if _recorded_images(images.dataset, store) != images:
+        path = images_record_path(images.dataset, store.root)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, images_record(images, _source_files(images.dataset)))
 
 
 def images_record_path(dataset: Dataset, root: Path) -> Path:
-    """Where a store remembers which images a dataset of these settings and this source has."""
-    source = json.dumps(describe(dataset), sort_keys=True)
-    return root / "images" / f".{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
+    """Return the file of a store that records the images of a dataset with these settings."""
+    settings = json.dumps(describe(dataset), sort_keys=True)
+    return root / "images" / f".{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
 def images_record(images: Images, files: list[list] | None) -> dict:
-    """What is remembered. files: path, size and time of each that was read; None: whatever there is (in a pack)."""
+    """Return the record of a dataset's images.
+
+    Args:
+        images: The images.
+        files: Path, size and time of each file that was read; None: any files, in a bundle.
+    """
     return {
         "files": files,
         "content": images.content,
@@ -88,46 +90,40 @@ def images_record(images: Images, files: list[list] | None) -> dict:
     }
 
 
-def _files(dataset: Dataset) -> list[list]:
-    return [
-        [str(path), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in dataset.sources()
-        if path.exists()
-    ]
+def _source_files(dataset: Dataset) -> list[list]:
+    paths = [path for path in dataset.sources() if path.exists()]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def _remembered(dataset: Dataset, store: Store) -> Images | None:
+def _recorded_images(dataset: Dataset, store: Store) -> Images | None:
+    """Return the recorded images; None if there is no valid record, or a source file changed."""
     try:
-        known = json.loads(images_record_path(dataset, store.root).read_text())
-        if known["files"] not in (_files(dataset), None):
+        record = json.loads(images_record_path(dataset, store.root).read_text())
+        if record["files"] not in (_source_files(dataset), None):
             return None
-        content, num_train, shape = known["content"], known["num_train"], known["shape"]
-        sound = [type(part) for part in (content, num_train, *shape)] == [str, int, int, int, int]
-        return Images(content, dataset, num_train, tuple(shape)) if sound else None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # nothing that can be read: it is looked up again
+        content, num_train, shape = record["content"], record["num_train"], record["shape"]
+        types = [type(value) for value in (content, num_train, *shape)]
+        valid = types == [str, int, int, int, int]
+        return Images(content, dataset, num_train, tuple(shape)) if valid else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
-    """Raises: ConfigError naming the setting that these data cannot honour."""
-    run.model.fits(experiment.images.shape)
-    captioned = train.captions is not None or not run.model.reads_text
-    require(
-        captioned,
-        "dataset",
-        run.dataset.label,
-        f"one with captions: model={run.model.name} reads them",
-    )
-    run.model.check_prompts("sampling.prompts", run.sampling.prompts)
-    shape = run.model.example_shape(experiment.images.shape)
-    for checkpoint in run.model.checkpoints:
-        weights.check_weights("model.checkpoints", run.model, locate_checkpoint(checkpoint), shape)
+    """Check the settings of a run against its images.
+
+    Raises:
+        ConfigError: The data do not fit a setting, which the message names.
+    """
+    model, shape = run.model, experiment.images.shape
+    model.fits(shape)
+    captioned = train.captions is not None or not model.reads_text
+    allowed = f"one with captions: model={model.name} reads them"
+    require(captioned, "dataset", run.dataset.label, allowed)
+    model.check_prompts("sampling.prompts", run.sampling.prompts)
+    for checkpoint in model.checkpoints:
+        path = locate_checkpoint(checkpoint)
+        weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():
@@ -136,13 +132,13 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
 
 
 def check_machine(run: RunConfig) -> None:
-    """Raises: ConfigError if this machine cannot do what is asked of it."""
+    """Check the settings of a run against this machine.
+
+    Raises:
+        ConfigError: The machine does not fit a setting, which the message names.
+    """
     for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
-        require(
-            os.path.isdir(path) or not os.path.lexists(path),
-            name,
-            path,
-            "a directory, or nothing yet",
-        )
+        free = os.path.isdir(path) or not os.path.lexists(path)
+        require(free, name, path, "a directory, or a path that does not exist yet")
     run.compute.ready()
     run.tracking.ready()

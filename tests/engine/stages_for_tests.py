@@ -1,7 +1,8 @@
-"""Toy specs, the stage that makes them, and ways to die: the store is tested without the rest of the code."""
+"""A toy spec, the stage that computes it, and processes that are killed at every line."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +21,13 @@ from journey.engine.workspace import Workspace, get
 
 @dataclass(frozen=True)
 class Toy(Spec):
-    stage: ClassVar[str] = "stages_for_tests"
+    stage: ClassVar[str] = "toy"
     maker: ClassVar[str] = "stages_for_tests:make"
     folder: ClassVar[str] = "toys"
     version: ClassVar[int] = 1
     value: int
     size: int = 1000
-    of: "Toy | None" = None
+    parent: "Toy | None" = None
     pause: float = omitted_default(0.0)  # seconds
 
     @property
@@ -39,43 +40,44 @@ class Toy(Spec):
 
 
 def make(spec: Toy, partial: Path, workspace: Workspace) -> dict:
-    """An array filled in two steps, a text in a folder, and a line for every time that this is run."""
+    """Fill an array in two steps, write a text in a folder, and log the run in runs.txt."""
     with open(workspace.store.root / "runs.txt", "a") as runs:
         runs.write(f"{os.getpid()}\n")
     path = partial / "values.npy"
-    begun = (load_state(partial) or {"step": 0})["step"]
-    values = open_memmap(path, "r+") if begun else new_array(path, (spec.size,))
-    for step in range(begun, 2):
-        values[step::2] = spec.value + step  # half of them
+    first = (load_state(partial) or {"step": 0})["step"]
+    values = open_memmap(path, "r+") if first else new_array(path, (spec.size,))
+    for step in range(first, 2):
+        values[step::2] = spec.value + step
         values.flush()
         (partial / f"resume.{step + 1}.bin").write_bytes(bytes([step] * 100))
         save_state(partial, {"step": step + 1}, [f"resume.{step + 1}.bin"])
     time.sleep(spec.pause)
     (partial / "notes").mkdir(exist_ok=True)
     (partial / "notes" / "text.txt").write_text(f"value {spec.value}\n")
-    return {"begun": begun}
+    return {"first": first}
 
 
-def ask(spec: Spec, root: Path) -> Artifact:
-    """An artifact of a store that remembers nothing yet."""
+def compute(spec: Spec, root: Path) -> Artifact:
+    """Return an artifact of a store that was just opened."""
     return get(spec, Workspace(Store(root), None, None, "test"))
 
 
-def deaths(deed: Callable[[int], object], files: tuple[str, ...]) -> Iterator[int]:
-    """Kill a process of its own that does the deed at the first line it reaches in some files, then another at the second, …
+def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...]) -> Iterator[int]:
+    """Call action(n) in a process that is killed at the n-th line it reaches in some files.
 
-    Yields the number of each death, until one survives: the deed is done with that number.
+    Yields:
+        n = 0, 1, … after each kill, until a process survives.
     """
     number = 0
     while True:
         if (child := os.fork()) == 0:
             sys.settrace(_killer(number, files))
-            deed(number)
+            action(number)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
             return
-        assert os.WIFSIGNALED(status), f"line {number}: the deed failed"
+        assert os.WIFSIGNALED(status), f"line {number}: the action failed"
         assert os.WTERMSIG(status) == signal.SIGKILL
         yield number
         number += 1
@@ -94,3 +96,12 @@ def _killer(number: int, files: tuple[str, ...]) -> Callable:
         return trace
 
     return trace
+
+
+def in_a_process(module: str, function: str, root: Path) -> None:
+    """Call a function of a test module in a process without threads, which may fork."""
+    code = f"from pathlib import Path; import {module}; {module}.{function}(Path({str(root)!r}))"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    }
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)

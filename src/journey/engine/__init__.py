@@ -1,1 +1,1 @@
-"""What is made from what, where it is kept, and how to ask for it."""
+"""Artifacts: their specs and cache keys, the store that holds them, and how they are computed."""

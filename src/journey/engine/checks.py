@@ -1,77 +1,68 @@
-"""How a setting is refused."""
+"""Checks of settings. A failed check raises ConfigError."""
+
+from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
-MOST = 10**6  # numbers of one kind in memory: more is a slip of the keyboard
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-
-MOST_MODELS = 10_000  # of one kind; a plan of as many takes seconds
-
-
+MOST = 10**6  # items of one kind that are held in memory; a larger number is a typing error
+MOST_MODELS = 10_000  # models of one kind; planning so many takes seconds
 MOST_METHODS = 1000
-
-
-TYPES = {
-    bool: (bool, "true or false"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "a text"),
-}
-
-
-LAMBDA = (1e-12, 1e12)  # outside, λ is nothing or all there is
+LAMBDA = (1e-12, 1e12)  # range of a relative damping λ
+SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be honoured. The message is one line: the field, its value and what is allowed."""
+    """A setting that is not allowed. The message is one line: field, value and allowed values."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ConfigError unless the condition holds."""
+    """Check a condition on the setting `name`, which "must be" what `allowed` describes.
+
+    Raises:
+        ConfigError: The condition is false.
+    """
     if not condition:
         raise ConfigError(f"{name}={value}: must be {allowed}")
 
 
 def require_name(name: str, value: str) -> None:
-    """Names become parts of paths."""
-    plain = re.fullmatch(r"\w[\w.-]*", value) is not None and len(value.encode()) <= 100
-    require(
-        plain,
-        name,
-        value,
-        "at most 100 letters, digits, '.', '_' and '-' (fewer where letters take several bytes)",
-    )
+    """Check that a text can be part of a path."""
+    valid = re.fullmatch(r"\w[\w.-]*", value) is not None and len(value.encode()) <= 100
+    require(valid, name, value, "1 to 100 letters, digits, '.', '_' and '-' (at most 100 bytes)")
 
 
 def require_count(name: str, value: int, least: int = 1, most: int = MOST) -> None:
-    """A number of things."""
+    """Check that a number of items is in a range."""
     require(least <= value <= most, name, value, f"in {least}…{most}")
 
 
 def require_seed(name: str, value: int) -> None:
-    """Of random numbers."""
+    """Check the seed of random numbers."""
     require(0 <= value < 2**63, name, value, "in 0…2⁶³ − 1")
 
 
 def require_within(name: str, value: float, least: float, most: float) -> None:
-    """A number between two; refuses NaN too."""
+    """Check that a number is in a range. NaN is in no range."""
     require(least <= value <= most, name, value, f"in {least:g}…{most:g}")
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuses NaN and infinity too."""
+    """Check that a number is positive, finite and not NaN."""
     require(0 < value < math.inf, name, value, "positive and finite")
 
 
 def require_candidates(
     name: str, values: Sequence[float], least: float = LAMBDA[0], most: float = LAMBDA[1]
 ) -> None:
-    """Values among which an evaluation chooses, each once."""
+    """Check hyper-parameter values: at least one, all distinct and in a range."""
     require(len(values) > 0, name, values, "a non-empty list")
     require(len(set(values)) == len(values), name, values, "distinct")
     for value in values:
@@ -79,81 +70,63 @@ def require_candidates(
 
 
 def require_regions(name: str, region: Sequence[int]) -> None:
-    """A box of rows and columns; or several, one after the other."""
-    allowed = "[first row, first column, end row, end column], and not empty; or that of every query, one after the other"
+    """Check one box of pixels, or a box for each query in one list; no box may be empty."""
+    box = "[first row, first column, end row, end column]"
+    allowed = f"{box} of a non-empty box, or the boxes of all queries in one list"
     require(len(region) > 0 and len(region) % 4 == 0, name, list(region), allowed)
-    for top, left, bottom, right in _boxes(region):
+    for start in range(0, len(region), 4):
+        top, left, bottom, right = region[start : start + 4]
         require(0 <= top < bottom and 0 <= left < right, name, list(region), allowed)
 
 
 def require_region_inside(
     name: str, region: Sequence[int], height: int, width: int, num_queries: int
 ) -> None:
-    """A box, or one for each query, of so many rows and columns."""
+    """Check one box, or a box for each query, against the size of the network's input."""
     require_regions(name, region)
-    allowed = (
-        f"[first row, first column, end row, end column] of what the network sees, {height}×{width}"
-    )
-    for _, _, bottom, right in _boxes(region):
-        require(bottom <= height and right <= width, name, list(region), allowed)
-    fits = len(region) in (4, 4 * num_queries)
-    require(
-        fits,
-        name,
-        list(region),
-        f"one box, or one for each of the {num_queries} queries, one after the other",
-    )
-
-
-def _boxes(region: Sequence[int]) -> list[Sequence[int]]:
-    return [region[first : first + 4] for first in range(0, len(region), 4)]
+    inside = max(region[2::4]) <= height and max(region[3::4]) <= width
+    allowed = f"[first row, first column, end row, end column] inside the input, {height}×{width}"
+    require(inside, name, list(region), allowed)
+    allowed = f"one box, or one for each of the {num_queries} queries in one list"
+    require(len(region) in (4, 4 * num_queries), name, list(region), allowed)
 
 
 def require_samples(group: str, num_samples: int, antithetic: bool) -> None:
-    """Refuse no draws, and an odd number of them where they come in pairs."""
+    """Check a number of noise samples, which must be even if they come in pairs ±ε."""
     require_count(f"{group}.num_samples", num_samples)
-    require(
-        not antithetic or num_samples % 2 == 0,
-        f"{group}.num_samples",
-        num_samples,
-        "even when antithetic=true",
-    )
+    even = num_samples % 2 == 0
+    allowed = "even when antithetic=true"
+    require(even or not antithetic, f"{group}.num_samples", num_samples, allowed)
 
 
-def require_types(node: Any, where: str = "") -> None:
-    """Refuse values that are not of their field's type: lists in lists and interpolations get past Hydra.
+def require_types(settings: DataclassInstance, prefix: str = "") -> None:
+    """Check the types of all values. Hydra does not, for nested lists and interpolations.
 
-    node: a dataclass of settings; where: what the names of its fields begin with.
+    Args:
+        settings: A dataclass, which may contain others.
+        prefix: Text before the names of its fields in messages.
     """
-    types = get_type_hints(type(node))
-    for f in fields(node):
-        _require_type(f"{where}{f.name}", getattr(node, f.name), types[f.name])
+    types = get_type_hints(type(settings))
+    for f in fields(settings):
+        _require_type(f"{prefix}{f.name}", getattr(settings, f.name), types[f.name])
 
 
-def _require_type(name: str, value: Any, wanted: Any) -> None:
-    if is_dataclass(wanted):
-        require(isinstance(value, wanted), name, value, f"settings ({wanted.__name__})")
-        require_types(value, f"{name}.")
-    elif get_origin(wanted) is list:
-        require(isinstance(value, (list, tuple)), name, value, "a list")
-        for item in value:
-            _require_type(name, item, *get_args(wanted))
-    elif get_origin(wanted) is dict:
+def _require_type(name: str, value: object, expected: type) -> None:
+    if get_origin(expected) is list:
+        require(isinstance(value, list | tuple), name, value, "a list")
+        for item in value:  # type: ignore[attr-defined]
+            _require_type(name, item, *get_args(expected))
+    elif get_origin(expected) is dict:
         require(isinstance(value, dict), name, value, "settings by name")
-        for key, item in value.items():
-            _require_type(f"{name}.{key}", item, get_args(wanted)[1])
-    elif wanted in TYPES:
-        accepted, said = TYPES[wanted]
-        require(
-            isinstance(value, accepted) and isinstance(value, bool) == (wanted is bool),
-            name,
-            value,
-            said,
-        )
-    elif isinstance(wanted, type) and issubclass(wanted, Enum):
-        require(
-            isinstance(value, wanted),
-            name,
-            value,
-            f"one of {', '.join(member.name for member in wanted)}",
-        )
+        for key, item in value.items():  # type: ignore[attr-defined]
+            _require_type(f"{name}.{key}", item, get_args(expected)[1])
+    elif is_dataclass(expected):
+        require(isinstance(value, expected), name, value, f"settings ({expected.__name__})")
+        require_types(value, f"{name}.")  # type: ignore[arg-type]
+    elif isinstance(expected, type) and issubclass(expected, Enum):
+        options = ", ".join(member.name for member in expected)
+        require(isinstance(value, expected), name, value, f"one of {options}")
+    elif expected in SCALARS:
+        accepted = (int, float) if expected is float else expected
+        valid = isinstance(value, accepted) and isinstance(value, bool) == (expected is bool)
+        require(valid, name, value, SCALARS[expected])

@@ -1,6 +1,7 @@
-"""What artifacts will cost: as those of the same stage that were made before did, or at the rates that were measured.
+"""Estimates of what artifacts will cost, from the artifacts of a store and from measured rates.
 
-What benchmarks/rates.py measured, for plans: rates.json beside the artifacts, an entry for each way to compute."""
+`benchmarks/rates.py` writes `rates.json`: rates of a network, kind of device and precision.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ from pathlib import Path
 from statistics import median
 
 from journey.engine.files import write_json
-from journey.engine.manifest import MANIFEST, StoreError
 from journey.engine.spec import Spec
-from journey.engine.store import Store
+from journey.engine.store import MANIFEST, Store, StoreError
 from journey.engine.workspace import Compute
 
-SIMILAR = 10.0  # how many times the work of another an artifact may be for an estimate to be more than a guess
+RATES = "rates.json"
+SIMILAR = 10.0  # the largest ratio of work at which one artifact's cost estimates another's well
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What artifacts of one stage and one amount of work took, in the median."""
+    """The median seconds and bytes of the artifacts of one stage that took the same work."""
 
     work: float
     seconds: float
@@ -30,53 +31,8 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What an artifact will take. None: nothing tells; rough: from one of quite another size; measured: from a rate."""
-
-    seconds: float | None
-    size: float | None
-    rough: bool = False
-    measured: bool = False
-
-
-def recorded_costs(store: Store) -> dict[str, list[StageCost]]:
-    """By stage, what the artifacts in a store took; those whose manifest cannot be read are passed over."""
-    found: dict[str, dict[float, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
-    for path in store.root.glob(f"*/*/{MANIFEST}"):
-        try:
-            manifest = json.loads(path.read_text())
-            stage, work = manifest["contents"]["stage"], float(manifest["work"])
-            took = float(manifest["seconds"]), int(manifest["bytes"])
-            found[stage][work].append(took)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue
-    made = defaultdict(list)
-    for stage, by_work in found.items():
-        for work, of in by_work.items():
-            seconds, size = zip(*of, strict=True)
-            made[stage].append(StageCost(max(work, 1.0), median(seconds), median(size)))
-    return made
-
-
-def estimate_cost(spec: Spec, known: list[StageCost], rate: Rate | None) -> Cost:
-    """As the artifact of the most similar work took, if that is alike; else at the rate; else, roughly, as that artifact took."""
-    nearest = min(known, key=lambda made: abs(math.log(made.work / spec.work)), default=None)
-    scale = math.inf if nearest is None else spec.work / nearest.work
-    alike = 1 / SIMILAR <= scale <= SIMILAR
-    size = spec.size or (rate and rate.size) or (scale * nearest.size if alike else None)
-    if rate is not None and not alike:
-        return Cost(spec.work / rate.work * rate.seconds, size, measured=True)
-    if nearest is None:
-        return Cost(None, size)
-    return Cost(scale * nearest.seconds, size, rough=not alike)
-
-
-RATES = "rates.json"
-
-
-@dataclass(frozen=True)
 class Rate:
-    """So many seconds for so much work of a stage, and bytes of an artifact where they follow from the model alone."""
+    """The seconds that some work of a stage takes, and the bytes of an artifact if always equal."""
 
     work: float
     seconds: float
@@ -85,49 +41,89 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """How: the machine, and what was left out. of: by `name`."""
+    """Measured rates, by `Spec.rate_name`."""
 
-    how: str
-    of: dict[str, Rate]
+    source: str  # how and on which machine they were measured
+    by_name: dict[str, Rate]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimated cost; None where it is unknown."""
+
+    seconds: float | None
+    size: float | None  # bytes of the arrays
+    rough: bool = False  # whether it is scaled from an artifact of quite different work
+    measured: bool = False  # whether the seconds follow from a measured rate
+
+
+def recorded_costs(store: Store) -> dict[str, list[StageCost]]:
+    """Return the costs of the artifacts in a store, by stage. Unreadable manifests are ignored."""
+    records = defaultdict(list)  # seconds and bytes, by stage and work
+    for path in store.root.glob(f"*/*/{MANIFEST}"):
+        try:
+            manifest = json.loads(path.read_text())
+            stage, work = manifest["key_fields"]["stage"], float(manifest["work"])
+            records[stage, work].append((float(manifest["seconds"]), int(manifest["bytes"])))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue
+    costs = defaultdict(list)
+    for (stage, work), record in records.items():
+        seconds, sizes = zip(*record, strict=True)
+        costs[stage].append(StageCost(max(work, 1.0), median(seconds), median(sizes)))
+    return costs
+
+
+def estimate_cost(spec: Spec, costs: list[StageCost], rate: Rate | None) -> Cost:
+    """Return the estimated cost of an artifact.
+
+    The artifact of the most similar work is scaled if the works differ by less than a factor of
+    SIMILAR; otherwise the rate is used. Without a rate, that artifact is scaled all the same.
+
+    Args:
+        spec: The artifact.
+        costs: Recorded costs of its stage.
+        rate: The measured rate of its stage, if any.
+    """
+    size: float | None = spec.size or (rate.size if rate is not None else None)
+    nearest = min(costs, key=lambda cost: abs(math.log(cost.work / spec.work)), default=None)
+    if nearest is not None:
+        scale = spec.work / nearest.work
+        similar = 1 / SIMILAR <= scale <= SIMILAR
+        if similar or rate is None:
+            scaled_size = scale * nearest.size if similar else None
+            return Cost(scale * nearest.seconds, size or scaled_size, rough=not similar)
+    if rate is None:
+        return Cost(None, size)
+    return Cost(spec.work / rate.work * rate.seconds, size, measured=True)
 
 
 def read_rates(root: Path, label: str, compute: Compute) -> Rates:
-    """Those of a way to compute; none where it was not measured.
-
-    Raises: StoreError if the file is damaged.
-    """
-    path = root / RATES
-    try:
-        found = _ways(path).get(_way(label, compute), {"how": "", "of": {}})
-        return Rates(found["how"], {of: Rate(**rate) for of, rate in found["of"].items()})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged_rates(path, error) from None
+    """Return the rates of a network, by its label, on a kind of device; none if not measured."""
+    return _read_all_rates(root / RATES).get(_entry_name(label, compute), Rates("", {}))
 
 
 def write_rates(root: Path, label: str, compute: Compute, rates: Rates) -> None:
-    """Beside those of other ways, in the place of what was measured before. Raises: StoreError if the file is damaged."""
-    path = root / RATES
-    ways = _ways(path) | {_way(label, compute): asdict(rates)}
+    """Write the rates of a network on a kind of device in place of earlier ones."""
+    entries = _read_all_rates(root / RATES) | {_entry_name(label, compute): rates}
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, ways)
+    write_json(root / RATES, {name: asdict(entry) for name, entry in entries.items()})
 
 
-def _ways(path: Path) -> dict[str, dict]:
+def _read_all_rates(path: Path) -> dict[str, Rates]:
+    entries = {}
     try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("no entries")
+        for name, entry in json.loads(path.read_bytes()).items():
+            by_name = {key: Rate(**rate) for key, rate in entry["by_name"].items()}
+            entries[name] = Rates(entry["source"], by_name)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise _damaged_rates(path, error) from None
-    return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path}: unreadable ({error}); delete {path} to plan without it"
+        ) from None
+    return entries
 
 
-def _damaged_rates(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: unreadable ({error}); delete {path} to plan without it")
-
-
-def _way(label: str, compute: Compute) -> str:
-    """What rates depend on beside the machine: a network, a kind of device and a precision."""
+def _entry_name(label: str, compute: Compute) -> str:
     return f"{label} {compute.device.partition(':')[0]} {compute.precision.value}"

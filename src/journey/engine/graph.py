@@ -1,8 +1,4 @@
-"""Addresses, and who is made from whom.
-
-An address is a folder, a readable label and 48 bits of a hash of the contents: the format version of the stage, every field of
-the spec, and the digests of the artifacts it is made from. A kind is described by its name, its fields and its fingerprint.
-"""
+"""The graph of artifacts: what a spec is computed from, and the order of computing."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -11,12 +7,12 @@ from journey.engine.spec import Component, Spec, cache_key
 
 
 def parents(spec: Spec) -> list[Spec]:
-    """The specs a spec is directly made from."""
-    return [found for f in fields(spec) for found in specs_in(getattr(spec, f.name))]
+    """Return the specs that a spec is directly computed from."""
+    return [parent for f in fields(spec) for parent in specs_in(getattr(spec, f.name))]
 
 
 def specs_in(value: object) -> Iterator[Spec]:
-    """Every spec in a value: itself, or in tuples, dictionaries and dataclasses that are no settings."""
+    """Yield the specs in a value: itself, or in tuples, dictionaries, and dataclasses of inputs."""
     if isinstance(value, Spec):
         yield value
     elif isinstance(value, dict):
@@ -31,29 +27,31 @@ def specs_in(value: object) -> Iterator[Spec]:
 
 
 def ancestors(spec: Spec) -> list[Spec]:
-    """Everything an artifact is made from, each once."""
-    found: dict[str, Spec] = {}
-    waiting = parents(spec)
-    while waiting:
-        ancestor = waiting.pop()
-        if (key := cache_key(ancestor)) not in found:
-            found[key] = ancestor
-            waiting.extend(parents(ancestor))
-    return list(found.values())
+    """Return all specs that a spec is directly or indirectly computed from, each once."""
+    by_key: dict[str, Spec] = {}
+    pending = parents(spec)
+    while pending:
+        ancestor = pending.pop()
+        if (key := cache_key(ancestor)) not in by_key:
+            by_key[key] = ancestor
+            pending.extend(parents(ancestor))
+    return list(by_key.values())
 
 
 def missing(targets: list[Spec], exists: Callable[[Spec], bool]) -> dict[str, Spec]:
-    """What must be made for the targets to exist, each once, by address: parents before children, and whatever the first
-    target needs before whatever only a later one needs.
+    """Return the specs that must be computed for the targets to exist, by cache key.
+
+    Parents come before children, and everything the first target needs before what only a later
+    target needs. The ancestors of an existing artifact are not visited.
     """
     order: dict[str, Spec] = {}
-    seen: set[str] = set()
+    visited: set[str] = set()
 
     def visit(spec: Spec) -> None:
         key = cache_key(spec)
-        if key in seen:
+        if key in visited:
             return
-        seen.add(key)
+        visited.add(key)
         if not exists(spec):
             for parent in parents(spec):
                 visit(parent)

@@ -1,4 +1,4 @@
-"""Metrics: JSON lines beside every artifact, always; Weights & Biases as a view of them, on request."""
+"""Metrics: JSON lines beside every artifact, and in the tracker of the run if it has one."""
 
 import contextlib
 import json
@@ -13,37 +13,31 @@ from journey.engine.workspace import LogMetrics, Workspace
 METRICS = "metrics.jsonl"
 
 
-Log = Callable[..., None]
-
-
 @contextlib.contextmanager
-def track(spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1) -> Iterator[Log]:
-    """A function `log(step, name=value, …)` that appends a line to `metrics.jsonl` and tells whoever watches.
+def track(
+    spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1
+) -> Iterator[Callable[..., None]]:
+    """Open the metrics of a stage, which resumes from `resume_step`; later steps are logged again.
 
-    A resumed stage gives the step it resumes from: later lines of the interrupted run are dropped, since they come again.
+    Yields:
+        A function `log(step, name=value, …)`, which appends a line to `metrics.jsonl`.
     """
     path = partial / METRICS
-    kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
-    replace_text(path, "".join(kept))
-    with _watched(spec, workspace) as watcher, open(path, "a") as file:
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):  # cut short by a crash
+        lines.pop()
+    replace_text(path, "".join(line for line in lines if json.loads(line)["step"] <= resume_step))
+
+    tracker: AbstractContextManager[LogMetrics | None] = contextlib.nullcontext()
+    if spec.has_curves:
+        name = cache_key(spec).split("/")[1]
+        tracker = workspace.tracking.watch(name, workspace.group, spec.stage, key_fields(spec))
+    with tracker as log_metrics, open(path, "a") as file:
 
         def log(step: int, **values: float) -> None:
             file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
             file.flush()
-            if watcher is not None:
-                watcher(values, step=step)
+            if log_metrics is not None:
+                log_metrics(values, step=step)
 
         yield log
-
-
-def _watched(spec: Spec, workspace: Workspace) -> AbstractContextManager[LogMetrics | None]:
-    if not spec.has_curves:
-        return contextlib.nullcontext()
-    name, stage = cache_key(spec).split("/")[1], spec.stage
-    return workspace.tracking.watch(name, workspace.group, stage, key_fields(spec))
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file that may have been cut short."""
-    text = path.read_text() if path.exists() else ""
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""What made a number: the commit, the versions of packages, the machine."""
+"""Provenance of a result: the commit, the versions of packages, and the machine."""
 
 import contextlib
 import functools
@@ -14,35 +14,35 @@ PACKAGES = ("journey", "torch", "diffusers", "numpy", "scipy", "scikit-learn", "
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Versions of what computes the numbers, of packages that are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that compute numbers."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @functools.cache
-def git_state() -> dict | None:
-    """Commit of the checkout this code runs from, and whether tracked files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+def git_state() -> dict[str, str | bool] | None:
+    """Return the commit of this checkout and whether files differ; None outside a checkout."""
+    file = Path(__file__)
 
     def git(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+        command = ["git", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True)
 
     try:
-        tracked = git("ls-files", "--error-unmatch", Path(__file__).name).returncode == 0
-    except FileNotFoundError:
+        if git("ls-files", "--error-unmatch", file.name).returncode != 0:
+            return None
+    except FileNotFoundError:  # no git
         return None
-    if not tracked:
-        return None
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit.stdout.strip(), "dirty": changed.stdout.strip() != ""}
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit.stdout.strip(), "dirty": changes.stdout.strip() != ""}
 
 
 @functools.cache
 def machine_id() -> str:
-    """A name of this machine that stays. Hosts and containers that share a disk image differ by their host names."""
+    """Return a permanent name of this machine. Containers of one image differ by host name."""
     try:
         identity = Path("/etc/machine-id").read_text()
     except OSError:

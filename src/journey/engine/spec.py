@@ -1,22 +1,27 @@
-"""Components (the choices of a config group), specs (what determines an artifact), and their cache keys.
+"""Components (choices of a config group), specs (what determines an artifact), and cache keys.
 
-A cache key is a folder, a readable label, and 48 bits of a hash of the key fields: the stage's name and version, every
-field of the spec, and the digests of the specs it is computed from.
+A cache key is a folder, a readable label, and 48 bits of a hash of the key fields: the stage's name
+and version, every field of the spec, and the digests of the specs it is computed from.
 """
+
+from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
 import json
 from abc import ABC
-from dataclasses import field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 
 class Component(ABC):
-    """One choice of a config group: a dataclass of its settings, which are part of the cache key of what it computes."""
+    """A choice of a config group: a dataclass of settings, which are part of cache keys."""
 
     name: ClassVar[str]
 
@@ -36,15 +41,8 @@ class Component(ABC):
         """
 
     def content_hash(self) -> str:
-        """Return a hash of what determines results beside the settings, such as a file that is read."""
+        """Return a hash of what determines results beside the settings, such as an input file."""
         return ""
-
-
-def component_hash(component: Component) -> str:
-    """Return what a cache key holds of a component beside its settings: its content and, if it is a user's own, its source."""
-    own = not type(component).__module__.startswith("journey.")
-    parts = [component.content_hash(), _source_hash(type(component)) if own else ""]
-    return ":".join(part for part in parts if part)
 
 
 @functools.cache
@@ -53,30 +51,34 @@ def _source_hash(component_type: type) -> str:
 
 
 def omitted_default(value: Any, kw_only: bool = False) -> Any:
-    """Return a dataclass field that cache keys omit while it has its default, so that a new setting leaves keys alone."""
-    default = (
-        {"default_factory": value.copy} if isinstance(value, list | dict) else {"default": value}
-    )
-    return field(**default, metadata={"omitted_default": value}, kw_only=kw_only)
+    """Return a dataclass field that cache keys omit while it has its default.
+
+    A new setting therefore leaves cache keys unchanged.
+    """
+    metadata = {"omitted_default": value}
+    if isinstance(value, list | dict):
+        return field(default_factory=value.copy, metadata=metadata, kw_only=kw_only)
+    return field(default=value, metadata=metadata, kw_only=kw_only)
 
 
 def not_in_key() -> Any:
-    """Return a dataclass field that describes an artifact and determines nothing of it."""
+    """Return a dataclass field that describes an artifact without determining it."""
     return field(compare=False, metadata={"not_in_key": True})
 
 
+@dataclass(frozen=True)
 class Spec:
     """What determines an artifact. Subclasses are frozen dataclasses.
 
     Attributes:
         stage: Name of the stage in cache keys, manifests and tables.
-        maker: `module:function` that computes the artifact, called as function(spec, partial directory, workspace). It may
-            return metadata for the manifest, as JSON.
-        folder: Where in the store artifacts of this kind are.
+        maker: `module:function` that computes the artifact. It is called with the spec, a partial
+            directory and the workspace, and may return metadata, as JSON.
+        folder: Folder of the store that has the artifacts of this stage.
         version: Increased when the same fields give other numbers.
         has_curves: Whether a tracker follows the stage while it runs.
         label: Readable part of the cache key.
-        work: Cost in multiply-adds or the like. It scales cost estimates, and is compared within a stage only.
+        work: Cost in multiply-adds or the like, compared within a stage only.
     """
 
     stage: ClassVar[str]
@@ -95,17 +97,17 @@ class Spec:
 
     @property
     def size(self) -> int | None:
-        """Return the bytes of the artifact's arrays, or None if the fields do not determine them."""
+        """Return the bytes of the arrays, or None if the fields do not determine them."""
         return None
 
     @property
     def rate_name(self) -> str:
-        """Return the name of the speed at which this artifact is computed; stages with several speeds override it."""
+        """Return the name of the measured rate of this work."""
         return self.stage
 
 
 def describe(value: object) -> object:
-    """Return a spec or a setting as JSON. A spec inside another is named by its digest."""
+    """Return a spec or a setting as JSON. A spec inside another is represented by its digest."""
     if isinstance(value, Spec):
         return f"{value.folder}:{digest(value)}"
     if isinstance(value, Enum):
@@ -114,19 +116,19 @@ def describe(value: object) -> object:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {key: describe(item) for key, item in value.items()}
-    if isinstance(value, Component):
-        source = component_hash(value)
-        return {
-            "name": value.name,
-            **_described_fields(value),
-            **({"content_hash": source} if source else {}),
-        }
-    if is_dataclass(value):
-        return {"type": type(value).__name__, **_described_fields(value)}
-    return value
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    described = _described_fields(value)
+    if not isinstance(value, Component):
+        return {"type": type(value).__name__, **described}
+    # The cache key of a component that a user wrote contains the hash of its source.
+    users = not type(value).__module__.startswith("journey.")
+    hashes = [value.content_hash(), _source_hash(type(value)) if users else ""]
+    content = ":".join(part for part in hashes if part)
+    return {"name": value.name, **described, **({"content_hash": content} if content else {})}
 
 
-def _described_fields(value: Any) -> dict[str, object]:
+def _described_fields(value: DataclassInstance) -> dict[str, object]:
     """Return every field that is part of the key and does not have its omitted default."""
     described = {}
     for f in fields(value):
@@ -138,12 +140,12 @@ def _described_fields(value: Any) -> dict[str, object]:
 
 
 def key_fields(spec: Spec) -> dict[str, object]:
-    """Return what the digest of a spec is the hash of."""
+    """Return the content that the digest of a spec is the hash of."""
     return {"stage": spec.stage, "version": spec.version, **_described_fields(spec)}
 
 
 def digest(spec: Spec) -> str:
-    """Return 48 bits of a hash of the key fields. It is cached in the spec, since a graph needs it again and again."""
+    """Return 48 bits of a hash of the key fields. The spec keeps it, since it is needed often."""
     cached = vars(spec).get("_digest")
     if cached is None:
         text = json.dumps(key_fields(spec), sort_keys=True)
@@ -153,5 +155,5 @@ def digest(spec: Spec) -> str:
 
 
 def cache_key(spec: Spec) -> str:
-    """Return where in a store the artifact of a spec is: folder/label-digest."""
+    """Return the path of a spec's artifact in a store: folder/label-digest."""
     return f"{spec.folder}/{spec.label}-{digest(spec)}"

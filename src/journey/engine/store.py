@@ -1,16 +1,20 @@
-"""Artifacts: directories addressed by what made them, written atomically, refused when damaged.
+"""The store of artifacts: directories named by cache keys, written atomically, checked when read.
 
-<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/           payload, manifest.json, and which machines have hashed the payload
-<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/   being made, or interrupted and waiting to be resumed
-<root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock       held by the process that is making it, whose number it contains
-<root>/logs/                                              why artifacts could not be made
-<root>/jobs/                                              what was submitted to a cluster, and the logs of its jobs
-<root>/costs.json                                         what artifacts cost that an exported pack left out
-<root>/rates.json                                         how fast stages are, as benchmarks/rates.py measured, for plans
+    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b/          payload, manifest.json, and
+                                                             verified-<machine>.json
+    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.partial/  being computed, or interrupted
+    <root>/models/digits-ddpm_tiny-s0-3f9a1c2e0d4b.lock      held by the process that computes it
+    <root>/logs/         why artifacts could not be computed
+    <root>/jobs/         jobs that were submitted to a cluster, and their logs
+    <root>/costs.json    costs of the artifacts that an exported bundle leaves out
+    <root>/rates.json    measured rates of stages, for plans
 
-Finding an artifact reads its manifest and looks at the sizes of its files. Their contents are hashed when they are written, once
-on every machine that reads them, and by `Store.verify`. The rename of the partial directory makes an artifact exist; locks only
-save work. Where a file system has none, every writer has a partial directory of its own, which no later run resumes.
+The manifest says what an artifact was computed from, and has the checksums of its payload. Finding
+an artifact reads its manifest and compares file sizes. Contents are hashed when they are written,
+once on every machine that reads them, and by `Store.verify`.
+
+The rename of its partial directory makes an artifact exist. Locks only save work: where a file
+system has none, each process has a partial directory of its own, which no later run resumes.
 """
 
 import contextlib
@@ -21,189 +25,317 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from journey.engine.files import (
     acquire_lock,
+    checksum,
     error_text,
     fsync,
     is_locked,
+    read_checksummed,
     sibling,
     write_checksummed,
 )
-from journey.engine.manifest import (
-    COST_FIELDS,
-    MANIFEST,
-    StoreError,
-    check_artifact,
-    has_fields,
-    load_manifest,
-    new_manifest,
-    payload_checksums,
-    record_verification,
-    verify_once,
-)
-from journey.engine.provenance import machine_id
-from journey.engine.spec import Spec, cache_key
+from journey.engine.graph import parents
+from journey.engine.provenance import git_state, machine_id, package_versions
+from journey.engine.spec import Spec, cache_key, key_fields
 
+MANIFEST = "manifest.json"
 COSTS = "costs.json"
+OTHER_FOLDERS = ("logs", "jobs")  # of a store, without artifacts
+
+CHECKSUM_FIELDS = {"sha256": str, "bytes": int}
+COST_FIELDS = {"seconds": (int, float), "bytes": int, "work": (int, float), "metadata": dict}
+MANIFEST_FIELDS = {
+    "cache_key": str,
+    "key_fields": dict,
+    "parents": list,
+    "checksums": dict,
+    "versions": dict,
+    **COST_FIELDS,
+}
 
 
-NO_ARTIFACTS = ("logs", "jobs")  # folders of a store
+class StoreError(RuntimeError):
+    """An artifact that cannot be trusted. The message is one line: path, damage, what to delete."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact. Reading its payload verifies it, unless this machine has done so before."""
+    """An artifact that exists. Its payload is verified before it is read, once per machine."""
 
     directory: Path
     manifest: dict
 
     @functools.cached_property
     def path(self) -> Path:
-        """The directory, its payload verified. Raises: StoreError naming the damaged file."""
-        verify_once(self.directory, self.manifest["checksums"])
+        """Return the directory of the verified payload. StoreError names a damaged file.
+
+        A file is hashed unless this machine has recorded its hash with its size, time and inode.
+        """
+        checksums = self.manifest["checksums"]
+        record = self.directory / f"verified-{machine_id()}.json"
+        try:
+            verified = read_checksummed(record)["files"]
+        except (OSError, ValueError, KeyError):  # not verified on this machine, or damaged
+            verified = {}
+        current = _file_states(self.directory, checksums)
+        for name, state in current.items():
+            if verified.get(name) != state:
+                _check_content(self.directory, name, checksums[name])
+        if verified != current:
+            with contextlib.suppress(OSError):  # a read-only disk: the next process hashes again
+                write_checksummed(record, {"files": current})
         return self.directory
 
     def array(self, name: str) -> np.ndarray:
-        """One array of the payload, mapped from disk, not read. Raises: StoreError naming the damaged file."""
+        """Return an array of the verified payload, mapped from disk, by the name of its file."""
         return np.load(self.path / name, mmap_mode="r")
 
 
 class Store:
-    """A directory of artifacts, shared safely by any number of processes."""
+    """A directory of artifacts that any number of processes may share."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._found: dict[str, Artifact] = {}
+        self._artifacts: dict[str, Artifact] = {}
 
     def __reduce__(self) -> tuple:
-        return Store, (self.root,)  # a worker looks for itself
+        return Store, (self.root,)  # another process reads manifests itself
 
-    def writable(self) -> None:
-        """Raises: StoreError if nothing can be written here."""
-        trial = self.root / f".writable-{os.getpid()}"
+    def check_writable(self) -> None:
+        """Check that files can be written here.
+
+        Raises:
+            StoreError: They cannot.
+        """
+        file = self.root / f".writable-{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            trial.write_text("x")
-            trial.unlink()
-        except (OSError, ValueError) as error:  # ValueError: no path at all
-            raise StoreError(
-                f"{self.root}: artifacts cannot be written here ({error_text(error)})"
-            ) from None
+            file.write_text("x")
+            file.unlink()
+        except (OSError, ValueError) as error:  # ValueError: not a path
+            problem = f"artifacts cannot be written here ({error_text(error)})"
+            raise StoreError(f"{self.root}: {problem}") from None
 
     def find(self, spec: Spec) -> Artifact | None:
-        """The artifact of a spec, or None if it has not been made. Costs a manifest and a look at every file's size.
+        """Return the artifact of a spec, or None if it does not exist. Its payload is not hashed.
 
-        Raises: StoreError if its manifest is damaged or of other settings, or a file is missing or of another size.
+        StoreError says that its manifest is damaged or has other settings, or that a file is
+        missing or has another size.
         """
-        name = cache_key(spec)
-        if name not in self._found:
-            directory = self.root / name
+        key = cache_key(spec)
+        if key not in self._artifacts:
+            directory = self.root / key
             if not directory.exists():
                 return None
-            self._found[name] = Artifact(directory, load_manifest(directory, spec))
-        return self._found[name]
+            manifest = _read_manifest(directory)
+            if lines := differences(manifest["key_fields"], key_fields(spec)):
+                _refuse(directory, directory, f"computed from other settings: {'; '.join(lines)}")
+            _file_states(directory, manifest["checksums"])
+            self._artifacts[key] = Artifact(directory, manifest)
+        return self._artifacts[key]
 
     def cost(self, spec: Spec) -> dict | None:
-        """The seconds, bytes, work and facts of an artifact that is here, or that a pack left out; None if unknown.
+        """Return the seconds, bytes, work and metadata of an artifact, or None if they are unknown.
 
-        Raises: StoreError as `find` does, or if the list of costs is damaged.
+        They are known if it exists, or if this store is an exported bundle that left it out.
         """
-        made = self.find(spec)
-        known = self._costs.get(cache_key(spec)) if made is None else made.manifest
-        return known and {key: known[key] for key in COST_FIELDS}
+        artifact = self.find(spec)
+        cost = self._costs.get(cache_key(spec)) if artifact is None else artifact.manifest
+        return cost and {field: cost[field] for field in COST_FIELDS}
 
     @functools.cached_property
     def _costs(self) -> dict[str, dict]:
         path = self.root / COSTS
         try:
             costs = json.loads(path.read_bytes())
-            if not isinstance(costs, dict) or not all(
-                has_fields(cost, COST_FIELDS) for cost in costs.values()
-            ):
-                raise ValueError("not a cost for each address")
+            for cost in costs.values():
+                if not _has_fields(cost, COST_FIELDS):
+                    raise ValueError("not a cost for each cache key")
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{path}: unreadable ({error_text(error)}); delete {path} to estimate without it"
-            ) from None
+        except (OSError, ValueError, AttributeError) as error:
+            problem = f"unreadable ({error_text(error)}); delete {path} to estimate without it"
+            raise StoreError(f"{path}: {problem}") from None
         return costs
 
     def verify(self) -> Iterator[str]:
-        """Hash every payload of every artifact; yields a line for each damaged one, saying what to delete."""
+        """Hash every payload; yield for each damaged artifact a line that says what to delete."""
         for directory in sorted(self.root.glob("[!.]*/[!.]*")):
-            if (
-                directory.is_dir()
-                and directory.suffix != ".partial"
-                and directory.parent.name not in NO_ARTIFACTS
-            ):
-                try:
-                    check_artifact(directory)
-                except StoreError as error:
-                    yield str(error)
+            folder = directory.parent.name
+            is_artifact = directory.is_dir() and directory.suffix != ".partial"
+            if not is_artifact or folder in OTHER_FOLDERS:
+                continue
+            try:
+                manifest = _read_manifest(directory)
+                if manifest["cache_key"] != f"{folder}/{directory.name}":
+                    _refuse(directory, directory, f"its manifest is of {manifest['cache_key']}")
+                for name, expected in manifest["checksums"].items():
+                    _file_states(directory, {name: expected})
+                    _check_content(directory, name, expected)
+            except StoreError as error:
+                yield str(error)
 
-    def held(self) -> list[str]:
-        """The addresses of what is being made, as far as locks tell."""
-        found = self.root.glob("[!.]*/[!.]*.lock")
-        return [f"{path.parent.name}/{path.stem}" for path in found if is_locked(path)]
+    def locked_keys(self) -> list[str]:
+        """Return the cache keys of the artifacts whose locks are held."""
+        locks = self.root.glob("[!.]*/[!.]*.lock")
+        return [f"{path.parent.name}/{path.stem}" for path in locks if is_locked(path)]
+
+    writable, held = check_writable, locked_keys
 
     @contextlib.contextmanager
     def writing(self, spec: Spec) -> Iterator[Path]:
-        """Hold the right to make an artifact, and the directory to make it in, which may hold an interrupted run's work.
+        """Hold the lock of an artifact, after waiting for any other process that holds it.
 
-        Waits while another process holds it: look again with `find` before working.
+        Yields:
+            The partial directory, perhaps with the state of an interrupted run. The artifact may
+            exist by now: call `find` before computing it.
         """
         final = self.root / cache_key(spec)
         final.parent.mkdir(parents=True, exist_ok=True)
-        with open(
-            sibling(final, ".lock"), "a+"
-        ) as lock:  # released by the kernel, however this process ends
-            alone = acquire_lock(lock, cache_key(spec))
-            partial = sibling(
-                final, ".partial" if alone else f".{machine_id()}.{os.getpid()}.partial"
-            )
+        lock_path = sibling(final, ".lock")
+        with open(lock_path, "a+") as lock:  # the kernel releases it, however this process ends
+            locked = acquire_lock(lock, cache_key(spec))
+            suffix = ".partial" if locked else f".{machine_id()}.{os.getpid()}.partial"
+            partial = sibling(final, suffix)
             partial.mkdir(exist_ok=True)
             yield partial
         if final.exists():
-            sibling(final, ".lock").unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
 
-    def commit(self, spec: Spec, partial: Path, seconds: float, facts: dict) -> Artifact:
-        """Turn a partial directory into the artifact: checksums, manifest, fsync, then the rename that makes it exist.
+    def commit(self, spec: Spec, partial: Path, seconds: float, metadata: dict) -> Artifact:
+        """Turn a partial directory into the artifact of a spec.
 
-        seconds: what the run that finished it took; an interrupted run before it is not counted.
-        facts: what the stage found worth keeping about how it was made, as JSON.
+        Args:
+            spec: The artifact.
+            partial: Its partial directory.
+            seconds: Duration of the run that finished it, without interrupted runs.
+            metadata: JSON that the stage returned.
+
+        Returns:
+            The artifact; that of another process if it was first.
+
+        Raises:
+            OSError: The directory cannot be renamed.
         """
-        checksums = payload_checksums(partial)
-        for name in checksums:
-            fsync(partial / name)
-        record_verification(partial, checksums)
-        write_checksummed(partial / MANIFEST, new_manifest(spec, checksums, seconds, facts))
-        for directory in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
-            fsync(directory)
+        # Hash the payload, and record that this machine has done so.
+        checksums: dict[str, dict] = {}
+        for path in sorted(partial.rglob("*")):
+            if path.is_file() and not _is_auxiliary(path):
+                fsync(path)
+                expected = {"sha256": checksum(path), "bytes": path.stat().st_size}
+                checksums[str(path.relative_to(partial))] = expected
+        record = {"files": _file_states(partial, checksums)}
+        write_checksummed(partial / f"verified-{machine_id()}.json", record)
+
+        manifest = {
+            "cache_key": cache_key(spec),
+            "key_fields": key_fields(spec),
+            "parents": [cache_key(parent) for parent in parents(spec)],
+            "work": spec.work,
+            "metadata": metadata,
+            "checksums": checksums,
+            "bytes": sum(expected["bytes"] for expected in checksums.values()),
+            "seconds": round(seconds, 3),
+            "git": git_state(),
+            "versions": package_versions(),
+        }
+        write_checksummed(partial / MANIFEST, manifest)
+        for path in (partial, *partial.rglob("*")):
+            if path.is_dir():
+                fsync(path)
+
+        # The rename makes the artifact exist.
         final = self.root / cache_key(spec)
-        _rename(partial, final)
-        _drop_scaffolding(final)
+        try:
+            os.rename(partial, final)
+        except OSError:
+            if not final.exists():
+                raise
+            shutil.rmtree(partial)  # another process computed the same artifact
+        fsync(final.parent)
+
+        # Only now: a run that is killed before the rename still resumes.
+        for path in list(final.rglob("*")):
+            if path.name.startswith("resume.") or path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
         artifact = self.find(spec)
         assert artifact is not None
         return artifact
 
 
-def _rename(partial: Path, final: Path) -> None:
-    """The commit. Where another writer was first, who made the same, ours is dropped."""
+def differences(stored: object, expected: object, path: str = "") -> list[str]:
+    """Return the differences of two descriptions at `path`, such as "a.b: stored 1, expected 2"."""
+    if not (isinstance(stored, dict) and isinstance(expected, dict)):
+        return [] if stored == expected else [f"{path}: stored {stored}, expected {expected}"]
+    lines = []
+    for key in sorted({*stored, *expected}):
+        pair = stored.get(key, "(nothing)"), expected.get(key, "(nothing)")
+        lines += differences(*pair, path=f"{path}.{key}" if path else key)
+    return lines
+
+
+def _is_auxiliary(path: Path) -> bool:
+    """Return whether a file is no payload: a manifest, record, state or half-written file."""
+    record = path.name.startswith("verified-") and path.suffix == ".json"
+    state = path.name.startswith("resume.") or path.suffix == ".tmp"
+    return path.name == MANIFEST or record or state
+
+
+def _read_manifest(directory: Path) -> dict:
+    """Return a manifest that is whole and has all its fields with the right types."""
+    path = directory / MANIFEST
     try:
-        os.rename(partial, final)
-    except OSError:
-        if not final.exists():
-            raise
-        shutil.rmtree(partial)
-    fsync(final.parent)
+        manifest = read_checksummed(path)
+    except (OSError, ValueError) as error:
+        _refuse(path, directory, f"unreadable manifest ({error_text(error)})")
+    valid = _has_fields(manifest, MANIFEST_FIELDS) and all(
+        _has_fields(expected, CHECKSUM_FIELDS) for expected in manifest["checksums"].values()
+    )
+    if not valid:
+        _refuse(path, directory, "unreadable manifest (a field is missing or has another type)")
+    return manifest
 
 
-def _drop_scaffolding(directory: Path) -> None:
-    """Only after the commit: a run killed before it still resumes."""
-    for path in list(directory.rglob("*")):
-        if path.name.startswith("resume.") or path.suffix == ".tmp":
-            path.unlink(missing_ok=True)
+def _has_fields(value: object, types: dict) -> bool:
+    """Return whether a value is a dictionary that has every field with its type."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), expected) for name, expected in types.items()
+    )
+
+
+def _file_states(directory: Path, checksums: dict[str, dict]) -> dict[str, list]:
+    """Return values that change when a payload file is written or replaced; check the sizes."""
+    states = {}
+    for name, expected in checksums.items():
+        path = directory / name
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            _refuse(path, directory, f"missing ({error_text(error)})")
+        if status.st_size != expected["bytes"]:
+            problem = f"{status.st_size} bytes, manifest says {expected['bytes']}"
+            _refuse(path, directory, f"corrupted ({problem})")
+        states[name] = [status.st_size, status.st_mtime_ns, status.st_ino, expected["sha256"]]
+    return states
+
+
+def _check_content(directory: Path, name: str, expected: dict) -> None:
+    """Check the hash of a payload file."""
+    path = directory / name
+    try:
+        sha256 = checksum(path)
+    except OSError as error:
+        _refuse(path, directory, f"unreadable ({error_text(error)})")
+    if sha256 != expected["sha256"]:
+        problem = f"sha256 {sha256[:12]}…, manifest says {expected['sha256'][:12]}…"
+        _refuse(path, directory, f"corrupted ({problem})")
+
+
+def _refuse(path: Path, directory: Path, problem: str) -> NoReturn:
+    message = f"{path}: {problem}; delete {directory} to compute it again"
+    raise StoreError(message.replace("\n", " ")) from None

@@ -1,4 +1,4 @@
-"""Where and how to compute, and `get`: the artifact of a spec, computed if the store does not have it."""
+"""Where and how to compute, and `get`, which returns or computes the artifact of a spec."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from journey.engine.store import Artifact, Store
 
 
 class Precision(Enum):
+    """Number format of forward and backward passes."""
+
     fp32 = "fp32"
     bf16 = "bf16"
 
 
 LogMetrics = Callable[..., None]
-"""Called as log(values, step). Values by name: numbers, lists of rows, and paths of pictures or of a page."""
+"""Called as log(values, step), with values by name: numbers, rows, paths of images or a page."""
 
 
 @dataclass
 class Compute(Component):
-    """What to compute on. Only the precision changes numbers beyond rounding, and only it is part of cache keys."""
+    """What to compute on. Only the precision changes numbers, and only it is in cache keys."""
 
     device: str = "cpu"
     precision: Precision = Precision.fp32
@@ -35,7 +37,7 @@ class Compute(Component):
     processes: int = 1  # that train one model together; on CUDA, each on a device of its own
 
     def ready(self) -> None:
-        """Check once, before any compute, that the devices are there.
+        """Check once, before any compute, that the devices exist.
 
         Raises:
             ConfigError: A device is missing.
@@ -56,7 +58,7 @@ class Compute(Component):
 
 @dataclass
 class Tracking(Component):
-    """Where metrics go, beside the JSON lines in every artifact."""
+    """Where metrics are logged, beside the JSON lines in every artifact."""
 
     def ready(self) -> None:
         """Check once, before any compute, that the tracker can be reached.
@@ -74,7 +76,7 @@ class Tracking(Component):
 
 @dataclass(frozen=True)
 class Workspace:
-    """The store, and how to compute what it lacks. Nothing here changes a number beyond rounding."""
+    """The store, and how to compute missing artifacts. No number depends on it beyond rounding."""
 
     store: Store
     compute: Compute
@@ -88,16 +90,12 @@ def get(spec: Spec, workspace: Workspace) -> Artifact:
     if (artifact := store.find(spec)) is not None:
         return artifact
     with store.writing(spec) as partial:
-        if (
-            artifact := store.find(spec)
-        ) is not None:  # computed by another process while this one waited
-            with contextlib.suppress(OSError):  # gone already, or taken by a third process
+        if (artifact := store.find(spec)) is not None:  # computed while this process waited
+            with contextlib.suppress(OSError):  # removed, or used by a third process
                 partial.rmdir()
             return artifact
         started = time.perf_counter()
-        module, function = spec.maker.split(":")
-        make = getattr(
-            importlib.import_module(module), function
-        )  # here: reading cached results imports no torch
+        module, function = spec.maker.split(":")  # imported only here: makers import torch
+        make = getattr(importlib.import_module(module), function)
         metadata = make(spec, partial, workspace)
         return store.commit(spec, partial, time.perf_counter() - started, metadata or {})

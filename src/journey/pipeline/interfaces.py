@@ -1,4 +1,4 @@
-"""The domain in one room: what is computed (specs), and what a component of each group implements (interfaces).
+"""What is computed (specs), and what a component of each group implements (interfaces).
 
 A spec is exactly what determines an artifact: settings, and the specs it is computed from.
 
@@ -6,8 +6,8 @@ A spec is exactly what determines an artifact: settings, and the specs it is com
             │                              │                               ├── Evaluate
             └─ Train(subset) ─── Measure ──┴───────────────────────────────┘
 
-Specs hold components and components ask for specs, so both are defined here. A component's own artifacts (features,
-latents, …) are specs beside the component. Nothing in this file imports torch when it is imported.
+Specs contain components, and components return specs, so both are defined here. Specs of a single
+component, such as features, are defined beside it. Importing this file does not import torch.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from journey.pipeline.schedule import Schedule
 
 Row = dict[str, str | int | float]
-"""One number of a result, with what it states; `journey.evaluation.rows` describes the keys."""
+"""One number of a result and its description; `journey.evaluation.rows` explains the keys."""
 
 Result = dict[str, object]
-"""What an evaluation found, as JSON. `rows` is a list of `Row`."""
+"""The result of an evaluation, as JSON. `rows` is a list of `Row`."""
 
 
-# --------------------------------------------------------------------------------------------- training subsets
+# --------------------------------------------------------------------------------- training subsets
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class WithoutTop:
 
 @dataclass(frozen=True)
 class WithoutRandom:
-    """All training images but `count` random ones, drawn from the classes in proportion to their sizes."""
+    """All training images but `count` random ones, from each class in proportion to its size."""
 
     fraction: ClassVar[float] = 1.0
     index: int
@@ -124,21 +124,19 @@ class WithoutRandom:
 Subset = FullData | RandomSubset | WithoutTop | WithoutRandom
 
 
-# -------------------------------------------------------------------------------------------------- interfaces
+# --------------------------------------------------------------------------------------- interfaces
 
 
 @dataclass
 class Dataset(Component):
-    """Where images come from."""
+    """A source of training images and held-out images."""
 
     licence: ClassVar[str] = "unknown"  # of the images
-    num_injected: int = omitted_default(
-        0, kw_only=True
-    )  # held-out images whose duplicates join the training images
-    copies: int = omitted_default(1, kw_only=True)  # duplicates of each of them
-    jitter: float = omitted_default(
-        0.0, kw_only=True
-    )  # standard deviation of a duplicate's noise; white − black is 1
+    # Number of held-out images whose duplicates are added to the training images.
+    num_injected: int = omitted_default(0, kw_only=True)
+    copies: int = omitted_default(1, kw_only=True)  # duplicates of each
+    # Standard deviation of a duplicate's noise, where white − black is 1.
+    jitter: float = omitted_default(0.0, kw_only=True)
 
     def check_duplicates(self, where: str) -> None:
         """Check the settings of injected duplicates.
@@ -158,20 +156,22 @@ class Dataset(Component):
         """Return the training images and the held-out images."""
 
     def sources(self) -> list[Path]:
-        """Return the files that are read. Images are loaded again only when the size or time of one changes."""
+        """Return the files that are read. Images are reloaded if one changes its size or time."""
         return []
 
 
 @dataclass
 class Model(Component):
-    """A denoiser, the space it works in, and its noise schedule. The defaults are those of a model of pixels."""
+    """A denoiser, the space it works in, and its noise schedule.
+
+    The default methods are those of a model of pixels.
+    """
 
     pixels: ClassVar[bool] = True  # whether it works on pixels, or on latents
     reads_text: ClassVar[bool] = False  # whether captions and prompts condition it
     num_timesteps: int = 1000  # T
-    checkpoints: list[str] = field(
-        default_factory=list, metadata={"not_in_key": True}
-    )  # trained elsewhere: paths
+    # Paths of weights that were trained elsewhere.
+    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Check that images of a shape [C, H, W] can go through the network.
@@ -186,10 +186,10 @@ class Model(Component):
 
     @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Return the approximate multiply-adds of one forward pass of one image. Plans scale costs by it."""
+        """Return the approximate multiply-adds of a forward pass of one image, for plans."""
 
     def latents(self, images: Images, seed: int) -> Latents | None:
-        """Return the latents that all images are encoded to before training, or None if there are none."""
+        """Return the latents that images are encoded to before training, or None."""
         return None
 
     def encode(self, images: ImageSet, latents: Artifact | None = None) -> Examples:
@@ -197,7 +197,7 @@ class Model(Component):
         from journey.pipeline.examples import Examples
         from journey.pipeline.images import as_pixels
 
-        return Examples(as_pixels(images.images))
+        return Examples(as_pixels(images.images[:]))
 
     def decode(self, x0: np.ndarray, latents: Artifact | None = None) -> np.ndarray:
         """Return network inputs [B, …] as pixels in −1…1 [B, C, H, W]."""
@@ -220,7 +220,7 @@ class Model(Component):
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> torch.nn.Module:
-        """Return an untrained network for inputs of a shape, initialised from torch's global generator."""
+        """Return an untrained network for a shape of inputs, from torch's global generator."""
 
     @abstractmethod
     def load(self, path: Path, device: torch.device) -> torch.nn.Module:
@@ -233,8 +233,9 @@ class Model(Component):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The artifacts that a component computes its result from. Subclasses have a field for each: a spec, or tuples or
-    dictionaries of specs.
+    """The artifacts that a component computes its result from.
+
+    Subclasses have a field for each: a spec, or tuples or dictionaries of specs.
     """
 
 
@@ -249,11 +250,15 @@ class Method(Component):
     needs_pixels: ClassVar[bool] = False  # works with models of pixels only
     needs_latents: ClassVar[bool] = False  # works with models of latents only
     needs_text: ClassVar[bool] = False  # works with models that read text only
-    # Scores that predict changes of the output are weighted in a trajectory as outputs are; others count equally.
+    # Whether scores predict changes of the output. A trajectory weights them as it weights outputs;
+    # other scores are weighted equally.
     in_units_of_output: ClassVar[bool] = True
 
     def candidates(self) -> list[dict[str, float]]:
-        """Return the hyper-parameter values along the first axis of the scores; an evaluation may choose among them."""
+        """Return the hyper-parameter values along the first axis of the scores.
+
+        An evaluation may choose among them.
+        """
         return [{}]
 
     def depends_on(self, setting: str) -> bool:
@@ -261,7 +266,7 @@ class Method(Component):
         return True
 
     def restricted_to(self, region: Sequence[int]) -> Method | None:
-        """Return the same method for the output of a region of the queries, or None if it has no regional output."""
+        """Return the method for the output of a region of the queries, or None if it has none."""
         return None
 
     def num_scores(self, num_steps: int) -> int:
@@ -288,7 +293,12 @@ class Method(Component):
 
     @abstractmethod
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        """Write the scores into out [candidate, step, query, train], which begins as zeros; positive = proponent.
+        """Write the scores into `out`.
+
+        Args:
+            out: Zeros [candidate, step, query, train]; positive = proponent.
+            spec: The spec of the scores.
+            workspace: The store, and how to compute.
 
         Returns:
             Diagnostics of the computation, as JSON.
@@ -315,7 +325,7 @@ class Evaluation(Component):
 
     @abstractmethod
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
-        """Return the artifacts that the result is computed from, beside the scores of all methods."""
+        """Return the artifacts that the result is computed from, besides the scores."""
 
     @abstractmethod
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
@@ -344,12 +354,13 @@ class Evaluation(Component):
     def figures(self, result: Result) -> dict[str, Figure]:
         """Return the figures of the report by file name, from the result alone.
 
-        `result["variant_axes"]` has, for each setting in which variants of the first method differ, (value, method).
+        `result["variant_axes"]` has, for each setting in which variants of the first method differ,
+        pairs (value, method).
         """
         return {}
 
 
-# ------------------------------------------------------------------------------------------------------- specs
+# -------------------------------------------------------------------------------------------- specs
 
 
 def forward_passes(guidance: float) -> int:
@@ -400,9 +411,8 @@ class Autoencoder(Spec):
     def work(self) -> float:
         settings = self.autoencoding
         channels = sum(c * c for c in settings.block_out_channels)
-        return float(
-            settings.num_steps * settings.batch_size * math.prod(self.images.shape[1:]) * channels
-        )
+        pixels = math.prod(self.images.shape[1:])
+        return float(settings.num_steps * settings.batch_size * pixels * channels)
 
 
 @dataclass(frozen=True)
@@ -430,7 +440,7 @@ class Latents(Spec):
 
 @dataclass(frozen=True)
 class Train(Spec):
-    """One diffusion model. With `released`, a model that was trained elsewhere, presumably on all images."""
+    """One diffusion model: trained here, or elsewhere (`released`), presumably on all images."""
 
     stage: ClassVar[str] = "train"
     maker: ClassVar[str] = "journey.diffusion.train:make_model"
@@ -442,14 +452,12 @@ class Train(Spec):
     training: Training
     precision: Precision
     seed: int
-    training_seed: int  # tells independent trainings on the same images apart; of FullData: the checkpoint's index
+    training_seed: int  # of independent trainings on the same images; FullData: checkpoint index
     subset: Subset = omitted_default(FullData())
     batches: Batching = omitted_default(Batching.independent)
     latents: Latents | None = omitted_default(None)
     released: str = omitted_default("")  # a hash of the weights
-    source: str = field(
-        default="", compare=False, metadata={"not_in_key": True}
-    )  # where the weights are
+    source: str = field(default="", compare=False, metadata={"not_in_key": True})  # their path
 
     @property
     def label(self) -> str:
@@ -464,7 +472,7 @@ class Train(Spec):
 
     @property
     def training_run(self) -> Train:
-        """Return the run whose end this checkpoint is, as `IntermediateCheckpoint.training_run` does."""
+        """Return the run that ends with this checkpoint; as of an `IntermediateCheckpoint`."""
         return self
 
     @property
@@ -475,7 +483,7 @@ class Train(Spec):
 
 @dataclass(frozen=True)
 class IntermediateCheckpoint(Spec):
-    """A model after `step` steps of a training run, with the state that the training continues from."""
+    """A model after `step` steps of a training run, and the state to continue training from."""
 
     stage: ClassVar[str] = "intermediate"
     maker: ClassVar[str] = "journey.diffusion.train:make_intermediate_checkpoint"
@@ -497,7 +505,7 @@ class IntermediateCheckpoint(Spec):
 
 @dataclass(frozen=True)
 class Sample(Spec):
-    """The sampling trajectories of all queries under one model: x_t and x̂0_t at some steps, and the final samples."""
+    """The sampling trajectories of all queries: x_t and x̂0_t at some steps, and final samples."""
 
     stage: ClassVar[str] = "sample"
     maker: ClassVar[str] = "journey.diffusion.sampling:make_trajectories"
@@ -532,7 +540,7 @@ class Sample(Spec):
 
 @dataclass(frozen=True)
 class Measure(Spec):
-    """One model's outputs of every query: at each step of its trajectory, and of its final sample."""
+    """One model's outputs for every query: at each step of its trajectory, and its final sample."""
 
     stage: ClassVar[str] = "measure"
     maker: ClassVar[str] = "journey.attribution.outputs:make_outputs"
@@ -545,9 +553,7 @@ class Measure(Spec):
     antithetic: bool
     seed: int
     guidance: float = omitted_default(1.0)
-    region: tuple[int, ...] = omitted_default(
-        ()
-    )  # one box, or one for each query; (): the whole output
+    region: tuple[int, ...] = omitted_default(())  # a box, or one for each query; (): everything
 
     @property
     def label(self) -> str:
@@ -565,12 +571,14 @@ class Measure(Spec):
 
 @dataclass(frozen=True)
 class Continuations(Spec):
-    """Final samples of trajectories that a model continues from x_t at a step, and their features, if an encoder is given.
+    """Final samples of trajectories that a model continues from x_t at a step.
 
     Attributes:
-        step: t, where trajectories are entered.
-        windows: Δ: for how many timesteps the model is used before that of the trajectories; t: until the end.
-        count: Continuations of each query; the first has the trajectory's own noise, each other one fresh noise.
+        step: t, where the model takes over.
+        windows: Δ: for how many timesteps the model is used, before the model of the trajectories
+            is used again; t: until the end.
+        count: Continuations of each query. The first uses the trajectory's noise, others new noise.
+        encoder: Encoder whose features of the final samples are computed too.
     """
 
     stage: ClassVar[str] = "continuations"
@@ -592,18 +600,15 @@ class Continuations(Spec):
 
     @property
     def work(self) -> float:
-        share = self.step / self.checkpoint.model.num_timesteps
-        passes = (
-            share
-            * self.trajectories.num_inference_steps
-            * forward_passes(self.trajectories.guidance)
-        )
+        sampling = self.trajectories
+        steps = self.step / self.checkpoint.model.num_timesteps * sampling.num_inference_steps
+        passes = steps * forward_passes(sampling.guidance)
         return len(self.windows) * len(self.queries) * self.count * passes * self.checkpoint.forward
 
 
 @dataclass(frozen=True)
 class Score(Spec):
-    """One method's scores[candidate, step, query, train]. A method with one score per query has a single step."""
+    """One method's scores[candidate, step, query, train]; a single step if it scores queries."""
 
     stage: ClassVar[str] = "score"
     maker: ClassVar[str] = "journey.pipeline.stages:make_scores"
@@ -627,13 +632,9 @@ class Score(Spec):
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return the numbers of candidates, steps, queries and training images."""
+        num_candidates = len(self.method.candidates())
         num_steps = self.method.num_scores(len(self.steps))
-        return (
-            len(self.method.candidates()),
-            num_steps,
-            self.trajectories.num_queries,
-            self.images.num_train,
-        )
+        return num_candidates, num_steps, self.trajectories.num_queries, self.images.num_train
 
     @property
     def work(self) -> float:
@@ -643,13 +644,13 @@ class Score(Spec):
     def size(self) -> int:
         return 4 * math.prod(self.shape)
 
-    def inputs_as(self, kind: type[InputsT]) -> InputsT:
-        """Return the inputs, which the method's `needs` made, by their type.
+    def inputs_as(self, inputs_type: type[InputsT]) -> InputsT:
+        """Return the inputs that the method's `needs` returned, with their type.
 
         Raises:
             TypeError: They are of another type.
         """
-        return _inputs_as(self.inputs, kind)
+        return _inputs_as(self.inputs, inputs_type)
 
 
 @dataclass(frozen=True)
@@ -673,27 +674,25 @@ class Evaluate(Spec):
 
     @property
     def work(self) -> float:
-        return (
-            float(sum(score.shape[0] for score in self.scores.values()))
-            * self.trajectories.num_queries
-        )
+        num_candidates = sum(score.shape[0] for score in self.scores.values())
+        return float(num_candidates) * self.trajectories.num_queries
 
-    def inputs_as(self, kind: type[InputsT]) -> InputsT:
-        """Return the inputs, which the evaluation's `needs` made, by their type.
+    def inputs_as(self, inputs_type: type[InputsT]) -> InputsT:
+        """Return the inputs that the evaluation's `needs` returned, with their type.
 
         Raises:
             TypeError: They are of another type.
         """
-        return _inputs_as(self.inputs, kind)
+        return _inputs_as(self.inputs, inputs_type)
 
 
-def _inputs_as(inputs: Inputs, kind: type[InputsT]) -> InputsT:
-    if not isinstance(inputs, kind):
-        raise TypeError(f"inputs are {type(inputs).__name__}, expected {kind.__name__}")
+def _inputs_as(inputs: Inputs, inputs_type: type[InputsT]) -> InputsT:
+    if not isinstance(inputs, inputs_type):
+        raise TypeError(f"inputs are {type(inputs).__name__}, expected {inputs_type.__name__}")
     return inputs
 
 
-# -------------------------------------------------------------------------------------------------- experiment
+# --------------------------------------------------------------------------------------- experiment
 
 
 @dataclass(frozen=True)
@@ -724,7 +723,7 @@ class Experiment:
         return self.model.latents(self.images, self.seed)
 
     def checkpoint(self, index: int) -> Train:
-        """Return a model of all training images. `model.checkpoints` may name weights that were trained elsewhere.
+        """Return a model of all training images: trained here, or one of `model.checkpoints`.
 
         Raises:
             ConfigError: `model.checkpoints` names too few.
@@ -775,7 +774,7 @@ class Experiment:
 
     @cached_property
     def trajectories(self) -> Sample:
-        """Return the trajectories of the queries, sampled by checkpoint 0 and used with every checkpoint."""
+        """Return the trajectories of the queries, sampled by checkpoint 0 for all models."""
         sampling = self.sampling
         return Sample(
             checkpoint=self.checkpoint(0),
@@ -798,7 +797,7 @@ class Experiment:
         encoder: Method | None,
         windows: tuple[int, ...] = (),
     ) -> Continuations:
-        """Return continuations of some queries from a step under a model; without windows, to the end."""
+        """Return continuations of queries from a step under a model; to the end by default."""
         return Continuations(
             model, self.trajectories, step, windows or (step,), queries, count, encoder, self.seed
         )
@@ -806,7 +805,7 @@ class Experiment:
     def own_continuations(
         self, step: int, count: int, encoder: Method | None = None
     ) -> Continuations:
-        """Return, for every query, the trajectory itself and `count` other continuations under the same model."""
+        """Return `1 + count` continuations of each query under its model; the first repeats it."""
         queries = tuple(range(self.sampling.num_queries))
         return self.continuations(self.checkpoint(0), step, queries, 1 + count, encoder)
 
@@ -825,7 +824,7 @@ class Experiment:
 
     @property
     def reference_outputs(self) -> Measure | None:
-        """Return the full model's outputs, by which a trajectory weights its steps; None if it does not."""
+        """Return the full model's outputs if a trajectory weights its steps by them, else None."""
         relative = self.retraining.trajectory is TrajectoryWeights.relative
         return self.outputs(self.checkpoint(0)) if relative else None
 
@@ -835,9 +834,8 @@ class Experiment:
 
     def evaluation(self, evaluation: Evaluation, methods: dict[str, Method]) -> Evaluate:
         """Return the evaluation of methods, by their names."""
-        return self.evaluation_of(
-            evaluation, {name: self.scores(method) for name, method in methods.items()}
-        )
+        scores = {name: self.scores(method) for name, method in methods.items()}
+        return self.evaluation_of(evaluation, scores)
 
     def evaluation_of(self, evaluation: Evaluation, scores: dict[str, Score]) -> Evaluate:
         """Return the evaluation of scores, by the names of their methods."""

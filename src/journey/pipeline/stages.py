@@ -1,35 +1,44 @@
-"""The scores of one method. Payload: scores.npy, float32 [candidate, step, query, train], positive = proponent; how.json.
-
-Judge every method. Payload: result.json."""
+"""The stages that all methods and evaluations share: scores, and the evaluation of scores."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from journey.engine.files import new_array, write_json
 from journey.engine.metrics import track
 from journey.engine.workspace import Workspace
-from journey.evaluation.rows import select
-from journey.pipeline.interfaces import Evaluate, Score
+from journey.pipeline.interfaces import Evaluate, Row, Score
 
 
 def make_scores(spec: Score, partial: Path, workspace: Workspace) -> None:
-    """Raises: ValueError if a score is not finite."""
+    """Compute the scores of a method.
+
+    Payload: scores.npy, float32 [candidate, step, query, train], positive = proponent; and
+    diagnostics.json.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
     scores = new_array(partial / "scores.npy", spec.shape)
-    how = spec.method.score(scores, spec, workspace)
+    diagnostics = spec.method.score(scores, spec, workspace)
     if not np.isfinite(scores).all():
         raise ValueError(f"scores of {spec.method.label} are not finite")
     scores.flush()
-    write_json(partial / "how.json", how)
+    write_json(partial / "diagnostics.json", diagnostics)
     with track(spec, partial, workspace) as log:
         log(0, std=float(scores.std()))
 
 
 def make_evaluation(spec: Evaluate, partial: Path, workspace: Workspace) -> None:
-    """What the evaluation finds; its numbers by step go to the trackers."""
+    """Evaluate methods, and log the values of each step. Payload: result.json."""
     result = spec.evaluation.evaluate(spec, workspace)
     write_json(partial / "result.json", result)
+    rows = cast("list[Row]", result["rows"])
     with track(spec, partial, workspace) as log:
         for i, t in enumerate(spec.steps):
-            of_step = select(result["rows"], step=t, score_transform="best")
-            log(i, t=t, **{f"{row['quantity']}_{row['method']}": row["value"] for row in of_step})
+            values = {}
+            for row in rows:
+                if row.get("step") == t and row.get("score_transform") == "chosen":
+                    values[f"{row['quantity']}_{row['method']}"] = row["value"]
+            log(i, t=t, **values)
