@@ -16,7 +16,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_resumed_run_has_every_line_once(small, workspace, tmp_path):
+def test_a_resumed_run_logs_every_step_once(small, workspace, tmp_path):
     spec = small.checkpoint(0)
     with track(spec, tmp_path, workspace) as log:
         for step in (50, 100, 150):
@@ -33,7 +33,7 @@ def test_a_resumed_run_has_every_line_once(small, workspace, tmp_path):
 
 
 def inspect(directory):
-    """What W&B's own reader finds in an offline run."""
+    """Return W&B's own summary of an offline run."""
     command = [
         str(Path(sys.executable).with_name("wandb")),
         "leet",
@@ -55,33 +55,35 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     tracked = Workspace(workspace.store, workspace.compute, tracking, "the-experiment")
     experiment = load_experiment(run, workspace.store)
     artifact = get(experiment.checkpoint(0), tracked)
-    get(
-        experiment.evaluation(run.evaluation, run.all_methods), workspace
-    )  # a run of W&B for each would take a second each
+    # Untracked: a W&B run for each artifact would take a second.
+    get(experiment.evaluation(run.evaluation, run.all_methods), workspace)
     write.write_report(run, experiment, tracked, tmp_path / "report")
 
-    runs = {
-        found["name"]: found for found in map(inspect, sorted(tmp_path.glob("wandb/offline-run-*")))
-    }
+    offline = [inspect(path) for path in sorted(tmp_path.glob("wandb/offline-run-*"))]
+    runs = {summary["name"]: summary for summary in offline}
     last = lines(artifact.path / "metrics.jsonl")[-1]
     curve = runs[artifact.path.name]
     assert (curve["step"], curve["summary"]["loss"]) == (150, last["loss"])
     assert curve["config"]["training"]["num_steps"] == 150
     assert b"the-experiment" in Path(curve["file"]).read_bytes()
     report = json.dumps(runs["adhoc-report"]["summary"])
-    for expected in ("lds_by_step", "journeys", "lds/journey/paired_steps", "tables/rows"):
+    for expected in ("lds_by_step", "trajectories", "lds/journey/paired_steps", "tables/rows"):
         assert expected in report
-    held = Path(runs["adhoc-report"]["file"]).read_bytes()
-    assert b"adhoc-report-page" in held, "the page, as an artifact"
+    content = Path(runs["adhoc-report"]["file"]).read_bytes()
+    assert b"adhoc-report-page" in content, "the page, as an artifact"
     assert not list(tmp_path.glob("wandb/run-*")), "nothing goes online"
 
 
 def test_disabled_wandb_is_not_even_imported(workspace):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from conftest import small_run; "
-        "from journey.artifacts.store import Store; from journey.artifacts.workspace import Workspace, get; "
-        f"from journey.experiment import load_experiment; run, store = small_run(), Store({str(workspace.store.root)!r}); "
-        "get(load_experiment(run, store).checkpoint(0), Workspace(store, run.compute, run.tracking, 'x')); "
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        "from conftest import small_run; "
+        "from journey.engine.store import Store; "
+        "from journey.engine.workspace import Workspace, get; "
+        "from journey.experiment import load_experiment; "
+        f"run, store = small_run(), Store({str(workspace.store.root)!r}); "
+        "space = Workspace(store, run.compute, run.tracking, 'x'); "
+        "get(load_experiment(run, store).checkpoint(0), space); "
         "assert 'torch' in sys.modules; assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

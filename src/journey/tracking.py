@@ -1,12 +1,14 @@
-"""Metrics: JSON lines beside every artifact, always; Weights & Biases as a view of them, on request."""
+"""Trackers:
+
+Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing beside that.
+"""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from journey.engine.checks import ConfigError, require_name
 from journey.engine.workspace import LogMetrics, Tracking
@@ -14,13 +16,13 @@ from journey.engine.workspace import LogMetrics, Tracking
 
 @dataclass
 class JSONLines(Tracking):
-    """`metrics.jsonl` beside every artifact, which there always is, and nothing else."""
+    """Nothing beside `metrics.jsonl` in every artifact."""
 
     name: ClassVar[str] = "jsonl"
 
     @contextlib.contextmanager
     def watch(
-        self, name: str, group: str, job_type: str, settings: dict
+        self, name: str, group: str, job_type: str, settings: dict[str, object]
     ) -> Iterator[LogMetrics | None]:
         yield None
 
@@ -33,7 +35,7 @@ class WandbMode(Enum):
 
 @dataclass
 class Wandb(Tracking):
-    """Weights & Biases too: a run for each training (group = experiment) and one for the report."""
+    """Weights & Biases: a run per training (group: the experiment) and one for the report."""
 
     name: ClassVar[str] = "wandb"
     mode: WandbMode = WandbMode.offline
@@ -49,18 +51,17 @@ class Wandb(Tracking):
 
         try:
             key = wandb.login(verify=True, timeout=10)
-        except Exception as error:  # whatever it is: no network, no key, no account
-            raise ConfigError(
-                f"tracking.mode=online: W&B says: {_one_line(error)}; mode=offline needs no network"
-            ) from None
+        except Exception as error:  # no network, no key, no account, …
+            reason = " ".join(str(error).split())[:200]
+            text = f"tracking.mode=online: W&B says: {reason}; mode=offline needs no network"
+            raise ConfigError(text) from None
         if not key:
-            raise ConfigError(
-                "tracking.mode=online: no W&B key; run `wandb login`, or use mode=offline"
-            )
+            advice = "run `wandb login`, or use mode=offline"
+            raise ConfigError(f"tracking.mode=online: no W&B key; {advice}")
 
     @contextlib.contextmanager
     def watch(
-        self, name: str, group: str, job_type: str, settings: dict
+        self, name: str, group: str, job_type: str, settings: dict[str, object]
     ) -> Iterator[LogMetrics | None]:
         if self.mode is WandbMode.disabled:
             yield None
@@ -76,38 +77,23 @@ class Wandb(Tracking):
             mode=self.mode.value,
             settings=wandb.Settings(silent=True),
         ) as run:
-            yield functools.partial(_tell, run)
 
+            def log(values: dict[str, object], step: int | None = None) -> None:
+                """Log numbers, figures (paths), rows (a table), and a page (its own artifact)."""
+                logged: dict[str, object] = {}
+                for key, value in values.items():
+                    if isinstance(value, Path) and value.suffix == ".html":
+                        page = wandb.Artifact(f"{run.name}-{key}", type="page")
+                        page.add_file(str(value))
+                        run.log_artifact(page)
+                    elif isinstance(value, Path):
+                        logged[key] = wandb.Image(str(value))
+                    elif isinstance(value, list):
+                        columns = list(dict.fromkeys(name for row in value for name in row))
+                        data = [[row.get(name) for name in columns] for row in value]
+                        logged[key] = wandb.Table(columns=columns, data=data)
+                    else:
+                        logged[key] = value
+                run.log(logged, step=step)
 
-def _tell(run: Any, values: dict[str, object], step: int | None = None) -> None:
-    """Log values in a W&B run; a page is kept as an artifact of it, whole. run: wandb.Run"""
-    import wandb
-
-    pages = {
-        key: value
-        for key, value in values.items()
-        if isinstance(value, Path) and value.suffix == ".html"
-    }
-    for key, path in pages.items():
-        artifact = wandb.Artifact(f"{run.name}-{key}", type="page")
-        artifact.add_file(str(path))
-        run.log_artifact(artifact)
-    run.log({key: _shown(value) for key, value in values.items() if key not in pages}, step=step)
-
-
-def _shown(value: object) -> object:
-    """What W&B takes for a number, the path of a picture or rows."""
-    import wandb
-
-    if isinstance(value, Path):
-        return wandb.Image(str(value))
-    if isinstance(value, list):
-        columns = list(dict.fromkeys(key for row in value for key in row))
-        return wandb.Table(
-            columns=columns, data=[[row.get(key) for key in columns] for row in value]
-        )
-    return value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+            yield log

@@ -1,4 +1,4 @@
-"""A stage that takes as long as it is told to, can be interrupted and gone on with, and tells what it did and did again."""
+"""A resumable stage that takes a given time and logs every row that it computes."""
 
 import hashlib
 import os
@@ -15,31 +15,28 @@ from journey.engine.workspace import Workspace
 
 @dataclass(frozen=True)
 class Count(Spec):
-    """A number of rows, each made from the one before."""
+    """A number of rows, each computed from the one before."""
 
     stage: ClassVar[str] = "counting_stages"
-    maker: ClassVar[str] = "counting_stages:make"
+    maker: ClassVar[str] = "counting_stages:count"
     folder: ClassVar[str] = "counts"
     version: ClassVar[int] = 1
     label: str
     rows: int = 10
     needs: "tuple[Count, ...]" = ()
     seconds: float = field(default=0.1, metadata={"not_in_key": True})  # of a row
-    said: str = field(default="", metadata={"not_in_key": True})  # the file where it tells
-    waits_for: str = field(
-        default="", metadata={"not_in_key": True}
-    )  # the file without which its second half is not begun
+    log: str = field(default="", metadata={"not_in_key": True})  # path
+    # The second half begins once this file exists.
+    waits_for: str = field(default="", metadata={"not_in_key": True})
 
     @property
     def work(self) -> float:
         return 1e9 * self.rows * self.seconds  # as the slowest machine would
 
 
-def make(spec: Count, partial: Path, workspace: Workspace) -> None:
-    state, kept_at = (
-        resume.load_state(partial) or {"rows": 0, "digest": spec.label},
-        time.monotonic(),
-    )
+def count(spec: Count, partial: Path, workspace: Workspace) -> None:
+    state = resume.load_state(partial) or {"rows": 0, "digest": spec.label}
+    saved = time.monotonic()
     for row in range(state["rows"], spec.rows):
         if row == spec.rows // 2 and spec.waits_for:
             wait(Path(spec.waits_for))
@@ -48,36 +45,36 @@ def make(spec: Count, partial: Path, workspace: Workspace) -> None:
             "rows": row + 1,
             "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest(),
         }
-        say(spec, str(row))
-        if resume.is_due(kept_at, workspace.compute.checkpoint_seconds):
+        write_log(spec, str(row))
+        if resume.is_due(saved, workspace.compute.checkpoint_seconds):
             resume.save_state(partial, state)
-            kept_at = time.monotonic()
+            saved = time.monotonic()
     (partial / "digest.txt").write_text(state["digest"])
-    say(spec, "made")
+    write_log(spec, "done")
 
 
 def wait(file: Path) -> None:
-    """Until a file is there, or this is asked to stop."""
+    """Wait until a file exists or a stop is requested."""
     while not (file.exists() or resume.stop_requested()):
         time.sleep(0.02)
 
 
-def say(spec: Spec, what: str) -> None:
-    """Note what was done for an artifact, and where."""
-    with open(spec.said, "a") as file:
-        file.write(f"{spec.label} {what} {os.environ.get('SLURMD_NODENAME')}\n")
+def write_log(spec: Spec, event: str) -> None:
+    """Log an event of an artifact, and its node."""
+    with open(spec.log, "a") as file:
+        file.write(f"{spec.label} {event} {os.environ.get('SLURMD_NODENAME')}\n")
 
 
-def rows(said: Path) -> int:
+def rows(log: Path) -> int:
     """How much was told so far."""
-    return said.read_bytes().count(b"\n") if said.exists() else 0
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def again(said: Path) -> Counter:
-    """What was done more than once: of each artifact, how many rows too many, and of "made" how many artifacts."""
-    done = Counter(tuple(line.split()[:2]) for line in said.read_text().splitlines())
-    found: Counter[str] = Counter()
-    for (label, what), count in done.items():
+def repeated_rows(log: Path) -> Counter[str]:
+    """Return how many rows of each artifact were computed again; "done": artifacts done again."""
+    events = Counter(tuple(line.split()[:2]) for line in log.read_text().splitlines())
+    repeated: Counter[str] = Counter()
+    for (label, event), count in events.items():
         if count > 1:
-            found["made" if what == "made" else label] += count - 1
-    return found
+            repeated["done" if event == "done" else label] += count - 1
+    return repeated

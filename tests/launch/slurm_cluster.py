@@ -1,6 +1,6 @@
-"""A real Slurm on this machine, for tests and benchmarks: slurmctld and two nodes, started in a second.
+"""A real Slurm on this machine, for tests and benchmarks: slurmctld and two nodes.
 
-Needs Debian's slurm-wlm and munge, which are installed if they are missing, and root.
+It needs root and Debian's packages slurm-wlm and munge, which are installed if missing.
 """
 
 import contextlib
@@ -19,8 +19,9 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "munged")
-PATIENCE = 120  # seconds
+TIMEOUT = 120  # seconds
 
+# ruff: noqa: E501 - the lines of slurm.conf cannot be wrapped
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -60,8 +61,8 @@ PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
-def why_not() -> str:
-    """Why there can be no cluster here; nothing if there can. Installs what is missing."""
+def reason_unavailable() -> str:
+    """Return why no cluster can run here, or ""; missing packages are installed."""
     if os.geteuid() != 0:
         return "a real Slurm needs root"
     if all(map(shutil.which, NEEDED)):
@@ -78,44 +79,48 @@ def why_not() -> str:
     )
 
 
+# A client process: it reads the specs from standard input and prints what was computed.
 CLIENT = """
 import json, pickle, sys
-from journey.artifacts.store import Store
-from journey.artifacts.workspace import Workspace
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace
 from journey.launch.jobs import JobsFailedError
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines
 root, settings, specs = pickle.load(sys.stdin.buffer)
-usual = dict(cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.1, gather_seconds=0.2, pack_seconds=0.1, checkpoint_seconds=0.3)
-space = Workspace(Store(root), Slurm(**{**usual, **settings}), JSONLines(), "test")
+defaults = dict(
+    cpus=1, memory_gib=0.1, minutes=10, poll_seconds=0.1, gather_seconds=0.2, pack_seconds=0.1,
+    checkpoint_seconds=0.3,
+)
+compute = Slurm(**{**defaults, **settings})
+space = Workspace(Store(root), compute, JSONLines(), "test")
 try:
     for spec in space.compute.make(specs, space):
-        print("made", spec.label, flush=True)
+        print("computed", spec.label, flush=True)
 except JobsFailedError as error:
     print("failed", error, flush=True)
 """
-"""A client in a process of its own: what it is to make comes by standard input, what it made goes to standard output."""
 
 
 @dataclass
 class Cluster:
-    """A cluster that runs. environment: variables by which Slurm's commands find it."""
+    """A running cluster; Slurm's commands find it by the environment variables."""
 
     root: Path
     environment: dict[str, str]
     daemons: dict[str, subprocess.Popen] = field(default_factory=dict)  # by name
 
-    def ask(self, *words: str) -> str:
-        """What a command of Slurm says."""
+    def command(self, *words: str) -> str:
+        """Return what a command of Slurm prints."""
         return subprocess.run(
             words, env=self.environment, capture_output=True, text=True, check=True
         ).stdout
 
     def queue(self) -> list[tuple[str, str]]:
-        """The job and state of all array tasks that are queued or run."""
+        """Return job and state of all array tasks that are queued or running."""
         return [
             tuple(line.split("|"))
-            for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T").splitlines()
+            for line in self.command("squeue", "-h", "-r", "-o", "%i|%T").splitlines()
         ]
 
     def start(self, daemon: str, *words: str) -> None:
@@ -128,19 +133,18 @@ class Cluster:
         """Start the daemon of a node."""
         self.start(name, "slurmd", "-D", "-N", name)
 
-    def lose(self, node: str) -> None:
-        """A node is gone, with everything on it."""
+    def take_down(self, node: str) -> None:
+        """Kill a node with everything on it."""
         self.kill(node)
         kill_all(processes_on(node, self))
-        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
-    def find(self, node: str) -> None:
-        """It is there again."""
+    def bring_up(self, node: str) -> None:
+        """Start a node again."""
         self.start_node(node)
         resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
-        subprocess.run(
-            resume, env=self.environment, capture_output=True
-        )  # which fails where it came back by itself
+        # Not checked: it fails where the node resumed by itself.
+        subprocess.run(resume, env=self.environment, capture_output=True)
 
     def kill(self, daemon: str) -> None:
         """Kill a daemon."""
@@ -149,27 +153,29 @@ class Cluster:
         process.wait()
 
     def wait_for_nodes(self) -> None:
-        """Until both nodes take jobs."""
+        """Wait until both nodes accept jobs."""
         wait_until(
             lambda: (
-                self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"]
+                self.command("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split()
+                == ["idle", "idle"]
             )
         )
 
 
-def wait_until(holds) -> None:
-    """Raises: AssertionError if it takes too long."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
+def wait_until(condition) -> None:
+    """Wait for a condition; fail after `TIMEOUT` seconds."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
-    """A cluster, ended with all of its processes. Partitions: low and lost, whose jobs those of high requeue or cancel.
+    """Yield a cluster; end it with all of its processes.
 
-    grace: seconds that such a job still has
+    Jobs of partition `high` preempt those of `low` (requeued) and of `lost` (cancelled), after
+    `grace` seconds.
     """
     root = Path(tempfile.mkdtemp(prefix="slurm-"))
     root.chmod(0o755)
@@ -184,41 +190,42 @@ def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
     )
     (root / "slurm.conf").write_text(text)
     modules = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    made = Cluster(
+    running = Cluster(
         root, {**os.environ, "SLURM_CONF": str(root / "slurm.conf"), "PYTHONPATH": modules}
     )
     try:
-        _start_munge(made)
-        made.start("slurmctld", "slurmctld", "-D", "-c")
+        _start_munge(running)
+        running.start("slurmctld", "slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
-            made.start_node(node)
+            running.start_node(node)
         wait_until(
             lambda: (
-                subprocess.run(["sinfo"], env=made.environment, capture_output=True).returncode == 0
+                subprocess.run(["sinfo"], env=running.environment, capture_output=True).returncode
+                == 0
             )
         )
-        made.wait_for_nodes()
-        yield made
+        running.wait_for_nodes()
+        yield running
     finally:
-        for daemon in list(made.daemons):
-            made.kill(daemon)
-        kill_all(_processes_with(made))
+        for daemon in list(running.daemons):
+            running.kill(daemon)
+        kill_all(_processes_with(running))
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _start_munge(made: Cluster) -> None:
-    folder = made.root / "munge"
+def _start_munge(running: Cluster) -> None:
+    folder = running.root / "munge"
     folder.mkdir(mode=0o755)
     shutil.chown(folder, "munge", "munge")
     files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     words = [f"--{option}={folder}/{name}" for option, name in files.items()]
     as_munge = ("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups")
-    made.start("munged", *as_munge, "munged", "--foreground", "--force", *words)
+    running.start("munged", *as_munge, "munged", "--foreground", "--force", *words)
     wait_until((folder / "socket").exists)
 
 
 def _free_ports() -> tuple[int, int, int]:
-    """One, and two that follow each other."""
+    """Return a free port, and two consecutive ones."""
     while True:
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
@@ -230,18 +237,15 @@ def _free_ports() -> tuple[int, int, int]:
                 return first, second, second + 1
 
 
-# ---------------------------------------------------------------------------------------- clients, and what is killed
-
-
 @contextlib.contextmanager
 def client(slurm: Cluster, root: Path, specs: list, **settings):
-    """A client in a process of its own, in the middle of its work."""
-    sends = pickle.dumps((root, settings, specs))
+    """Yield a client process at work."""
+    request = pickle.dumps((root, settings, specs))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", CLIENT], env=slurm.environment, **pipes
     ) as process:
-        process.stdin.write(sends)
+        process.stdin.write(request)
         process.stdin.close()
         process.stdin = None
         try:
@@ -250,8 +254,8 @@ def client(slurm: Cluster, root: Path, specs: list, **settings):
             process.kill()
 
 
-def finished(process: subprocess.Popen, seconds: float = PATIENCE) -> list[str]:
-    """What a client said after all, but for how far it was."""
+def finished(process: subprocess.Popen, seconds: float = TIMEOUT) -> list[str]:
+    """Return the lines that a client printed, without its progress."""
     out, _ = process.communicate(timeout=seconds)
     return [
         line
@@ -261,26 +265,26 @@ def finished(process: subprocess.Popen, seconds: float = PATIENCE) -> list[str]:
 
 
 def processes_on(node: str, slurm: Cluster) -> list[int]:
-    """The numbers of the processes of jobs on a node."""
+    """Return the process IDs of the jobs on a node."""
     return _processes_with(slurm, f"SLURMD_NODENAME={node}")
 
 
 def _processes_with(slurm: Cluster, *variables: str) -> list[int]:
-    """The numbers of the processes of a cluster that also have some variables."""
+    """Return the IDs of a cluster's processes with these environment variables."""
     wanted = {
         variable.encode()
         for variable in (f"SLURM_CONF={slurm.environment['SLURM_CONF']}", *variables)
     }
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if wanted <= set(path.read_bytes().split(b"\0")):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def kill_all(pids: list[int]) -> None:
-    """Those that are still there."""
+    """Kill the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""Several devices on one machine, pretended: a worker sees the one it is given, and what lacks memory is tried alone."""
+"""Several devices on one machine: each worker sees one. They are simulated."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from toy_stages import Nowhere, Toy, ask, workspace
+from toy_stages import NoTracking, Toy, compute, workspace
 
 from journey.engine.checks import ConfigError
 from journey.engine.store import Store
@@ -16,7 +16,7 @@ from journey.launch.machine import worker_environments
 
 def on_devices(root: Path, devices: list[int], workers: int) -> Workspace:
     return Workspace(
-        Store(root), Local(device="cuda", devices=devices, workers=workers), Nowhere(), "test"
+        Store(root), Local(device="cuda", devices=devices, workers=workers), NoTracking(), "test"
     )
 
 
@@ -25,12 +25,12 @@ def test_workers_are_spread_over_the_devices(tmp_path, monkeypatch):
     seen = tmp_path / "seen"
     space = on_devices(tmp_path / "store", [0, 3], workers=1)
     assert space.compute.num_workers == 2
-    ask([Toy(f"{i}", (), "see", str(seen)) for i in range(6)], space)
+    compute([Toy(f"{i}", (), "append_device", str(seen)) for i in range(6)], space)
     assert set(seen.read_text().split()) == {"0", "3"}
     assert len(seen.read_text().split()) == 6
 
 
-def test_devices_take_turns_and_are_those_that_may_be_seen(monkeypatch):
+def test_workers_alternate_between_visible_devices(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
     seen = Counter(
         variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(6, 1, [0, 2])
@@ -40,34 +40,34 @@ def test_devices_take_turns_and_are_those_that_may_be_seen(monkeypatch):
         worker_environments(1, 1, [3])
 
 
-def test_what_lacks_memory_is_tried_again_alone(tmp_path):
-    at = tmp_path / "at"
-    at.mkdir()
-    big = Toy("big", (), "exhaust", str(at))
-    small = [Toy(f"{i}", (), "stay", str(at)) for i in range(3)]
-    labels = ask([big, *small, Toy("after", (big,))], workspace(tmp_path / "store", 2))
-    assert labels[-2:] == ["big", "after"], "it came first, and is made last"
+def test_a_job_out_of_memory_is_retried_alone(tmp_path):
+    folder = tmp_path / "running"
+    folder.mkdir()
+    big = Toy("big", (), "exhaust", str(folder))
+    small = [Toy(f"{i}", (), "run_a_while", str(folder)) for i in range(3)]
+    labels = compute([big, *small, Toy("after", (big,))], workspace(tmp_path / "store", 2))
+    assert labels[-2:] == ["big", "after"], "first in priority, but computed last"
 
 
-def test_what_lacks_memory_alone_fails(tmp_path):
-    at = tmp_path / "at"
-    at.mkdir()
-    (at / "another process").touch()
+def test_a_job_out_of_memory_alone_fails(tmp_path):
+    folder = tmp_path / "running"
+    folder.mkdir()
+    (folder / "another process").touch()
     space = workspace(tmp_path / "store", 2)
-    with pytest.raises(JobsFailedError, match="OutOfMemoryError: 1 more at work"):
-        ask([Toy("big", (), "exhaust", str(at)), Toy("other")], space)
+    with pytest.raises(JobsFailedError, match="OutOfMemoryError: 1 other jobs run"):
+        compute([Toy("big", (), "exhaust", str(folder)), Toy("other")], space)
     assert space.store.find(Toy("other"))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"devices": [0]}, r"compute\.devices=\[0\]: must be left out unless device=cuda"),
+        ({"devices": [0]}, r"compute\.devices=\[0\]: must be empty unless device=cuda"),
         ({"device": "cuda", "devices": [0, 0]}, r"compute\.devices=\[0, 0\]: must be distinct"),
         ({"device": "cuda", "devices": [-1]}, r"compute\.devices=\[-1\]"),
         (
             {"device": "cuda", "devices": [0, 1], "processes": 2},
-            r"compute\.devices=\[0, 1\]: must be left out where several",
+            r"compute\.devices=\[0, 1\]: must be empty where several",
         ),
         ({"processes": 0}, r"compute\.processes=0"),
     ],

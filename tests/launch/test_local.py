@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_stages import PATIENCE, Toy, ask, workspace
+from toy_stages import TIMEOUT, Toy, compute, workspace
 
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
@@ -19,8 +19,8 @@ from journey.launch.local import Local, num_cores
 HERE = Path(__file__).parent
 
 
-def made(space, spec: Toy) -> str:
-    return (space.store.find(spec).path / "said.txt").read_text()
+def text_of(space, spec: Toy) -> str:
+    return (space.store.find(spec).path / "text.txt").read_text()
 
 
 def pyramid() -> Toy:
@@ -28,56 +28,53 @@ def pyramid() -> Toy:
     return Toy("top", (Toy("left", tuple(base[:3])), Toy("right", tuple(base[1:]))))
 
 
-def wait_until(holds) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
+def wait_until(condition) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def beating(path: Path) -> bool:
-    """Whether the process that shows there that it lives does so now."""
+def is_alive(path: Path) -> bool:
+    """Return whether a process still counts in a file."""
     before = path.read_text() if path.exists() else None
     time.sleep(0.5)
     return path.exists() and path.read_text() != before
 
 
-# ------------------------------------------------------------------------------------------------------ what is made
-
-
 @pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_workers_makes_the_same(tmp_path, workers):
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path, workers):
     top = pyramid()
     space = workspace(tmp_path, workers)
-    labels = ask([top], space)
+    labels = compute([top], space)
     assert sorted(labels) == ["a", "b", "c", "d", "left", "right", "top"]
-    assert made(space, top) == "top(left(a(),b(),c()),right(b(),c(),d()))"
+    assert text_of(space, top) == "top(left(a(),b(),c()),right(b(),c(),d()))"
 
 
-def test_one_worker_makes_things_in_order_of_priority(tmp_path):
-    turns = str(tmp_path / "turns")
-    first, third = Toy("1", (), "take_turns", turns), Toy("3", (), "take_turns", turns)
-    second = Toy("2", (first,), "take_turns", turns)
-    assert ask([second, third], workspace(tmp_path / "store", 1)) == ["1", "2", "3"]
-    assert Path(turns).read_text() == "1 2 3 "
+def test_one_worker_follows_the_priorities(tmp_path):
+    order = str(tmp_path / "order")
+    first, third = Toy("1", (), "append_label", order), Toy("3", (), "append_label", order)
+    second = Toy("2", (first,), "append_label", order)
+    assert compute([second, third], workspace(tmp_path / "store", 1)) == ["1", "2", "3"]
+    assert Path(order).read_text() == "1 2 3 "
 
 
-def test_only_what_is_missing_is_made(tmp_path, capfd):
+def test_only_missing_artifacts_are_computed(tmp_path, capfd):
     top = pyramid()
     space = workspace(tmp_path)
-    assert len(ask([top.needs[0]], space)) == 4
-    assert sorted(ask([top], space)) == ["d", "right", "top"]
+    assert len(compute([top.needs[0]], space)) == 4
+    assert sorted(compute([top], space)) == ["d", "right", "top"]
     capfd.readouterr()
-    assert ask([top], space) == []
+    assert compute([top], space) == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_job_starts_as_soon_as_what_it_needs_is_there(tmp_path):
+def test_a_job_starts_once_its_inputs_exist(tmp_path):
     """The slow job ends only when a grandchild of a quick one has run."""
     marker = str(tmp_path / "marker")
-    slow = Toy("slow", (), "await_touch", marker)
+    slow = Toy("slow", (), "wait_for_file", marker)
     grandchild = Toy("grandchild", (Toy("child", (Toy("quick"),)),), "touch", marker)
-    assert ask([slow, grandchild], workspace(tmp_path / "store", 2)) == [
+    assert compute([slow, grandchild], workspace(tmp_path / "store", 2)) == [
         "quick",
         "child",
         "grandchild",
@@ -88,24 +85,21 @@ def test_a_job_starts_as_soon_as_what_it_needs_is_there(tmp_path):
 def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path):
     space = workspace(tmp_path, 2)
     one = Toy("one")
-    ask([one], space)
+    compute([one], space)
     assert (space.store.find(one).path / "threads.txt").read_text() == str(max(1, num_cores() // 2))
 
 
-# ---------------------------------------------------------------------------------------------------- what goes wrong
-
-
 def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
-    broken, gone, good = Toy("broken", (), "fail"), Toy("gone", (), "leave"), pyramid()
+    broken, exits, good = Toy("broken", (), "fail"), Toy("exits", (), "leave"), pyramid()
     blocked = Toy("blocked", (broken, Toy("side")))
     space = workspace(tmp_path)
     with pytest.raises(JobsFailedError) as caught:
-        ask([blocked, gone, good], space)
+        compute([blocked, exits, good], space)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 2, "what depends on a failed job is not tried"
+    assert len(lines) == 2, "a job that needs a failed one is not tried"
     log = Path(lines[0].split("(log: ")[1].rstrip(")"))
     assert lines[0] == f"{cache_key(broken)}: ValueError: this toy is broken (log: {log})"
-    assert lines[1].startswith(f"{cache_key(gone)}: SystemExit: no more toys (log: ")
+    assert lines[1].startswith(f"{cache_key(exits)}: SystemExit: no more toys (log: ")
     assert log == tmp_path / "logs" / f"{cache_key(broken).replace('/', '-')}.log"
     assert "Traceback" in log.read_text()
     assert all(space.store.find(spec) for spec in (good, Toy("side")))
@@ -114,13 +108,13 @@ def test_a_failed_job_stops_no_other_and_is_named_with_its_log(tmp_path):
 def test_a_killed_worker_costs_only_time(tmp_path):
     marker = tmp_path / "marker"
     victim = Toy("victim", (Toy("need"),), "die_once", str(marker))
-    labels = ask([Toy("after", (victim,)), pyramid()], workspace(tmp_path / "store"))
+    labels = compute([Toy("after", (victim,)), pyramid()], workspace(tmp_path / "store"))
     assert "after" in labels
     assert len(labels) == 10
     assert marker.read_text() == "x"
 
 
-def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path):
+def test_a_job_whose_worker_is_killed_twice_fails_alone(tmp_path):
     marker = tmp_path / "marker"
     victim, crash, good = (
         Toy("victim", (), "die", str(marker)),
@@ -129,7 +123,7 @@ def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path)
     )
     space = workspace(tmp_path / "store")
     with pytest.raises(JobsFailedError) as caught:
-        ask([victim, Toy("after", (victim,)), crash, good], space)
+        compute([victim, Toy("after", (victim,)), crash, good], space)
     assert sorted(str(caught.value).splitlines()) == [
         f"{cache_key(crash)}: the worker process ended twice (exit code 3)",
         f"{cache_key(victim)}: the worker process was killed twice (out of memory?)",
@@ -138,22 +132,22 @@ def test_a_job_whose_worker_is_killed_twice_fails_and_the_rest_is_made(tmp_path)
     assert space.store.find(good)
 
 
-def test_what_cannot_be_sent_to_a_worker_fails_by_name(tmp_path):
+def test_a_spec_that_cannot_be_pickled_fails_by_name(tmp_path):
     class Inner:
         pass
 
-    inner, good = Toy("inner", kind=None), pyramid()
-    object.__setattr__(inner, "extra", Inner())  # not addressed, but sent
+    inner, good = Toy("inner", component=None), pyramid()
+    object.__setattr__(inner, "extra", Inner())  # not in the key, but sent
     space = workspace(tmp_path)
     with pytest.raises(JobsFailedError, match=f"{cache_key(inner)}: .*Inner"):
-        ask([inner, good], space)
+        compute([inner, good], space)
     assert space.store.find(good)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         pickle.dumps(inner)
 
 
 @pytest.mark.parametrize("ending", ["close", "raise"])
-def test_who_stops_listening_stops_the_workers(tmp_path, ending):
+def test_closing_the_generator_stops_the_workers(tmp_path, ending):
     heart = tmp_path / "heart"
     space = workspace(tmp_path / "store")
     specs = space.compute.make([Toy("heart", (), "beat", str(heart)), Toy("quick")], space)
@@ -164,25 +158,23 @@ def test_who_stops_listening_stops_the_workers(tmp_path, ending):
     else:
         with contextlib.suppress(KeyboardInterrupt):
             specs.throw(KeyboardInterrupt)
-    assert not beating(heart)
+    assert not is_alive(heart)
 
-
-# ---------------------------------------------------------------------------------------------------- whole processes
 
 SCRIPT = """
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
 from pathlib import Path
-from journey.config.contracts import Kind
-from toy_stages import Toy, ask, workspace
+from journey.engine.spec import Component
+from toy_stages import Toy, compute, workspace
 
 @dataclass
-class Mine(Kind):
+class Mine(Component):
     name: ClassVar[str] = "mine"
     word: str = "hello"
 
-    def deed(self):
+    def action(self):
         return self.word
 
 """
@@ -191,38 +183,37 @@ GUARD = 'if __name__ == "__main__":\n    '
 
 @contextlib.contextmanager
 def script(tmp_path: Path, body: str, **options):
-    """A process that runs a user's script."""
+    """Yield a process that runs a user's script in an own folder."""
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + body)
     environment = {**os.environ, "PYTHONPATH": str(HERE), **options.pop("env", {})}
     with subprocess.Popen(
-        [sys.executable, str(path)], env=environment, text=True, **options
+        [sys.executable, str(path)], cwd=tmp_path, env=environment, text=True, **options
     ) as process:
         yield process
         process.kill()
 
 
-def finished(tmp_path: Path, body: str, **options) -> tuple[int, str, str]:
+def run_script(tmp_path: Path, body: str, **options) -> tuple[int, str, str]:
     with script(
         tmp_path, body, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     ) as process:
         return process.wait(), *process.communicate()
 
 
-def test_what_a_script_defines_reaches_the_workers(tmp_path):
-    store = tmp_path / "store"
-    body = (
-        GUARD
-        + f'print(ask([Toy("own", (Toy("need"),), kind=Mine("bye"))], workspace({str(store)!r})))'
-    )
-    code, out, err = finished(tmp_path, body)
+def test_a_class_of_a_script_reaches_the_workers(tmp_path):
+    specs = '[Toy("own", (Toy("need"),), component=Mine("bye"))]'
+    body = GUARD + f'print(compute({specs}, workspace("store")))'
+    code, out, err = run_script(tmp_path, body)
     assert (code, err) == (0, "")
-    assert out.splitlines() == ["2 to make: toy_stages x2", "['need', 'own']"]
-    assert [path.read_text() for path in store.glob("toys/own-*/said.txt")] == ["bye(need())"]
+    assert out.splitlines() == ["2 to compute: toy_stages x2", "['need', 'own']"]
+    assert [path.read_text() for path in tmp_path.glob("store/toys/own-*/text.txt")] == [
+        "bye(need())"
+    ]
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path):
-    code, _, err = finished(tmp_path, f'ask([Toy("a")], workspace({str(tmp_path / "store")!r}))')
+def test_a_script_without_a_guard_gets_a_clear_error(tmp_path):
+    code, _, err = run_script(tmp_path, 'compute([Toy("a")], workspace("store"))')
     assert code == 1
     assert "no job can be started" in err
     assert '`if __name__ == "__main__":`' in err
@@ -231,48 +222,39 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, end):
     heart = tmp_path / "heart"
-    body = (
-        GUARD
-        + f'ask([Toy("heart", (), "beat", {str(heart)!r})], workspace({str(tmp_path / "store")!r}))'
-    )
+    body = GUARD + 'compute([Toy("heart", (), "beat", "heart")], workspace("store"))'
     with script(tmp_path, body, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(heart.exists)
         process.send_signal(end)
-        assert process.wait(PATIENCE) != 0
-        wait_until(lambda: not beating(heart))
+        assert process.wait(TIMEOUT) != 0
+        wait_until(lambda: not is_alive(heart))
 
 
-def test_control_c_in_a_terminal_is_the_parents_affair(tmp_path):
-    """It reaches the whole group of processes: one traceback, the parent's, and no worker left."""
+def test_control_c_gives_one_traceback_and_leaves_no_worker(tmp_path):
+    """The signal reaches the whole group of processes."""
     heart = tmp_path / "heart"
-    body = (
-        GUARD
-        + f'ask([Toy("heart", (), "beat", {str(heart)!r}), Toy("b")], workspace({str(tmp_path / "store")!r}))'
-    )
+    body = GUARD + 'compute([Toy("heart", (), "beat", "heart"), Toy("b")], workspace("store"))'
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     with script(tmp_path, body, **pipes) as process:
         wait_until(heart.exists)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=TIMEOUT)
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
-    assert not beating(heart)
+    assert not is_alive(heart)
 
 
-def test_a_generator_that_nobody_closed_does_not_keep_python_from_ending(tmp_path):
+def test_python_can_end_with_an_open_generator(tmp_path):
     heart = tmp_path / "heart"
     body = GUARD + (
-        f"space = workspace({str(tmp_path / 'store')!r})\n"
-        f"    specs = space.compute.make([Toy('heart', (), 'beat', {str(heart)!r}), Toy('quick')], space)\n"
-        f"    print(next(specs).label)\n"
+        "space, targets = workspace('store'), [Toy('heart', (), 'beat', 'heart'), Toy('quick')]\n"
+        "    specs = space.compute.make(targets, space)\n"
+        "    print(next(specs).label)\n"
     )
-    code, out, err = finished(tmp_path, body)
+    code, out, err = run_script(tmp_path, body)
     assert (code, err) == (0, "")
     assert out.splitlines()[1] == "quick"
-    assert not beating(heart)
-
-
-# ---------------------------------------------------------------------------------------------------------- settings
+    assert not is_alive(heart)
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "cuda:3"])
@@ -288,7 +270,7 @@ def test_devices(device):
         ({"workers": -1}, "compute.workers=-1: must be in 0"),
         (
             {"workers": 4 * num_cores() + 1},
-            f"{4 * num_cores()}: this process may use {num_cores()} cores",
+            f"this process may use {num_cores()} cores",
         ),
         ({"gradient_memory_gib": math.nan}, "compute.gradient_memory_gib=nan"),
         ({"gradient_memory_gib": math.inf}, "compute.gradient_memory_gib=inf"),

@@ -14,7 +14,7 @@ from journey.launch.local import Local
 from journey.pipeline.settings import Training
 
 
-def test_any_number_of_workers_gives_the_same_artifacts_and_a_failure_stops_nothing_else(
+def test_artifacts_do_not_depend_on_the_workers_and_a_failure_stops_no_other_job(
     workspace, tmp_path
 ):
     good = load_experiment(small_run(), workspace.store)
@@ -22,18 +22,17 @@ def test_any_number_of_workers_gives_the_same_artifacts_and_a_failure_stops_noth
         small_run(training=Training(200, 16, learning_rate=10, warmup_steps=0, weight_decay=1000)),
         workspace.store,
     )
-    wanted = [good.checkpoint(0), good.checkpoint(1), good.trajectories]
+    targets = [good.checkpoint(0), good.checkpoint(1), good.trajectories]
     two = Workspace(workspace.store, Local(workers=2), workspace.tracking, "test")
-    made = []
     with pytest.raises(JobsFailedError) as caught:
-        made.extend(two.compute.make([bad.trajectories, *wanted], two))
+        list(two.compute.make([bad.trajectories, *targets], two))
     message = str(caught.value)
     assert message.startswith(f"{cache_key(bad.checkpoint(0))}: FloatingPointError: training step")
     assert "Traceback" in Path(message.split("(log: ")[1].rstrip(")")).read_text()
-    assert message.count("\n") == 0, "what depends on the failed job is not tried"
+    assert message.count("\n") == 0, "a job that needs the failed one is not tried"
 
     alone = Workspace(Store(tmp_path / "alone"), workspace.compute, workspace.tracking, "test")
-    for spec in wanted:
+    for spec in targets:
         assert (
             get(spec, alone).manifest["checksums"]
             == workspace.store.find(spec).manifest["checksums"]

@@ -1,4 +1,4 @@
-"""A stage that does what its spec says: workers import it, as they import the real ones."""
+"""A stage that performs the action of its spec; workers import it like a real stage."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from journey.engine.store import Store
 from journey.engine.workspace import Tracking, Workspace, get
 from journey.launch.local import Local
 
-PATIENCE = 30  # seconds
+TIMEOUT = 30  # seconds
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,22 @@ class Toy(Spec):
     """An artifact of a few bytes."""
 
     stage: ClassVar[str] = "toy_stages"
-    maker: ClassVar[str] = "toy_stages:make"
+    maker: ClassVar[str] = "toy_stages:act"
     folder: ClassVar[str] = "toys"
     version: ClassVar[int] = 1
     label: str
     needs: "tuple[Toy, ...]" = ()
-    deed: str = "nothing"
-    target: str = ""  # what the deed is about: a path
-    kind: object = None  # something with a `deed` of its own
+    action: str = "nothing"
+    target: str = ""  # path for the action
+    component: object = None  # has an `action` method
     work: float = 1.0
 
 
-def make(spec: Toy, partial: Path, workspace: Workspace) -> None:
-    DEEDS[spec.deed](spec)
-    said = [get(need, workspace).path.joinpath("said.txt").read_text() for need in spec.needs]
-    own = spec.name.deed() if spec.name else spec.label
-    (partial / "said.txt").write_text(f"{own}({','.join(said)})")
+def act(spec: Toy, partial: Path, workspace: Workspace) -> None:
+    ACTIONS[spec.action](spec)
+    texts = [get(need, workspace).path.joinpath("text.txt").read_text() for need in spec.needs]
+    own = spec.component.action() if spec.component else spec.label
+    (partial / "text.txt").write_text(f"{own}({','.join(texts)})")
     (partial / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])
 
 
@@ -73,49 +73,49 @@ def touch(spec: Toy) -> None:
     Path(spec.target).touch()
 
 
-def await_touch(spec: Toy) -> None:
-    end = time.monotonic() + PATIENCE
+def wait_for_file(spec: Toy) -> None:
+    end = time.monotonic() + TIMEOUT
     while not Path(spec.target).exists():
-        assert time.monotonic() < end, f"{spec.target} never came"
+        assert time.monotonic() < end, f"{spec.target} was never written"
         time.sleep(0.02)
 
 
 def beat(spec: Toy) -> None:
-    """Show for ever that this process lives."""
-    for count in range(100 * PATIENCE):
+    """Count in a file, for ever, while this process lives."""
+    for count in range(100 * TIMEOUT):
         Path(spec.target).write_text(str(count))
         time.sleep(0.05)
 
 
-def take_turns(spec: Toy) -> None:
-    """Note when this began, relative to others."""
+def append_label(spec: Toy) -> None:
+    """Append the label to a file."""
     with open(spec.target, "a") as file:
         file.write(f"{spec.label} ")
 
 
-def see(spec: Toy) -> None:
-    """Note which device this can see, and stay a while."""
+def append_device(spec: Toy) -> None:
+    """Append the visible device to a file, and wait."""
     with open(spec.target, "a") as file:
         file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} ")
     time.sleep(0.5)
 
 
 def exhaust(spec: Toy) -> None:
-    """Lack memory while anything else runs."""
-    with beside(spec) as others:
+    """Run out of memory while any other job runs."""
+    with others_at_work(spec) as others:
         if others:
-            raise OutOfMemoryError(f"{others} more at work")
+            raise OutOfMemoryError(f"{others} other jobs run")
 
 
-def stay(spec: Toy) -> None:
-    """Be there a while."""
-    with beside(spec):
+def run_a_while(spec: Toy) -> None:
+    """Run for a while."""
+    with others_at_work(spec):
         time.sleep(0.5)
 
 
 @contextlib.contextmanager
-def beside(spec: Toy) -> Iterator[int]:
-    """How many others do this at the same time, by the files in a directory."""
+def others_at_work(spec: Toy) -> Iterator[int]:
+    """Yield how many others run now, by the files in a folder."""
     own = Path(spec.target, spec.label)
     own.touch()
     time.sleep(0.2)
@@ -126,12 +126,12 @@ def beside(spec: Toy) -> Iterator[int]:
 
 
 class OutOfMemoryError(RuntimeError):
-    """Called as torch's is."""
+    """Has the name of torch's error."""
 
 
-DEEDS = {
-    deed.__name__: deed
-    for deed in (
+ACTIONS = {
+    action.__name__: action
+    for action in (
         nothing,
         fail,
         leave,
@@ -139,28 +139,28 @@ DEEDS = {
         die_once,
         exit_at_once,
         touch,
-        await_touch,
+        wait_for_file,
         beat,
-        take_turns,
-        see,
+        append_label,
+        append_device,
         exhaust,
-        stay,
+        run_a_while,
     )
 }
 
 
 @dataclass
-class Nowhere(Tracking):
-    name: ClassVar[str] = "nowhere"
+class NoTracking(Tracking):
+    name: ClassVar[str] = "none"
 
     def watch(self, name: str, group: str, job_type: str, settings: dict):
         raise NotImplementedError
 
 
 def workspace(root: Path, workers: int = 2) -> Workspace:
-    return Workspace(Store(root), Local(workers=workers), Nowhere(), "test")
+    return Workspace(Store(root), Local(workers=workers), NoTracking(), "test")
 
 
-def ask(targets: list[Toy], space: Workspace) -> list[str]:
-    """The labels of what is made, in that order."""
+def compute(targets: list[Toy], space: Workspace) -> list[str]:
+    """Return the labels of the computed artifacts, in order."""
     return [spec.label for spec in space.compute.make(targets, space)]

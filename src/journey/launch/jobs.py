@@ -1,4 +1,4 @@
-"""Jobs, whoever runs them: each is a spec whose result is an artifact. What is left to do, and how one is done."""
+"""The queue of jobs. A job computes one artifact; it is named by the artifact's cache key."""
 
 import contextlib
 import heapq
@@ -12,156 +12,166 @@ from journey.engine.resume import StoppedError
 from journey.engine.spec import Spec, cache_key
 from journey.engine.workspace import Workspace, get
 
-STOPPED = "stopped when asked to"  # instead of what went wrong
+STOPPED = "stopped on request"  # in place of an error
 
 
 class JobsFailedError(RuntimeError):
-    """Some jobs failed; whatever does not depend on them was finished. The message has a line for each, with its log."""
+    """Some jobs failed; whatever does not depend on them was finished.
+
+    The message has a line for each, with its log.
+    """
 
 
 class JobQueue:
-    """What must be made, in order of priority, and where each of it stands. Everything is named by its address.
+    """The jobs of a run, in order of priority, and their states.
 
-    A job is ready once all that it is made from is there. What is made from something that failed is blocked: not tried. A job
-    that ran out of memory is tried again alone: after all others that can be taken, while nothing else runs.
+    A job is ready once the artifacts it needs exist. A job that needs a failed one is blocked. A
+    job that ran out of memory is retried alone: after all other ready jobs, while nothing else
+    runs.
+
+    Attributes:
+        attempts: How often each job was started.
+        running: When each running job started, by `time.monotonic`.
+        queued: Running jobs that still wait in the queue of a cluster.
+        finished_seconds: How long each finished job took.
+        failures: The error of each failed job.
     """
 
     def __init__(self, order: dict[str, Spec]) -> None:
-        """order: as `graph.missing` gives it; what the specs need beside each other exists."""
+        """Queue the specs that `graph.missing` returned; everything else exists."""
         self.specs = order
-        self.work = {key: spec.work for key, spec in order.items()}
         self.attempts: Counter[str] = Counter()
-        self.running: dict[str, float] = {}  # since when
-        self.queued: set[str] = (
-            set()
-        )  # of what runs: what in truth still waits, in the queue of a cluster
-        self.alone: set[str] = set()  # what must run alone
-        self.made: dict[str, float] = {}  # the seconds each took
-        self.failures: dict[str, str] = {}  # what went wrong
+        self.running: dict[str, float] = {}
+        self.queued: set[str] = set()
+        self.alone: set[str] = set()
+        self.finished_seconds: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
         self.blocked: set[str] = set()
         self._rank = {key: rank for rank, key in enumerate(order)}
-        self._unmade = {
-            key: {cache_key(parent) for parent in parents(spec)} & order.keys()
-            for key, spec in order.items()
-        }
+        self._waiting_for: dict[str, set[str]] = {}
         self._children: defaultdict[str, list[str]] = defaultdict(list)
-        for key, needed in self._unmade.items():
+        # Ready jobs; those that must run alone come last.
+        self._heap: list[tuple[bool, int, str]] = []
+        for key, spec in order.items():
+            needed = {cache_key(parent) for parent in parents(spec)} & order.keys()
+            self._waiting_for[key] = needed
             for parent in needed:
                 self._children[parent].append(key)
-        self._ready = [
-            self._place(key) for key, needed in self._unmade.items() if not needed
-        ]  # a heap
+            if not needed:
+                heapq.heappush(self._heap, self._entry(key))
 
-    def _place(self, key: str) -> tuple[bool, int, str]:
-        """Among those that are ready: what must run alone comes last."""
+    def _entry(self, key: str) -> tuple[bool, int, str]:
         return key in self.alone, self._rank[key], key
 
     @property
     def ready(self) -> list[str]:
-        """What could be taken now, in order of priority."""
+        """Return the jobs that can start now, in order of priority."""
         if self.alone & self.running.keys():
             return []
-        together = sorted(place for place in self._ready if not place[0])
+        together = sorted(entry for entry in self._heap if not entry[0])
         if not together and not self.running:
-            together = sorted(self._ready)[:1]
+            together = sorted(self._heap)[:1]
         return [key for _, _, key in together]
 
     @property
     def next_alone(self) -> bool:
-        """Whether what is ready must run alone."""
-        return bool(self._ready) and self._ready[0][0]
+        """Return whether the next job must run alone."""
+        return bool(self._heap) and self._heap[0][0]
 
     @property
-    def finished(self) -> bool:
-        """Whether all is made, failed or blocked."""
-        return not self._ready and not self.running
+    def done(self) -> bool:
+        """Return whether every job is finished, failed or blocked."""
+        return not self._heap and not self.running
 
     @property
-    def left(self) -> list[str]:
-        """What runs or will."""
-        return [
-            key
-            for key in self.specs
-            if not (key in self.made or key in self.failures or key in self.blocked)
-        ]
+    def remaining(self) -> list[str]:
+        """Return the jobs that run or will run."""
+        ended = self.finished_seconds.keys() | self.failures.keys() | self.blocked
+        return [key for key in self.specs if key not in ended]
 
-    def take(self, key: str | None = None) -> str:
-        """A ready job, the first unless it is named, which runs from now on."""
-        place = self._ready[0] if key is None else self._place(key)
-        self._ready.remove(place)
-        heapq.heapify(self._ready)
-        key = place[-1]
+    def start(self, key: str | None = None) -> str:
+        """Return a ready job, by default the first one, now marked as running."""
+        entry = self._heap[0] if key is None else self._entry(key)
+        self._heap.remove(entry)
+        heapq.heapify(self._heap)
+        key = entry[-1]
         self.attempts[key] += 1
         self.running[key] = time.monotonic()
         return key
 
-    def give_back(self, key: str, alone: bool = False) -> None:
-        """A running job ended without a result: it is ready again, to run alone if it ran out of memory."""
+    def retry(self, key: str, alone: bool = False) -> None:
+        """Mark a running job, which ended without a result, as ready again."""
         self._end(key)
         if alone:
             self.alone.add(key)
-        heapq.heappush(self._ready, self._place(key))
+        heapq.heappush(self._heap, self._entry(key))
 
     def finish(self, key: str, seconds: float | None = None) -> None:
-        """A running job was made: what waited for nothing else is ready. seconds: what it took, unless since it was taken"""
-        since = self._end(key)
-        self.made[key] = time.monotonic() - since if seconds is None else seconds
+        """Mark a running job as finished, and the jobs that waited for it alone as ready.
+
+        Args:
+            key: The job.
+            seconds: How long it took; by default, the time since it was started.
+        """
+        started = self._end(key)
+        self.finished_seconds[key] = time.monotonic() - started if seconds is None else seconds
         for child in self._children[key]:
-            self._unmade[child].discard(key)
-            if not self._unmade[child]:
-                heapq.heappush(self._ready, self._place(child))
+            self._waiting_for[child].discard(key)
+            if not self._waiting_for[child]:
+                heapq.heappush(self._heap, self._entry(child))
+
+    def fail(self, key: str, error: str) -> None:
+        """Mark a running job as failed, and all that need it as blocked."""
+        self._end(key)
+        self.failures[key] = error
+        descendants = list(self._children[key])
+        while descendants:
+            child = descendants.pop()
+            if child not in self.blocked:
+                self.blocked.add(child)
+                descendants.extend(self._children[child])
 
     def _end(self, key: str) -> float:
-        """A job runs no more; since when it did."""
         self.queued.discard(key)
         return self.running.pop(key)
 
-    def fail(self, key: str, error: str) -> None:
-        """A running job failed: whatever needs it is blocked."""
-        self._end(key)
-        self.failures[key] = error
-        reached = list(self._children[key])
-        while reached:
-            child = reached.pop()
-            if child not in self.blocked:
-                self.blocked.add(child)
-                reached.extend(self._children[child])
-
     def raise_failures(self) -> None:
-        """Raises: JobsFailedError if a job failed."""
+        """Do nothing if no job failed.
+
+        Raises:
+            JobsFailedError: A job failed.
+        """
         if self.failures:
-            raise JobsFailedError(
-                "\n".join(f"{key}: {error}" for key, error in self.failures.items())
-            )
+            lines = [f"{key}: {error}" for key, error in self.failures.items()]
+            raise JobsFailedError("\n".join(lines))
 
 
 def run_job(spec: Spec, workspace: Workspace) -> str | None:
-    """Make one artifact, or say in one line what went wrong, with the whole story in a log."""
+    """Return None, `STOPPED`, or the error in one line, after computing one artifact.
+
+    The traceback is written to a log."""
     try:
         get(spec, workspace)
     except StoppedError:
         return STOPPED
-    except (
-        BaseException
-    ) as error:  # even an exit: other jobs go on, and this one is reported by name
-        return one_line(error) + write_log(
-            workspace.store.root, cache_key(spec), traceback.format_exc()
-        )
+    except BaseException as error:  # even an exit: other jobs go on, and this one is reported
+        log = write_log(workspace.store.root, cache_key(spec), traceback.format_exc())
+        return one_line(error) + log
     return None
 
 
 def one_line(error: BaseException) -> str:
-    """An exception for people."""
+    """Return an exception as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def log_path(root: Path, key: str) -> Path:
-    """Where in a store it is told why an artifact, by its address, could not be made."""
+    """Return where a store keeps the log of a job that failed."""
     return root / "logs" / (key.replace("/", "-") + ".log")
 
 
 def write_log(root: Path, key: str, text: str) -> str:
-    """Write the log of an artifact; says where it is."""
+    """Return " (log: path)" after writing a failed job's log; "" if that is impossible."""
     log = log_path(root, key)
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""This machine: worker processes, each making one artifact at a time."""
+"""This machine: worker processes, each computing one artifact at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,46 +14,42 @@ from journey.launch.machine import check_compute, num_cores, run_queue, worker_e
 from journey.launch.pool import Pool
 from journey.launch.progress import show_progress
 
-MOST_WORKERS = 4  # for each core
+MOST_WORKERS = 4  # per core
 
 
 @dataclass
 class Local(Compute):
-    """Every job runs in a worker with the same number of threads, so that how work is scheduled changes no bit."""
+    """Run every job in a worker with the same number of threads, so that scheduling changes no bit.
+
+    Attributes:
+        workers: Processes on each device; 0 is one per core on a CPU, and one on an accelerator.
+        devices: With device=cuda, the numbers of the devices to use; by default the first one.
+    """
 
     name: ClassVar[str] = "local"
-    workers: int = 0  # processes on each device; 0: one per core on a CPU, one on an accelerator
-    devices: list[int] = field(
-        default_factory=list
-    )  # with device=cuda: which of those there are; none: the first
+    workers: int = 0
+    devices: list[int] = field(default_factory=list)
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
         check_compute(self, where)
         most = MOST_WORKERS * num_cores()
-        allowed = f"in 0…{most}: this process may use {num_cores()} cores; 0 is one each, or one on an accelerator"
+        allowed = (
+            f"in 0…{most} (this process may use {num_cores()} cores); 0 is one per core or GPU"
+        )
         require(0 <= self.workers <= most, f"{where}.workers", self.workers, allowed)
-        known = len(set(self.devices)) == len(self.devices) and all(
-            0 <= device < 1000 for device in self.devices
-        )
-        require(known, f"{where}.devices", self.devices, "distinct numbers of devices, from 0")
-        require(
-            not self.devices or self.device == "cuda",
-            f"{where}.devices",
-            self.devices,
-            "left out unless device=cuda",
-        )
-        spread = not self.devices or self.processes == 1
-        require(
-            spread,
-            f"{where}.devices",
-            self.devices,
-            "left out where several processes train one model",
-        )
+        distinct = len(set(self.devices)) == len(self.devices)
+        in_range = all(0 <= device < 1000 for device in self.devices)
+        allowed = "distinct numbers of devices, from 0"
+        require(distinct and in_range, f"{where}.devices", self.devices, allowed)
+        usable = not self.devices or self.device == "cuda"
+        require(usable, f"{where}.devices", self.devices, "empty unless device=cuda")
+        usable = not self.devices or self.processes == 1
+        allowed = "empty where several processes train one model"
+        require(usable, f"{where}.devices", self.devices, allowed)
 
     def ready(self) -> None:
         if self.device != "cpu":
-            from journey.diffusion import network
+            from journey.diffusion import network  # imports torch
 
             network.require_device(f"compute.device={self.device}", self.device)
             for device in self.devices:
@@ -61,34 +57,35 @@ class Local(Compute):
 
     @property
     def num_workers(self) -> int:
-        """How many processes there may be."""
-        each = self.workers or (
-            max(1, num_cores() // self.processes) if self.device == "cpu" else 1
-        )
-        return each * max(1, len(self.devices))
+        """Return how many worker processes there may be."""
+        on_cpu = max(1, num_cores() // self.processes)
+        per_device = self.workers or (on_cpu if self.device == "cpu" else 1)
+        return per_device * max(1, len(self.devices))
 
     @property
     def num_threads(self) -> int:
-        """Of each process, those that train one model together counted too."""
+        """Return the threads of each process."""
         return max(1, num_cores() // (self.num_workers * self.processes))
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
-        """Make what the targets lack, and yield each artifact's spec once it is there; what was there before is not yielded.
+        """Compute what the targets lack; yield each spec that was computed.
 
-        Jobs start as soon as what they need is there, those first that the first target needs. When the generator is closed,
-        or on Ctrl-C, the workers are terminated; the next run continues from what they kept.
+        A job starts once its inputs exist, jobs of the first target first. When the generator is
+        closed, or on Ctrl-C, the workers are terminated; the next run resumes from the states that
+        they saved.
 
-        Raises: JobsFailedError, after all jobs that do not depend on a failed one; StoreError.
+        Raises:
+            JobsFailedError: Some jobs failed; whatever does not depend on them was finished.
         """
-        agenda = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
-        if agenda.finished:
+        queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        if queue.done:
             return
-        of_workers = worker_environments(self.num_workers, self.num_threads, self.devices)
-        with Pool(run_job, of_workers) as pool, show_progress(agenda, self.num_workers) as show:
-            for made in run_queue(agenda, pool, workspace):
+        environments = worker_environments(self.num_workers, self.num_threads, self.devices)
+        with Pool(run_job, environments) as pool, show_progress(queue, self.num_workers) as show:
+            for finished in run_queue(queue, pool, workspace):
                 show()
-                yield from made
-        agenda.raise_failures()
+                yield from finished
+        queue.raise_failures()
 
     def at_work(self, store: Store) -> dict[str, str]:
         return dict.fromkeys(store.held(), "running")

@@ -1,7 +1,8 @@
-"""Worker processes with a pipe and at most one job each, so that when a process dies it is known what it was doing.
+"""Worker processes with a pipe and at most one job each: a dead process names its job.
 
-Processes are spawned, not forked: a fork of a process with threads, or one that uses an accelerator, may hang. Each imports the
-script that runs (as `__mp_main__`, under which `__main__` is found too), so what a script defines can be sent to it.
+Processes are spawned, not forked: a fork of a process with threads, or one that uses an
+accelerator, may hang. Each imports the running script (as `__mp_main__`, under which `__main__` is
+found too), so that what a script defines can be sent to it.
 """
 
 import atexit
@@ -19,49 +20,51 @@ from multiprocessing.process import BaseProcess
 
 from journey.launch.jobs import JobsFailedError, one_line
 
-GRACE = 5.0  # seconds that a process has to end when it is told to
-
-
+GRACE_SECONDS = 5.0  # that a terminated process has to end
 MOST_FAILED_STARTS = 2  # in a row
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: well, with an error, or with the process that was doing it."""
+    """How a job ended: well, with an error, or with its process (negative exit code: a signal)."""
 
     key: str
     error: str | None = None
-    exit_code: int | None = None  # of a process that died; negative: the signal that killed it
+    exit_code: int | None = None
 
 
 @dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
-    place: int  # which of the environments it has
-    started: bool = False  # whether it has said that it listens
-    key: str | None = None  # of the job it has
+    slot: int  # index of its environment
+    started: bool = False  # it has announced itself
+    key: str | None = None  # of its job
 
 
 class Pool:
-    """A process for each environment, started when they are needed; none outlives the `with` block, nor this process.
+    """A process per environment, started when needed.
 
-    work: an importable function, called in a worker with each job's arguments; returns, or raises, what went wrong, if anything.
-    environments: variables of each of the workers.
+    None outlives the `with` block, nor this process.
     """
 
     def __init__(
-        self, work: Callable[..., str | None], environments: Sequence[dict[str, str]]
+        self, run: Callable[..., str | None], environments: Sequence[dict[str, str]]
     ) -> None:
-        self._work = work
+        """Prepare a pool.
+
+        Args:
+            run: An importable function, called in a worker with a job's arguments; it returns or
+                raises the error, if any.
+            environments: Environment variables of each worker.
+        """
+        self._run = run
         self._environments = environments
         self._workers: list[_Worker] = []
         self._failed_starts = 0  # in a row
 
     def __enter__(self) -> "Pool":
-        atexit.register(
-            self.close
-        )  # a generator that nobody closed; without this, Python would wait for the workers
+        atexit.register(self.close)  # for a generator that nobody closed; Python would wait for it
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,65 +72,62 @@ class Pool:
 
     @property
     def num_idle(self) -> int:
-        """How many jobs can be given now."""
+        """Return how many jobs can be given now."""
         return sum(worker.started and worker.key is None for worker in self._workers)
 
     def prepare(self, num_jobs: int) -> None:
-        """Start what is lacking for so many further jobs at once; each worker is idle some time later."""
+        """Start the workers that are missing to run so many further jobs at once."""
         free = sum(worker.key is None for worker in self._workers)
-        taken = {worker.place for worker in self._workers}
-        places = [place for place in range(len(self._environments)) if place not in taken]
-        for place in places[: max(0, num_jobs - free)]:
-            self._workers.append(self._start(place))
-
-    def _start(self, place: int) -> _Worker:
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=_serve, args=(theirs, os.getpid())
-        )
-        with _inherited(self._environments[place]), _signals_blocked():
-            process.start()
-        theirs.close()  # the worker's alone, so that its end is the end of the pipe
-        return _Worker(process, ours, place)
+        used = {worker.slot for worker in self._workers}
+        slots = [slot for slot in range(len(self._environments)) if slot not in used]
+        for slot in slots[: max(0, num_jobs - free)]:
+            pipe, worker_pipe = multiprocessing.Pipe()
+            context = multiprocessing.get_context("spawn")
+            process = context.Process(target=_serve, args=(worker_pipe, os.getpid()))
+            with _environment(self._environments[slot]), _signals_blocked():
+                process.start()
+            worker_pipe.close()  # the worker's alone, so that its end is the end of the pipe
+            self._workers.append(_Worker(process, pipe, slot))
 
     def give(self, key: str, *arguments: object) -> None:
-        """Let an idle worker do a job.
+        """Give a job to an idle worker.
 
-        Raises: pickle.PicklingError, AttributeError or TypeError if the arguments cannot be sent.
+        Arguments that cannot be pickled raise what pickle raises.
         """
-        payload = pickle.dumps((self._work, arguments))
+        payload = pickle.dumps((self._run, arguments))
         worker = next(worker for worker in self._workers if worker.started and worker.key is None)
         worker.key = key
-        with contextlib.suppress(
-            OSError
-        ):  # it died while it was idle: the job's outcome will say so
+        with contextlib.suppress(OSError):  # it died while idle: the job's outcome will say so
             worker.pipe.send_bytes(payload)
 
     def outcomes(self, seconds: float) -> list[Outcome]:
-        """The jobs that ended, waiting for one, or for a worker to be idle, at most so long.
+        """Return the jobs that ended; wait at most so long for one, or for a worker to become idle.
 
-        Raises: JobsFailedError if workers die before they listen.
+        Raises:
+            JobsFailedError: Workers die before they have started.
         """
         connection.wait([worker.pipe for worker in self._workers], seconds)
-        return [
-            outcome
-            for worker in list(self._workers)
-            if (outcome := self._look_at(worker)) is not None
-        ]
+        outcomes = []
+        for worker in list(self._workers):
+            exit_code = worker.process.exitcode  # first: what it sent before it died is readable
+            outcome = self._receive(worker)
+            if exit_code is not None:
+                self._workers.remove(worker)
+                worker.pipe.close()
+                self._failed_starts += not worker.started
+                if self._failed_starts >= MOST_FAILED_STARTS:
+                    raise JobsFailedError(
+                        f"no job can be started: worker processes end at once (code {exit_code}); "
+                        'a script must compute artifacts under `if __name__ == "__main__":`'
+                    )
+                if worker.key is not None:
+                    outcome = Outcome(worker.key, exit_code=exit_code)
+            if outcome is not None:
+                outcomes.append(outcome)
+        return outcomes
 
-    def _look_at(self, worker: _Worker) -> Outcome | None:
-        """The job a worker ended, if it did."""
-        exit_code = (
-            worker.process.exitcode
-        )  # asked first: whatever it said before it died can be read then
-        outcome = self._hear(worker)
-        if exit_code is None:
-            return outcome
-        self._bury(worker, exit_code)
-        return outcome if worker.key is None else Outcome(worker.key, exit_code=exit_code)
-
-    def _hear(self, worker: _Worker) -> Outcome | None:
-        """What a worker has said, if it was a result."""
+    def _receive(self, worker: _Worker) -> Outcome | None:
+        """Return the outcome that a worker has sent, if any."""
         try:
             if not worker.pipe.poll():
                 return None
@@ -138,38 +138,27 @@ class Pool:
             worker.started, self._failed_starts = True, 0
             return None
         key, worker.key = worker.key, None
-        return Outcome(key, error)
-
-    def _bury(self, worker: _Worker, exit_code: int) -> None:
-        """Forget a dead worker. Raises: JobsFailedError if they die one after the other before they listen."""
-        self._workers.remove(worker)
-        worker.pipe.close()
-        self._failed_starts += not worker.started
-        if self._failed_starts >= MOST_FAILED_STARTS:
-            raise JobsFailedError(
-                f"no job can be started: worker processes end at once (exit code {exit_code}); "
-                'a script that makes artifacts must do so under `if __name__ == "__main__":`'
-            )
+        return None if key is None else Outcome(key, error)
 
     def keep(self, number: int) -> None:
-        """End idle workers until no more are left than a number, or all that are left work."""
+        """End idle workers until at most so many workers are left, or all that are left work."""
         idle = [worker for worker in self._workers if worker.started and worker.key is None]
         _end(idle[: max(0, len(self._workers) - number)])
         self._workers = [worker for worker in self._workers if not worker.pipe.closed]
 
     def stop(self, seconds: float) -> None:
-        """Tell the workers by SIGUSR2 to keep what they have done and end their jobs; waits for that at most so long.
+        """Tell the workers (SIGUSR2) to save their states and stop; wait at most `seconds`.
 
-        May be called by a signal's handler. What the workers say then is left to be heard.
+        May be called by a signal handler. Their outcomes can be read afterwards.
         """
         busy = [worker for worker in self._workers if worker.key is not None]
         for worker in busy:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.process.pid, signal.SIGUSR2)
+                os.kill(worker.process.pid or 0, signal.SIGUSR2)
         deadline = time.monotonic() + seconds
-        while busy and (left := deadline - time.monotonic()) > 0:
-            heard = connection.wait([worker.pipe for worker in busy], left)
-            busy = [worker for worker in busy if worker.pipe not in heard]
+        while busy and (remaining := deadline - time.monotonic()) > 0:
+            ready = connection.wait([worker.pipe for worker in busy], remaining)
+            busy = [worker for worker in busy if worker.pipe not in ready]
 
     def close(self) -> None:
         """End all workers, also those that work."""
@@ -179,12 +168,11 @@ class Pool:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """End some workers, also those that work."""
     for worker in workers:
         worker.pipe.close()  # on which an idle worker ends by itself
         if worker.key is not None or not worker.started:
             worker.process.terminate()
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
@@ -192,53 +180,47 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _serve(pipe: connection.Connection, parent: int) -> None:
-    """Do jobs until the pipe ends."""
+    """Run jobs in a worker until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    pipe.send(None)  # ready
-    with contextlib.suppress(
-        EOFError, BrokenPipeError, ConnectionResetError
-    ):  # the parent ended, or needs no more
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    pipe.send(None)  # announces the worker
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent ended
         while True:
-            pipe.send(_done(pipe.recv_bytes()))
+            payload = pipe.recv_bytes()
+            try:
+                run, arguments = pickle.loads(payload)
+                error = run(*arguments)
+            except BaseException as raised:  # such as a class that cannot be imported: the job ends
+                error = one_line(raised)
+            pipe.send(error)
 
 
-def _done(payload: bytes) -> str | None:
-    """Do a job."""
-    try:
-        work, arguments = pickle.loads(payload)
-        return work(*arguments)
-    except (
-        BaseException
-    ) as error:  # such as a class that cannot be imported here: the job's end, not the worker's
-        return one_line(error)
-
-
-def _die_with(parent: int) -> None:
-    """End this process when its parent has ended, however that happened."""
+def _end_with(parent: int) -> None:
+    """End this process once its parent has ended, however that happened."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 @contextlib.contextmanager
-def _inherited(environment: dict[str, str]) -> Iterator[None]:
-    """Environment variables of the processes started inside; libraries read them as they are loaded."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started inside: libraries read them once."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes started inside are deaf to Ctrl-C and to SIGUSR2, which would end one that does not handle it yet, from the
-    first moment; here they come when the block has ended.
-    """
-    resource_tracker.ensure_running()  # its own start, otherwise inside the block, would unblock them
+    """Start processes that ignore Ctrl-C and SIGUSR2; both arrive here when the block ends."""
+    resource_tracker.ensure_running()  # if started in the block, it would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
     try:
         yield

@@ -1,4 +1,4 @@
-"""How far a launcher is, for people: a bar on a terminal, a line a minute elsewhere."""
+"""The progress of a launcher: a bar on a terminal, a line per minute elsewhere."""
 
 import contextlib
 import os
@@ -16,65 +16,63 @@ from journey.launch.jobs import JobQueue
 INTERVAL = 60.0  # seconds from line to line
 
 
-def summary(agenda: JobQueue) -> str:
-    """What will be made, by stage."""
-    return f"{len(agenda.specs)} to make: {_by_stage(agenda, list(agenda.specs))}"
+def summary(queue: JobQueue) -> str:
+    """Return how many artifacts will be computed, by stage."""
+    return f"{len(queue.specs)} to compute: {_by_stage(queue, list(queue.specs))}"
 
 
-def line(agenda: JobQueue, num_workers: int, seconds: float) -> str:
-    """How far it is after so many seconds."""
-    parts = [f"{len(agenda.made)} of {len(agenda.specs)} made"]
-    if agenda.failures:
-        parts.append(f"{len(agenda.failures)} failed")
+def line(queue: JobQueue, num_workers: int, seconds: float) -> str:
+    """Return the progress after so many seconds."""
+    parts = [f"{len(queue.finished_seconds)} of {len(queue.specs)} computed"]
+    if queue.failures:
+        parts.append(f"{len(queue.failures)} failed")
     parts.append(duration(seconds))
-    if (left := seconds_left(agenda, num_workers)) is not None:
-        parts.append(f"about {duration(left)} left")
-    return ", ".join(parts) + (f" ({_running(agenda)})" if agenda.running else "")
+    if (remaining := seconds_left(queue, num_workers)) is not None:
+        parts.append(f"about {duration(remaining)} left")
+    return ", ".join(parts) + (f" ({_running(queue)})" if queue.running else "")
 
 
-def _running(agenda: JobQueue) -> str:
-    """What runs, and what in truth is queued."""
-    running = [key for key in agenda.running if key not in agenda.queued]
-    standing = {"running": running, "queued": list(agenda.queued)}
-    return ", ".join(f"{_by_stage(agenda, keys)} {how}" for how, keys in standing.items() if keys)
+def _running(queue: JobQueue) -> str:
+    running = [key for key in queue.running if key not in queue.queued]
+    parts = []
+    if running:
+        parts.append(f"{_by_stage(queue, running)} running")
+    if queue.queued:
+        parts.append(f"{_by_stage(queue, list(queue.queued))} queued")
+    return ", ".join(parts)
 
 
-def _by_stage(agenda: JobQueue, keys: list[str]) -> str:
-    """How many of each stage: plain characters, which every terminal has."""
-    stages = Counter(agenda.specs[key].stage for key in keys)
-    return ", ".join(f"{stage} x{count}" for stage, count in stages.items())
+def _by_stage(queue: JobQueue, keys: list[str]) -> str:
+    stages = Counter(queue.specs[key].stage for key in keys)
+    return ", ".join(f"{stage} x{count}" for stage, count in stages.items())  # x: ASCII terminals
 
 
-def seconds_left(agenda: JobQueue, num_workers: int) -> float | None:
-    """How long the rest takes if all workers are busy; None before anything is made.
+def seconds_left(queue: JobQueue, num_workers: int) -> float | None:
+    """Return how long the remaining jobs take if all workers are busy; None before any is finished.
 
-    A stage goes at the rate its jobs so far went, by their `work`; a job of a stage that none is made of takes the mean.
+    A stage proceeds at the rate of its finished jobs, by their `work`; a job of another stage takes
+    the mean.
     """
-    left = agenda.left
-    if not agenda.made or not left:
+    remaining, finished = queue.remaining, queue.finished_seconds
+    if not finished or not remaining:
         return None
-    now, expected = time.monotonic(), _expected(agenda)
-    seconds = sum(max(0.0, expected(key) - (now - agenda.running.get(key, now))) for key in left)
-    return seconds / min(num_workers, len(left))
-
-
-def _expected(agenda: JobQueue) -> Callable[[str], float]:
-    """The seconds that a job takes, as far as those that are made tell."""
-    seconds, work = Counter(), Counter()
-    for key, took in agenda.made.items():
-        seconds[agenda.specs[key].stage] += took
-        work[agenda.specs[key].stage] += agenda.work[key]
-    mean = sum(agenda.made.values()) / len(agenda.made)
-
-    def expected(key: str) -> float:
-        stage = agenda.specs[key].stage
-        return seconds[stage] / work[stage] * agenda.work[key] if work[stage] > 0 else mean
-
-    return expected
+    seconds: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    for key, duration_of_job in finished.items():
+        spec = queue.specs[key]
+        seconds[spec.stage] += duration_of_job  # type: ignore[assignment]  # counts of seconds
+        work[spec.stage] += spec.work  # type: ignore[assignment]
+    mean, now, total = sum(finished.values()) / len(finished), time.monotonic(), 0.0
+    for key in remaining:
+        spec = queue.specs[key]
+        known = work[spec.stage] > 0
+        expected = seconds[spec.stage] / work[spec.stage] * spec.work if known else mean
+        total += max(0.0, expected - (now - queue.running.get(key, now)))
+    return total / min(num_workers, len(remaining))
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """Return seconds for people.
 
     >>> [duration(seconds) for seconds in (40, 200, 7500, 190000)]
     ['40 s', '3 min', '2 h 5 min', '2 d 4 h']
@@ -90,19 +88,20 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def show_progress(agenda: JobQueue, num_workers: int) -> Iterator[Callable[[], None]]:
-    """A function that, called every second or so, shows how far an agenda is.
+def show_progress(queue: JobQueue, num_workers: int) -> Iterator[Callable[[], None]]:
+    """Yield a function that, called every second or so, shows the progress of a queue.
 
-    A bar where standard output or standard error is a terminal; lines on a standard output that is none.
+    A bar on standard output or standard error, whichever is a terminal; lines on a standard output
+    that is none.
     """
-    output = sys.stdout  # now: the bar may put its own in place
+    output = sys.stdout  # now: the bar may replace it
     terminal = next((stream for stream in (output, sys.stderr) if _is_terminal(stream)), None)
     with contextlib.ExitStack() as stack:
         displays = []
         if terminal is not None:
-            displays.append(stack.enter_context(_bar(agenda, num_workers, terminal)))
+            displays.append(stack.enter_context(_bar(queue, num_workers, terminal)))
         if terminal is not output:
-            displays.append(_lines(agenda, num_workers, output))
+            displays.append(_lines(queue, num_workers, output))
 
         def show() -> None:
             for display in displays:
@@ -112,66 +111,52 @@ def show_progress(agenda: JobQueue, num_workers: int) -> Iterator[Callable[[], N
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a line on it can be written over."""
-    return (
-        stream is not None
-        and not stream.closed
-        and stream.isatty()
-        and os.environ.get("TERM") not in ("dumb", "unknown")
-    )
+    if stream is None or stream.closed or not stream.isatty():
+        return False
+    return os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 @contextlib.contextmanager
-def _bar(agenda: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callable[[], None]]:
-    left = TextColumn("{task.fields[left]}")
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        left,
-        TextColumn("{task.description}"),
-    )
+def _bar(queue: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callable[[], None]]:
+    remaining, description = TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), remaining, description)
     console = Console(file=terminal)
     with Progress(*columns, console=console, redirect_stdout=terminal is sys.stdout) as progress:
-        bar = progress.add_task(summary(agenda), total=len(agenda.specs), left="")
+        bar = progress.add_task(summary(queue), total=len(queue.specs), left="")
 
         def show() -> None:
-            seconds = seconds_left(agenda, num_workers)
-            failed = f", {len(agenda.failures)} failed" if agenda.failures else ""
-            estimate = "" if seconds is None else f"about {duration(seconds)} left"
+            seconds = seconds_left(queue, num_workers)
+            failed = f", {len(queue.failures)} failed" if queue.failures else ""
+            text = "" if seconds is None else f"about {duration(seconds)} left"
+            completed = len(queue.finished_seconds)
             progress.update(
-                bar,
-                completed=len(agenda.made),
-                description=_running(agenda) + failed,
-                left=estimate,
+                bar, completed=completed, description=_running(queue) + failed, left=text
             )
 
         yield show
 
 
-def _lines(agenda: JobQueue, num_workers: int, output: TextIO | None) -> Callable[[], None]:
-    began = said = time.monotonic()
-    _say(summary(agenda), output)
+def _lines(queue: JobQueue, num_workers: int, output: TextIO | None) -> Callable[[], None]:
+    started = last = time.monotonic()
+    _print(summary(queue), output)
 
     def show() -> None:
-        nonlocal said
+        nonlocal last
         now = time.monotonic()
-        if now - said >= INTERVAL and agenda.left:
-            _say(line(agenda, num_workers, now - began), output)
-            said = now
+        if now - last >= INTERVAL and queue.remaining:
+            _print(line(queue, num_workers, now - started), output)
+            last = now
 
     return show
 
 
-def _say(text: str, output: TextIO | None) -> None:
-    """Print a line, at once; where nobody reads any more (`| head`), this and all that follows goes nowhere."""
+def _print(text: str, output: TextIO | None) -> None:
+    """Print a line at once; drop all output once the reader has gone (`| head`)."""
     if output is None or output.closed:
         return
     try:
         print(text, file=output, flush=True)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(
-            nowhere, output.fileno()
-        )  # what is still buffered would otherwise be an error when Python ends
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, output.fileno())  # buffered text would be an error when Python ends
+        os.close(null)

@@ -1,11 +1,17 @@
-"""A cluster under Slurm: artifacts are made by array tasks, which this submits, finds again and submits once more."""
+"""Slurm: submit array tasks that compute artifacts, find them again, and resubmit them."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from journey.engine.checks import require, require_count, require_positive, require_within
+from journey.engine.checks import (
+    ConfigError,
+    require,
+    require_count,
+    require_positive,
+    require_within,
+)
 from journey.engine.graph import missing
 from journey.engine.spec import Spec
 from journey.engine.store import Store
@@ -17,127 +23,113 @@ from journey.launch.progress import show_progress
 from journey.launch.submissions import ArrayTaskID, read_job_state, state_path, submitted_tasks
 
 MOST_MINUTES = 366 * 24 * 60
-
-
-SIGNAL_SECONDS = 90  # before the time limit, at which a task is told to keep what it has done; a quarter of shorter limits
+SIGNAL_SECONDS = 90  # before the time limit, when tasks are told to save; a quarter of short limits
 
 
 @dataclass
 class Slurm(Compute):
-    """Every artifact is made in a worker process of an array task; the command itself only looks and submits.
+    """Compute every artifact in an array task; the command itself submits and polls.
 
-    The store must be on a file system that the nodes share. Interrupted, the command leaves its tasks to the cluster; the same
-    command finds them. Tasks that reach their time limit, or are preempted with a warning, go on in another allocation.
+    The store must be on a file system that the nodes share. An interrupted command leaves its tasks
+    to the cluster, and the same command finds them. Tasks that reach their time limit, or are
+    preempted with a warning, continue in another allocation.
+
+    Attributes:
+        partition: As for sbatch; "" is the cluster's default, as for `account` and `qos`.
+        minutes: Time limit of an array task.
+        gpus: GPUs of an array task, as `cpus` and `memory_gib`.
+        sbatch: Further options, such as `constraint: a100`; "" for an option without a value.
+        setup: Shell commands before each task.
+        array_parallelism: Tasks of one array that run at once.
+        workers: Processes of a task: on each of its GPUs or, without any, in all.
+        pack_seconds: Artifacts that take less share a task, until each worker is expected to take
+            so long.
+        gather_seconds: How long those wait for others to share a task with.
+        poll_seconds: Between looks at the store and the queue.
+        retries: Of what fails; what was preempted, or progressed, is not counted.
     """
 
     name: ClassVar[str] = "slurm"
-    partition: str = ""  # none: the cluster's default; so with the next two
+    partition: str = ""
     account: str = ""
     qos: str = ""
-    minutes: int = 240  # time limit of an array task
-    gpus: int = 0  # of an array task
+    minutes: int = 240
+    gpus: int = 0
     cpus: int = 4
     memory_gib: float = 16.0
-    sbatch: dict[str, str] = field(
-        default_factory=dict
-    )  # further options, such as constraint: a100; "": without a value
-    setup: list[str] = field(default_factory=list)  # shell commands before each task
-    array_parallelism: int = 256  # tasks of one array that run at once
-    workers: int = 1  # processes of a task: on each of its GPUs or, without any, in all
-    pack_seconds: float = 600.0  # shorter artifacts share a task, until each of its workers is expected to take so long
-    gather_seconds: float = 60.0  # how long those wait for others to share it with
-    poll_seconds: float = 5.0  # between looks at the store and the queue
-    retries: int = 2  # of what fails; what was preempted, or got further, is not counted
+    sbatch: dict[str, str] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    array_parallelism: int = 256
+    workers: int = 1
+    pack_seconds: float = 600.0
+    gather_seconds: float = 60.0
+    poll_seconds: float = 5.0
+    retries: int = 2
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
         check_compute(self, where)
         require_count(f"{where}.minutes", self.minutes, most=MOST_MINUTES)
         require_count(f"{where}.gpus", self.gpus, least=0, most=1000)
         fits = (self.gpus > 0) == (self.device == "cuda") and self.device in ("cpu", "cuda")
-        require(
-            fits,
-            f"{where}.device",
-            self.device,
-            f"cuda with GPUs and cpu without: {where}.gpus={self.gpus}",
-        )
-        for name, value in {
-            "cpus": self.cpus,
-            "array_parallelism": self.array_parallelism,
-            "workers": self.workers,
-        }.items():
-            require_count(f"{where}.{name}", value, most=100_000)
+        allowed = f"cuda with GPUs and cpu without: {where}.gpus={self.gpus}"
+        require(fits, f"{where}.device", self.device, allowed)
+        for name in ("cpus", "array_parallelism", "workers"):
+            require_count(f"{where}.{name}", getattr(self, name), most=100_000)
         require(self.workers <= 64, f"{where}.workers", self.workers, "at most 64")
         fits = self.processes == 1 or self.gpus in (0, self.processes)
-        require(
-            fits,
-            f"{where}.processes",
-            self.processes,
-            f"1, or the number of GPUs of a task, {where}.gpus={self.gpus}",
-        )
+        allowed = f"1, or the number of GPUs of a task, {where}.gpus={self.gpus}"
+        require(fits, f"{where}.processes", self.processes, allowed)
         require_count(f"{where}.retries", self.retries, least=0, most=1000)
         require_within(f"{where}.memory_gib", self.memory_gib, 1e-3, 1e6)
-        for name, value in {
-            "pack_seconds": self.pack_seconds,
-            "poll_seconds": self.poll_seconds,
-        }.items():
-            require_positive(f"{where}.{name}", value)
+        require_positive(f"{where}.pack_seconds", self.pack_seconds)
+        require_positive(f"{where}.poll_seconds", self.poll_seconds)
         require_within(f"{where}.gather_seconds", self.gather_seconds, 0, 1e6)
         for line in self.setup:
             require("\n" not in line, f"{where}.setup", line, "commands of one line")
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
-        """Make what the targets lack, and yield each artifact's spec once the store has it.
+        """Compute what the targets lack; yield each spec once the store has its artifact.
 
-        Raises: JobsFailedError, after all jobs that do not depend on a failed one, or if Slurm takes nothing; ConfigError where
-        there is no Slurm.
+        Raises:
+            JobsFailedError: Some jobs failed, or Slurm accepts nothing.
+            ConfigError: There is no Slurm here.
         """
-        agenda = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
-        if agenda.finished:
+        queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        if queue.done:
             return
-        self._require_slurm()
-        from journey.launch.client import Client
+        self._task_states()
+        from journey.launch.client import Client  # imports submitit
 
         shared = replace(workspace, store=Store(workspace.store.root.absolute()))
         limits = (self.retries, self.pack_seconds, self.gather_seconds)
-        client = Client(agenda, shared, self._allocation(), self._options(), *limits)
-        with show_progress(agenda, self.array_parallelism) as show:
-            while not agenda.finished:
-                made = client.look()
+        client = Client(queue, shared, self._allocation(), self._options(), *limits)
+        with show_progress(queue, self.array_parallelism) as show:
+            while not queue.done:
+                finished = client.look()
                 show()
-                yield from made
-                if not agenda.finished:
+                yield from finished
+                if not queue.done:
                     time.sleep(self.poll_seconds)
-        agenda.raise_failures()
+        queue.raise_failures()
 
     def at_work(self, store: Store) -> dict[str, str]:
-        states = self._require_slurm()
-        found = dict.fromkeys(store.held(), "running")
-        for task, state in states.items():
+        at_work = dict.fromkeys(store.held(), "running")
+        for task, state in self._task_states().items():
             tasks = submitted_tasks(store.root, task.token)
             if state not in cluster.OVER and task.index < len(tasks):
                 running = read_job_state(state_path(store.root, task)).running
-                found |= {
-                    key: "running" if key in running and state == "RUNNING" else "queued"
-                    for key in tasks[task.index]
-                }
-        return found
+                for key in tasks[task.index]:
+                    runs = key in running and state == "RUNNING"
+                    at_work[key] = "running" if runs else "queued"
+        return at_work
 
-    def _require_slurm(self) -> dict[ArrayTaskID, str]:
-        """What it says of our tasks. Raises: ConfigError."""
-        require(
-            cluster.is_there(),
-            "compute",
-            "slurm",
-            "used where sbatch and squeue are found, such as on a login node",
-        )
+    def _task_states(self) -> dict[ArrayTaskID, str]:
+        if not cluster.is_there():
+            needed = "needs sbatch and squeue, as on a login node"
+            raise ConfigError(f"compute=slurm: {needed}; this machine has none")
         states = cluster.look()
-        require(
-            states is not None,
-            "compute",
-            "slurm",
-            "used while Slurm answers; `squeue --me` says why it does not",
-        )
+        if states is None:
+            raise ConfigError("compute=slurm: Slurm does not answer; `squeue --me` says why")
         return states
 
     def _allocation(self) -> Allocation:
@@ -152,7 +144,7 @@ class Slurm(Compute):
         return min(SIGNAL_SECONDS, 15 * self.minutes)
 
     def _options(self) -> dict[str, object]:
-        """As submitit names them; None is the cluster's default."""
+        """Return the settings as submitit names them; None is the cluster's default."""
         return {
             "timeout_min": self.minutes,
             "nodes": 1,
@@ -166,11 +158,6 @@ class Slurm(Compute):
             "slurm_setup": list(self.setup) or None,
             "slurm_array_parallelism": self.array_parallelism,
             "slurm_signal_delay_s": self._signal_seconds,
-            "slurm_srun_args": [
-                f"--cpus-per-task={self.cpus}"
-            ],  # which srun no longer takes over from sbatch
-            "slurm_additional_parameters": {
-                name: value or True for name, value in self.sbatch.items()
-            }
-            or None,
+            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],  # srun does not inherit it
+            "slurm_additional_parameters": {k: v or True for k, v in self.sbatch.items()} or None,
         }

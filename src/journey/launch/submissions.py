@@ -1,12 +1,12 @@
 """What was submitted to a cluster, kept beside the store so that any client finds it again.
 
-<root>/jobs/.lock                      held by the client that looks and submits, where the file system has locks
-<root>/jobs/<token>/submission.json    the artifacts of every task of one array, written before it is submitted
-<root>/jobs/<token>/task-<index>.json  how far a task is, written by the task itself
-<root>/jobs/<token>/<job>_*.out, .err  what it printed, and what submitit needs
+<root>/jobs/.lock held by the client that looks and submits, where the file system has locks
+<root>/jobs/<token>/submission.json the cache keys of every task of one array, written before it is
+submitted <root>/jobs/<token>/task-<index>.json the state of a task, written by the task itself
+<root>/jobs/<token>/<job>_*.out, .err what it printed, and what submitit needs
 
-The token is part of the name of the job, by which the cluster says whether it is still there. An artifact's own directory, not
-this, says that it is made.
+The token is part of the job's name in Slurm. Whether an artifact exists is decided by the store
+alone.
 """
 
 import contextlib
@@ -26,8 +26,6 @@ from journey.engine.files import (
 )
 
 FOLDER = "jobs"
-
-
 SUBMISSION = "submission.json"
 
 
@@ -44,23 +42,27 @@ class ArrayTaskID:
 
 @dataclass
 class JobState:
-    """How far a task is, by the addresses of artifacts: what runs, and what it continued from (as `resume.progress` has it); the
-    seconds of what was made; what went wrong.
+    """The state of the jobs of an array task, by cache key.
+
+    Attributes:
+        running: What each running job resumed from, as `resume.state_hash` returns it.
+        finished_seconds: How long each finished job took.
+        failed: The error of each failed job.
     """
 
     running: dict[str, str] = field(default_factory=dict)
-    made: dict[str, float] = field(default_factory=dict)
+    finished_seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def begun(self) -> bool:
-        """Whether the task has come as far as an artifact."""
-        return bool(self.running or self.made or self.failed)
+        """Return whether the task has started a job."""
+        return bool(self.running or self.finished_seconds or self.failed)
 
 
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """While no other client looks and submits, where the file system has locks."""
+    """Keep other clients from looking and submitting meanwhile, where the file system has locks."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as lock:
@@ -69,7 +71,7 @@ def exclusive(root: Path) -> Iterator[None]:
 
 
 def record_submission(root: Path, tasks: list[tuple[str, ...]]) -> str:
-    """Note what is about to be submitted, the addresses of each task; returns its token."""
+    """Return the token of an array about to be submitted, after recording its cache keys."""
     token = secrets.token_hex(6)
     folder = root / FOLDER / token
     folder.mkdir(parents=True)
@@ -78,7 +80,9 @@ def record_submission(root: Path, tasks: list[tuple[str, ...]]) -> str:
 
 
 def submitted_tasks(root: Path, token: str) -> list[list[str]]:
-    """The addresses of every task of a submission; none if it is another store's, or damaged: at worst, more is submitted."""
+    """Return the cache keys of every task of a submission; none if its record is damaged.
+
+    A record of another store counts as none."""
     try:
         return json.loads((root / FOLDER / token / SUBMISSION).read_text())["tasks"]
     except (FileNotFoundError, ValueError):
@@ -86,24 +90,24 @@ def submitted_tasks(root: Path, token: str) -> list[list[str]]:
 
 
 def state_path(root: Path, task: ArrayTaskID) -> Path:
-    """Where a task writes how far it is."""
+    """Return where a task writes its state."""
     return root / FOLDER / task.token / f"task-{task.index}.json"
 
 
-def write_job_state(path: Path, journal: JobState) -> None:
-    """Say how far a task is."""
-    write_checksummed(path, asdict(journal))
+def write_job_state(path: Path, state: JobState) -> None:
+    """Write the state of a task."""
+    write_checksummed(path, asdict(state))
 
 
 def read_job_state(path: Path) -> JobState:
-    """How far a task is; nowhere if it has not said so, or not as a whole."""
+    """Return the state of a task; an empty one if it has written none, or not completely."""
     try:
-        said = read_checksummed(path)
-        return JobState(said["running"], said["made"], said["failed"])
+        state = read_checksummed(path)
+        return JobState(state["running"], state["finished_seconds"], state["failed"])
     except (OSError, ValueError):
         return JobState()
 
 
 def resume_hash(root: Path, key: str) -> str:
-    """How far an interrupted run of an artifact got."""
+    """Return a hash of the state that an interrupted job would resume from."""
     return resume.state_hash(sibling(root / key, ".partial"))
