@@ -10,7 +10,7 @@ N(ε_θ, I). Weight and bias of a layer are one matrix [out, in + 1].
 
 Only Linear and Conv2d layers count; the parameters of others (normalizations) are held fixed.
 
-The stage `make_ekfac` writes curvature.safetensors: the bases and the eigenvalues of a checkpoint.
+The stage `make_ekfac` writes ekfac.safetensors: the bases and the eigenvalues of a checkpoint.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ from journey.engine.workspace import Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule, add_noise
 
-EKFAC_FILE = "curvature.safetensors"
+EKFAC_FILE = "ekfac.safetensors"
 
 EKFACBatch = tuple[Tensor, NoiseSamples, Tensor, Tensor | None]
 """clean examples [B, …]; a noise sample each; pseudo-target − ε_θ ~ N(0, I) [B, …]; contexts"""

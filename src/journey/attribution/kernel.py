@@ -164,9 +164,24 @@ def kernel_scores(
     query_norms = feature_norms(queries, "query")
     n, p = train.shape
     dual = n <= p
-    gram, right = _dual_gram(train, queries) if dual else _primal_gram(train, queries)
-    unit_damping = mean_eigenvalue(train_norms, p, unit)
 
+    # 1. The smaller Gram matrix G, ΦΦᵀ or ΦᵀΦ, and what is solved for, φ_q Φᵀ [Q, N] or φ_q [Q, p].
+    gram = torch.zeros(min(n, p), min(n, p), dtype=torch.float64)
+    if dual:
+        right = torch.zeros(len(queries), n, dtype=torch.float64)
+        columns = n + len(queries)
+        blocks = zip(_row_blocks(train.T, columns), _row_blocks(queries.T, columns), strict=True)
+        for (_, phi), (_, phi_q) in blocks:
+            _add_gram(gram, phi)
+            right.addmm_(phi_q.T, phi)
+    else:
+        right = torch.from_numpy(queries.astype(np.float64, order="C"))
+        for _, phi in _row_blocks(train):
+            _add_gram(gram, phi)
+    gram.tril_().add_(gram.tril(-1).T)
+
+    # 2. A solve for every damping.
+    unit_damping = mean_eigenvalue(train_norms, p, unit)
     conditions = []
     for scores, relative in zip(out, damping, strict=True):
         factor, conditioning = _factorize(gram, relative, unit_damping)
@@ -178,12 +193,12 @@ def kernel_scores(
                 inverse = torch.cholesky_inverse(factor)
                 norms = ((inverse @ gram) * inverse).sum(1).sqrt().numpy()
             scores += weight * _scaled(solved.numpy(), scale, train_norms, query_norms, norms)
-            continue
-        for rows, phi in _row_blocks(train):
-            if scale is Scale.influence:
-                norms = torch.cholesky_solve(phi.T, factor).norm(dim=0).numpy()
-            tau = (solved @ phi.T).numpy()
-            scores[:, rows] += weight * _scaled(tau, scale, train_norms[rows], query_norms, norms)
+        else:
+            for rows, phi in _row_blocks(train):
+                if scale is Scale.influence:
+                    norms = torch.cholesky_solve(phi.T, factor).norm(dim=0).numpy()
+                tau, block_norms = (solved @ phi.T).numpy(), train_norms[rows]
+                scores[:, rows] += weight * _scaled(tau, scale, block_norms, query_norms, norms)
     return conditions
 
 
@@ -208,28 +223,6 @@ def feature_norms(features: Features, name: str) -> np.ndarray:
     return norms
 
 
-def _dual_gram(train: Features, queries: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return ΦΦᵀ [N, N] and φ_q Φᵀ [Q, N], summed over blocks of columns."""
-    n, num_queries = len(train), len(queries)
-    gram = torch.zeros(n, n, dtype=torch.float64)
-    right = torch.zeros(num_queries, n, dtype=torch.float64)
-    columns = n + num_queries
-    query_blocks = _row_blocks(queries.T, columns)
-    for (_, phi), (_, phi_q) in zip(_row_blocks(train.T, columns), query_blocks, strict=True):
-        _add_gram(gram, phi)
-        right.addmm_(phi_q.T, phi)
-    return _symmetric(gram), right
-
-
-def _primal_gram(train: Features, queries: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return ΦᵀΦ [p, p], summed over blocks of rows, and φ_q [Q, p]."""
-    p = train.shape[1]
-    gram = torch.zeros(p, p, dtype=torch.float64)
-    for _, phi in _row_blocks(train):
-        _add_gram(gram, phi)
-    return _symmetric(gram), torch.from_numpy(queries.astype(np.float64, order="C"))
-
-
 def _add_gram(gram: Tensor, phi: Tensor) -> None:
     """Add ΦᵀΦ to the lower triangle of gram by strips, which saves nearly half of the work."""
     p = phi.shape[1]
@@ -237,12 +230,6 @@ def _add_gram(gram: Tensor, phi: Tensor) -> None:
     for first in range(0, p, size):
         strip = slice(first, first + size)
         gram[strip, : first + size].addmm_(phi[:, strip].T, phi[:, : first + size])
-
-
-def _symmetric(gram: Tensor) -> Tensor:
-    """Return gram with its lower triangle mirrored, in place."""
-    strict = gram.tril(-1).T
-    return gram.tril_().add_(strict)
 
 
 def _factorize(gram: Tensor, relative: float, unit_damping: float) -> tuple[Tensor, Conditioning]:
