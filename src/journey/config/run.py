@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from enum import Enum
+from types import GenericAlias
 from typing import Any, get_origin, get_type_hints
 
 from omegaconf import MISSING
@@ -45,20 +46,19 @@ class Task(Enum):
 
 
 def _axes() -> list[tuple[str, Any, Any]]:
-    """Return a field for every axis: the gradient settings that vary, the target and the query example."""
+    """Return a field for every axis: a list of values of the setting."""
     types = get_type_hints(GradientSettings)
-    axes = {"target": Target}
-    axes.update({f.name: types[f.name] for f in fields(GradientSettings) if f.metadata["varies"]})
-    axes["query_example"] = QueryExample
-    return [
-        (name, kind if get_origin(kind) is list else list[kind], field(default_factory=list))
-        for name, kind in axes.items()
-    ]
+    varied = {f.name: types[f.name] for f in fields(GradientSettings) if f.metadata["varies"]}
+    axes = []
+    for name, kind in {"target": Target, **varied, "query_example": QueryExample}.items():
+        listed = kind if get_origin(kind) is list else GenericAlias(list, (kind,))
+        axes.append((name, listed, field(default_factory=list)))
+    return axes
 
 
 @dataclass
-class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc] # the fields are those of `_axes`
-    """Axes of ablations: every method is also evaluated with each of these values, one at a time."""
+class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc] # a computed base class
+    """Axes of ablations: every method is also evaluated with each value, one at a time."""
 
     def variants(self, name: str, method: Method) -> dict[str, tuple[str, Method]]:
         """Return the axis and the changed method of every variant of a method, by the variant's name.
@@ -78,10 +78,8 @@ class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc] # the fields 
             for value in values:
                 shown = value.value if isinstance(value, Enum) else value
                 variant = f"{name}-{shown}" if axis == "target" else f"{name}-{axis}-{shown}"
-                several = isinstance(
-                    getattr(method, axis), list
-                )  # candidates, of which one is left
-                changed = replace(method, **{axis: [value] if several else value})
+                candidates = isinstance(getattr(method, axis), list)
+                changed = replace(method, **{axis: [value] if candidates else value})
                 result[variant] = (axis, changed)
         return result
 
@@ -135,7 +133,7 @@ class RunConfig:
         self._check_methods()
 
     def _check_sampling(self) -> None:
-        """Check the steps against the schedule, and injected images against the dataset and the model."""
+        """Check the steps, and injected images against the dataset and the model."""
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
         if self.sampling.start is Start.generated:
             return
@@ -157,7 +155,7 @@ class RunConfig:
             require(flips is Augmentation.none, "attribution.flips", flips.value, allowed)
         guidance, dropout = sampling.guidance, training.caption_dropout
         if model.reads_text:
-            allowed = "1 unless training.caption_dropout is positive: guidance needs a model trained without some captions"
+            allowed = "1 unless training.caption_dropout is positive, which guidance needs"
             require(guidance == 1 or dropout > 0, "sampling.guidance", guidance, allowed)
             return
         allowed = f"left as it is with model={model.name}, which reads no text"
