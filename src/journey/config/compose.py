@@ -43,13 +43,7 @@ def register_schemas(
         allowed = f"a name other than {', '.join(taken)}"
         require(name not in taken, f"{group}={name}", component.__name__, allowed)
         package = f"method.{name}" if group == "method" else group
-        store.store(
-            group=group,
-            name=name,
-            node=_schema(component),
-            package=package,
-            provider=component.__module__,
-        )
+        store.store(name, _schema(component), group, package, component.__module__)
 
 
 def _schema(component: type[Component]) -> DictConfig:

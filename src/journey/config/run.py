@@ -49,7 +49,7 @@ def _axes() -> list[tuple[str, Any, Any]]:
     """Return a field for every axis: a list of values of the setting."""
     types = get_type_hints(GradientSettings)
     varied = {f.name: types[f.name] for f in fields(GradientSettings) if f.metadata["varies"]}
-    axes = []
+    axes: list[tuple[str, Any, Any]] = []
     for name, kind in {"target": Target, **varied, "query_example": QueryExample}.items():
         listed = kind if get_origin(kind) is list else GenericAlias(list, (kind,))
         axes.append((name, listed, field(default_factory=list)))
@@ -57,11 +57,11 @@ def _axes() -> list[tuple[str, Any, Any]]:
 
 
 @dataclass
-class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc] # a computed base class
+class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc]
     """Axes of ablations: every method is also evaluated with each value, one at a time."""
 
     def variants(self, name: str, method: Method) -> dict[str, tuple[str, Method]]:
-        """Return the axis and the changed method of every variant of a method, by the variant's name.
+        """Return (axis, changed method) for every variant of a method, by the variant's name.
 
         The name is `<name>-<field>-<value>`, or `<name>-<value>` for the target. A field without
         effect on the method's scores is no axis of it.
