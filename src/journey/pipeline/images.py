@@ -115,24 +115,16 @@ def content_hash(*parts: ImageSet) -> str:
     for part in parts:
         texts = json.dumps([part.captions, part.ids, part.class_names, part.images.shape])
         digest.update(texts.encode())
-        if part.identity:
-            digest.update(part.identity.encode())
-        else:
-            digest.update(np.ascontiguousarray(part.images).data)
+        pixels = part.identity.encode() or np.ascontiguousarray(part.images).data
+        digest.update(pixels)
         digest.update(np.ascontiguousarray(part.labels).data)
     return digest.hexdigest()
 
 
 def write_images(images: ImageSet, directory: Path, num_written: int = 0) -> Iterator[int]:
-    """Write labels.npy, texts.json and images.npy into a directory, a block of images at a time.
+    """Write labels.npy, texts.json and images.npy, a block of images at a time, into a directory.
 
-    Args:
-        images: The image set.
-        directory: Where the files go. It is created if necessary.
-        num_written: Images that an interrupted call has already written there.
-
-    Yields:
-        How many images are on disk.
+    Yields the number of images on disk. It begins after `num_written`, which an earlier call wrote.
     """
     directory.mkdir(exist_ok=True)
     np.save(directory / "labels.npy", images.labels)
@@ -145,7 +137,7 @@ def write_images(images: ImageSet, directory: Path, num_written: int = 0) -> Ite
     for first in range(num_written, len(images), block):
         last = min(first + block, len(images))
         pixels = images.images[first:last]
-        array = open_memmap(path, "r+")  # anew for each block: a mapped page occupies memory
+        array = open_memmap(path, "r+")  # anew for each block: pages stay in memory while they are mapped
         array[first:last] = pixels
         array.flush()
         del array
@@ -155,14 +147,10 @@ def write_images(images: ImageSet, directory: Path, num_written: int = 0) -> Ite
 def read_images(directory: Path) -> ImageSet:
     """Return the image set that `write_images` wrote, its pixels mapped from disk."""
     texts = json.loads((directory / "texts.json").read_text())
-    captions = texts["captions"]
-    return ImageSet(
-        images=np.load(directory / "images.npy", mmap_mode="r"),
-        labels=np.load(directory / "labels.npy"),
-        captions=None if captions is None else tuple(tuple(texts) for texts in captions),
-        ids=tuple(texts["ids"]),
-        class_names=tuple(texts["class_names"]),
-    )
+    captions = None if texts["captions"] is None else tuple(map(tuple, texts["captions"]))
+    images = np.load(directory / "images.npy", mmap_mode="r")
+    labels = np.load(directory / "labels.npy")
+    return ImageSet(images, labels, captions, tuple(texts["ids"]), tuple(texts["class_names"]))
 
 
 def as_pixels(images: np.ndarray) -> "torch.Tensor":

@@ -78,9 +78,9 @@ def subset_rows(
 
 
 def subset_mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
-    """Return which images are in a random subset, the same number of a class in each subset. bool [N]
+    """Return which images are in a random subset, bool [N].
 
-    A subset does not depend on how many others there are.
+    All subsets have equally many images of a class. A subset does not depend on the others.
 
     >>> subset_mask(np.array([0, 0, 0, 0, 1, 1]), RandomSubset(index=0, fraction=0.5, seed=0)).sum()
     np.int64(3)
@@ -91,7 +91,7 @@ def subset_mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         count = round(subset.fraction * len(members))
         allowed = (
-            f"such that a subset has some but not all of the {len(members)} images of class {label}"
+            f"such that some but not all of the {len(members)} images of class {label} are kept"
         )
         require(0 < count < len(members), "retraining.fraction", subset.fraction, allowed)
         mask[random.permutation(members)[:count]] = True
