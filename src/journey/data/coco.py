@@ -66,11 +66,10 @@ class COCO(Dataset):
         folder, path = Path(self.root, part), self._captions_path(part)
         captions = _read_captions(path)
         lengths = _file_lengths(folder, captions, path)
+        files = [f"{folder}/{name}" for name in captions]
         decode = functools.partial(read_image, size=self.size)
         return ImageSet(
-            images=ImageFiles(
-                [f"{folder}/{n}" for n in captions], (3, self.size, self.size), decode
-            ),
+            images=ImageFiles(files, (3, self.size, self.size), decode),
             labels=np.zeros(len(captions), np.int64),
             captions=tuple(captions.values()),
             ids=tuple(f"{part}/{name}" for name in captions),
@@ -96,18 +95,16 @@ def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
             rows = sorted(file.imgToAnns[image_id], key=itemgetter("id"))[:NUM_CAPTIONS]
             captions[image["file_name"]] = tuple(row["caption"].strip() for row in rows)
     except Exception as error:  # another kind of file raises many types of errors
-        raise ConfigError(
-            f"{path}: not a captions file of COCO ({type(error).__name__}: {error})"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: not a captions file of COCO ({reason})") from None
     require(year == YEAR, f"{path}: info.year", year, str(YEAR))
     if not captions:
         raise ConfigError(f"{path}: lists no images")
     few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]
     if few:
         count = len(captions[few[0]])
-        raise ConfigError(
-            f"{path}: {few[0]} has {count} captions, not {NUM_CAPTIONS} ({len(few)} such)"
-        )
+        such = f"({len(few)} such)"
+        raise ConfigError(f"{path}: {few[0]} has {count} captions, not {NUM_CAPTIONS} {such}")
     return dict(sorted(captions.items()))
 
 
@@ -121,9 +118,8 @@ def _file_lengths(folder: Path, names: Collection[str], captions: Path) -> list[
         lengths = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     missing = [name for name in names if name not in lengths]
     if missing:
-        raise ConfigError(
-            f"{captions}: {missing[0]} is not in {folder} ({len(missing)} of {len(names)} such)"
-        )
+        such = f"({len(missing)} of {len(names)} such)"
+        raise ConfigError(f"{captions}: {missing[0]} is not in {folder} {such}")
     empty = [name for name in names if lengths[name] == 0]
     if empty:
         raise ConfigError(f"{folder / empty[0]}: the file is empty ({len(empty)} such)")

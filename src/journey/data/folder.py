@@ -96,12 +96,10 @@ class Folder(Dataset):
                 row = json.loads(line)
                 metadata[row["file_name"]] = row
             except (ValueError, KeyError, TypeError):
-                raise ConfigError(
-                    f"{path}:{number}: must be a JSON object with a file_name"
-                ) from None
+                problem = f"{path}:{number}: must be a JSON object with a file_name"
+                raise ConfigError(problem) from None
         missing = sorted(set(metadata) - set(names))
         if missing:
-            raise ConfigError(
-                f"{path}: describes {missing[0]}, which does not exist ({len(missing)} such)"
-            )
+            such = f"({len(missing)} such)"
+            raise ConfigError(f"{path}: describes {missing[0]}, which does not exist {such}")
         return metadata

@@ -53,7 +53,7 @@ def locate_checkpoint(name: str) -> Path:
 
 
 def files_hash(*paths: Path) -> str:
-    """Return a hash of the files that determine what models compute, and of their names."""
+    """Return a hash of the files, and their relative names, that determine what models compute."""
     digest = hashlib.sha256()
     for path in paths:
         files = [path]
