@@ -1,4 +1,4 @@
-"""Experiments that need a GPU, on miniatures of their datasets: every stage with the networks they name, for a few steps."""
+"""Experiments of GPU size on very small datasets: all stages, their networks, a few steps."""
 
 import math
 import shutil
@@ -16,7 +16,6 @@ from safetensors import safe_open
 from journey.__main__ import dispatch
 from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
-from journey.config.run import RunConfig
 from journey.diffusion.pipeline import pipeline
 from journey.engine.graph import missing
 from journey.engine.spec import Spec
@@ -26,15 +25,18 @@ from journey.launch.local import Local
 from journey.pipeline.interfaces import FullData, Measure
 
 FEW = (
-    "training={num_steps:2,batch_size:1}", "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
-    "attribution={num_checkpoints:1,num_samples:2,projection_dim:64}", "retraining={num_subsets:8,num_seeds:1,num_samples:2}",
-    "evaluation={paired_steps:[500],num_bootstrap:100}", "compute.precision=bf16",
-)  # fmt: skip
+    "compute.precision=bf16",
+    "training={num_steps:2,batch_size:1}",
+    "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
+    "attribution={num_checkpoints:1,num_samples:2,projection_dim:64}",
+    "retraining={num_subsets:8,num_seeds:1,num_samples:2}",
+    "evaluation={paired_steps:[500],num_bootstrap:100}",
+)
 
 
 @dataclass
 class OneByOne(Local):
-    """In this process, which alone knows the miniatures' checksums; a retrained model goes once it is measured."""
+    """Computes in this process, which knows the checksums; deletes models once measured."""
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         for spec in missing(targets, lambda spec: workspace.store.find(spec) is not None).values():
@@ -44,76 +46,67 @@ class OneByOne(Local):
             yield spec
 
 
-def small(experiment: str, directory: Path, *words: str) -> RunConfig:
-    """An experiment with little of everything."""
+def run_experiment(name: str, directory: Path, *words: str) -> dict:
+    """Run an experiment with little of everything, and return its result."""
     register_schemas(COMPONENTS)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        run = parse(
-            compose(
-                "config",
-                [f"experiment={experiment}", *FEW, f"artifacts={directory}/artifacts", *words],
-            )
-        )
-    return replace(run, compute=OneByOne(**vars(run.compute)))
+        overrides = (f"experiment={name}", *FEW, f"artifacts={directory}/artifacts", *words)
+        run = parse(compose("config", list(overrides)))
+    run = replace(run, compute=OneByOne(**vars(run.compute)))
+    return dispatch(run, directory / "reports", "")
 
 
 @pytest.fixture
 def directory(tmp_path):
-    """Where pytest would keep some hundred MB for days."""
+    """A directory that is deleted afterwards: pytest would keep some hundred MB for days."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
-def parameters(model: Path) -> int:
-    """Of a network as it is kept."""
+def num_parameters(model: Path) -> int:
+    """Return the number of parameters of a stored network."""
     with safe_open(model / "diffusion_pytorch_model.safetensors", "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - the file is no dict
 
 
 @pytest.mark.parametrize(
-    ("experiment", "num_train", "num_parameters"),
+    ("experiment", "num_train", "expected"),
     [("cifar10", 20, 35_746_307), ("cifar2", 10, 35_746_307), ("fashion_mnist", 20, 35_741_697)],
 )
-def test_the_unet_of_the_paper_goes_the_whole_road(
-    experiment, num_train, num_parameters, directory, monkeypatch
+def test_the_unet_of_the_paper_runs_through_every_stage(
+    experiment, num_train, expected, directory, monkeypatch
 ):
     random = np.random.default_rng(0)
     miniatures.cifar10(directory, random, monkeypatch)
     miniatures.idx(directory / "FashionMNIST/raw", random)
-    words = (
-        f"dataset.root={directory}",
-        f"dataset.num_train={num_train}",
-        "method=[journey,pixel]",
-    )
-    result = dispatch(small(experiment, directory, *words), directory / "reports" / experiment, "")
+    dataset = (f"dataset.root={directory}", f"dataset.num_train={num_train}")
+    result = run_experiment(experiment, directory, *dataset, "method=[journey,pixel]")
     assert method_names(result["rows"], "lds") == ["journey", "pixel"]
     assert (result["num_train"], result["num_subsets"]) == (num_train, 8)
     (model,) = (directory / "artifacts/models").iterdir()
-    assert parameters(model) == num_parameters
-    assert (directory / "reports" / experiment / "trajectories.png").exists()
+    assert num_parameters(model) == expected
+    assert (directory / "reports/trajectories.png").exists()
 
 
-def test_the_text_to_image_model_of_the_paper_goes_the_whole_road_between_encoders_of_a_pipeline(
-    directory,
-):
-    miniatures.coco(
-        directory / "coco", dict.fromkeys(range(12), ("RGB", (40, 24))), {0: ("L", (32, 32))}
-    )
+def test_the_text_to_image_model_of_the_paper_runs_with_the_encoders_of_a_pipeline(directory):
+    train = dict.fromkeys(range(12), ("RGB", (40, 24)))
+    miniatures.coco(directory / "coco", train, {0: ("L", (32, 32))})
     miniatures.pipeline(directory / "pipeline")
     words = (
-        f"dataset.root={directory}/coco", f"model.pretrained={directory}/pipeline", "sampling.prompts=[A dog.,A cat.]",
+        f"dataset.root={directory}/coco",
+        f"model.pretrained={directory}/pipeline",
+        "sampling.prompts=[A dog.,A cat.]",
         "method=[journey,pixel,latent,caption]",
-    )  # fmt: skip
-    result = dispatch(small("coco", directory, *words), directory / "reports/coco", "")
+    )
+    result = run_experiment("coco", directory, *words)
     assert method_names(result["rows"], "lds") == ["journey", "pixel", "latent", "caption"]
     (model,) = (directory / "artifacts/models").iterdir()
-    assert parameters(model) == 57_373_316
-    (encoded,) = (directory / "artifacts/encoded").iterdir()
-    assert [np.load(encoded / f"{name}.npy").shape for name in ("mean", "context")] == [
-        (12, 4, 16, 16),
-        (12, 5, 77, 1024),
-    ]
+    assert num_parameters(model) == 57_373_316
+    (latents,) = (directory / "artifacts/latents").iterdir()
+    assert np.load(latents / "mean.npy").shape == (12, 4, 16, 16)
+    assert np.load(latents / "context.npy").shape == (12, 5, 77, 1024)
 
-    prompts = np.load(next((directory / "artifacts/journeys").glob("*/context.npy")))
-    theirs, _ = pipeline(model).encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
-    torch.testing.assert_close(torch.from_numpy(prompts[:2, 0]), theirs, rtol=1e-3, atol=1e-4)
+    contexts = np.load(next((directory / "artifacts/trajectories").glob("*/context.npy")))
+    expected, _ = pipeline(model).encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
+    states = torch.from_numpy(contexts[:2, 0])
+    torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""MS COCO on a miniature in its own formats: what is read, what is refused, and that nothing is decoded too early or at once."""
+"""MS COCO in its own formats: what is read and refused, and when images are decoded."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 from journey.experiment import dataset_images, record_images
 from journey.pipeline import images as images_module
-from journey.pipeline.images import Decoded, check_images, read_images
+from journey.pipeline.images import ImageFiles, check_images, read_images
 
 SIZE = 16
-TRAIN = {  # by id: the mode and size of an image
+TRAIN = {  # by id: mode and size
     9: ("RGB", (40, 24)),
     25: ("RGB", (24, 41)),
     30: ("L", (32, 32)),
@@ -33,14 +33,19 @@ TRAIN = {  # by id: the mode and size of an image
 VAL = {139: ("RGB", (64, 48)), 285: ("L", (20, 20))}
 
 
-def captions(root: Path, part: str = "train2017") -> Path:
-    return root / f"annotations/captions_{part}.json"
-
-
 @pytest.fixture
 def root(tmp_path):
     miniatures.coco(tmp_path / "coco", TRAIN, VAL)
     return tmp_path / "coco"
+
+
+@pytest.fixture
+def dataset(root):
+    return COCO(root=str(root), size=SIZE)
+
+
+def captions(root: Path, part: str = "train2017") -> Path:
+    return root / f"annotations/captions_{part}.json"
 
 
 def edit(path: Path, change) -> None:
@@ -52,37 +57,28 @@ def edit(path: Path, change) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded, in no certain order."""
-    files, decode = [], coco._decode
-    monkeypatch.setattr(
-        coco, "_decode", lambda file, size: files.append(file) or decode(file, size)
-    )
+    """The files that have been decoded, in any order."""
+    files, read = [], coco.read_image
+    monkeypatch.setattr(coco, "read_image", lambda f, size: files.append(f) or read(f, size))
     return files
 
 
-# ------------------------------------------------------------------------------------------------ what is read
-
-
-def test_images_are_in_order_with_five_captions_and_not_decoded(root, decoded, capsys):
-    train, held_out = COCO(root=str(root), size=SIZE).load()
+def test_images_are_in_order_with_five_captions_and_not_decoded(dataset, decoded, capsys):
+    train, held_out = dataset.load()
     for part in (train, held_out):
         check_images(part, "coco")
     assert train.ids == tuple(f"train2017/{name(i)}" for i in TRAIN)
     assert held_out.ids == tuple(f"val2017/{name(i)}" for i in VAL)
     assert train.captions == tuple(tuple(f"Caption {k} of {i}." for k in range(5)) for i in TRAIN)
     assert (train.images.shape, held_out.images.shape) == ((5, 3, SIZE, SIZE), (2, 3, SIZE, SIZE))
-    assert (train.labels.tolist(), train.class_names, train.describe(1)) == (
-        [0] * 5,
-        ("coco",),
-        "Caption 0 of 25.",
-    )
+    assert (train.labels.tolist(), train.class_names) == ([0] * 5, ("coco",))
+    assert train.describe(1) == "Caption 0 of 25."
     assert decoded == []
-    assert capsys.readouterr().out == "", "its reader is silent"
+    assert capsys.readouterr().out == "", "pycocotools is silent"
 
 
 @pytest.mark.parametrize("size", [SIZE, 20])
-def test_an_image_is_its_middle_square_in_colour(root, size):
-    train, _ = COCO(root=str(root), size=size).load()
+def test_an_image_is_its_central_square_in_colour(root, size):
     squares = {
         9: (8, 0, 32, 24),
         25: (0, 8.5, 24, 32.5),
@@ -90,7 +86,7 @@ def test_an_image_is_its_middle_square_in_colour(root, size):
         34: (5, 0, 25, 20),
         36: (0, 0, 16, 16),
     }
-    images = train.images[:]
+    images = COCO(root=str(root), size=size).load()[0].images[:]
     for image, (image_id, box) in zip(images, squares.items(), strict=True):
         file = Image.open(root / "train2017" / name(image_id)).convert("RGB")
         expected = np.asarray(file.resize((size, size), Image.Resampling.LANCZOS, box))
@@ -98,49 +94,35 @@ def test_an_image_is_its_middle_square_in_colour(root, size):
     assert (images[2, 0] == images[2, 2]).all(), "grey"
 
 
-def test_what_is_indexed_is_what_an_array_would_give():
-    whole = np.random.default_rng(0).integers(256, size=(7, 3, 4, 4), dtype=np.uint8)
-    images = Decoded([str(i) for i in range(7)], (3, 4, 4), lambda file: whole[int(file)])
-    assert (images.shape, images.ndim, images.dtype, len(images)) == (
-        whole.shape,
-        whole.ndim,
-        whole.dtype,
-        len(whole),
-    )
-    for index in (
-        slice(2, 5),
-        slice(None, None, -2),
-        np.array([6, 0, 6]),
-        np.arange(7) % 2 == 0,
-        slice(0, 0),
-    ):
-        np.testing.assert_array_equal(images[index], whole[index])
+def test_image_files_are_indexed_as_an_array_is():
+    array = np.random.default_rng(0).integers(256, size=(7, 3, 4, 4), dtype=np.uint8)
+    files = ImageFiles([str(i) for i in range(7)], (3, 4, 4), lambda file: array[int(file)])
+    assert (files.shape, files.ndim) == (array.shape, array.ndim)
+    assert (files.dtype, len(files)) == (array.dtype, len(array))
+    rows = (np.array([6, 0, 6]), np.arange(7) % 2 == 0)
+    for index in (slice(2, 5), slice(None, None, -2), slice(0, 0), *rows):
+        np.testing.assert_array_equal(files[index], array[index])
     with pytest.raises(TypeError):
-        np.array(images)  # would be all of them at once
+        np.array(files)  # would be all of them at once
 
 
-# ---------------------------------------------------------------------------------------------- what is refused
-
-
-def without_captions(contents):
+def remove_captions(contents):
     for annotation in contents["annotations"]:
         del annotation["caption"]
 
 
-def of_four(contents):
-    contents["annotations"] = [
-        a for a in contents["annotations"] if (a["image_id"], a["id"]) != (30, 430)
-    ]
+def remove_one_caption(contents):
+    contents["annotations"] = [a for a in contents["annotations"] if a["id"] != 430]
 
 
-LISTED = {
+DEFECTS = {
     "a directory is missing": (
         lambda root: shutil.rmtree(root / "val2017"),
         r"^dataset\.root=.*/val2017 is missing$",
     ),
     "captions are missing": (
         lambda root: captions(root).unlink(),
-        r"^dataset\.root=.*: must be a directory with train2017/, val2017/ and .*/captions_train2017\.json is missing$",
+        r"^dataset\.root=.*: must be a directory with train2017/, val2017/ and .*/captions_train2017\.json is missing$",  # noqa: E501
     ),
     "an image is missing": (
         lambda root: (root / "train2017" / name(25)).unlink(),
@@ -155,39 +137,39 @@ LISTED = {
         r"captions_train2017\.json: info\.year=2014: must be 2017$",
     ),
     "other annotations": (
-        lambda root: edit(captions(root), without_captions),
-        r"captions_train2017\.json: no captions of COCO \(KeyError: 'caption'\)$",
+        lambda root: edit(captions(root), remove_captions),
+        r"captions_train2017\.json: not a captions file of COCO \(KeyError: 'caption'\)$",
     ),
     "too few captions": (
-        lambda root: edit(captions(root), of_four),
+        lambda root: edit(captions(root), remove_one_caption),
         r"captions_train2017\.json: 000000000030\.jpg has 4 captions, not 5 \(1 such\)$",
     ),
     "no JSON": (
         lambda root: captions(root).write_text("{"),
-        r"captions_train2017\.json: no captions of COCO \(JSONDecodeError",
+        r"captions_train2017\.json: not a captions file of COCO \(JSONDecodeError",
     ),
     "no object": (
         lambda root: captions(root).write_text("[]"),
-        r"captions_train2017\.json: no captions of COCO \(AssertionErr",
+        r"captions_train2017\.json: not a captions file of COCO \(AssertionErr",
     ),
     "no images": (
         lambda root: write_captions(captions(root), []),
-        r"captions_train2017\.json: lists no image$",
+        r"captions_train2017\.json: lists no images$",
     ),
     "an empty file": (
         lambda root: (root / "val2017" / name(285)).write_bytes(b""),
-        r"val2017/000000000285\.jpg: an empty file \(1 such\)$",
+        r"val2017/000000000285\.jpg: the file is empty \(1 such\)$",
     ),
 }
 
 
-@pytest.mark.parametrize(("spoil", "message"), LISTED.values(), ids=LISTED)
-def test_what_a_look_can_show_is_refused_by_name_before_anything_is_decoded(
-    root, decoded, spoil, message
+@pytest.mark.parametrize(("spoil", "message"), DEFECTS.values(), ids=DEFECTS)
+def test_a_defect_is_refused_by_name_before_an_image_is_decoded(
+    root, dataset, decoded, spoil, message
 ):
     spoil(root)
     with pytest.raises(ConfigError, match=message) as caught:
-        COCO(root=str(root)).load()
+        dataset.load()
     assert "\n" not in str(caught.value)
     assert decoded == []
 
@@ -199,133 +181,123 @@ def test_what_a_look_can_show_is_refused_by_name_before_anything_is_decoded(
         (lambda b: b"JPEG" + b, "cannot identify"),
     ],
 )
-def test_a_damaged_image_is_refused_by_name_when_it_is_decoded(root, workspace, spoil, reason):
+def test_a_damaged_image_is_refused_by_name_when_it_is_decoded(
+    root, dataset, workspace, spoil, reason
+):
     path = root / "train2017" / name(34)
     path.write_bytes(spoil(path.read_bytes()))
-    spec = dataset_images(COCO(root=str(root), size=SIZE), workspace.store)
-    with pytest.raises(
-        ConfigError, match=rf"train2017/000000000034\.jpg: no readable image \({reason}"
-    ) as caught:
+    spec = dataset_images(dataset, workspace.store)
+    message = rf"train2017/000000000034\.jpg: not a readable image \({reason}"
+    with pytest.raises(ConfigError, match=message) as caught:
         get(spec, workspace)
     assert "\n" not in str(caught.value)
     assert workspace.store.find(spec) is None
 
 
-# ------------------------------------------------------------------------------------------------ what is kept
-
-
 @pytest.fixture
 def two_at_once(monkeypatch):
     """Images are written two by two."""
-    monkeypatch.setattr(images_module, "BLOCK", 2 * 3 * SIZE * SIZE + 1)
+    monkeypatch.setattr(images_module, "WRITE_BYTES", 2 * 3 * SIZE * SIZE + 1)
 
 
 @pytest.mark.usefixtures("two_at_once")
-def test_every_image_is_decoded_once_a_block_at_a_time_and_kept(
-    root, workspace, decoded, monkeypatch
+def test_every_image_is_decoded_once_in_blocks_and_written(
+    root, dataset, workspace, decoded, monkeypatch
 ):
-    asked, index = [], Decoded.__getitem__
+    indices, index = [], ImageFiles.__getitem__
     monkeypatch.setattr(
-        Decoded, "__getitem__", lambda self, rows: asked.append(rows) or index(self, rows)
+        ImageFiles, "__getitem__", lambda self, rows: indices.append(rows) or index(self, rows)
     )
-    dataset = COCO(root=str(root), size=SIZE)
     spec = dataset_images(dataset, workspace.store)
-    assert decoded == [], "to know them takes a look"
+    assert decoded == [], "an image set is identified without decoding"
     path = get(spec, workspace).path
-    assert asked == [slice(0, 2), slice(2, 4), slice(4, 5), slice(0, 2)]
-    assert sorted(decoded) == [str(root / "train2017" / name(i)) for i in TRAIN] + [
-        str(root / "val2017" / name(i)) for i in VAL
-    ]
-    for part, given in zip(("train", "held_out"), dataset.load(), strict=True):
-        kept = read_images(path / part)
-        np.testing.assert_array_equal(kept.images, given.images[:])
-        assert (kept.ids, kept.captions, kept.class_names) == (
-            given.ids,
-            given.captions,
-            given.class_names,
-        )
+    assert indices == [slice(0, 2), slice(2, 4), slice(4, 5), slice(0, 2)]
+    files = [str(root / "train2017" / name(i)) for i in TRAIN]
+    assert sorted(decoded) == files + [str(root / "val2017" / name(i)) for i in VAL]
+    for part, expected in zip(("train", "held_out"), dataset.load(), strict=True):
+        written = read_images(path / part)
+        np.testing.assert_array_equal(written.images, expected.images[:])
+        assert (written.ids, written.captions) == (expected.ids, expected.captions)
+        assert written.class_names == expected.class_names
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["of"]) for line in lines] == [(2, 7), (4, 7), (5, 7), (7, 7)]
+    assert [(line["step"], line["total"]) for line in lines] == [(2, 7), (4, 7), (5, 7), (7, 7)]
 
 
 @pytest.mark.usefixtures("two_at_once")
 @pytest.mark.parametrize(("last", "left"), [(25, 7), (34, 5), (36, 3), (139, 2), (285, 2)])
 def test_interrupted_while_decoding_and_resumed_is_bit_identical(
-    root, workspace, tmp_path, monkeypatch, last, left
+    dataset, workspace, tmp_path, monkeypatch, last, left
 ):
-    spec = dataset_images(COCO(root=str(root), size=SIZE), workspace.store)
-    decode, decoded = coco._decode, []
+    spec = dataset_images(dataset, workspace.store)
+    read, decoded = coco.read_image, []
 
     def interrupted(file, size):
         if file.endswith(name(last)):
             raise KeyboardInterrupt
-        return decode(file, size)
+        return read(file, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(coco, "_decode", interrupted)
+        patch.setattr(coco, "read_image", interrupted)
         with pytest.raises(KeyboardInterrupt):
             get(spec, workspace)
     assert workspace.store.find(spec) is None
-    monkeypatch.setattr(
-        coco, "_decode", lambda file, size: decoded.append(file) or decode(file, size)
-    )
+    monkeypatch.setattr(coco, "read_image", lambda f, size: decoded.append(f) or read(f, size))
     resumed = get(spec, workspace).manifest["checksums"]
     assert len(decoded) == left, "what was written is not decoded again"
-    alone = get(
-        spec, Workspace(Store(tmp_path / "alone"), workspace.compute, workspace.tracking, "test")
-    )
-    assert resumed == alone.manifest["checksums"]
+    store = Store(tmp_path / "uninterrupted")
+    whole = get(spec, Workspace(store, workspace.compute, workspace.tracking, "test"))
+    assert resumed == whole.manifest["checksums"]
 
 
-# ------------------------------------------------------------------------------------------- what identifies it
+@pytest.fixture
+def content(root, workspace):
+    """The digest of the images, under changes of the dataset."""
+
+    def compute(root=root, size=SIZE):
+        return digest(dataset_images(COCO(root=str(root), size=size), workspace.store))
+
+    return compute
 
 
-def digest_of(root: Path, workspace: Workspace, size: int = SIZE) -> str:
-    return digest(dataset_images(COCO(root=str(root), size=size), workspace.store))
-
-
-def longer(root: Path) -> None:
+def lengthen(root: Path) -> None:
     with open(root / "val2017" / name(139), "ab") as file:
         file.write(b"\0")
 
 
-def another_caption(contents: dict) -> None:
+def change_caption(contents: dict) -> None:
     next(a for a in contents["annotations"] if a["id"] == 436)["caption"] = "Another."
 
 
 @pytest.mark.parametrize(
     "change",
-    [longer, lambda root: edit(captions(root), another_caption)],
+    [lengthen, lambda root: edit(captions(root), change_caption)],
     ids=["a file", "a caption"],
 )
-def test_a_file_of_another_length_or_another_caption_is_another_content(root, workspace, change):
-    before = digest_of(root, workspace)
+def test_a_longer_file_or_another_caption_is_another_content(root, content, change):
+    before = content()
     change(root)
-    assert digest_of(root, workspace) != before
+    assert content() != before
 
 
-def test_another_size_or_another_decoding_is_another_content(root, workspace, monkeypatch):
-    before = digest_of(root, workspace)
-    assert digest_of(root, workspace, size=SIZE + 1) != before
+def test_another_size_or_another_decoding_is_another_content(content, monkeypatch):
+    before = content()
+    assert content(size=SIZE + 1) != before
     monkeypatch.setattr(coco, "DECODING", coco.DECODING + 1)
-    assert digest_of(root, workspace) != before
+    assert content() != before
 
 
-def test_where_it_lies_and_what_is_not_listed_are_no_part_of_it(root, workspace, tmp_path):
-    before = digest_of(root, workspace)
-    shutil.move(root, tmp_path / "elsewhere")
-    photograph(tmp_path / "elsewhere/train2017" / name(37), "RGB", (20, 20), 0)
-    edit(captions(tmp_path / "elsewhere"), lambda contents: contents["licenses"].append({"id": 1}))
-    assert digest_of(tmp_path / "elsewhere", workspace) == before
+def test_the_location_and_unlisted_files_do_not_change_the_content(root, content, tmp_path):
+    before, moved = content(), tmp_path / "elsewhere"
+    shutil.move(root, moved)
+    photograph(moved / "train2017" / name(37), "RGB", (20, 20), 0)
+    edit(captions(moved), lambda contents: contents["licenses"].append({"id": 1}))
+    assert content(moved) == before
 
 
-def test_a_file_that_is_mended_in_its_place_is_seen_while_images_are_not_kept(root, workspace):
-    """Its directory has the time it had."""
-    dataset, path, store = (
-        COCO(root=str(root), size=SIZE),
-        root / "train2017" / name(9),
-        workspace.store,
-    )
+def test_a_file_that_is_repaired_in_place_is_noticed_until_images_are_written(
+    root, dataset, workspace
+):
+    path, store = root / "train2017" / name(9), workspace.store
     whole, time = path.read_bytes(), os.stat(path.parent).st_mtime_ns
     path.write_bytes(whole[:-100])
     store.writable()
@@ -333,9 +305,9 @@ def test_a_file_that_is_mended_in_its_place_is_seen_while_images_are_not_kept(ro
     with pytest.raises(ConfigError, match="truncated"):
         get(dataset_images(dataset, store), workspace)
     path.write_bytes(whole)
-    assert os.stat(path.parent).st_mtime_ns == time
-    mended = dataset_images(dataset, store)
-    record_images(mended, store)
-    assert store.find(mended) is None
-    get(mended, workspace)
-    assert cache_key(dataset_images(dataset, store)) == cache_key(mended)
+    assert os.stat(path.parent).st_mtime_ns == time, "the directory does not tell"
+    repaired = dataset_images(dataset, store)
+    record_images(repaired, store)
+    assert store.find(repaired) is None
+    get(repaired, workspace)
+    assert cache_key(dataset_images(dataset, store)) == cache_key(repaired)

@@ -1,4 +1,4 @@
-"""Images are addressed by what they are, wherever they come from."""
+"""Images are identified by their content, and survive writing and reading."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from journey.pipeline.interfaces import Dataset
 
 @dataclass
 class Files(Dataset):
-    """What a user has: a file of images."""
+    """A user's own dataset: a file of images."""
 
     name: ClassVar[str] = "files"
     path: str
@@ -35,81 +35,75 @@ class Files(Dataset):
         with np.load(self.path) as file:
             images, labels = file["images"], file["labels"]
         ids = tuple(f"file/{i}" for i in range(len(images)))
-        everything = ImageSet(
-            images, labels, tuple((f"image {i}",) for i in range(len(images))), ids, ("even", "odd")
-        )
+        captions = tuple((f"image {i}",) for i in range(len(images)))
+        everything = ImageSet(images, labels, captions, ids, ("even", "odd"))
         return everything.take(np.arange(40)), everything.take(np.arange(40, len(images)))
 
 
 @pytest.fixture
 def file(tmp_path):
-    random = np.random.default_rng(0)
     path = tmp_path / "images.npz"
-    np.savez(
-        path,
-        images=random.integers(256, size=(50, 1, 8, 8), dtype=np.uint8),
-        labels=np.arange(50) % 2,
-    )
+    images = np.random.default_rng(0).integers(256, size=(50, 1, 8, 8), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(50) % 2)
     return path
 
 
-def change(path: Path, **by) -> None:
-    """Write a file anew, with some arrays changed."""
+def change(path: Path, name: str, function) -> None:
+    """Write a file anew, with one array changed."""
     arrays = dict(np.load(path))
-    np.savez(
-        path, **{name: by[name](array) if name in by else array for name, array in arrays.items()}
-    )
+    np.savez(path, **{**arrays, name: function(arrays[name])})
 
 
-def one_pixel(images: np.ndarray) -> np.ndarray:
+def change_pixel(images: np.ndarray) -> np.ndarray:
     images = images.copy()
     images[7, 0, 3, 3] ^= 1
     return images
 
 
-def addresses(file: Path, store) -> set[str]:
-    """Of all that a run on these images needs."""
+def all_cache_keys(file: Path, store) -> set[str]:
+    """The cache keys of all artifacts of a run on these images."""
     run = small_run(dataset=Files(str(file)))
-    of = load_experiment(run, store)
-    target = of.evaluation(run.evaluation, run.all_methods)
+    target = load_experiment(run, store).evaluation(run.evaluation, run.all_methods)
     return {cache_key(spec) for spec in [target, *ancestors(target)]}
 
 
-@pytest.mark.parametrize("remembered", [False, True])
-def test_one_pixel_changes_every_address(file, workspace, remembered):
-    before = addresses(file, workspace.store)
-    if remembered:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_one_pixel_changes_every_cache_key(file, workspace, recorded):
+    before = all_cache_keys(file, workspace.store)
+    if recorded:
         workspace.store.writable()
         record_images(dataset_images(Files(str(file)), workspace.store), workspace.store)
-    assert addresses(file, workspace.store) == before
-    change(file, images=one_pixel)
-    assert not addresses(file, workspace.store) & before
+    assert all_cache_keys(file, workspace.store) == before
+    change(file, "images", change_pixel)
+    assert not all_cache_keys(file, workspace.store) & before
 
 
-@pytest.mark.parametrize("name", ["labels", "held out"])
-def test_labels_and_held_out_images_are_content_too(file, workspace, name):
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("labels", lambda labels: labels[::-1]),
+        ("images", lambda images: np.concatenate([images[:-1], 255 - images[-1:]])),  # held out
+    ],
+)
+def test_labels_and_held_out_images_are_content_too(file, workspace, name, function):
     before = dataset_images(Files(str(file)), workspace.store)
-    if name == "labels":
-        change(file, labels=lambda labels: labels[::-1])
-    else:
-        change(file, images=lambda images: np.concatenate([images[:-1], 255 - images[-1:]]))
+    change(file, name, function)
     assert digest(dataset_images(Files(str(file)), workspace.store)) != digest(before)
 
 
 def test_ids_captions_and_class_names_are_content_too(digits):
-    known = dataclasses.replace(digits, captions=tuple((f"a {label}",) for label in digits.labels))
+    captions = tuple((f"a {label}",) for label in digits.labels)
+    captioned = dataclasses.replace(digits, captions=captions)
     changes = (
         {"captions": None},
-        {"captions": (("b",), *known.captions[1:])},
-        {"ids": ("x", *known.ids[1:])},
+        {"captions": (("b",), *captions[1:])},
+        {"ids": ("x", *digits.ids[1:])},
+        {"class_names": (*digits.class_names[:-1], "nine")},
     )
-    others = [
-        dataclasses.replace(known, **c)
-        for c in (*changes, {"class_names": (*known.class_names[:-1], "nine")})
-    ]
-    hashes = {content_hash(of, digits) for of in (known, *others)}
+    changed = [dataclasses.replace(captioned, **change) for change in changes]
+    hashes = {content_hash(images, digits) for images in (captioned, *changed)}
     assert len(hashes) == 5
-    assert content_hash(digits, known) not in hashes, "which part is for training"
+    assert content_hash(digits, captioned) not in hashes, "which part is for training"
 
 
 def test_the_same_images_under_other_settings_are_the_same(file, workspace, tmp_path):
@@ -119,21 +113,21 @@ def test_the_same_images_under_other_settings_are_the_same(file, workspace, tmp_
     assert len({digest(dataset_images(dataset, workspace.store)) for dataset in datasets}) == 1
 
 
-def test_what_is_kept_is_what_the_dataset_gave(file, workspace):
-    dataset = Files(str(file))
-    spec = dataset_images(dataset, workspace.store)
-    kept = get(spec, workspace).path
-    for part, given in zip(("train", "held_out"), dataset.load(), strict=True):
-        same(read_images(kept / part), given)
-    same(train_images(spec, workspace), dataset.load()[0])
-    assert (spec.num_train, spec.shape) == (40, (1, 8, 8))
-
-
-def same(a: ImageSet, b: ImageSet) -> None:
+def require_equal(a: ImageSet, b: ImageSet) -> None:
     np.testing.assert_array_equal(a.images, b.images)
     np.testing.assert_array_equal(a.labels, b.labels)
     assert (a.images.dtype, a.labels.dtype) == (b.images.dtype, b.labels.dtype)
     assert (a.captions, a.ids, a.class_names) == (b.captions, b.ids, b.class_names)
+
+
+def test_the_artifact_has_what_the_dataset_loads(file, workspace):
+    dataset = Files(str(file))
+    spec = dataset_images(dataset, workspace.store)
+    path = get(spec, workspace).path
+    for part, expected in zip(("train", "held_out"), dataset.load(), strict=True):
+        require_equal(read_images(path / part), expected)
+    require_equal(train_images(spec, workspace), dataset.load()[0])
+    assert (spec.num_train, spec.shape) == (40, (1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -142,23 +136,21 @@ def same(a: ImageSet, b: ImageSet) -> None:
 )
 def test_images_labels_and_texts_survive_writing_and_reading(tmp_path, captions):
     images = np.arange(3 * 2 * 4 * 5, dtype=np.uint8).reshape(3, 2, 4, 5)
-    given = ImageSet(images, np.array([1, 0, 1]), captions, ("a/1", "b", "ç"), ("zero", "one"))
-    assert list(write_images(given, tmp_path / "images")) == [3]
-    found = read_images(tmp_path / "images")
-    same(found, given)
-    assert isinstance(found.images, np.memmap), "nothing is read before it is asked for"
-    assert content_hash(found) == content_hash(given)
-    same(found.take(np.array([2, 0])), given.take(np.array([2, 0])))
-    assert found.describe(1) == ("zero" if captions is None else captions[1][0][:24])
+    before = ImageSet(images, np.array([1, 0, 1]), captions, ("a/1", "b", "ç"), ("zero", "one"))
+    assert list(write_images(before, tmp_path / "images")) == [3]
+    after = read_images(tmp_path / "images")
+    require_equal(after, before)
+    assert isinstance(after.images, np.memmap), "read when indexed"
+    assert content_hash(after) == content_hash(before)
+    require_equal(after.take(np.array([2, 0])), before.take(np.array([2, 0])))
+    assert after.describe(1) == ("zero" if captions is None else captions[1][0][:24])
 
 
-def test_images_that_changed_under_their_address_are_not_kept(file, workspace):
+def test_images_that_differ_from_their_cache_key_are_not_written(file, workspace):
     spec = dataset_images(Files(str(file)), workspace.store)
-    change(file, images=one_pixel)
-    with pytest.raises(
-        ValueError,
-        match=r"the images of files have changed: sha256 [0-9a-f]{12}, expected [0-9a-f]{12}",
-    ):
+    change(file, "images", change_pixel)
+    message = r"images of files have changed: sha256 [0-9a-f]{12}, expected [0-9a-f]{12}"
+    with pytest.raises(ValueError, match=message):
         get(spec, workspace)
     assert workspace.store.find(spec) is None
 
@@ -176,32 +168,28 @@ INCONSISTENT = {
 }
 
 
-@pytest.mark.parametrize(("message", "wrong"), INCONSISTENT.items())
+@pytest.mark.parametrize(("message", "changes"), INCONSISTENT.items())
 @pytest.mark.parametrize("part", ["training", "held-out"])
-def test_an_inconsistent_image_set_is_refused_by_name(message, wrong, part, workspace, monkeypatch):
-    good = ImageSet(
-        np.zeros((3, 1, 8, 8), np.uint8),
-        np.array([0, 1, 1]),
-        None,
-        ("a", "b", "c"),
-        ("even", "odd"),
-    )
-    bad = dataclasses.replace(good, **wrong)
-    monkeypatch.setattr(
-        Files, "load", lambda self: (bad, good) if part == "training" else (good, bad)
-    )
+def test_an_inconsistent_image_set_is_refused_by_name(
+    message, changes, part, workspace, monkeypatch
+):
+    images, ids = np.zeros((3, 1, 8, 8), np.uint8), ("a", "b", "c")
+    good = ImageSet(images, np.array([0, 1, 1]), None, ids, ("even", "odd"))
+    bad = dataclasses.replace(good, **changes)
+    parts = (bad, good) if part == "training" else (good, bad)
+    monkeypatch.setattr(Files, "load", lambda self: parts)
     monkeypatch.setattr(Files, "sources", lambda self: [])
     with pytest.raises(ConfigError, match=f"dataset=files, {part} images: {message}"):
         dataset_images(Files("nowhere"), workspace.store)
 
 
-def test_a_memory_that_is_damaged_is_none(file, workspace):
+def test_a_damaged_record_of_images_is_ignored(file, workspace):
     store, dataset = workspace.store, Files(str(file))
     images = dataset_images(dataset, store)
     store.writable()
     record_images(images, store)
-    (memory,) = (store.root / "images").iterdir()
-    assert json.loads(memory.read_text())["content"] == images.content
+    (record,) = (store.root / "images").iterdir()
+    assert json.loads(record.read_text())["content"] == images.content
     for text in ("", "{", "[]", "{}", '{"files": null}'):
-        memory.write_text(text)
+        record.write_text(text)
         assert dataset_images(dataset, store) == images

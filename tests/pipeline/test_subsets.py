@@ -1,4 +1,4 @@
-"""Which training images a model sees, and that it sees them."""
+"""Which training images are in a subset, and that models are trained on them."""
 
 import numpy as np
 import pytest
@@ -17,30 +17,14 @@ from journey.pipeline import subsets
 from journey.pipeline.interfaces import FullData, RandomSubset, WithoutRandom, WithoutTop
 from journey.pipeline.settings import Target, Training
 
+EVERYTHING = set(range(200))
+
 
 @pytest.fixture
-def of(workspace):
-    """Recipes of a run of four training steps."""
+def experiment(workspace):
+    """An experiment with four training steps."""
     run = small_run(training=Training(num_steps=4, batch_size=16, warmup_steps=1))
     return load_experiment(run, workspace.store)
-
-
-def rows(keep, images, scores=None):
-    return subsets.subset_rows(keep, images, lambda score: scores).tolist()
-
-
-def test_all_is_every_row(digits):
-    assert rows(FullData(), digits) == list(range(200))
-
-
-def test_a_random_subset_is_its_mask(digits):
-    kept = rows(RandomSubset(3, 0.5, seed=0), digits)
-    assert (
-        kept
-        == np.flatnonzero(subsets.subset_mask(digits.labels, RandomSubset(3, 0.5, seed=0))).tolist()
-    )
-    assert len(kept) == 100
-    assert kept != rows(RandomSubset(4, 0.5, seed=0), digits)
 
 
 @pytest.fixture
@@ -49,101 +33,113 @@ def scores():
     return np.random.default_rng(0).standard_normal((2, 2, 3, 200))
 
 
+def rows(subset, images, scores=None):
+    return subsets.subset_rows(subset, images, lambda score: scores).tolist()
+
+
+def removed(subset, images, scores=None):
+    return sorted(EVERYTHING - set(rows(subset, images, scores)))
+
+
+def test_the_full_data_are_all_rows(digits):
+    assert rows(FullData(), digits) == list(range(200))
+
+
+def test_a_random_subset_is_its_mask(digits):
+    subset = RandomSubset(3, 0.5, seed=0)
+    mask = subsets.subset_mask(digits.labels, subset)
+    assert rows(subset, digits) == np.flatnonzero(mask).tolist()
+    assert mask.sum() == 100
+    assert rows(RandomSubset(4, 0.5, seed=0), digits) != rows(subset, digits)
+
+
 @pytest.mark.parametrize("opponents", [False, True])
-def test_without_is_all_but_what_a_score_ranks_first(of, digits, scores, opponents):
-    keep = WithoutTop(
-        of.scores(Pixel()), candidate=1, step=300, query=2, count=5, opponents=opponents
-    )
-    tau = scores[1, 1, 2]  # 300 is the second step
-    worst_first = np.argsort(tau).tolist()
-    left_out = worst_first[:5] if opponents else worst_first[-5:]
-    assert rows(keep, digits, scores) == sorted(set(range(200)) - set(left_out))
+def test_without_top_removes_the_rows_that_a_score_ranks_first(
+    experiment, digits, scores, opponents
+):
+    score = experiment.scores(Pixel())
+    subset = WithoutTop(score, candidate=1, step=300, query=2, count=5, opponents=opponents)
+    worst_first = np.argsort(scores[1, 1, 2])  # 300 is the second step
+    expected = worst_first[:5] if opponents else worst_first[-5:]
+    assert removed(subset, digits, scores) == sorted(expected)
 
 
-def test_equal_scores_are_ranked_by_row(of, digits):
+def test_equal_scores_are_ranked_by_row(experiment, digits):
     tied = np.zeros((1, 2, 3, 200))
     tied[..., 10] = 1
-    keep = WithoutTop(of.scores(Pixel()), candidate=0, step=600, query=0, count=3)
-    assert sorted(set(range(200)) - set(rows(keep, digits, tied))) == [0, 1, 10]
-    last = WithoutTop(of.scores(Pixel()), candidate=0, step=600, query=0, count=3, opponents=True)
-    assert sorted(set(range(200)) - set(rows(last, digits, tied))) == [0, 1, 2]
+    score = experiment.scores(Pixel())
+    for opponents, expected in ((False, [0, 1, 10]), (True, [0, 1, 2])):
+        subset = WithoutTop(score, 0, step=600, query=0, count=3, opponents=opponents)
+        assert removed(subset, digits, tied) == expected
 
 
 @pytest.mark.parametrize("step", [600, 300])
-def test_a_method_with_one_score_ranks_alike_at_every_step(of, digits, scores, step):
-    score = of.scores(journey_trak(target=Target.final_sample))
-    keep = WithoutTop(score, candidate=0, step=step, query=1, count=4)
-    assert set(range(200)) - set(rows(keep, digits, scores[:, :1])) == set(
-        np.argsort(-scores[0, 0, 1])[:4].tolist()
-    )
+def test_a_single_score_per_query_ranks_alike_at_every_step(experiment, digits, scores, step):
+    score = experiment.scores(journey_trak(target=Target.final_sample))
+    subset = WithoutTop(score, candidate=0, step=step, query=1, count=4)
+    expected = np.argsort(-scores[0, 0, 1])[:4]
+    assert removed(subset, digits, scores[:, :1]) == sorted(expected)
 
 
 @pytest.mark.parametrize("count", [0, 200, -1])
-def test_leaving_out_nothing_or_everything_is_refused(of, digits, scores, count):
+def test_removing_nothing_or_everything_is_refused(experiment, digits, scores, count):
     with pytest.raises(ConfigError, match=f"count={count}: must be in 1…199"):
-        rows(WithoutTop(of.scores(Pixel()), 0, 600, 0, count), digits, scores)
+        rows(WithoutTop(experiment.scores(Pixel()), 0, 600, 0, count), digits, scores)
 
 
 @pytest.mark.parametrize("count", [10, 37])
-def test_a_random_removal_takes_of_every_class_its_share(digits, count):
-    left = rows(WithoutRandom(0, count, seed=0), digits)
-    assert len(left) == 200 - count
-    taken = np.bincount(digits.labels, minlength=10) - np.bincount(
-        digits.labels[left], minlength=10
-    )
-    assert (taken.min(), taken.max()) == (count // 10, -(-count // 10))
-    others = [rows(WithoutRandom(index, count, seed), digits) for index, seed in ((1, 0), (0, 1))]
-    assert len({tuple(some) for some in (left, *others)}) == 3
+def test_a_random_removal_is_proportional_to_the_classes(digits, count):
+    lost = removed(WithoutRandom(0, count, seed=0), digits)
+    assert len(lost) == count
+    per_class = np.bincount(digits.labels[lost], minlength=10)
+    assert (per_class.min(), per_class.max()) == (count // 10, -(-count // 10))
+    others = [removed(WithoutRandom(i, count, seed), digits) for i, seed in ((1, 0), (0, 1))]
+    assert len({tuple(other) for other in (lost, *others)}) == 3
 
 
 def test_a_random_removal_leaves_some_of_every_class(digits):
     rarest = np.bincount(digits.labels).min()
     most = 200 * (rarest - 1) // rarest
     assert np.bincount(digits.labels[rows(WithoutRandom(0, most, 0), digits)]).min() > 0
-    with pytest.raises(
-        ConfigError, match=f"count={most + 1}: must be in 1…{most}: some of every class"
-    ):
+    message = f"count={most + 1}: must be in 1…{most}: some of every class"
+    with pytest.raises(ConfigError, match=message):
         subsets.require_removable("count", most + 1, digits.labels)
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """The examples that trainings were given."""
-    given, train = [], training.train
+def trained_on(monkeypatch):
+    """The examples of every training run."""
+    examples, train = [], training.train
 
-    def watched(state, course, until):
-        given.append(course.examples[course.batches.rows])
-        return train(state, course, until)
+    def record(state, inputs, *args):
+        examples.append(inputs.examples[inputs.batches.rows])
+        return train(state, inputs, *args)
 
-    monkeypatch.setattr(training, "train", watched)
-    return given
+    monkeypatch.setattr(training, "train", record)
+    return examples
 
 
-def test_every_choice_of_images_is_trained_on(of, workspace, seen):
-    images = train_images(of.images, workspace)
-    get(of.checkpoint(0), workspace)
-    score = of.scores(Pixel())
-    tau = get(score, workspace).array("scores.npy")
-    choices = {
-        "subset": of.random_subset(0),
-        "without": WithoutTop(score, candidate=0, step=300, query=1, count=10),
-        "opponents": WithoutTop(score, candidate=0, step=300, query=1, count=10, opponents=True),
-        "random": WithoutRandom(index=0, count=10, seed=0),
-    }
-    weights = {
-        "all": (
-            get(of.checkpoint(0), workspace).path / "diffusion_pytorch_model.safetensors"
-        ).read_bytes()
-    }
-    for name, keep in choices.items():
-        seen.clear()
-        spec = of.retrained(keep)
-        made = get(spec, workspace)
-        weights[name] = (made.path / "diffusion_pytorch_model.safetensors").read_bytes()
-        expected = of.model.encode(images.take(np.array(rows(keep, images, tau)))).x0
-        assert torch.equal(seen[0].x0, expected), name
-        assert (score in parents(spec)) == isinstance(keep, WithoutTop), (
-            "what is left out follows from scores, which are made first"
-        )
-    assert len(set(weights.values())) == 5
-    assert len({cache_key(of.retrained(keep)) for keep in (FullData(), *choices.values())}) == 5
+def test_models_are_trained_on_every_kind_of_subset(experiment, workspace, trained_on):
+    images = train_images(experiment.images, workspace)
+    score = experiment.scores(Pixel())
+    array = get(score, workspace).array("scores.npy")
+    choices = (
+        FullData(),
+        experiment.random_subset(0),
+        WithoutTop(score, candidate=0, step=300, query=1, count=10),
+        WithoutTop(score, candidate=0, step=300, query=1, count=10, opponents=True),
+        WithoutRandom(index=0, count=10, seed=0),
+    )
+    weights, cache_keys = set(), set()
+    for subset in choices:
+        spec = experiment.retrained(subset)
+        if not isinstance(subset, FullData):  # that model exists: it samples the queries
+            trained_on.clear()
+        path = get(spec, workspace).path
+        weights.add((path / "diffusion_pytorch_model.safetensors").read_bytes())
+        cache_keys.add(cache_key(spec))
+        expected = experiment.model.encode(images.take(np.array(rows(subset, images, array)))).x0
+        assert torch.equal(trained_on[0].x0, expected), subset
+        uses_scores = score in parents(spec)
+        assert uses_scores == isinstance(subset, WithoutTop), "scores are computed before"
+    assert len(weights) == len(cache_keys) == 5

@@ -1,6 +1,1 @@
-"""Datasets: a file for each kind. Every one becomes the same `ImageSet`, and nothing downstream knows which it was."""
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+"""Datasets, one file for each source. All of them load the same `ImageSet`."""

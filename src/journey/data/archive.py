@@ -1,4 +1,4 @@
-"""The archives that torchvision reads, as they are distributed: CIFAR-10 (python batches), MNIST and Fashion-MNIST (IDX)."""
+"""CIFAR-10 (python batches), MNIST and Fashion-MNIST (IDX files), read by torchvision."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,121 +14,95 @@ from journey.pipeline.subsets import balanced_order
 
 
 class Archive(Enum):
+    """A distributed dataset."""
+
     cifar10 = "cifar10"  # A. Krizhevsky, 2009
     mnist = "mnist"  # Y. LeCun, C. Cortes, C. J. C. Burges
     fashion_mnist = "fashion_mnist"  # H. Xiao, K. Rasul, R. Vollgraf, 2017
 
 
-FOLDERS = {
-    Archive.cifar10: "cifar-10-batches-py",
-    Archive.mnist: "MNIST/raw",
-    Archive.fashion_mnist: "FashionMNIST/raw",
-}
-
-
-READERS = {
-    Archive.cifar10: "CIFAR10",
-    Archive.mnist: "MNIST",
-    Archive.fashion_mnist: "FashionMNIST",
-}  # of torchvision
-
-
-IDX = tuple(
-    f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
-)
-
-
-FILES = {
-    Archive.cifar10: (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
-    Archive.mnist: IDX,
-    Archive.fashion_mnist: IDX,
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+IDX_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+IDX = (*IDX_TRAIN, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+LAYOUTS = {  # class of torchvision, folder, files
+    Archive.cifar10: ("CIFAR10", "cifar-10-batches-py", BATCHES),
+    Archive.mnist: ("MNIST", "MNIST/raw", IDX),
+    Archive.fashion_mnist: ("FashionMNIST", "FashionMNIST/raw", IDX),
 }
 
 
 @dataclass
 class TorchvisionArchive(Dataset):
+    """All images of an archive, or those of some classes. Its test images are held out."""
+
     name: ClassVar[str] = "archive"
     licence: ClassVar[str] = "as the archive's authors say"
     archive: Archive = Archive.cifar10
-    root: str = "data"  # the directory that holds its folder
-    download: bool = False
-    classes: list[str] = field(default_factory=list)  # by name; none: all
-    num_train: int = 0  # class-balanced; 0: all of the training part
-    size: int = 32  # of an image: less is averaged, more has a black border
-    seed: int = 0  # of which num_train
+    root: str = "data"  # the directory that contains the archive's folder
+    download: bool = False  # download the archive if it is not there
+    classes: list[str] = field(default_factory=list)  # names of the classes to use; none: all
+    num_train: int = 0  # training images, class-balanced; 0: all
+    size: int = 32  # height and width: pixels are averaged, or a black border is added
+    seed: int = 0  # of the choice of num_train images
 
     @property
     def label(self) -> str:
-        return (
-            self.archive.value
-            + "".join(f"-{name}" for name in self.classes)
-            + (f"-{self.num_train}" if self.num_train else "")
-        )
+        count = (str(self.num_train),) if self.num_train else ()
+        return "-".join((self.archive.value, *self.classes, *count))
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_train", self.num_train, least=0)
         require_count(f"{where}.size", self.size, least=8, most=256)
         require_seed(f"{where}.seed", self.seed)
-        require(
-            len(set(self.classes)) == len(self.classes) != 1,
-            f"{where}.classes",
-            self.classes,
-            "distinct, two or more, or none",
-        )
+        distinct = len(set(self.classes)) == len(self.classes) != 1
+        require(distinct, f"{where}.classes", self.classes, "distinct, two or more, or none")
 
     def sources(self) -> list[Path]:
-        return [Path(self.root) / FOLDERS[self.archive] / name for name in FILES[self.archive]]
+        _, folder, files = LAYOUTS[self.archive]
+        return [Path(self.root, folder, name) for name in files]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training images from the archive's training part; the held-out ones are its test part.
+        """Return training images from the archive's training part, and its test part.
 
-        Raises: ConfigError if a file is missing or damaged, or a class unknown.
+        Raises:
+            ConfigError: A file is missing or damaged, or a setting does not fit the archive.
         """
         missing = [str(path) for path in self.sources() if not path.is_file()]
         if missing and not self.download:
-            raise ConfigError(
-                f"dataset.root={self.root}: {missing[0]} is missing; {self._remedy()}"
-            )
-        train, test = self._part(train=True), self._part(train=False)
+            raise self._error(f"{missing[0]} is missing")
+        train, test = self._read(train=True), self._read(train=False)
         if not self.num_train:
             return train, test
         allowed = f"0 (all) or at most the {len(train)} there are"
         require(self.num_train <= len(train), "dataset.num_train", self.num_train, allowed)
         return train.take(np.sort(balanced_order(train.labels, self.seed)[: self.num_train])), test
 
-    def _part(self, train: bool) -> ImageSet:
+    def _read(self, train: bool) -> ImageSet:
+        """Return one part of the archive: the images of `classes`, labelled in their order."""
         from torchvision import datasets
 
+        reader = getattr(datasets, LAYOUTS[self.archive][0])
         try:
-            read = getattr(datasets, READERS[self.archive])(
-                self.root, train=train, download=self.download
-            )
-        except Exception as error:  # a damaged archive fails in many ways
+            part = reader(self.root, train=train, download=self.download)
+        except Exception as error:  # a damaged archive raises many types of errors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(
-                f"dataset.root={self.root}: {self.archive.value} is damaged ({reason}); {self._remedy()}"
-            ) from None
-        data, labels = np.asarray(read.data), np.asarray(read.targets, np.int64)
-        images = data[:, None] if data.ndim == 3 else data.transpose(0, 3, 1, 2)  # [N, C, H, W]
-        ids = tuple(
-            f"{self.archive.value}/{'train' if train else 'test'}/{i:05d}"
-            for i in range(len(labels))
-        )
-        return _of_classes(
-            ImageSet(images, labels, None, ids, tuple(read.classes)), self.classes, self.size
-        )
+            raise self._error(f"{self.archive.value} is damaged ({reason})") from None
+        pixels, labels = np.asarray(part.data), np.asarray(part.targets, np.int64)
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # NCHW
 
-    def _remedy(self) -> str:
-        there = Path(self.root) / FOLDERS[self.archive]
-        return f"dataset.download=true gets it, or put the files of the archive into {there}/"
+        names = self.classes or list(part.classes)
+        unknown = [name for name in names if name not in part.classes]
+        require(not unknown, "dataset.classes", unknown, f"among {', '.join(part.classes)}")
+        new_label = np.full(len(part.classes), -1)
+        new_label[[part.classes.index(name) for name in names]] = np.arange(len(names))
+        rows = np.flatnonzero(new_label[labels] >= 0)
+        folder = "train" if train else "test"
+        ids = tuple(f"{self.archive.value}/{folder}/{row:05d}" for row in rows)
+        images = resize(pixels[rows], self.size)
+        return ImageSet(images, new_label[labels[rows]], None, ids, tuple(names))
 
-
-def _of_classes(everything: ImageSet, classes: list[str], size: int) -> ImageSet:
-    """The images of some classes, labelled in their order, at a size."""
-    names = classes or list(everything.class_names)
-    unknown = [name for name in names if name not in everything.class_names]
-    require(not unknown, "dataset.classes", unknown, f"among {', '.join(everything.class_names)}")
-    label_of = np.full(len(everything.class_names), -1)
-    label_of[[everything.class_names.index(name) for name in names]] = np.arange(len(names))
-    some = everything.take(np.flatnonzero(label_of[everything.labels] >= 0))
-    return ImageSet(resize(some.images, size), label_of[some.labels], None, some.ids, tuple(names))
+    def _error(self, problem: str) -> ConfigError:
+        """Return an error that names a problem and both ways to solve it."""
+        folder = Path(self.root, LAYOUTS[self.archive][1])
+        remedy = f"set dataset.download=true, or put the files of the archive into {folder}/"
+        return ConfigError(f"dataset.root={self.root}: {problem}; {remedy}")

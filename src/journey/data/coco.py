@@ -1,4 +1,4 @@
-"""MS COCO 2017 (T.-Y. Lin et al. 2014; captions: X. Chen et al. 2015): photographs, and five captions of each."""
+"""MS COCO 2017 (Lin et al. 2014; captions: Chen et al. 2015): photographs, five captions each."""
 
 import contextlib
 import functools
@@ -14,35 +14,29 @@ from typing import ClassVar
 
 import numpy as np
 
+from journey.data.images import read_image
 from journey.engine.checks import ConfigError, require, require_count
-from journey.pipeline.images import Decoded, ImageSet
+from journey.pipeline.images import ImageFiles, ImageSet
 from journey.pipeline.interfaces import Dataset
 
 YEAR = 2017
-
-
 TRAIN, VAL = f"train{YEAR}", f"val{YEAR}"
-
-
-LAYOUT = f"{TRAIN}/, {VAL}/ and annotations/captions_{{train,val}}{YEAR}.json"
-
-
-NUM_CAPTIONS = 5  # of each image: there are five to seven
-
-
-DECODING = 1  # rises when the same files give other pixels
+NUM_CAPTIONS = 5  # used of each image, which has five to seven
+DECODING = 1  # version of the decoding: increase it when the same files give other pixels
 
 
 @dataclass
 class COCO(Dataset):
-    """All images that the captions files list. They are known by their captions, names and lengths in bytes, so that none is
-    decoded before it is kept; a file that is replaced by one of the same length is not seen.
+    """All images of the captions files: train2017 for training, val2017 held out.
+
+    Images are identified by captions, file names and file lengths, so that none is decoded early.
+    A file that is replaced by another one of the same length is not noticed.
     """
 
     name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
-    root: str = "coco"  # the directory that holds train2017/, val2017/ and annotations/
-    size: int = 128  # the middle square of every image, at this size
+    root: str = "coco"  # the directory with train2017/, val2017/ and annotations/
+    size: int = 128  # height and width of the images: central squares, resized
 
     @property
     def label(self) -> str:
@@ -52,111 +46,81 @@ class COCO(Dataset):
         require_count(f"{where}.size", self.size, least=8, most=1024)
 
     def sources(self) -> list[Path]:
-        """The captions, and the directories of the images: their times tell what is added or removed, without a look at each."""
-        return [
-            path for part in (TRAIN, VAL) for path in (self._captions(part), Path(self.root, part))
-        ]
+        paths = []
+        for part in (TRAIN, VAL):  # a directory's time changes when a file is added or removed
+            paths += [self._captions_path(part), Path(self.root, part)]
+        return paths
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training images from train2017 and held-out ones from val2017, in the order of their names. None is decoded yet.
-
-        Raises: ConfigError naming the file that is missing, empty, of another year or without five captions of each image.
-        """
+        """Return train2017 and val2017, in the order of file names. No image is decoded yet."""
         missing = next((path for path in self.sources() if not path.exists()), None)
-        require(
-            missing is None,
-            "dataset.root",
-            self.root,
-            f"a directory with {LAYOUT}; {missing} is missing",
-        )
-        return self._part(TRAIN), self._part(VAL)
+        layout = f"{TRAIN}/, {VAL}/ and annotations/captions_{{train,val}}{YEAR}.json"
+        allowed = f"a directory with {layout}; {missing} is missing"
+        require(missing is None, "dataset.root", self.root, allowed)
+        return self._read(TRAIN), self._read(VAL)
 
-    def _captions(self, part: str) -> Path:
+    def _captions_path(self, part: str) -> Path:
         return Path(self.root, "annotations", f"captions_{part}.json")
 
-    def _part(self, part: str) -> ImageSet:
-        path, folder = self._captions(part), Path(self.root, part)
-        captions = _captions(path)
-        lengths = _lengths(folder, captions, path)
-        identity = hashlib.sha256(json.dumps([DECODING, lengths]).encode()).hexdigest()
+    def _read(self, part: str) -> ImageSet:
+        folder, path = Path(self.root, part), self._captions_path(part)
+        captions = _read_captions(path)
+        lengths = _file_lengths(folder, captions, path)
         files = [f"{folder}/{name}" for name in captions]
-        images = Decoded(
-            files, (3, self.size, self.size), functools.partial(_decode, size=self.size)
-        )
-        ids = tuple(f"{part}/{name}" for name in captions)
+        decode = functools.partial(read_image, size=self.size)
         return ImageSet(
-            images, np.zeros(len(ids), np.int64), tuple(captions.values()), ids, ("coco",), identity
+            images=ImageFiles(files, (3, self.size, self.size), decode),
+            labels=np.zeros(len(captions), np.int64),
+            captions=tuple(captions.values()),
+            ids=tuple(f"{part}/{name}" for name in captions),
+            class_names=("coco",),
+            identity=hashlib.sha256(json.dumps([DECODING, lengths]).encode()).hexdigest(),
         )
 
 
-def _captions(path: Path) -> dict[str, tuple[str, ...]]:
-    """The first five captions of every image, by its file name, in order.
+def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the captions of every image, those of the lowest ids, by file name, in order.
 
-    Raises: ConfigError if they are no captions, of another year, or fewer.
-    """
-    year, captions = _read(path)
-    require(year == YEAR, f"{path}: info.year", year, str(YEAR))
-    if not captions:
-        raise ConfigError(f"{path}: lists no image")
-    few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]
-    if few:
-        raise ConfigError(
-            f"{path}: {few[0]} has {len(captions[few[0]])} captions, not {NUM_CAPTIONS} ({len(few)} such)"
-        )
-    return captions
-
-
-def _read(path: Path) -> tuple[int, dict[str, tuple[str, ...]]]:
-    """The year of a captions file, and the first captions of every image, by its file name, in order.
-
-    Raises: ConfigError if it cannot be read.
+    Raises:
+        ConfigError: The file is not readable, of another year, or lacks captions.
     """
     from pycocotools.coco import COCO as Annotations
 
+    captions = {}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells how long it takes
-            read = Annotations(path)
-        captions = {
-            image["file_name"]: _first(read.imgToAnns[key]) for key, image in read.imgs.items()
-        }
-        return read.dataset["info"]["year"], dict(sorted(captions.items()))
-    except Exception as error:  # what is no such file fails in many ways
-        raise ConfigError(
-            f"{path}: no captions of COCO ({type(error).__name__}: {error})"
-        ) from None
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its timing
+            file = Annotations(path)
+        year = file.dataset["info"]["year"]
+        for image_id, image in file.imgs.items():
+            rows = sorted(file.imgToAnns[image_id], key=itemgetter("id"))[:NUM_CAPTIONS]
+            captions[image["file_name"]] = tuple(row["caption"].strip() for row in rows)
+    except Exception as error:  # another kind of file raises many types of errors
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: not a captions file of COCO ({reason})") from None
+    require(year == YEAR, f"{path}: info.year", year, str(YEAR))
+    if not captions:
+        raise ConfigError(f"{path}: lists no images")
+    few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]
+    if few:
+        count = len(captions[few[0]])
+        such = f"({len(few)} such)"
+        raise ConfigError(f"{path}: {few[0]} has {count} captions, not {NUM_CAPTIONS} {such}")
+    return dict(sorted(captions.items()))
 
 
-def _first(annotations: list[dict]) -> tuple[str, ...]:
-    """The captions of an image that have the lowest ids, without the white space around some."""
-    ordered = sorted(annotations, key=itemgetter("id"))
-    return tuple(annotation["caption"].strip() for annotation in ordered[:NUM_CAPTIONS])
+def _file_lengths(folder: Path, names: Collection[str], captions: Path) -> list[int]:
+    """Return the lengths in bytes of files in a folder, which a captions file lists.
 
-
-def _lengths(folder: Path, names: Collection[str], captions: Path) -> list[int]:
-    """How many bytes each of some files in a folder has. Raises: ConfigError naming one that is not there, or empty."""
-    with os.scandir(folder) as entries:
-        there = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise ConfigError(
-            f"{captions}: {missing[0]} is not in {folder} ({len(missing)} of {len(names)} such)"
-        )
-    empty = [name for name in names if not there[name]]
-    if empty:
-        raise ConfigError(f"{folder / empty[0]}: an empty file ({len(empty)} such)")
-    return [there[name] for name in names]
-
-
-def _decode(file: str, size: int) -> np.ndarray:
-    """The middle square at a size, in colour, uint8 [3, size, size].
-
-    Raises: ConfigError if the file cannot be read to its end.
+    Raises:
+        ConfigError: One of them does not exist, or is empty.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except Exception as error:  # a damaged image fails in many ways
-        raise ConfigError(f"{file}: no readable image ({error})") from None
-    return np.asarray(fitted).transpose(2, 0, 1)
+    with os.scandir(folder) as entries:
+        lengths = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    missing = [name for name in names if name not in lengths]
+    if missing:
+        such = f"({len(missing)} of {len(names)} such)"
+        raise ConfigError(f"{captions}: {missing[0]} is not in {folder} {such}")
+    empty = [name for name in names if lengths[name] == 0]
+    if empty:
+        raise ConfigError(f"{folder / empty[0]}: the file is empty ({len(empty)} such)")
+    return [lengths[name] for name in names]

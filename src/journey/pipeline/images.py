@@ -1,6 +1,7 @@
-"""Images that stay in their files until they are asked for. N: all of them.
+"""Sets of images with their labels, captions and ids, in memory and on disk.
 
-Square images of another size."""
+N  images;  C, H, W  channels, height and width of one
+"""
 
 import hashlib
 import json
@@ -20,51 +21,51 @@ from journey.engine.files import new_array
 if TYPE_CHECKING:
     import torch
 
+WRITE_BYTES = 2**26  # pixels in memory at once while images are written
+
 
 @dataclass(frozen=True)
-class Decoded:
-    """In place of an array uint8 [N, C, H, W]: what is indexed is decoded, by threads, and nothing is kept."""
+class ImageFiles:
+    """Image files in place of an array uint8 [N, C, H, W]. Indexing decodes them, uncached."""
 
     files: Sequence[str]
     image_shape: tuple[int, int, int]  # C, H, W
-    decode: Callable[[str], np.ndarray]  # one file, as uint8 [C, H, W]
+    decode: Callable[[str], np.ndarray]  # file name → uint8 [C, H, W]
     dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
     ndim: ClassVar[int] = 4
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
+        """Return N, C, H, W."""
         return len(self), *self.image_shape
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        """The images of a slice, a mask or an array of rows. Raises: what decoding the first bad one of them raises."""
+        """Return the images of a slice, a mask or an array of rows, decoded by several threads."""
         rows = np.arange(len(self))[index]
         images = np.empty((len(rows), *self.image_shape), self.dtype)
-
-        def fill(place: int) -> None:
-            images[place] = self.decode(self.files[rows[place]])
-
         with ThreadPoolExecutor() as threads:
-            for _ in threads.map(fill, range(len(rows))):  # raises what a thread raised
-                pass
+            for i, image in enumerate(threads.map(lambda row: self.decode(self.files[row]), rows)):
+                images[i] = image
         return images
-
-
-BLOCK = 2**26  # bytes of images that are in memory at once when they are written
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as they are on disk, with what is known of each.
+    """Images as they are on disk, with their labels, texts and names.
 
-    images: uint8 [N, C, H, W]; labels: int64 [N]; captions: one text or more for each, as many for all, or None; ids: N
-    names that are stable across splits; class_names: text of each label; identity: what stands for the bytes of images that
-    are decoded when they are indexed, or "".
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], indices into class_names.
+        captions: The captions of every image, equally many for all; or None.
+        ids: N distinct names, which stay the same whatever the split.
+        class_names: The name of every label.
+        identity: A hash that replaces the pixels in the content hash of `ImageFiles`; otherwise "".
     """
 
-    images: np.ndarray | Decoded
+    images: np.ndarray | ImageFiles
     labels: np.ndarray
     captions: tuple[tuple[str, ...], ...] | None
     ids: tuple[str, ...]
@@ -75,118 +76,107 @@ class ImageSet:
         return len(self.images)
 
     def take(self, index: np.ndarray) -> "ImageSet":
-        """Some of the images, in the order of the index."""
+        """Return the images of an index [n], in its order, in memory."""
         captions = None if self.captions is None else tuple(self.captions[i] for i in index)
         ids = tuple(self.ids[i] for i in index)
         return ImageSet(self.images[index], self.labels[index], captions, ids, self.class_names)
 
     def describe(self, index: int) -> str:
-        """What a person calls an image: its class, or the beginning of its first caption."""
-        return (
-            self.class_names[self.labels[index]]
-            if self.captions is None
-            else self.captions[index][0][:24]
-        )
+        """Return a short title of one image: the beginning of its first caption, or its class."""
+        if self.captions is None:
+            return self.class_names[self.labels[index]]
+        return self.captions[index][0][:24]
 
 
-def check_images(images: ImageSet, what: str) -> None:
-    """Raises: ConfigError if the parts of an image set do not belong together."""
-    n = len(images)
-    problems = {
-        "images must be uint8 [N, C, H, W]": images.images.dtype == np.uint8
-        and images.images.ndim == 4,
+def check_images(images: ImageSet, name: str) -> None:
+    """Check that the parts of an image set fit together.
+
+    Raises:
+        ConfigError: They do not. The message begins with `name`.
+    """
+    n, pixels, captions = len(images), images.images, images.captions or ()
+    named = np.isin(images.labels, np.arange(len(images.class_names))).all()
+    rules = {
+        "images must be uint8 [N, C, H, W]": pixels.dtype == np.uint8 and pixels.ndim == 4,
         f"there must be {n} labels": len(images.labels) == n,
         f"there must be {n} ids, each once": len(set(images.ids)) == len(images.ids) == n,
-        f"there must be captions of all {n}": images.captions is None or len(images.captions) == n,
-        "there must be as many captions of each": len(
-            {len(texts) for texts in images.captions or ()}
-        )
-        <= 1,
-        "every label must have a name": n == 0
-        or 0 <= images.labels.min() <= images.labels.max() < len(images.class_names),
+        f"there must be captions of all {n}": images.captions is None or len(captions) == n,
+        "there must be as many captions of each": len(set(map(len, captions))) <= 1,
+        "every label must have a name": named,
     }
-    for problem, holds in problems.items():
+    for rule, holds in rules.items():
         if not holds:
-            raise ConfigError(f"{what}: {problem}")
+            raise ConfigError(f"{name}: {rule}")
 
 
 def content_hash(*parts: ImageSet) -> str:
-    """What image sets hold, texts and bytes or what stands for them, and nothing else."""
+    """Return a hash of texts, labels and pixels (or the identity in place of pixels)."""
     digest = hashlib.sha256()
     for part in parts:
         texts = json.dumps([part.captions, part.ids, part.class_names, part.images.shape])
-        images = part.identity.encode() or np.ascontiguousarray(part.images)
-        for piece in (texts.encode(), images, np.ascontiguousarray(part.labels)):
-            digest.update(piece)
+        digest.update(texts.encode())
+        pixels = part.identity.encode() or np.ascontiguousarray(part.images).data
+        digest.update(pixels)
+        digest.update(np.ascontiguousarray(part.labels).data)
     return digest.hexdigest()
 
 
-def write_images(images: ImageSet, directory: Path, done: int = 0) -> Iterator[int]:
-    """One directory: labels.npy, texts.json and images.npy, a block at a time; yields how many images are on disk.
+def write_images(images: ImageSet, directory: Path, num_written: int = 0) -> Iterator[int]:
+    """Write labels.npy, texts.json and images.npy, a block of images at a time, into a directory.
 
-    done: how many of them an interrupted run has left there.
+    Yields the number of images on disk. It begins after `num_written`, which an earlier call wrote.
     """
     directory.mkdir(exist_ok=True)
     np.save(directory / "labels.npy", images.labels)
     texts = {"captions": images.captions, "ids": images.ids, "class_names": images.class_names}
     (directory / "texts.json").write_text(json.dumps(texts))
     path, shape = directory / "images.npy", images.images.shape
-    if done == 0:
+    if num_written == 0:
         new_array(path, shape, np.uint8)
-    at_once = max(1, BLOCK // math.prod(shape[1:]))
-    for first in range(done, len(images), at_once):
-        last = min(first + at_once, len(images))
-        _fill(path, slice(first, last), images.images[first:last])
+    block = max(1, WRITE_BYTES // math.prod(shape[1:]))
+    for first in range(num_written, len(images), block):
+        last = min(first + block, len(images))
+        pixels = images.images[first:last]
+        array = open_memmap(
+            path, "r+"
+        )  # anew for each block: pages stay in memory while they are mapped
+        array[first:last] = pixels
+        array.flush()
+        del array
         yield last
 
 
-def _fill(path: Path, rows: slice, images: np.ndarray) -> None:
-    """Some rows of an array on disk, which is mapped for no longer: what is mapped takes memory."""
-    array = open_memmap(path, "r+")
-    array[rows] = images
-    array.flush()
-
-
 def read_images(directory: Path) -> ImageSet:
-    """What `write` wrote, its images mapped from disk."""
+    """Return the image set that `write_images` wrote, its pixels mapped from disk."""
     texts = json.loads((directory / "texts.json").read_text())
-    captions = None if texts["captions"] is None else tuple(tuple(of) for of in texts["captions"])
+    captions = None if texts["captions"] is None else tuple(map(tuple, texts["captions"]))
     images = np.load(directory / "images.npy", mmap_mode="r")
-    return ImageSet(
-        images,
-        np.load(directory / "labels.npy"),
-        captions,
-        tuple(texts["ids"]),
-        tuple(texts["class_names"]),
-    )
+    labels = np.load(directory / "labels.npy")
+    return ImageSet(images, labels, captions, tuple(texts["ids"]), tuple(texts["class_names"]))
 
 
 def as_pixels(images: np.ndarray) -> "torch.Tensor":
-    """uint8 0…255 → float32 −1…1."""
-    import torch  # here: planning reads labels alone
+    """Return images uint8 in 0…255 as float32 in −1…1."""
+    import torch  # here: plans read labels alone
 
     return torch.from_numpy(np.array(images)).float() / 127.5 - 1
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Images uint8 [N, C, H, H] as [N, C, size, size]: with a black border where they are smaller, averaged where larger."""
-    old = images.shape[-1]
-    if old <= size:
-        before = (size - old) // 2
-        border = (before, size - old - before)
+    """Return square images uint8 [N, C, H, H] as [N, C, size, size].
+
+    Pixels are averaged where the new size is smaller. A black border is added where it is larger.
+    """
+    margin = size - images.shape[-1]
+    if margin >= 0:
+        border = (margin // 2, margin - margin // 2)
         return np.pad(images, ((0, 0), (0, 0), border, border))
     import torch  # here: a size that fits needs none
     from torch.nn.functional import interpolate
 
-    found = [
-        interpolate(torch.from_numpy(some).float(), (size, size), mode="bilinear", antialias=True)
-        for some in _resize_blocks(images)
-    ]
-    return torch.cat(found).round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def _resize_blocks(images: np.ndarray) -> list[np.ndarray]:
-    """A thousand at a time: as floats, they are four times as large."""
-    return [
-        np.ascontiguousarray(images[first : first + 1000]) for first in range(0, len(images), 1000)
-    ]
+    resized = np.empty((*images.shape[:2], size, size), np.uint8)
+    for first in range(0, len(images), 1000):  # as floats, images take four times the memory
+        pixels = torch.from_numpy(np.ascontiguousarray(images[first : first + 1000])).float()
+        averaged = interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        resized[first : first + 1000] = averaged.round().clamp(0, 255).numpy()
+    return resized

@@ -1,25 +1,38 @@
-"""What others made and released: where it is on this machine, and which it is. Nothing is downloaded."""
+"""Where models and data that others released are on this machine. Nothing is downloaded."""
 
 import functools
 import hashlib
+import importlib.util
 from pathlib import Path
 
 from journey.engine.checks import ConfigError
 from journey.engine.files import checksum
 
-SUFFIXES = {
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".json",
-    ".txt",
-}  # of files that decide what models compute
+SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt"}  # of files that determine outputs
 
 
-def locate(setting: str, name: str, what: str) -> Path:
-    """A file, a directory, or the snapshot of a name in the hub's cache.
+def package_directory(package: str) -> Path:
+    """Return the directory of an installed package without importing it, which can take seconds.
 
-    setting: what names it; what: is looked for. Raises: ConfigError if it is not on this machine.
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"the package {package} is not installed", name=package)
+    return Path(spec.origin).parent
+
+
+def locate(setting: str, name: str, description: str) -> Path:
+    """Return the path of a model: a file, a directory, or a snapshot in the Hugging Face cache.
+
+    Args:
+        setting: The setting that names the model, for the error message.
+        name: A path, or a repository of the Hugging Face hub.
+        description: What the model must be, for the error message.
+
+    Raises:
+        ConfigError: It is not on this machine.
     """
     if Path(name).exists():
         return Path(name)
@@ -30,22 +43,22 @@ def locate(setting: str, name: str, what: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         raise ConfigError(
-            f"{setting}={name}: must be {what}, on this machine or in the hub's cache"
+            f"{setting}={name}: must be {description}, on this machine or in the hub's cache"
         ) from None
 
 
 def locate_checkpoint(name: str) -> Path:
-    """Where a checkpoint that others trained is. Raises: ConfigError if it is not on this machine."""
+    """Return the path of a checkpoint that was trained elsewhere."""
     return locate("model.checkpoints", name, "a network or a state dict")
 
 
 def files_hash(*paths: Path) -> str:
-    """A hash of every file that decides what models compute, by bytes and, in directories, by name."""
+    """Return a hash of the files, and their relative names, that determine what models compute."""
     digest = hashlib.sha256()
     for path in paths:
-        files = (
-            [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES)
-        )
+        files = [path]
+        if not path.is_file():
+            files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
         for file in files:
             stat = file.stat()
             name = "" if file == path else file.relative_to(path)
@@ -54,7 +67,7 @@ def files_hash(*paths: Path) -> str:
 
 
 @functools.cache
-def _file_hash(path: Path, *_: int) -> str:
-    """Once, while the file is the same; the hub's cache calls large files by it."""
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    """Return the SHA-256 of a file; the Hugging Face cache names large files by it."""
     blob = path.resolve()
     return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else checksum(path)

@@ -1,4 +1,4 @@
-"""Which training images a model sees. N: all training images."""
+"""Which training images a model is trained on. N: all training images."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,9 @@ from journey.pipeline.interfaces import (
 
 
 def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """An order of all examples whose every prefix is class-balanced to within one image, while the classes last. [N]
+    """Return a random order [N] whose prefixes have equally many images of each class, ±1.
+
+    A class of which no images remain is skipped.
 
     >>> balanced_order(np.array([7, 7, 7, 9]), seed=0)[:2]
     array([0, 3])
@@ -27,16 +29,18 @@ def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def proportional_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """An order of all examples whose every prefix has of each class about the share that the whole has. [N]
+    """Return a random order [N] whose prefixes have the class proportions of the whole.
 
-    >>> balanced_order(np.array([7, 7, 7, 7, 9, 9]), seed=0)[:4], proportional_order(np.array([7, 7, 7, 7, 9, 9]), seed=0)[:3]
+    >>> labels = np.array([7, 7, 7, 7, 9, 9])
+    >>> balanced_order(labels, seed=0)[:4], proportional_order(labels, seed=0)[:3]
     (array([1, 5, 2, 4]), array([1, 5, 2]))
     """
-    size = np.bincount(labels)[labels]
-    return np.lexsort((labels, (_rank_in_class(labels, seed) + 0.5) / size))
+    class_size = np.bincount(labels)[labels]
+    return np.lexsort((labels, (_rank_in_class(labels, seed) + 0.5) / class_size))
 
 
 def _rank_in_class(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return a random rank of each image among those of its class. [N]"""
     rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -45,37 +49,43 @@ def _rank_in_class(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def subset_rows(
-    keep: Subset, images: ImageSet, scores: Callable[[Score], np.ndarray]
+    subset: Subset, images: ImageSet, scores: Callable[[Score], np.ndarray]
 ) -> np.ndarray:
-    """The rows of the training images that a model is trained on.
+    """Return the rows of the training images in a subset, int64 [n].
 
-    scores: the array [candidate, step, query, train] of a score. Returns int64 [n].
-
-    Raises: ConfigError if nothing is left, or, of a class, nothing.
+    Args:
+        subset: Any training subset.
+        images: All training images.
+        scores: Returns the array [candidate, step, query, train] of a score.
     """
-    everything = np.arange(len(images))
-    match keep:
+    match subset:
         case FullData():
-            return everything
+            removed = np.array([], np.int64)
         case RandomSubset():
-            return np.flatnonzero(subset_mask(images.labels, keep))
+            return np.flatnonzero(subset_mask(images.labels, subset))
         case WithoutTop():
-            return np.setdiff1d(everything, top_rows(scores(keep.score), keep))
+            array, most = scores(subset.score), len(images) - 1
+            require(0 < subset.count <= most, "count", subset.count, f"in 1…{most}")
+            step = 0 if array.shape[1] == 1 else subset.score.steps.index(subset.step)
+            tau = array[subset.candidate, step, subset.query]  # [N]
+            ranked = np.argsort(tau if subset.opponents else -tau, kind="stable")  # ties: by row
+            removed = ranked[: subset.count]
         case WithoutRandom():
-            return np.setdiff1d(everything, random_removal_rows(images.labels, keep))
+            require_removable("count", subset.count, images.labels)
+            seed = entropy(subset.seed, "removal", subset.index)
+            removed = proportional_order(images.labels, seed)[: subset.count]
+    return np.setdiff1d(np.arange(len(images)), removed)
 
 
 def subset_mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
-    """Which examples a subset keeps: the same number of every class in every subset. bool [N]
+    """Return which images are in a random subset, bool [N].
 
-    Depends on no other subset, so that more of them can be added later.
+    All subsets have equally many images of a class. A subset does not depend on the others.
 
-    >>> mask(np.array([0, 0, 0, 0, 1, 1]), RandomSubset(index=0, fraction=0.5, seed=0)).sum()
+    >>> subset_mask(np.array([0, 0, 0, 0, 1, 1]), RandomSubset(index=0, fraction=0.5, seed=0)).sum()
     np.int64(3)
-
-    Raises: ConfigError if the fraction keeps none or all of a class.
     """
-    kept = np.zeros(len(labels), bool)
+    mask = np.zeros(len(labels), bool)
     random = numpy_generator(subset.seed, "subset", subset.index)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -84,39 +94,14 @@ def subset_mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
             f"such that some but not all of the {len(members)} images of class {label} are kept"
         )
         require(0 < count < len(members), "retraining.fraction", subset.fraction, allowed)
-        kept[random.permutation(members)[:count]] = True
-    return kept
-
-
-def top_rows(scores: np.ndarray, without: WithoutTop) -> np.ndarray:
-    """The rows that a score ranks first for a query at a step; or last. [count]
-
-    scores: [candidate, step, query, train]. Equal scores are ranked by row.
-    """
-    require(
-        0 < without.count < scores.shape[-1], "count", without.count, f"in 1…{scores.shape[-1] - 1}"
-    )
-    step = 0 if scores.shape[1] == 1 else without.score.steps.index(without.step)
-    tau = scores[without.candidate, step, without.query]  # [N]
-    return np.argsort(tau if without.opponents else -tau, kind="stable")[: without.count]
-
-
-def random_removal_rows(labels: np.ndarray, without: WithoutRandom) -> np.ndarray:
-    """The rows that a random removal leaves out. [count]"""
-    require_removable("count", without.count, labels)
-    return proportional_order(labels, entropy(without.seed, "removal", without.index))[
-        : without.count
-    ]
+        mask[random.permutation(members)[:count]] = True
+    return mask
 
 
 def require_removable(name: str, count: int, labels: np.ndarray) -> None:
-    """Refuse a number of images without which a class would be gone. Raises: ConfigError."""
-    rarest = np.bincount(labels)
-    rarest = int(rarest[rarest > 0].min())
+    """Require that a class-proportional removal of `count` images leaves some of every class."""
+    class_sizes = np.bincount(labels)
+    rarest = int(class_sizes[class_sizes > 0].min())
     most = len(labels) * (rarest - 1) // rarest
-    require(
-        0 < count <= most,
-        name,
-        count,
-        f"in 1…{most}: some of every class, of which the rarest has {rarest}, must be left",
-    )
+    allowed = f"in 1…{most}: some of every class, of which the rarest has {rarest}, must be left"
+    require(0 < count <= most, name, count, allowed)
