@@ -41,13 +41,8 @@ def require_no_dropout(network: nn.Module, share: BatchShare) -> None:
 def step_gradient(losses: Tensor, parameters: Sequence[Tensor], share: BatchShare) -> Tensor | None:
     """Set the gradients of `parameters` to those of a mini-batch's mean loss over all processes.
 
-    Args:
-        losses: Losses of this process's part of the mini-batch [b].
-        parameters: Parameters of the network, with no gradients yet.
-        share: This process's part.
-
     Returns:
-        The mean loss, a scalar; None if the mini-batch is empty.
+        The mean loss, of which `losses` [b] are this process's part; None if the batch is empty.
     """
     if share.processes == 1:
         if not len(losses):

@@ -65,13 +65,9 @@ def bind(
     parameters: dict[str, Tensor] | None = None,
     guidance: Guidance | None = None,
 ) -> Predict:
-    """Return a network as a function, under autocast with bf16.
+    """Return a network of diffusers as a function, with other parameters by name if given.
 
-    Args:
-        network: A network that is called as those of diffusers are.
-        precision: Precision of the forward pass; outputs have the dtype of x_t.
-        parameters: Parameters by name to use in place of the network's own.
-        guidance: Classifier-free guidance, which needs a condition.
+    With bf16, it runs under autocast; outputs have the dtype of x_t. Guidance needs a condition.
     """
 
     def predict(x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:

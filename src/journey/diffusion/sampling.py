@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from journey.data.duplicates import INJECTED
-from journey.diffusion.network import Predict, load_denoiser
+from journey.diffusion.network import Denoiser, load_denoiser
 from journey.diffusion.schedule import ddim_step, ddpm_step
 from journey.diffusion.trajectories import decode_pictures, query_contexts, trajectory_at
 from journey.engine.files import new_array
@@ -30,7 +30,7 @@ from journey.engine.seeding import generator
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import read_images
 from journey.pipeline.interfaces import Continuations, Sample
-from journey.pipeline.schedule import Schedule, add_noise, denoise
+from journey.pipeline.schedule import add_noise, denoise
 from journey.pipeline.settings import Sampler, Start, visited_timesteps
 
 CLEAN = -1  # the timestep after the last
@@ -78,34 +78,30 @@ def noise_generator_at(
 
 
 def sample_trajectories(
-    predict: Predict,
-    schedule: Schedule,
+    denoiser: Denoiser,
     sampler: Sampler,
     timesteps: list[int],
     noise: QueryNoise,
-    device: torch.device,
-    context: Tensor | None = None,
+    condition: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Sample queries together, from pure noise; `context` is their condition, [Q, L, E] or [Q].
+    """Sample queries together, from pure noise, under conditions [Q, L, E] or [Q].
 
     Yields:
         The step from each timestep.
     """
-    x = noise.draw().to(device)
+    x = noise.draw().to(denoiser.device)
     visited = [*timesteps, CLEAN]
-    yield from continue_trajectories(predict, schedule, sampler, visited, x, noise, device, context)
+    yield from continue_trajectories(denoiser, sampler, visited, x, noise, condition)
 
 
 @torch.no_grad()
 def continue_trajectories(
-    predict: Predict,
-    schedule: Schedule,
+    denoiser: Denoiser,
     sampler: Sampler,
     timesteps: list[int],
     x_t: Tensor,
     noise: QueryNoise,
-    device: torch.device,
-    context: Tensor | None = None,
+    condition: Tensor | None = None,
 ) -> Iterator[Step]:
     """Continue trajectories from x_t at the first timestep to the last.
 
@@ -115,15 +111,16 @@ def continue_trajectories(
         The step from each timestep but the last.
     """
     for t, t_next in pairwise(timesteps):
-        t_batch = torch.full((len(x_t),), t, device=device)
-        x0_hat, eps = denoise(schedule, x_t, t_batch, predict(x_t, t_batch, context))
+        t_batch = torch.full((len(x_t),), t, device=x_t.device)
+        predicted = denoiser.predict(x_t, t_batch, condition)
+        x0_hat, eps = denoise(denoiser.schedule, x_t, t_batch, predicted)
         match sampler:
             case Sampler.ddpm:
-                z = noise.draw().to(device)
-                x_next = ddpm_step(schedule, x_t, x0_hat, t, t_next, z)
+                z = noise.draw().to(x_t.device)
+                x_next = ddpm_step(denoiser.schedule, x_t, x0_hat, t, t_next, z)
             case Sampler.ddim:
                 z = torch.zeros_like(x_t)
-                x_next = ddim_step(schedule, x0_hat, eps, t_next)
+                x_next = ddim_step(denoiser.schedule, x0_hat, eps, t_next)
             case _:
                 assert_never(sampler)
         yield Step(t, x_t, x0_hat, z, x_next)
@@ -132,7 +129,7 @@ def continue_trajectories(
 
 @torch.no_grad()
 def noised_steps(
-    predict: Predict, schedule: Schedule, timesteps: Iterable[int], x0: Tensor, eps: Tensor
+    denoiser: Denoiser, timesteps: Iterable[int], x0: Tensor, eps: Tensor
 ) -> Iterator[Step]:
     """Add the same noise ε to images x0 [Q, …] at each timestep, in place of sampling.
 
@@ -141,8 +138,9 @@ def noised_steps(
     """
     for t in timesteps:
         t_batch = torch.full((len(x0),), t, device=x0.device)
-        x_t = add_noise(schedule, x0, t_batch, eps)
-        x0_hat, _ = denoise(schedule, x_t, t_batch, predict(x_t, t_batch, None))
+        x_t = add_noise(denoiser.schedule, x0, t_batch, eps)
+        predicted = denoiser.predict(x_t, t_batch, None)
+        x0_hat, _ = denoise(denoiser.schedule, x_t, t_batch, predicted)
         yield Step(t, x_t, x0_hat, eps, x0)
 
 
@@ -155,13 +153,12 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
     # Load.
     model = spec.checkpoint.model
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
-    device, schedule = denoiser.device, denoiser.schedule
     shape = model.example_shape(spec.checkpoint.images.shape)
-    timesteps = visited_timesteps(schedule.num_timesteps, spec.num_inference_steps)
+    timesteps = visited_timesteps(model.num_timesteps, spec.num_inference_steps)
     context = None
     if spec.prompts:
         prompt = torch.arange(spec.num_queries) % len(spec.prompts)  # [Q]
-        context = model.read(spec.prompts)[prompt].to(device)
+        context = model.read(spec.prompts)[prompt].to(denoiser.device)
         np.save(partial / "context.npy", context[:, None].cpu().numpy())
 
     # Sample, some queries at a time.
@@ -176,20 +173,13 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
             noise = trajectory_noise(queries, shape, spec.seed)
             match spec.start:
                 case Start.generated:
-                    steps = sample_trajectories(
-                        denoiser.predict,
-                        schedule,
-                        spec.sampler,
-                        timesteps,
-                        noise,
-                        device,
-                        None if context is None else context[rows],
-                    )
+                    condition = None if context is None else context[rows]
+                    steps = sample_trajectories(denoiser, spec.sampler, timesteps, noise, condition)
                 case Start.injected:
                     injected = read_images(get(spec.checkpoint.images, workspace).path / INJECTED)
-                    x0 = model.encode(injected.take(np.array(queries))).x0.to(device)
-                    eps = noise.draw().to(device)
-                    steps = noised_steps(denoiser.predict, schedule, spec.steps, x0, eps)
+                    x0 = model.encode(injected.take(np.array(queries))).x0.to(denoiser.device)
+                    eps = noise.draw().to(denoiser.device)
+                    steps = noised_steps(denoiser, spec.steps, x0, eps)
                 case _:
                     assert_never(spec.start)
             for i, step in enumerate(steps):
@@ -218,8 +208,16 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     timesteps = visited_timesteps(own.schedule.num_timesteps, trajectories.num_inference_steps)
     remaining = [*timesteps[timesteps.index(spec.step) :], CLEAN]
     x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
+    shape = tuple(x_t.shape[1:])
     context = query_contexts(trajectories, workspace)
-    encode = None if spec.encoder is None else spec.encoder.load()
+    encode = None if spec.encoder is None else spec.encoder.load()  # type: ignore[attr-defined]
+
+    def random_of(query: int, j: int) -> torch.Generator:
+        """Return the noise generator of a continuation: for j = 0, that of the trajectory."""
+        if j > 0:
+            return generator(spec.seed, "continuation", query, spec.step, j)
+        sampler, seed = trajectories.sampler, trajectories.seed
+        return noise_generator_at(spec.step, query, sampler, timesteps, shape, seed)
 
     # Sample, some continuations at a time.
     pairs = [(query, j) for query in spec.queries for j in range(spec.count)]
@@ -233,23 +231,15 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
             for first in range(0, len(pairs), CONTINUATION_BATCH):
                 batch = pairs[first : first + CONTINUATION_BATCH]
                 rows = torch.tensor([query for query, _ in batch])
-                noise = _continuation_noise(spec, batch, timesteps, tuple(x_t.shape[1:]))
+                noise = QueryNoise([random_of(query, j) for query, j in batch], shape)
                 condition = None if context is None else context[rows, 0].to(own.device)
                 x = x_t[rows]
-                for denoiser, visited in (
-                    (other, remaining[: handover + 1]),
-                    (own, remaining[handover:]),
-                ):
-                    for step in continue_trajectories(
-                        denoiser.predict,
-                        own.schedule,
-                        trajectories.sampler,
-                        visited,
-                        x,
-                        noise,
-                        own.device,
-                        condition,
-                    ):
+                segments = (other, remaining[: handover + 1]), (own, remaining[handover:])
+                for denoiser, visited in segments:
+                    steps = continue_trajectories(
+                        denoiser, trajectories.sampler, visited, x, noise, condition
+                    )
+                    for step in steps:
                         x = step.x_next
                 if not bool(x.isfinite().all()):
                     raise FloatingPointError(f"continuations of {spec.label} are not finite")
@@ -260,22 +250,8 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
             log(i, window=window)
 
     # Save.
-    shape = (len(spec.windows), len(spec.queries), spec.count)
+    axes = (len(spec.windows), len(spec.queries), spec.count)
     for name, parts in (("final", finals), ("features", features)):
         if parts:
-            values = torch.cat(parts).unflatten(0, shape).numpy()
+            values = torch.cat(parts).unflatten(0, axes).numpy()
             new_array(partial / f"{name}.npy", values.shape)[:] = values
-
-
-def _continuation_noise(
-    spec: Continuations, pairs: list[tuple[int, int]], timesteps: list[int], shape: tuple[int, ...]
-) -> QueryNoise:
-    """Return the noise of (query, continuation) pairs: of continuation 0 the trajectory's own."""
-    own, generators = spec.trajectories, []
-    for query, j in pairs:
-        if j == 0:
-            random = noise_generator_at(spec.step, query, own.sampler, timesteps, shape, own.seed)
-        else:
-            random = generator(spec.seed, "continuation", query, spec.step, j)
-        generators.append(random)
-    return QueryNoise(generators, shape)

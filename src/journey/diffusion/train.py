@@ -9,12 +9,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from journey.data.images import train_images
-from journey.diffusion import network, training, weights
+from journey.diffusion import training, weights
 from journey.diffusion.distributed import BatchShare, lead_processes, require_no_dropout
+from journey.diffusion.network import get_device
 from journey.diffusion.trajectories import train_examples
 from journey.engine import resume
 from journey.engine.metrics import track
@@ -23,9 +26,11 @@ from journey.pipeline import subsets
 from journey.pipeline.interfaces import IntermediateCheckpoint, Train
 from journey.pipeline.pretrained import locate_checkpoint
 
-LOG_INTERVAL = (
-    50  # steps between reads of the loss, for which an accelerator waits, and between saved states
-)
+if TYPE_CHECKING:
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
+
+LOG_INTERVAL = 50  # steps between reads of the loss, for which an accelerator must wait
 STATE = "state.safetensors"
 
 
@@ -34,14 +39,14 @@ def make_model(spec: Train, partial: Path, workspace: Workspace) -> None:
     if spec.released:
         shape = spec.model.example_shape(spec.images.shape)
         path = locate_checkpoint(spec.source)
-        released = weights.load_weights(spec.model, path, shape, torch.device("cpu"))
-        released.register_to_config(_name_or_path="")  # the path is no part of the artifact
-        released.save_pretrained(partial)
+        network = weights.load_weights(spec.model, path, shape, torch.device("cpu"))
+        cast("ConfigMixin", network).register_to_config(_name_or_path="")  # its path is no content
+        _save_network(network, partial)
         return
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)
     training.require_finite_weights(state)
-    state.network.save_pretrained(partial)
+    _save_network(state.network, partial)
 
 
 def make_intermediate_checkpoint(
@@ -52,7 +57,11 @@ def make_intermediate_checkpoint(
     state = fit(spec.training_run, spec, spec.step, partial, workspace, begin)
     training.save(state, partial / STATE)
     training.use_average(state)
-    state.network.save_pretrained(partial)
+    _save_network(state.network, partial)
+
+
+def _save_network(network: nn.Module, partial: Path) -> None:
+    cast("ModelMixin", network).save_pretrained(partial)
 
 
 def fit(
@@ -77,9 +86,7 @@ def fit(
     with lead_processes(
         compute.processes, compute.device, _follow, training_run, until, workspace, begin
     ) as share:
-        state, inputs = start(training_run, workspace, share)
-        if begin is not None:
-            training.restore(state, begin)
+        state, inputs = start(training_run, workspace, share, begin)
         steps = training.train(state, inputs, until)
         clock, numbers = resume.Clock(partial, compute.checkpoint_seconds), []
         with track(artifact, partial, workspace, resume_step=state.step) as log:
@@ -116,9 +123,7 @@ def _follow(
 ) -> None:
     """Take the same steps in a process that neither reads the loss nor saves the state."""
     compute = replace(workspace.compute, device=device)
-    state, inputs = start(training_run, replace(workspace, compute=compute), share)
-    if begin is not None:
-        training.restore(state, begin)
+    state, inputs = start(training_run, replace(workspace, compute=compute), share, begin)
     for _ in training.train(state, inputs, until):
         pass
 
@@ -127,9 +132,10 @@ def start(
     training_run: Train,
     workspace: Workspace,
     share: BatchShare = BatchShare(),  # noqa: B008 - a constant
+    begin: Path | None = None,
 ) -> tuple[training.TrainingState, training.TrainingInputs]:
-    """Return a model before its first step, and the inputs of its training, on the device."""
-    device = network.get_device(workspace.compute)
+    """Return a training's state before its first step, or a saved one, and its inputs."""
+    device = get_device(workspace.compute)
     images = train_images(training_run.images, workspace)
     rows = subsets.subset_rows(
         training_run.subset, images, lambda score: get(score, workspace).array("scores.npy")
@@ -142,6 +148,8 @@ def start(
     training.initialise(training_run.seed, stream)
     state = training.new_state(model.build(examples.shape).to(device), settings)
     require_no_dropout(state.network, share)
+    if begin is not None:
+        training.restore(state, begin)
 
     schedule = model.schedule(device)
     batches = training.Batches(

@@ -15,13 +15,9 @@ if TYPE_CHECKING:
 def load_weights(
     model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device"
 ) -> "torch.nn.Module":
-    """Return a network with weights from a file, or as a folder configures it.
+    """Return the model's network for examples of a shape with the weights of a file.
 
-    Args:
-        model: The settings of a network whose weights are in a file.
-        path: A state dict; or a folder with a network, or with a pipeline.
-        shape: Shape of an example.
-        device: Where to put the network.
+    The network in a folder, or in a pipeline's folder, is built as its own configuration says.
     """
     if path.is_dir():
         return _load_folder(model, path, device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -47,10 +48,10 @@ class Examples:
 
 
 Region = tuple[int, ...]
-"""(first row, first column, end row, end column); or the boxes of all queries, one after the other; or ()"""
+"""(first row, first column, end row, end column); those of all queries in turn; or ()"""
 
 
-Array = TypeVar("Array")  # of NumPy or torch
+Array = TypeVar("Array", "np.ndarray", "Tensor")
 
 
 def inside(examples: Array, region: Region) -> Array:
