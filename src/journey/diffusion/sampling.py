@@ -40,12 +40,11 @@ CONTINUATION_BATCH = 256  # continuations that are sampled together
 
 @dataclass(frozen=True)
 class Step:
-    """One step of all trajectories, from x_t at t to x_next [Q, …]. DDIM has z = 0."""
+    """One step of all trajectories, from x_t at t to x_next [Q, …]."""
 
     t: int
     x_t: Tensor
     x0_hat: Tensor
-    z: Tensor
     x_next: Tensor
 
 
@@ -119,11 +118,10 @@ def continue_trajectories(
                 z = noise.draw().to(x_t.device)
                 x_next = ddpm_step(denoiser.schedule, x_t, x0_hat, t, t_next, z)
             case Sampler.ddim:
-                z = torch.zeros_like(x_t)
                 x_next = ddim_step(denoiser.schedule, x0_hat, eps, t_next)
             case _:
                 assert_never(sampler)
-        yield Step(t, x_t, x0_hat, z, x_next)
+        yield Step(t, x_t, x0_hat, x_next)
         x_t = x_next
 
 
@@ -134,14 +132,14 @@ def noised_steps(
     """Add the same noise ε to images x0 [Q, …] at each timestep, in place of sampling.
 
     Yields:
-        A step from each timestep, with z = ε and x_next = x0.
+        A step from each timestep, with x_next = x0.
     """
     for t in timesteps:
         t_batch = torch.full((len(x0),), t, device=x0.device)
         x_t = add_noise(denoiser.schedule, x0, t_batch, eps)
         predicted = denoiser.predict(x_t, t_batch, None)
         x0_hat, _ = denoise(denoiser.schedule, x_t, t_batch, predicted)
-        yield Step(t, x_t, x0_hat, eps, x0)
+        yield Step(t, x_t, x0_hat, x0)
 
 
 def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None:
