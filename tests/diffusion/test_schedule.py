@@ -1,4 +1,4 @@
-"""Schedules and sampling steps against diffusers and closed forms, also where signal² + noise² is not 1."""
+"""Schedules and sampling steps against diffusers and closed forms, also of a flow."""
 
 from itertools import pairwise
 from typing import ClassVar
