@@ -1,15 +1,7 @@
-"""Cosine similarity of a query's estimate x̂0_t and a training example: of their pixels, or in an encoder's space.
+"""Mathematics of the baselines: cosine similarity, image encoders, and a nonparametric local score.
 
-Image encoders for similarity.
-
-Nonparametric local score: how much each training image's patches weigh in the optimal local denoiser of x_t; no model.
-
-The optimal denoiser whose estimate of a pixel sees a patch Ω around it is a softmax over training images of
-−‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without translation); τ_i is image i's
-weight, averaged over pixels.
-
-
-Show all images to an encoder. Payload: train.npy and held_out.npy, float32 [N, E]."""
+N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,48 +11,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from journey.attribution.baselines import Embeddings
-from journey.engine.workspace import Workspace, get
-from journey.pipeline.images import as_pixels, read_images
-
-
-def cosine_scores(train: np.ndarray, x0_hat: np.ndarray) -> np.ndarray:
-    """train: clean examples [N, …]; x0_hat: [step, query, …]. Returns [1, step, query, train].
-
-    Raises: ValueError if an example is all zeros, which has no direction.
-    """
-    unit_train = _unit(train.reshape(len(train), -1))
-    unit_queries = _unit(x0_hat.reshape(*x0_hat.shape[:2], -1))
-    return (unit_queries @ unit_train.T)[None].astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    if not (norms > 0).all():
-        raise ValueError("cosine: an image is all zeros in this space, so it has no direction")
-    return vectors / norms
-
-
-ENCODER_BATCH = 32
-
+ENCODER_BATCH = 32  # images per forward pass of an encoder
 
 Encode = Callable[[Tensor], Tensor]
-"""images in −1 … 1, [B, 3, side, side] → [B, E]"""
+"""Images in −1…1 [B, 3, side, side] → embeddings [B, E]."""
+
+
+def cosine_scores(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of every query and training example, float32 [1, S, Q, N].
+
+    Args:
+        train: Training examples [N, …].
+        queries: Examples of the same shape for each query [S, Q, …].
+
+    Raises:
+        ValueError: An example is all zeros, which has no direction.
+    """
+    directions = []
+    for vectors in (train.reshape(len(train), -1), queries.reshape(*queries.shape[:2], -1)):
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        if not (norms > 0).all():
+            raise ValueError("cosine similarity: an example is all zeros, so it has no direction")
+        directions.append(vectors / norms)
+    return (directions[1] @ directions[0].T)[None].astype(np.float32)
 
 
 @torch.no_grad()
 def embed_images(encode: Encode, images: Tensor, side: int) -> Tensor:
-    """Images in −1 … 1, [B, 1 or 3, H, W], which the encoder sees at side × side pixels → [B, E]."""
-    coloured = images.expand(-1, 3, -1, -1)
-    parts = [
-        F.interpolate(some, (side, side), mode="bilinear", antialias=True)
-        for some in coloured.split(ENCODER_BATCH)
-    ]
-    return torch.cat([encode(part) for part in parts])
+    """Return the embeddings of images [B, E].
+
+    Args:
+        encode: The encoder.
+        images: Images in −1…1 [B, 1 or 3, H, W].
+        side: Height and width to which images are resized, in pixels.
+    """
+    embeddings = []
+    for block in images.expand(-1, 3, -1, -1).split(ENCODER_BATCH):
+        resized = F.interpolate(block, (side, side), mode="bilinear", antialias=True)
+        embeddings.append(encode(resized))
+    return torch.cat(embeddings)
 
 
 def efficientnet_lite0(weights: Path | str) -> Encode:
-    """EfficientNet-Lite0 (Tan and Le 2019): the mean of its last features."""
+    """Return EfficientNet-Lite0 (Tan and Le 2019): the spatial mean of its last feature map."""
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
@@ -70,13 +63,12 @@ def efficientnet_lite0(weights: Path | str) -> Encode:
 
 
 def clip(path: Path | str) -> Encode:
-    """CLIP's image embedding (Radford et al. 2021), as transformers saves the model."""
+    """Return the image embedding of CLIP (Radford et al. 2021), as transformers saves the model."""
     from transformers import CLIPVisionModelWithProjection
 
     network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True).eval()
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(
-        3, 1, 1
-    )  # of the pixels it was trained on
+    # Mean and standard deviation, by channel, of the images that CLIP was trained on.
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     return lambda images: network(((images + 1) / 2 - mean) / std).image_embeds
 
@@ -84,34 +76,28 @@ def clip(path: Path | str) -> Encode:
 def patch_scores(
     train: Tensor, x_t: Tensor, alpha_bar: Tensor, patch_sizes: list[int]
 ) -> np.ndarray:
-    """train: clean images [N, C, H, W]; x_t: noisy queries [step, query, C, H, W]; alpha_bar: ᾱ_t [step].
+    """Return the weight of each training image in the optimal local denoiser of x_t.
 
-    Returns [patch size, step, query, train].
+    The optimal denoiser that estimates a pixel from a patch Ω around it is a softmax over training
+    images of −‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without
+    translation). The score of image i is its weight, averaged over pixels.
+
+    Args:
+        train: Clean images [N, C, H, W].
+        x_t: Noisy queries [S, Q, C, H, W].
+        alpha_bar: ᾱ_t at each step [S].
+        patch_sizes: Odd widths of Ω, in pixels.
+
+    Returns:
+        float32 [patch size, S, Q, N].
     """
     scores = np.empty((len(patch_sizes), *x_t.shape[:2], len(train)), np.float32)
     for step, alpha in enumerate(alpha_bar.tolist()):
         for query, noisy in enumerate(x_t[step]):
             square = (noisy - alpha**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
             for i, size in enumerate(patch_sizes):
-                distance = (
-                    F.avg_pool2d(square, size, 1, size // 2) * size**2
-                )  # outside the image nothing differs
+                # A sum over the patch; outside the image, all images are equal.
+                distance = F.avg_pool2d(square, size, 1, size // 2) * size**2
                 weights = (-distance / (2 * (1 - alpha))).softmax(0)
                 scores[i, step, query] = weights.mean((1, 2, 3)).numpy()
     return scores
-
-
-TOGETHER = 1024  # images that are pixels in memory at once
-
-
-def make_embeddings(spec: Embeddings, partial: Path, workspace: Workspace) -> None:
-    """Raises: ValueError if an embedding is not finite."""
-    kept = get(spec.images, workspace).path
-    encode = spec.encoder.load()
-    for part in ("train", "held_out"):
-        images = read_images(kept / part).images
-        blocks = [images[first : first + TOGETHER] for first in range(0, len(images), TOGETHER)]
-        embedded = torch.cat([encode(as_pixels(block)) for block in blocks]).numpy()
-        if not np.isfinite(embedded).all():
-            raise ValueError(f"embeddings of {spec.label} are not finite")
-        np.save(partial / f"{part}.npy", embedded)

@@ -1,10 +1,10 @@
-"""Our output function in the form that `trak.TRAKer` asks for.
+"""Scores of `trak.TRAKer` under one model.
 
-Scores by `trak.TRAKer` under one model. Payload: scores.npy, float32 [damping, step × query, train].
+Examples and noise samples are those of the features of `method=journey`. λ, relative to TRAKer's
+features, is converted to its absolute unit. Its projection is normal on a CPU and Rademacher
+elsewhere, so scores differ between devices by the noise of the projection.
 
-Examples and draws are those of our own featurization, λ in TRAKer's unit is ours on its features. Its projection is
-normal on a CPU and Rademacher elsewhere, so another device gives another one, and scores that differ by its noise. An
-interrupted run starts anew: TRAKer would continue with whatever weights and seed it is given.
+An interrupted run starts again: TRAKer would continue with whatever weights and seed it is given.
 """
 
 import contextlib
@@ -29,28 +29,35 @@ from journey.attribution.gradients import VMAP_COPIES, Objective, activation_byt
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
 from journey.attribution.outputs import NoiseSamples, output
 from journey.attribution.traker import TrakerScores
-from journey.diffusion import network
-from journey.diffusion.network import bind
+from journey.diffusion.network import bind, load_denoiser
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.seeding import entropy
-from journey.engine.workspace import Precision, Workspace, get
+from journey.engine.workspace import Precision, Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule
 from journey.pipeline.settings import Output, Projection
 
+# Of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need.
+ACTIVATION_COPIES = 2 * VMAP_COPIES
+PROJECTION_COLUMNS = 100  # that TRAKer has in memory at once
+LARGEST_BATCH = 64  # examples: TRAKer samples its projection again for every batch, so many pay
+
 
 class LossOutput(AbstractModelOutput):
-    """f(x0; θ), the mean of the denoising loss over draws, which are those of whatever examples are asked about next.
+    """The output that is attributed, f(x0; θ), in the form that `trak.TRAKer` requires.
 
-    parts: what of `Examples` a batch of TRAKer's holds, in this order.
+    Args:
+        schedule: The noise schedule.
+        noise: Noise samples of the examples that TRAKer is given next.
+        parts: Fields of `Examples` that a batch of TRAKer's holds, in this order.
     """
 
     def __init__(
-        self, schedule: Schedule, draws: NoiseSamples, parts: tuple[str, ...] = ("x0",)
+        self, schedule: Schedule, noise: NoiseSamples, parts: tuple[str, ...] = ("x0",)
     ) -> None:
-        self.schedule, self.draws, self.parts = schedule, draws, parts
+        self.schedule, self.noise, self.parts = schedule, noise, parts
 
     def get_output(
         self,
@@ -59,12 +66,11 @@ class LossOutput(AbstractModelOutput):
         buffers: dict[str, Tensor],
         *tensors: Tensor,
     ) -> Tensor:
-        """Of one example: TRAKer maps over them."""
+        """Return the denoising loss of one example, averaged over noise samples."""
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
             example = Examples(**dict(zip(self.parts, tensors, strict=True)))
-            return output(
-                bind(network, Precision.fp32, weights), self.schedule, example, self.draws
-            )
+            predict = bind(network, Precision.fp32, weights)
+            return output(predict, self.schedule, example, self.noise)
 
     def get_out_to_loss_grad(
         self,
@@ -73,93 +79,92 @@ class LossOutput(AbstractModelOutput):
         buffers: dict[str, Tensor],
         batch: list[Tensor],
     ) -> Tensor:
-        """Q of TRAK, which is 1: the output is the loss. [B, 1]"""
+        """Return TRAK's Q [B, 1], which is 1: the output is the loss."""
         return torch.ones(len(batch[0]), 1)
 
 
-COPIES = (
-    2 * VMAP_COPIES
-)  # of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need
-
-
-BLOCK = 100  # columns of its projection that TRAKer has in memory
-
-
-MOST_TOGETHER = (
-    64  # examples: its projector draws its matrix anew for every batch, so many at once pay
-)
-
-
 def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) -> dict:
-    """Raises: ConfigError if TRAKer does not run on the device or in the memory; ValueError if a score is not finite."""
-    # Load.
-    device = network.get_device(workspace.compute)
-    require(
-        device.type in ("cpu", "cuda"), "compute.device", device, "cpu or cuda, where traker runs"
-    )
-    model, key = spec.checkpoint.model, spec.checkpoint.training_seed
-    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
-    schedule = model.schedule(device)
-    of_train, of_queries = asked(spec)
-    (train,) = batches(of_train, schedule.num_timesteps, workspace, device)
-    queries = batches(of_queries, schedule.num_timesteps, workspace, device)
-    size = _batch_size(
-        Objective(denoiser, schedule, Precision.fp32), train, workspace.compute.gradient_memory_gib
-    )
-    scores = new_array(
-        partial / "scores.npy", (len(spec.damping), spec.num_queries, len(train.examples))
-    )
+    """Score the training images with `trak.TRAKer`.
 
-    # Begin anew.
-    store = partial / "trak"
+    Payload: scores.npy, float32 [damping, step × query, train].
+
+    Returns:
+        The number of gradients, and the name of TRAKer's projector.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+    # Load the model and all examples.
+    denoiser = load_denoiser(spec.checkpoint, workspace)
+    network, schedule, device = denoiser.network, denoiser.schedule, denoiser.device
+    supported = device.type in ("cpu", "cuda")
+    require(supported, "compute.device", device, "cpu or cuda, where traker runs")
+    train_spec, query_spec = featurize_specs(spec)
+    (train,) = batches(train_spec, schedule.num_timesteps, workspace, device)
+    queries = batches(query_spec, schedule.num_timesteps, workspace, device)
+    objective = Objective(network, schedule, Precision.fp32)
+    size = _batch_size(objective, train, workspace.compute.gradient_memory_gib)
+    shape = (len(spec.damping), spec.num_queries, len(train.examples))
+    scores = new_array(partial / "scores.npy", shape)
+
+    # Begin again.
+    store, key = partial / "trak", spec.checkpoint.training_seed
     shutil.rmtree(store, ignore_errors=True)
-    denoiser.requires_grad_(
-        False
-    )  # or the graph of every gradient stays in memory until it is projected
+    network.requires_grad_(False)  # else the graph of every gradient stays until its projection
     task = LossOutput(schedule, train.draws)
-    new = functools.partial(
-        TRAKer, denoiser, task, len(train.examples), store, device="cpu" if device.type == "cpu" else str(device),
-        proj_dim=spec.projection_dim, projector_seed=entropy(spec.seed, "traker") % 2**31, use_half_precision=False,
+    new_traker = functools.partial(
+        TRAKer,
+        network,
+        task,
+        len(train.examples),
+        store,
+        device="cpu" if device.type == "cpu" else str(device),
+        proj_dim=spec.projection_dim,
+        projector_seed=entropy(spec.seed, "traker") % 2**31,
+        use_half_precision=False,
         logging_level=logging.CRITICAL,
-    )  # fmt: skip
+    )
 
     # Featurize the training images.
-    traker = new()
-    traker.load_checkpoint(denoiser.state_dict(), key)
-    _ask(traker.featurize, task, train, size)
+    traker = new_traker()
+    traker.load_checkpoint(network.state_dict(), key)
+    _in_batches(traker.featurize, task, train, size)
     norms = feature_norms(traker.saver.current_store["grads"], "training example")
-    one = mean_eigenvalue(norms, spec.projection_dim, spec.damping_unit)
+    unit = mean_eigenvalue(norms, spec.projection_dim, spec.damping_unit)
 
-    # Score, with every λ.
+    # Score with every λ. The gradients of the queries are stored the first time, one TRAKer
+    # experiment for each step.
     with (
         track(spec, partial, workspace) as log,
-        contextlib.redirect_stderr(io.StringIO()),
-    ):  # from its progress bars
+        contextlib.redirect_stderr(io.StringIO()),  # of its progress bars
+    ):
         for i, relative in enumerate(spec.damping):
-            traker = new(lambda_reg=relative * one)
-            traker.saver.model_ids[key]["is_finalized"] = 0  # or it would keep the λ before
+            traker = new_traker(lambda_reg=relative * unit)
+            traker.saver.model_ids[key]["is_finalized"] = 0  # else it keeps the previous λ
             traker.finalize_features([key])
             if i == 0:
-                _score_queries(traker, task, spec, queries, size)
-            scores[i] = np.concatenate(
-                [traker.finalize_scores(_name(t), [key]).T for t in spec.steps]
-            )
+                for t, batch in zip(spec.steps, queries, strict=True):
+                    arguments = (traker.model.state_dict(), key, len(batch.examples))
+                    traker.start_scoring_checkpoint(f"step{t}", *arguments)
+                    _in_batches(traker.score, task, batch, size)
+            by_step = [traker.finalize_scores(f"step{t}", [key]).T for t in spec.steps]
+            scores[i] = np.concatenate(by_step)
             if not np.isfinite(scores[i]).all():
                 raise ValueError(
-                    f"scores of trak.TRAKer at damping={relative:g} are not finite; a larger one may help"
+                    f"scores of trak.TRAKer at damping={relative:g} are not finite; use a larger one"
                 )
             log(i, damping=relative, std=float(scores[i].std()))
     scores.flush()
     shutil.rmtree(store)
-    return {
-        "gradients": spec.num_rows * spec.num_samples,
-        "projector": type(traker.projector).__name__,
-    }
+    return {"gradients": spec.num_gradients, "projector": type(traker.projector).__name__}
 
 
-def asked(spec: TrakerScores) -> tuple[Featurize, Featurize]:
-    """What our own stage would be asked for, of training images and of queries: these examples with these draws."""
-    of_train = Featurize(
+def featurize_specs(spec: TrakerScores) -> tuple[Featurize, Featurize]:
+    """Return the specs of our own features, of training images and of queries.
+
+    They have the same examples and noise samples.
+    """
+    train = Featurize(
         checkpoint=spec.checkpoint,
         trajectories=None,
         steps=None,
@@ -178,43 +183,29 @@ def asked(spec: TrakerScores) -> tuple[Featurize, Featurize]:
         projection_dim=0,
         seed=spec.seed,
     )
-    return of_train, replace(of_train, trajectories=spec.trajectories, steps=spec.steps)
+    return train, replace(train, trajectories=spec.trajectories, steps=spec.steps)
 
 
-def _score_queries(
-    traker: TRAKer, task: LossOutput, spec: TrakerScores, queries: list[Batch], size: int
-) -> None:
-    """Gradients of the queries, an experiment of TRAKer's for each step."""
-    for t, batch in zip(spec.steps, queries, strict=True):
-        traker.start_scoring_checkpoint(
-            _name(t), traker.model.state_dict(), spec.checkpoint.training_seed, len(batch.examples)
-        )
-        _ask(traker.score, task, batch, size)
-
-
-def _name(t: int) -> str:
-    return f"step{t}"
-
-
-def _ask(deed: Callable, task: LossOutput, batch: Batch, size: int) -> None:
-    """`TRAKer.featurize` or `TRAKer.score`, with some examples at a time."""
-    task.draws = batch.draws
-    task.parts = tuple(name for name, tensor in vars(batch.examples).items() if tensor is not None)
+def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, size: int) -> None:
+    """Call `TRAKer.featurize` or `TRAKer.score` with `size` examples at a time."""
+    fields = vars(batch.examples)
+    task.noise = batch.draws
+    task.parts = tuple(name for name in fields if fields[name] is not None)
     for first in range(0, len(batch.examples), size):
-        some = batch.examples[first : first + size]
-        deed([vars(some)[name] for name in task.parts], num_samples=len(some))
+        block = batch.examples[first : first + size]
+        process([vars(block)[name] for name in task.parts], num_samples=len(block))
 
 
 def _batch_size(objective: Objective, batch: Batch, memory_gib: float) -> int:
-    """How many examples memory holds beside a block of the projection: 12d bytes for the gradient of each, by name and flattened.
+    """Return how many examples fit into memory beside a block of the projection.
 
-    Raises: ConfigError if it does not hold one.
+    An example takes 12d bytes for its gradient, by name and flattened, and its activations.
     """
-    d = sum(p.numel() for p in objective.network.parameters())
-    block = 4 * BLOCK * d
-    each = 12 * d + COPIES * len(batch.draws) * activation_bytes(
-        objective, batch.examples, batch.draws
-    )
-    allowed = f"at least {(block + each) / 2**30:.2f} for this network and num_samples in traker"
-    require(block + each <= memory_gib * 2**30, "compute.gradient_memory_gib", memory_gib, allowed)
-    return min(MOST_TOGETHER, int((memory_gib * 2**30 - block) // each))
+    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(batch.draws)
+    activations = activation_bytes(objective, batch.examples, batch.draws)
+    projection = 4 * PROJECTION_COLUMNS * d
+    example = 12 * d + ACTIVATION_COPIES * num_samples * activations
+    needed, memory = projection + example, memory_gib * 2**30
+    allowed = f"at least {needed / 2**30:.2f} for this network and num_samples in traker"
+    require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
+    return min(LARGEST_BATCH, int((memory - projection) // example))
