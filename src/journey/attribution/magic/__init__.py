@@ -1,7 +1,7 @@
-"""MAGIC (Ilyas and Engstrom 2025): the exact gradient of an output by the weight of each training image.
+"""MAGIC (Ilyas and Engstrom 2025): the exact gradient of an output by each training image's weight.
 
-The gradient goes back through the whole training, which costs two trainings for every query at every
-step: an oracle for small models.
+It goes back through the whole training, which costs two trainings for each query and step. So it is
+an oracle for small models.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,7 @@ MOST_WORK = 1e15  # multiply-adds, as specs count them: a day of one core
 
 @dataclass(frozen=True)
 class MagicScores(Spec):
-    """The effect of removing each training image on every query's output, to first order.
-
-    Attributes:
-        step: The timestep of the outputs, or None for the final samples.
-        guidance: Guidance of the prediction whose loss is a query's output.
-    """
+    """The first-order effect of removing each training image on every query's output."""
 
     stage: ClassVar[str] = "magic"
     maker: ClassVar[str] = "journey.attribution.magic.stage:make_magic_scores"
@@ -44,10 +39,10 @@ class MagicScores(Spec):
     version: ClassVar[int] = 1
     checkpoint: Train
     trajectories: Sample
-    step: int | None
+    step: int | None  # None: the final samples
     num_samples: int
     seed: int
-    guidance: float = omitted_default(1.0)
+    guidance: float = omitted_default(1.0)  # of the prediction whose loss is a query's output
 
     @property
     def label(self) -> str:
@@ -55,7 +50,7 @@ class MagicScores(Spec):
 
     @property
     def work(self) -> float:
-        """Return the cost: two trainings forward, and the cost of two back for each query."""
+        # Two trainings forward and, at the cost of two, one back for each query.
         return 2.0 * (1 + self.trajectories.num_queries) * self.checkpoint.work
 
     @property
@@ -99,24 +94,21 @@ class Magic(Method):
         require(exact, "compute.precision", precision.value, f"fp32 with {where}, which is exact")
         specs = self._scores(checkpoint, trajectories, 1.0)
         work = self.num_checkpoints * sum(spec.work for spec in specs)
-        value = (
-            f"{work:.0e} multiply-adds ({checkpoint.training.num_steps:,} training steps and back"
-            f" for {len(specs) * trajectories.num_queries} outputs)"
+        num_steps, num_outputs = (
+            checkpoint.training.num_steps,
+            len(specs) * trajectories.num_queries,
         )
-        allowed = (
-            f"at most {MOST_WORK:.0e}: use fewer sampling.steps or queries, shorter training or a"
-            " smaller model"
-        )
-        require(work <= MOST_WORK, where, value, allowed)
+        value = f"{work:.0e} multiply-adds ({num_steps:,} training steps for {num_outputs} outputs)"
+        advice = "use fewer sampling.steps or queries, shorter training or a smaller model"
+        require(work <= MOST_WORK, where, value, f"at most {MOST_WORK:.0e}; {advice}")
 
     def needs(self, experiment: Experiment) -> MagicInputs:
-        scores = []
+        scores, trajectories = [], experiment.trajectories
         for index in range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints):
             checkpoint = experiment.checkpoint(index)
-            scores.append(self._scores(checkpoint, experiment.trajectories, experiment.guidance))
-        is_trajectory = self.target is Target.trajectory
-        reference = experiment.reference_outputs if is_trajectory else None
-        return MagicInputs(scores=tuple(scores), reference=reference)
+            scores.append(self._scores(checkpoint, trajectories, experiment.guidance))
+        whole = self.target is Target.trajectory
+        return MagicInputs(tuple(scores), experiment.reference_outputs if whole else None)
 
     def _scores(
         self, checkpoint: Train, trajectories: Sample, guidance: float

@@ -1,13 +1,13 @@
 """Gradient of an output after training by the weight of every training image.
 
-MAGIC (Ilyas and Engstrom 2025), by the metagradients of Engstrom et al. 2025. A training step takes
-x = (θ, m, v), the parameters and AdamW's moments, to the next. It weights image i by w_i, which is 1:
+MAGIC (Ilyas and Engstrom 2025), by the metagradients of Engstrom et al. 2025. A training step maps
+x = (θ, m, v), the parameters and AdamW's moments. It weights image i by w_i, which is 1:
 
     x_{s+1} = h_s(x_s, w),   where the loss of a batch is  Σ_b w_b ℓ_b / Σ_b w_b
     λ_s = λ_{s+1} ∂h_s/∂x,   ∂f/∂w = Σ_s λ_{s+1} ∂h_s/∂w,   from  λ_S = (∂f/∂θ, 0, 0)
 
-With coupled mini-batches, to remove an image is to give it a weight of 0, which changes f by
-−∂f/∂w_i to first order. With independent mini-batches, all batches change, which the gradient ignores.
+With coupled mini-batches, to remove image i is to set w_i = 0, which changes f by −∂f/∂w_i to first
+order. With independent mini-batches, all batches change, which the gradient ignores.
 
 s  training steps, S in all;  d  parameters;  K  outputs;  N  training images
 """
@@ -15,7 +15,7 @@ s  training steps, S in all;  d  parameters;  K  outputs;  N  training images
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parameters_to_vector
 
 from journey.attribution.gradients import Objective, activation_bytes, loop_gradients
 from journey.attribution.magic import MagicScores
@@ -47,16 +48,14 @@ from journey.pipeline.settings import Training
 BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW, which `new_state` keeps
 CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
 
-# Largest relative difference between the weights of the checkpoint and of the repeated training.
-# Rounding moves them by 1e-6; removing one of a thousand digits moves them by 8e-3.
+# Largest relative difference between the weights of the checkpoint and of the repeated training:
+# rounding moves them by 1e-6, and the removal of one of a thousand digits by 8e-3.
 TOLERANCE = 1e-3
-
-# Activations of a second derivative relative to those of a forward pass: 4.5 to 5.5 on two U-Nets.
-ACTIVATION_COPIES = 6
+ACTIVATION_COPIES = 6  # for second derivatives; measured: 4.5 to 5.5 on two U-Nets
 
 
 def training_states(inputs: TrainingInputs, state: TrainingState) -> list[TrainingState]:
-    """Train to the end; return the state before every ⌊√S⌋th step, and the last.
+    """Return the states before every ⌊√S⌋th step of the training, and the last.
 
     Differs from the paper, whose tree keeps about log S states and trains as many times: this keeps
     2√S states and trains twice.
@@ -89,32 +88,22 @@ def states_before(
 def flatten_state(state: TrainingState) -> Tensor:
     """Return x = (θ, m, v) [3, d]. The moments are zero before the first step."""
     parameters = list(state.network.parameters())
-    theta = flatten(parameters)
+    theta = parameters_to_vector(parameters).detach()
     if state.step == 0:
         return torch.stack([theta, torch.zeros_like(theta), torch.zeros_like(theta)])
     moments = [state.optimizer.state[p] for p in parameters]
-    m, v = (flatten(moment[key] for moment in moments) for key in ("exp_avg", "exp_avg_sq"))
+    m = parameters_to_vector([moment["exp_avg"] for moment in moments])
+    v = parameters_to_vector([moment["exp_avg_sq"] for moment in moments])
     return torch.stack([theta, m, v])
-
-
-def flatten(tensors: Iterable[Tensor]) -> Tensor:
-    """Return all numbers of the tensors [d]."""
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 @dataclass
 class BackwardState:
-    """Everything that changes on the way back.
+    """Everything that changes on the way back."""
 
-    Attributes:
-        num_steps: Training steps that are still to go back through.
-        adjoints: λ after these steps, for every output [K, 3, d].
-        weight_gradients: ∂f/∂w of the steps behind, for every output [K, N].
-    """
-
-    num_steps: int
-    adjoints: Tensor
-    weight_gradients: Tensor
+    num_steps: int  # training steps that are still to go back through
+    adjoints: Tensor  # λ after these steps, for every output [K, 3, d]
+    weight_gradients: Tensor  # ∂f/∂w of the later steps, for every output [K, N]
 
 
 def start_backward(gradients: Tensor, num_steps: int, num_images: int) -> BackwardState:
@@ -153,14 +142,9 @@ def backward_through_training(
 def weighted_step(
     inputs: TrainingInputs, network: nn.Module, before: Tensor, weights: Tensor, step: int
 ) -> Tensor:
-    """Return x_{s+1} = h_s(x_s, w) [3, d]: a step of `train` as a differentiable function.
+    """Return x_{s+1} = h_s(x_s, w) [3, d] from x_s [3, d] and w [N].
 
-    Args:
-        inputs: The inputs of the training.
-        network: A network of the architecture, with any weights.
-        before: x_s [3, d].
-        weights: w [N].
-        step: s.
+    This is a step of `train` as a differentiable function. The weights of `network` are not used.
     """
     theta, named = before[0], dict(network.named_parameters())
     pieces, parameters = theta.split([p.numel() for p in named.values()]), {}
@@ -205,14 +189,15 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
     _require_memory(spec, denoiser, inputs, workspace.compute.gradient_memory_gib)
     states = training_states(inputs, state)
-    repeated = flatten(states[-1].network.parameters())
-    weights = flatten(denoiser.network.parameters())
+    repeated = parameters_to_vector(states[-1].network.parameters()).detach()
+    weights = parameters_to_vector(denoiser.network.parameters()).detach()
     difference = float((repeated - weights).norm() / weights.norm())
     if not difference <= TOLERANCE:
-        raise ValueError(
-            f"{spec.checkpoint.label}: the weights of the repeated training differ by"
-            f" {difference:.2g} of their norm; repeat it on the device that trained the model"
+        message = (
+            f"repeated, the training gives weights that differ by {difference:.2g} of their norm"
         )
+        advice = "use the device that trained the model"
+        raise ValueError(f"{spec.checkpoint.label}: {message}; {advice}")
 
     # Begin at the end of the training, or continue where an interrupted run stopped.
     num_steps = spec.checkpoint.training.num_steps
@@ -241,19 +226,16 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
 def _require_memory(
     spec: MagicScores, denoiser: Denoiser, inputs: TrainingInputs, memory_gib: float
 ) -> None:
-    """Refuse a memory that does not hold λ of all queries, the states of the training, and a step."""
+    """Refuse a memory without room for λ of all queries, the states of the training, and a step."""
     d, training = sum(p.numel() for p in denoiser.network.parameters()), inputs.training
     noise = sample_noise_at(0, 2, inputs.examples.shape, spec.seed, "memory", antithetic=False)
     objective = Objective(denoiser.network, inputs.schedule, inputs.precision)
     activations = activation_bytes(objective, inputs.examples, noise.to(denoiser.device))
     num_vectors = spec.trajectories.num_queries + 2 * math.isqrt(training.num_steps) + 4  # [3, d]
     num_bytes = 12 * d * num_vectors + ACTIVATION_COPIES * training.batch_size * activations
-    needed = num_bytes / 2**30
-    allowed = (
-        f"at least {needed:.2f} for this network, its training and"
-        f" {spec.trajectories.num_queries} queries in magic"
-    )
-    require(needed <= memory_gib, "compute.gradient_memory_gib", memory_gib, allowed)
+    allowed = f"at least {num_bytes / 2**30:.2f} for this network, training and queries in magic"
+    fits = num_bytes <= memory_gib * 2**30
+    require(fits, "compute.gradient_memory_gib", memory_gib, allowed)
 
 
 def _query_gradients(spec: MagicScores, denoiser: Denoiser, workspace: Workspace) -> Tensor:

@@ -13,7 +13,6 @@ import io
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trak import TRAKer
 from trak.modelout_functions import AbstractModelOutput
 
-from journey.attribution.features import Batch, batches
-from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import VMAP_COPIES, Objective, activation_bytes
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
-from journey.attribution.outputs import NoiseSamples, output
+from journey.attribution.outputs import (
+    NoiseSamples,
+    output,
+    sample_noise,
+    sample_noise_at,
+    with_augmentations,
+)
 from journey.attribution.traker import TrakerScores
 from journey.diffusion.network import bind, load_denoiser
+from journey.diffusion.trajectories import query_estimates, train_examples
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
@@ -37,7 +41,7 @@ from journey.engine.seeding import entropy
 from journey.engine.workspace import Precision, Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule
-from journey.pipeline.settings import Output, Projection
+from journey.pipeline.settings import Augmentation
 
 # Of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need.
 ACTIVATION_COPIES = 2 * VMAP_COPIES
@@ -45,10 +49,17 @@ PROJECTION_COLUMNS = 100  # that TRAKer has in memory at once
 LARGEST_BATCH = 64  # examples: TRAKer samples its projection again for every batch, so many pay
 
 
+Batch = tuple[Examples, NoiseSamples]
+"""Examples that share their noise samples."""
+
+Named = dict[str, Tensor]
+"""Tensors of a network, by name."""
+
+
 class LossOutput(AbstractModelOutput):
     """The output that is attributed, f(x0; θ), in the form that `trak.TRAKer` requires.
 
-    Args:
+    Attributes:
         schedule: The noise schedule.
         noise: Noise samples of the examples that TRAKer is given next.
         parts: Fields of `Examples` that a batch of TRAKer's holds, in this order.
@@ -60,11 +71,7 @@ class LossOutput(AbstractModelOutput):
         self.schedule, self.noise, self.parts = schedule, noise, parts
 
     def get_output(
-        self,
-        network: nn.Module,
-        weights: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        *tensors: Tensor,
+        self, network: nn.Module, weights: Named, buffers: Named, *tensors: Tensor
     ) -> Tensor:
         """Return the denoising loss of one example, averaged over noise samples."""
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
@@ -73,11 +80,7 @@ class LossOutput(AbstractModelOutput):
             return output(predict, self.schedule, example, self.noise)
 
     def get_out_to_loss_grad(
-        self,
-        network: nn.Module,
-        weights: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        batch: list[Tensor],
+        self, network: nn.Module, weights: Named, buffers: Named, batch: list[Tensor]
     ) -> Tensor:
         """Return TRAK's Q [B, 1], which is 1: the output is the loss."""
         return torch.ones(len(batch[0]), 1)
@@ -99,24 +102,22 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     network, schedule, device = denoiser.network, denoiser.schedule, denoiser.device
     supported = device.type in ("cpu", "cuda")
     require(supported, "compute.device", device, "cpu or cuda, where traker runs")
-    train_spec, query_spec = featurize_specs(spec)
-    (train,) = batches(train_spec, schedule.num_timesteps, workspace, device)
-    queries = batches(query_spec, schedule.num_timesteps, workspace, device)
-    objective = Objective(network, schedule, Precision.fp32)
+    train, *queries = load_batches(spec, schedule, workspace, device)
+    num_train, objective = len(train[0]), Objective(network, schedule, Precision.fp32)
     size = _batch_size(objective, train, workspace.compute.gradient_memory_gib)
-    shape = (len(spec.damping), spec.num_queries, len(train.examples))
+    shape = (len(spec.damping), spec.num_queries, num_train)
     scores = new_array(partial / "scores.npy", shape)
 
     # Begin again.
     store, key = partial / "trak", spec.checkpoint.training_seed
     shutil.rmtree(store, ignore_errors=True)
     network.requires_grad_(False)  # else the graph of every gradient stays until its projection
-    task = LossOutput(schedule, train.draws)
+    task = LossOutput(schedule, train[1])
     new_traker = functools.partial(
         TRAKer,
         network,
         task,
-        len(train.examples),
+        num_train,
         store,
         device="cpu" if device.type == "cpu" else str(device),
         proj_dim=spec.projection_dim,
@@ -144,68 +145,60 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
             traker.finalize_features([key])
             if i == 0:
                 for t, batch in zip(spec.steps, queries, strict=True):
-                    arguments = (traker.model.state_dict(), key, len(batch.examples))
-                    traker.start_scoring_checkpoint(f"step{t}", *arguments)
+                    weights, num_targets = traker.model.state_dict(), len(batch[0])
+                    traker.start_scoring_checkpoint(f"step{t}", weights, key, num_targets)
                     _in_batches(traker.score, task, batch, size)
             by_step = [traker.finalize_scores(f"step{t}", [key]).T for t in spec.steps]
             scores[i] = np.concatenate(by_step)
             if not np.isfinite(scores[i]).all():
-                raise ValueError(
-                    f"scores of trak.TRAKer at damping={relative:g} are not finite; use a larger one"
-                )
+                raise ValueError(f"scores at damping={relative:g} are not finite; use a larger one")
             log(i, damping=relative, std=float(scores[i].std()))
     scores.flush()
     shutil.rmtree(store)
     return {"gradients": spec.num_gradients, "projector": type(traker.projector).__name__}
 
 
-def featurize_specs(spec: TrakerScores) -> tuple[Featurize, Featurize]:
-    """Return the specs of our own features, of training images and of queries.
+def load_batches(
+    spec: TrakerScores, schedule: Schedule, workspace: Workspace, device: torch.device
+) -> list[Batch]:
+    """Return the training images, then the queries at each step, with their noise samples.
 
-    They have the same examples and noise samples.
+    They are those of the features of `method=journey`.
     """
-    train = Featurize(
-        checkpoint=spec.checkpoint,
-        trajectories=None,
-        steps=None,
-        window=None,
-        output=Output.loss,
-        normalize=False,
-        num_samples=spec.num_samples,
-        noise_set=spec.noise_set,
-        share_noise=False,
-        stratified=spec.stratified,
-        antithetic=spec.antithetic,
-        precision=Precision.fp32,
-        curvature=None,
-        damping=(),
-        projection=Projection.none,
-        projection_dim=0,
-        seed=spec.seed,
-    )
-    return train, replace(train, trajectories=spec.trajectories, steps=spec.steps)
+    again = f" again {spec.noise_set}" if spec.noise_set else ""
+    train = train_examples(spec.checkpoint, workspace)
+    shared, seed, antithetic = (spec.num_samples, train.shape), spec.seed, spec.antithetic
+    purpose, timesteps = "attribute" + again, (0, schedule.num_timesteps)
+    noise = sample_noise(timesteps, *shared, seed, purpose, antithetic, spec.stratified)
+    plain = Augmentation.none
+    noise = with_augmentations(noise, train, plain, plain, antithetic, seed, purpose)
+    batches = [(train.to(device), noise.to(device))]
+    for t, queries in zip(
+        spec.steps, query_estimates(spec.trajectories, spec.steps, workspace), strict=True
+    ):
+        noise = sample_noise_at(t, *shared, seed, "attribute queries" + again, antithetic)
+        batches.append((queries.to(device), noise.to(device)))
+    return batches
 
 
 def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, size: int) -> None:
-    """Call `TRAKer.featurize` or `TRAKer.score` with `size` examples at a time."""
-    fields = vars(batch.examples)
-    task.noise = batch.draws
-    task.parts = tuple(name for name in fields if fields[name] is not None)
-    for first in range(0, len(batch.examples), size):
-        block = batch.examples[first : first + size]
+    """Call `TRAKer.featurize` or `TRAKer.score` with at most `size` examples at a time."""
+    examples, task.noise = batch
+    task.parts = tuple(name for name, tensor in vars(examples).items() if tensor is not None)
+    for first in range(0, len(examples), size):
+        block = examples[first : first + size]
         process([vars(block)[name] for name in task.parts], num_samples=len(block))
 
 
 def _batch_size(objective: Objective, batch: Batch, memory_gib: float) -> int:
-    """Return how many examples fit into memory beside a block of the projection.
-
-    An example takes 12d bytes for its gradient, by name and flattened, and its activations.
-    """
-    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(batch.draws)
-    activations = activation_bytes(objective, batch.examples, batch.draws)
+    """Return how many examples fit into memory beside a block of the projection."""
+    (examples, noise), memory = batch, memory_gib * 2**30
+    d = sum(p.numel() for p in objective.network.parameters())
     projection = 4 * PROJECTION_COLUMNS * d
-    example = 12 * d + ACTIVATION_COPIES * num_samples * activations
-    needed, memory = projection + example, memory_gib * 2**30
+    # An example has its gradient, by name, flattened and projected, and its activations.
+    activations = len(noise) * activation_bytes(objective, examples, noise)
+    example = 12 * d + ACTIVATION_COPIES * activations
+    needed = projection + example
     allowed = f"at least {needed / 2**30:.2f} for this network and num_samples in traker"
     require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
     return min(LARGEST_BATCH, int((memory - projection) // example))

@@ -1,8 +1,8 @@
 """Features that `trak.TRAKer` left in its `save_dir`, scored with our kernel and λ.
 
-    traker.featurize(batch, …)                     # row i: training image i, as `train` of axes.json
+    traker.featurize(batch, …)                     # rows: training images, as `train` of axes.json
     traker.start_scoring_checkpoint("step600", …)  # an experiment for each step, or one for all
-    traker.score(batch, …)                         # row q: query q, as `queries` of axes.json
+    traker.score(batch, …)                         # rows: queries, as `queries` of axes.json
 
 These files of traker 0.3.2 are read: metadata.json, experiments.json, id_<model>.json; and, in
 <model>/, the projected gradients Φ in grads.mmap, φ_q in <experiment>_grads.mmap and Q in
@@ -118,7 +118,11 @@ class _Store:
 
 
 def _read_store(name: str, path: str) -> _Store:
-    """Return the content of the JSON files; refuse what TRAKer has not written to its end."""
+    """Return the content of the JSON files.
+
+    Raises:
+        ConfigError: TRAKer has not written them, or not to the end.
+    """
     root = Path(path)
     allowed = "the save_dir of a trak.TRAKer, with its metadata.json"
     require((root / "metadata.json").is_file(), name, path, allowed)
@@ -143,7 +147,11 @@ def _read_store(name: str, path: str) -> _Store:
 
 
 def _check_array(name: str, file: Path, shape: tuple[int, int]) -> None:
-    """Refuse an array that is missing, of another shape, not finite, or not filled to its end."""
+    """Refuse an array that is missing, of another shape, not finite, or not filled to its end.
+
+    Raises:
+        ConfigError: It is.
+    """
     allowed = "there: finalize_features(del_grads=True) deletes gradients"
     require(file.is_file(), name, f"{file}, missing", allowed)
     try:
@@ -171,7 +179,7 @@ def _checksum(file: Path, *_: int) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _inspect(file: Path, *_: int) -> tuple[tuple[int, ...], int | None, int | None]:
-    """Return the shape of an array, its first row that is not finite, and its first row of zeros."""
+    """Return the shape of an array, its first row that is not finite, and its first zero row."""
     array = np.load(file, mmap_mode="r")  # no pickles
     rows = array.reshape(len(array), -1)
     non_finite, zeros = np.flatnonzero(~np.isfinite(rows).all(1)), np.flatnonzero(~rows.any(1))

@@ -1,4 +1,4 @@
-"""Attribution by unlearning (Wang et al. 2024): increases of training losses as the query is unlearned."""
+"""Attribution by unlearning (Wang et al. 2024): whose loss increases when a query is unlearned."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,12 +25,7 @@ from journey.pipeline.settings import Target
 
 @dataclass(frozen=True)
 class LossIncreases(Spec):
-    """The increase of every training image's loss when one model unlearns each query.
-
-    Attributes:
-        steps: Timesteps of the queries, or None for the final samples.
-        guidance: Guidance of the prediction whose loss is a query's output.
-    """
+    """The increase of every training image's loss when one model unlearns each query."""
 
     stage: ClassVar[str] = "unlearning"
     maker: ClassVar[str] = "journey.attribution.unlearning.stage:make_loss_increases"
@@ -39,13 +34,13 @@ class LossIncreases(Spec):
     checkpoint: Train
     curvature: EKFACFactors
     trajectories: Sample
-    steps: tuple[int, ...] | None
+    steps: tuple[int, ...] | None  # None: the final samples
     num_samples: int
     precision: Precision
     damping: float
     rise: tuple[float, ...]
     seed: int
-    guidance: float = omitted_default(1.0)
+    guidance: float = omitted_default(1.0)  # of the prediction whose loss is a query's output
 
     @property
     def label(self) -> str:
@@ -57,17 +52,13 @@ class LossIncreases(Spec):
         return self.trajectories.num_queries * len(self.steps or (0,))
 
     @property
-    def num_increases(self) -> int:
-        """Return the number of increases: rises × queries × training images."""
-        return len(self.rise) * self.num_queries * self.checkpoint.images.num_train
+    def size(self) -> int:
+        return 4 * len(self.rise) * self.num_queries * self.checkpoint.images.num_train
 
     @property
     def work(self) -> float:
-        return self.num_increases * self.num_samples * self.checkpoint.forward
-
-    @property
-    def size(self) -> int:
-        return 4 * self.num_increases
+        num_losses = len(self.rise) * self.num_queries * self.checkpoint.images.num_train
+        return num_losses * self.num_samples * self.checkpoint.forward
 
 
 @dataclass(frozen=True)
@@ -119,9 +110,8 @@ class Unlearning(Method):
                 guidance=experiment.guidance,
             )
             increases.append(spec)
-        is_trajectory = self.target is Target.trajectory
-        reference = experiment.reference_outputs if is_trajectory else None
-        return UnlearningInputs(increases=tuple(increases), reference=reference)
+        whole = self.target is Target.trajectory
+        return UnlearningInputs(tuple(increases), experiment.reference_outputs if whole else None)
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         inputs = spec.inputs_as(UnlearningInputs)

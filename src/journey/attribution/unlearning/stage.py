@@ -1,12 +1,10 @@
-"""Attribution by unlearning (Wang et al. 2024, "AbU"): unlearn a query and see whose loss increases.
+"""Attribution by unlearning (Wang et al. 2024): unlearn a query, and see whose loss increases.
 
     θ' = θ + η (G + λI)⁻¹ g,   τ_i = L(x_i; θ') − L(x_i; θ)
 
-g is the gradient of the query's output. η is such that, to first order, the step raises the output by
-a given fraction of it.
-
-Differs from the paper: the Fisher matrix is the Gauss–Newton matrix by EK-FAC instead of a diagonal.
-Differs from the paper: η follows from the rise of the output instead of being tuned.
+g is the gradient of the query's output f. η raises f by a given fraction, to first order.
+Differs from the paper: the Fisher matrix is G, the Gauss–Newton matrix by EK-FAC, not a diagonal.
+Differs from the paper: η follows from the rise of f instead of being tuned.
 
 N  examples;  d  parameters
 """
@@ -19,7 +17,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
+from journey.attribution.ekfac import EKFAC_FILE, load_ekfac
 from journey.attribution.gradients import Objective, loop_gradients
 from journey.attribution.outputs import (
     NoiseSamples,
@@ -41,22 +39,8 @@ from journey.pipeline.settings import Augmentation
 LOSSES_AT_ONCE = 128  # examples × noise samples per forward pass: few enough for a CPU's cache
 
 
-def output_and_gradient(
-    objective: Objective, query: Examples, noise: NoiseSamples
-) -> tuple[float, Tensor]:
-    """Return f and g [d] of a single query."""
-    gradient = loop_gradients(objective, query, noise, len(noise))[0]
-    return float(mean_losses(objective, None, query, noise, len(noise))[0]), gradient
-
-
-def ascent_direction(ekfac: EKFAC, gradient: Tensor, damping: float) -> Tensor:
-    """Return (G + λI)⁻¹ g [d], with λ relative to the mean eigenvalue of G."""
-    rotated = ekfac.rotate(gradient[None]) / ekfac.damped(damping)
-    return ekfac.rotate(rotated, back=True)[0]
-
-
 def step_size(gradient: Tensor, direction: Tensor, output: float, rise: float) -> float:
-    """Return η with η gᵀ (G + λI)⁻¹ g = rise × output.
+    """Return η with η gᵀ (G + λI)⁻¹ g = rise × f, from g, (G + λI)⁻¹ g, f and the rise.
 
     Raises:
         FloatingPointError: The direction does not raise the output.
@@ -76,14 +60,10 @@ def mean_losses(
     noise: NoiseSamples,
     batch_size: int,
 ) -> np.ndarray:
-    """Return the loss of every example, averaged over noise samples [N].
+    """Return the loss of every example, averaged over the same noise samples [N].
 
-    Args:
-        objective: The network, its schedule and its guidance.
-        change: Change of the parameters [d], or None.
-        examples: The examples.
-        noise: Noise samples, the same for every example.
-        batch_size: Examples × noise samples per forward pass.
+    The parameters are changed by `change` [d]. A forward pass has at most `batch_size` examples ×
+    noise samples.
     """
     parameters = None
     if change is not None:
@@ -148,10 +128,12 @@ def make_loss_increases(spec: LossIncreases, partial: Path, workspace: Workspace
     with track(spec, partial, workspace, resume_step=done) as log:
         for row in range(done, len(queries)):
             query, noise = queries[row]
-            output, g = output_and_gradient(query_objective, query.to(device), noise.to(device))
-            direction = ascent_direction(ekfac, g, spec.damping)
+            output_of = (query.to(device), noise.to(device), len(noise))
+            output = float(mean_losses(query_objective, None, *output_of)[0])
+            g = loop_gradients(query_objective, *output_of)
+            direction = ekfac.rotate(ekfac.rotate(g) / ekfac.damped(spec.damping), back=True)[0]
             for i, rise in enumerate(spec.rise):
-                change = step_size(g, direction, output, rise) * direction
+                change = step_size(g[0], direction, output, rise) * direction
                 after = mean_losses(train_objective, change, train, train_noise, LOSSES_AT_ONCE)
                 increases[i, row] = after - before
             if not np.isfinite(increases[:, row]).all():
