@@ -193,11 +193,10 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     weights = parameters_to_vector(denoiser.network.parameters()).detach()
     difference = float((repeated - weights).norm() / weights.norm())
     if not difference <= TOLERANCE:
-        message = (
-            f"repeated, the training gives weights that differ by {difference:.2g} of their norm"
+        raise ValueError(
+            f"{spec.checkpoint.label}: the repeated training ends at a distance of {difference:.2g},"
+            " relative to the norm of the weights; use the device that trained the checkpoint"
         )
-        advice = "use the device that trained the model"
-        raise ValueError(f"{spec.checkpoint.label}: {message}; {advice}")
 
     # Begin at the end of the training, or continue where an interrupted run stopped.
     num_steps = spec.checkpoint.training.num_steps
