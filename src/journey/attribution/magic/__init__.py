@@ -1,6 +1,7 @@
-"""MAGIC (Ilyas and Engstrom 2025): the exact gradient of an output by each training image's weight, through the whole training.
+"""MAGIC (Ilyas and Engstrom 2025): the exact gradient of an output by each training image's weight.
 
-Every query at every step costs two trainings: an oracle for small models.
+It goes back through the whole training, which costs two trainings for each query and step. So it is
+an oracle for small models.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from journey.attribution.targets import step_weights
 from journey.engine.checks import MOST_MODELS, require, require_count
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
@@ -22,34 +24,33 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import (
-    GradientSettings,
-    Target,
-)
+from journey.pipeline.settings import GradientSettings, Target
+
+MOST_WORK = 1e15  # multiply-adds, as specs count them: a day of one core
 
 
 @dataclass(frozen=True)
-class Metagradient(Spec):
-    """How much leaving each training image out raises every query's output, to first order, through all of the training."""
+class MagicScores(Spec):
+    """The first-order effect of removing each training image on every query's output."""
 
-    stage: ClassVar[str] = "metagradient"
-    maker: ClassVar[str] = "journey.attribution.magic.stage:make_metagradients"
-    folder: ClassVar[str] = "metagradients"
+    stage: ClassVar[str] = "magic"
+    maker: ClassVar[str] = "journey.attribution.magic.stage:make_magic_scores"
+    folder: ClassVar[str] = "magic"
     version: ClassVar[int] = 1
     checkpoint: Train
     trajectories: Sample
-    step: int | None  # None: the destinations
+    step: int | None  # None: the final samples
     num_samples: int
     seed: int
-    guidance: float = omitted_default(1.0)  # of the queries' prediction
+    guidance: float = omitted_default(1.0)  # of the prediction whose loss is a query's output
 
     @property
     def label(self) -> str:
-        return f"{self.checkpoint.label}-{'destination' if self.step is None else f't{self.step}'}"
+        return f"{self.checkpoint.label}-{'final' if self.step is None else f't{self.step}'}"
 
     @property
     def work(self) -> float:
-        """Twice there, and once back for each query, at the cost of two."""
+        # Two trainings forward and, at the cost of two, one back for each query.
         return 2.0 * (1 + self.trajectories.num_queries) * self.checkpoint.work
 
     @property
@@ -57,26 +58,23 @@ class Metagradient(Spec):
         return 4 * self.trajectories.num_queries * self.checkpoint.images.num_train
 
 
-MOST_WORK = 1e15  # multiply-adds, as specs count them: a day of one core
-
-
 @dataclass(frozen=True)
 class MagicInputs(Inputs):
-    """What the scores of `magic` are computed from."""
+    """The artifacts that the scores are computed from."""
 
-    scores: tuple[tuple[Metagradient, ...], ...]  # [checkpoint][step, or one for final samples]
-    reference: Measure | None  # outputs that a trajectory weights its steps by
+    scores: tuple[tuple[MagicScores, ...], ...]  # [checkpoint][step, or one for final samples]
+    reference: Measure | None  # the full model's outputs, by which a trajectory weights its steps
 
 
 @dataclass
 class Magic(Method):
+    """The exact metagradient of the training."""
+
     name: ClassVar[str] = "magic"
     target: Target = Target.step
     num_checkpoints: int = 1
     first_checkpoint: int = GradientSettings.first_checkpoint
-    num_samples: int = (
-        GradientSettings.num_samples
-    )  # of each output; next to the way back, they cost nothing
+    num_samples: int = GradientSettings.num_samples  # of each output; their cost is negligible
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
@@ -84,73 +82,47 @@ class Magic(Method):
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)
-        require(
-            not model.checkpoints,
-            where,
-            "magic",
-            "left out: how model.checkpoints were trained is not known",
-        )
+        allowed = "left out: how model.checkpoints were trained is unknown"
+        require(not model.checkpoints, where, "magic", allowed)
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        of, made = (
-            trajectories.checkpoint,
-            self._metagradients(trajectories.checkpoint, trajectories, 1.0),
+        checkpoint = trajectories.checkpoint
+        decay, precision = checkpoint.training.ema_decay, checkpoint.precision
+        allowed = f"0 with {where}, which differentiates the last weights"
+        require(decay == 0, "training.ema_decay", decay, allowed)
+        exact = precision is Precision.fp32
+        require(exact, "compute.precision", precision.value, f"fp32 with {where}, which is exact")
+        specs = self._scores(checkpoint, trajectories, 1.0)
+        work = self.num_checkpoints * sum(spec.work for spec in specs)
+        num_steps, num_outputs = (
+            checkpoint.training.num_steps,
+            len(specs) * trajectories.num_queries,
         )
-        decay, precision = of.training.ema_decay, of.precision
-        require(
-            decay == 0, "training.ema_decay", decay, f"0 with {where}, which asks the last weights"
-        )
-        require(
-            precision is Precision.fp32,
-            "compute.precision",
-            precision.value,
-            f"fp32 with {where}, which is exact",
-        )
-        work = self.num_checkpoints * sum(spec.work for spec in made)
-        through = f"{of.training.num_steps:,} training steps and back for {len(made) * trajectories.num_queries} outputs"
-        allowed = f"at most {MOST_WORK:.0e}: fewer sampling.steps or queries, or less training, of a smaller model"
-        require(work <= MOST_WORK, where, f"{work:.0e} multiply-adds ({through})", allowed)
+        value = f"{work:.0e} multiply-adds ({num_steps:,} training steps for {num_outputs} outputs)"
+        advice = "use fewer sampling.steps or queries, shorter training or a smaller model"
+        require(work <= MOST_WORK, where, value, f"at most {MOST_WORK:.0e}; {advice}")
 
     def needs(self, experiment: Experiment) -> MagicInputs:
-        """scores: [checkpoint][step, or one for destinations]; full: what a trajectory's steps are weighted by."""
-        checkpoints = [
-            experiment.checkpoint(self.first_checkpoint + k) for k in range(self.num_checkpoints)
-        ]
-        made = tuple(
-            self._metagradients(checkpoint, experiment.trajectories, experiment.guidance)
-            for checkpoint in checkpoints
-        )
-        return MagicInputs(
-            scores=made,
-            reference=experiment.reference_outputs if self.target is Target.trajectory else None,
-        )
+        scores, trajectories = [], experiment.trajectories
+        for index in range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints):
+            checkpoint = experiment.checkpoint(index)
+            scores.append(self._scores(checkpoint, trajectories, experiment.guidance))
+        whole = self.target is Target.trajectory
+        return MagicInputs(tuple(scores), experiment.reference_outputs if whole else None)
 
-    def _metagradients(
+    def _scores(
         self, checkpoint: Train, trajectories: Sample, guidance: float
-    ) -> tuple[Metagradient, ...]:
+    ) -> tuple[MagicScores, ...]:
         steps = (None,) if self.target is Target.final_sample else trajectories.steps
-        return tuple(
-            Metagradient(
-                checkpoint, trajectories, step, self.num_samples, trajectories.seed, guidance
-            )
-            for step in steps
-        )
+        shared = (self.num_samples, trajectories.seed, guidance)
+        return tuple(MagicScores(checkpoint, trajectories, step, *shared) for step in steps)
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        """The mean over checkpoints; of a trajectory, over its steps too."""
-        from journey.attribution.targets import step_weights
-
-        weights = step_weights(
-            spec.inputs_as(MagicInputs).reference, spec.trajectories, spec.steps, workspace
-        )
-        for made in spec.inputs_as(MagicInputs).scores:
-            scores = np.stack(
-                [get(of_step, workspace).array("scores.npy") for of_step in made]
-            )  # [S, Q, N]
-            mean = (
-                (scores * weights[..., None]).mean(0, keepdims=True)
-                if self.target is Target.trajectory
-                else scores
-            )
-            out[0] += mean / len(spec.inputs_as(MagicInputs).scores)
+        inputs = spec.inputs_as(MagicInputs)
+        weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
+        for by_step in inputs.scores:
+            scores = np.stack([get(s, workspace).array("scores.npy") for s in by_step])  # [S, Q, N]
+            if self.target is Target.trajectory:
+                scores = (scores * weights[..., None]).mean(0, keepdims=True)
+            out[0] += scores / len(inputs.scores)
         return {}

@@ -1,5 +1,7 @@
-"""Journey-TRAK by `trak.TRAKer`, for anyone who doubts ours: the models, images, draws and λ are those of `method=journey`;
-gradients, projection, kernel and solve are its own, in fp32.
+"""Journey-TRAK by `trak.TRAKer`: an independent check of our implementation.
+
+Models, images, noise samples and λ are those of `method=journey`. Gradients, projection, kernel and
+solve are TRAKer's own, in fp32.
 """
 
 from dataclasses import dataclass, field
@@ -11,15 +13,14 @@ from journey.engine.checks import require, require_count
 from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import Experiment, Inputs, Method, Model, Sample, Score, Train
-from journey.pipeline.settings import (
-    DampingUnit,
-    GradientSettings,
-)
+from journey.pipeline.settings import DampingUnit, GradientSettings
+
+LEAST_DIM = 101  # traker 0.3.2 loses projection matrices of 100 dimensions or fewer
 
 
 @dataclass(frozen=True)
 class TrakerScores(Spec):
-    """The scores that `trak.TRAKer` gives training images under one model."""
+    """The scores of `trak.TRAKer` under one model."""
 
     stage: ClassVar[str] = "traker"
     maker: ClassVar[str] = "journey.attribution.traker.stage:make_traker_scores"
@@ -43,42 +44,37 @@ class TrakerScores(Spec):
 
     @property
     def num_queries(self) -> int:
-        """Of all steps together."""
+        """Return the number of queries at all steps together."""
         return self.trajectories.num_queries * len(self.steps)
 
     @property
-    def num_rows(self) -> int:
-        return self.checkpoint.images.num_train + self.num_queries
+    def num_gradients(self) -> int:
+        """Return the number of gradients, one for each noise sample of each example."""
+        return (self.checkpoint.images.num_train + self.num_queries) * self.num_samples
 
     @property
     def work(self) -> float:
-        return 3.0 * self.num_rows * self.num_samples * self.checkpoint.forward
+        return 3.0 * self.num_gradients * self.checkpoint.forward
 
     @property
     def size(self) -> int:
         return 4 * len(self.damping) * self.num_queries * self.checkpoint.images.num_train
 
 
-LEAST_DIM = (
-    101  # traker 0.3.2 loses the matrix of a projection to 100 dimensions or fewer before it scores
-)
-
-
 @dataclass(frozen=True)
 class TrakerInputs(Inputs):
-    """What the scores of `traker` are computed from."""
+    """The artifacts that the scores are computed from."""
 
     scores: tuple[TrakerScores, ...]  # [checkpoint]
 
 
 @dataclass
 class TrakerMethod(Method):
-    """Its fields are those of `Attribution` that mean something to it."""
+    """The scores of `trak.TRAKer`. The fields are those gradient settings that it can honour."""
 
     name: ClassVar[str] = "traker"
-    in_units_of_output: ClassVar[bool] = (
-        False  # TRAKer divides every inverse kernel by the mean of its entries
-    )
+    # TRAKer divides every inverse kernel by the mean of its entries.
+    in_units_of_output: ClassVar[bool] = False
     num_checkpoints: int = GradientSettings.num_checkpoints
     first_checkpoint: int = GradientSettings.first_checkpoint
     num_samples: int = GradientSettings.num_samples
@@ -100,36 +96,30 @@ class TrakerMethod(Method):
         return [{"damping": value} for value in self.damping]
 
     def needs(self, experiment: Experiment) -> TrakerInputs:
-        """scores: [checkpoint]."""
-        asked = experiment.guidance == 1
-        require(
-            asked,
-            "sampling.guided_outputs",
-            "true",
-            "false with method=traker, which attributes the prediction as it is",
-        )
-        repeats = range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints)
-        return TrakerInputs(scores=tuple(self._traker(experiment, repeat) for repeat in repeats))
-
-    def _traker(self, experiment: Experiment, repeat: int) -> TrakerScores:
-        return TrakerScores(
-            checkpoint=experiment.checkpoint(repeat),
-            trajectories=experiment.trajectories,
-            steps=experiment.steps,
-            num_samples=self.num_samples,
-            noise_set=self.noise_set,
-            stratified=self.stratified,
-            antithetic=self.antithetic,
-            projection_dim=self.projection_dim,
-            damping=tuple(self.damping),
-            damping_unit=self.damping_unit,
-            seed=experiment.seed,
-        )
+        allowed = "false with method=traker, which attributes the unguided prediction"
+        require(experiment.guidance == 1, "sampling.guided_outputs", "true", allowed)
+        scores = []
+        for index in range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints):
+            spec = TrakerScores(
+                checkpoint=experiment.checkpoint(index),
+                trajectories=experiment.trajectories,
+                steps=experiment.steps,
+                num_samples=self.num_samples,
+                noise_set=self.noise_set,
+                stratified=self.stratified,
+                antithetic=self.antithetic,
+                projection_dim=self.projection_dim,
+                damping=tuple(self.damping),
+                damping_unit=self.damping_unit,
+                seed=experiment.seed,
+            )
+            scores.append(spec)
+        return TrakerInputs(scores=tuple(scores))
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        """The mean over checkpoints, as `TRAKer.finalize_scores` takes it."""
-        for made in spec.inputs_as(TrakerInputs).scores:
-            out += get(made, workspace).array("scores.npy").reshape(out.shape) / len(
-                spec.inputs_as(TrakerInputs).scores
-            )
+        # The mean over checkpoints, as `TRAKer.finalize_scores` takes it.
+        inputs = spec.inputs_as(TrakerInputs)
+        for checkpoint_scores in inputs.scores:
+            scores = get(checkpoint_scores, workspace).array("scores.npy")
+            out += scores.reshape(out.shape) / len(inputs.scores)
         return {}

@@ -1,10 +1,10 @@
-"""Our output function in the form that `trak.TRAKer` asks for.
+"""Scores of `trak.TRAKer` under one model.
 
-Scores by `trak.TRAKer` under one model. Payload: scores.npy, float32 [damping, step × query, train].
+Examples and noise samples are those of the features of `method=journey`. λ, relative to TRAKer's
+features, is converted to its absolute unit. Its projection is normal on a CPU and Rademacher
+elsewhere, so scores differ between devices by the noise of the projection.
 
-Examples and draws are those of our own featurization, λ in TRAKer's unit is ours on its features. Its projection is
-normal on a CPU and Rademacher elsewhere, so another device gives another one, and scores that differ by its noise. An
-interrupted run starts anew: TRAKer would continue with whatever weights and seed it is given.
+An interrupted run starts again: TRAKer would continue with whatever weights and seed it is given.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import io
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,198 +22,183 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trak import TRAKer
 from trak.modelout_functions import AbstractModelOutput
 
-from journey.attribution.features import Batch, batches
-from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import VMAP_COPIES, Objective, activation_bytes
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
-from journey.attribution.outputs import NoiseSamples, output
+from journey.attribution.outputs import (
+    NoiseSamples,
+    output,
+    sample_noise,
+    sample_noise_at,
+    with_augmentations,
+)
 from journey.attribution.traker import TrakerScores
-from journey.diffusion import network
-from journey.diffusion.network import bind
+from journey.diffusion.network import bind, load_denoiser
+from journey.diffusion.trajectories import query_estimates, train_examples
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.seeding import entropy
-from journey.engine.workspace import Precision, Workspace, get
+from journey.engine.workspace import Precision, Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule
-from journey.pipeline.settings import Output, Projection
+from journey.pipeline.settings import Augmentation
+
+# Of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need.
+ACTIVATION_COPIES = 2 * VMAP_COPIES
+PROJECTION_COLUMNS = 100  # that TRAKer has in memory at once
+LARGEST_BATCH = 64  # examples: TRAKer samples its projection again for every batch, so many pay
+
+
+Batch = tuple[Examples, NoiseSamples]
+"""Examples that share their noise samples."""
+
+Named = dict[str, Tensor]
+"""Tensors of a network, by name."""
 
 
 class LossOutput(AbstractModelOutput):
-    """f(x0; θ), the mean of the denoising loss over draws, which are those of whatever examples are asked about next.
+    """The output that is attributed, f(x0; θ), in the form that `trak.TRAKer` requires.
 
-    parts: what of `Examples` a batch of TRAKer's holds, in this order.
+    Attributes:
+        schedule: The noise schedule.
+        noise: Noise samples of the examples that TRAKer is given next.
+        parts: Fields of `Examples` that a batch of TRAKer's holds, in this order.
     """
 
     def __init__(
-        self, schedule: Schedule, draws: NoiseSamples, parts: tuple[str, ...] = ("x0",)
+        self, schedule: Schedule, noise: NoiseSamples, parts: tuple[str, ...] = ("x0",)
     ) -> None:
-        self.schedule, self.draws, self.parts = schedule, draws, parts
+        self.schedule, self.noise, self.parts = schedule, noise, parts
 
     def get_output(
-        self,
-        network: nn.Module,
-        weights: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        *tensors: Tensor,
+        self, network: nn.Module, weights: Named, buffers: Named, *tensors: Tensor
     ) -> Tensor:
-        """Of one example: TRAKer maps over them."""
+        """Return the denoising loss of one example, averaged over noise samples."""
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
             example = Examples(**dict(zip(self.parts, tensors, strict=True)))
-            return output(
-                bind(network, Precision.fp32, weights), self.schedule, example, self.draws
-            )
+            predict = bind(network, Precision.fp32, weights)
+            return output(predict, self.schedule, example, self.noise)
 
     def get_out_to_loss_grad(
-        self,
-        network: nn.Module,
-        weights: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        batch: list[Tensor],
+        self, network: nn.Module, weights: Named, buffers: Named, batch: list[Tensor]
     ) -> Tensor:
-        """Q of TRAK, which is 1: the output is the loss. [B, 1]"""
+        """Return TRAK's Q [B, 1], which is 1: the output is the loss."""
         return torch.ones(len(batch[0]), 1)
 
 
-COPIES = (
-    2 * VMAP_COPIES
-)  # of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need
-
-
-BLOCK = 100  # columns of its projection that TRAKer has in memory
-
-
-MOST_TOGETHER = (
-    64  # examples: its projector draws its matrix anew for every batch, so many at once pay
-)
-
-
 def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) -> dict:
-    """Raises: ConfigError if TRAKer does not run on the device or in the memory; ValueError if a score is not finite."""
-    # Load.
-    device = network.get_device(workspace.compute)
-    require(
-        device.type in ("cpu", "cuda"), "compute.device", device, "cpu or cuda, where traker runs"
-    )
-    model, key = spec.checkpoint.model, spec.checkpoint.training_seed
-    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
-    schedule = model.schedule(device)
-    of_train, of_queries = asked(spec)
-    (train,) = batches(of_train, schedule.num_timesteps, workspace, device)
-    queries = batches(of_queries, schedule.num_timesteps, workspace, device)
-    size = _batch_size(
-        Objective(denoiser, schedule, Precision.fp32), train, workspace.compute.gradient_memory_gib
-    )
-    scores = new_array(
-        partial / "scores.npy", (len(spec.damping), spec.num_queries, len(train.examples))
-    )
+    """Score the training images with `trak.TRAKer`.
 
-    # Begin anew.
-    store = partial / "trak"
+    Payload: scores.npy, float32 [damping, step × query, train].
+
+    Returns:
+        The number of gradients, and the name of TRAKer's projector.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+    # Load the model and all examples.
+    denoiser = load_denoiser(spec.checkpoint, workspace)
+    network, schedule, device = denoiser.network, denoiser.schedule, denoiser.device
+    supported = device.type in ("cpu", "cuda")
+    require(supported, "compute.device", device, "cpu or cuda, where traker runs")
+    train, *queries = load_batches(spec, schedule, workspace, device)
+    num_train, objective = len(train[0]), Objective(network, schedule, Precision.fp32)
+    size = _batch_size(objective, train, workspace.compute.gradient_memory_gib)
+    shape = (len(spec.damping), spec.num_queries, num_train)
+    scores = new_array(partial / "scores.npy", shape)
+
+    # Begin again.
+    store, key = partial / "trak", spec.checkpoint.training_seed
     shutil.rmtree(store, ignore_errors=True)
-    denoiser.requires_grad_(
-        False
-    )  # or the graph of every gradient stays in memory until it is projected
-    task = LossOutput(schedule, train.draws)
-    new = functools.partial(
-        TRAKer, denoiser, task, len(train.examples), store, device="cpu" if device.type == "cpu" else str(device),
-        proj_dim=spec.projection_dim, projector_seed=entropy(spec.seed, "traker") % 2**31, use_half_precision=False,
+    network.requires_grad_(False)  # else the graph of every gradient stays until its projection
+    task = LossOutput(schedule, train[1])
+    new_traker = functools.partial(
+        TRAKer,
+        network,
+        task,
+        num_train,
+        store,
+        device="cpu" if device.type == "cpu" else str(device),
+        proj_dim=spec.projection_dim,
+        projector_seed=entropy(spec.seed, "traker") % 2**31,
+        use_half_precision=False,
         logging_level=logging.CRITICAL,
-    )  # fmt: skip
+    )
 
     # Featurize the training images.
-    traker = new()
-    traker.load_checkpoint(denoiser.state_dict(), key)
-    _ask(traker.featurize, task, train, size)
+    traker = new_traker()
+    traker.load_checkpoint(network.state_dict(), key)
+    _in_batches(traker.featurize, task, train, size)
     norms = feature_norms(traker.saver.current_store["grads"], "training example")
-    one = mean_eigenvalue(norms, spec.projection_dim, spec.damping_unit)
+    unit = mean_eigenvalue(norms, spec.projection_dim, spec.damping_unit)
 
-    # Score, with every λ.
+    # Score with every λ. The gradients of the queries are stored the first time, one TRAKer
+    # experiment for each step.
     with (
         track(spec, partial, workspace) as log,
-        contextlib.redirect_stderr(io.StringIO()),
-    ):  # from its progress bars
+        contextlib.redirect_stderr(io.StringIO()),  # of its progress bars
+    ):
         for i, relative in enumerate(spec.damping):
-            traker = new(lambda_reg=relative * one)
-            traker.saver.model_ids[key]["is_finalized"] = 0  # or it would keep the λ before
+            traker = new_traker(lambda_reg=relative * unit)
+            traker.saver.model_ids[key]["is_finalized"] = 0  # else it keeps the previous λ
             traker.finalize_features([key])
             if i == 0:
-                _score_queries(traker, task, spec, queries, size)
-            scores[i] = np.concatenate(
-                [traker.finalize_scores(_name(t), [key]).T for t in spec.steps]
-            )
+                for t, batch in zip(spec.steps, queries, strict=True):
+                    weights, num_targets = traker.model.state_dict(), len(batch[0])
+                    traker.start_scoring_checkpoint(f"step{t}", weights, key, num_targets)
+                    _in_batches(traker.score, task, batch, size)
+            by_step = [traker.finalize_scores(f"step{t}", [key]).T for t in spec.steps]
+            scores[i] = np.concatenate(by_step)
             if not np.isfinite(scores[i]).all():
-                raise ValueError(
-                    f"scores of trak.TRAKer at damping={relative:g} are not finite; a larger one may help"
-                )
+                raise ValueError(f"scores at damping={relative:g} are not finite; use a larger one")
             log(i, damping=relative, std=float(scores[i].std()))
     scores.flush()
     shutil.rmtree(store)
-    return {
-        "gradients": spec.num_rows * spec.num_samples,
-        "projector": type(traker.projector).__name__,
-    }
+    return {"gradients": spec.num_gradients, "projector": type(traker.projector).__name__}
 
 
-def asked(spec: TrakerScores) -> tuple[Featurize, Featurize]:
-    """What our own stage would be asked for, of training images and of queries: these examples with these draws."""
-    of_train = Featurize(
-        checkpoint=spec.checkpoint,
-        trajectories=None,
-        steps=None,
-        window=None,
-        output=Output.loss,
-        normalize=False,
-        num_samples=spec.num_samples,
-        noise_set=spec.noise_set,
-        share_noise=False,
-        stratified=spec.stratified,
-        antithetic=spec.antithetic,
-        precision=Precision.fp32,
-        curvature=None,
-        damping=(),
-        projection=Projection.none,
-        projection_dim=0,
-        seed=spec.seed,
-    )
-    return of_train, replace(of_train, trajectories=spec.trajectories, steps=spec.steps)
+def load_batches(
+    spec: TrakerScores, schedule: Schedule, workspace: Workspace, device: torch.device
+) -> list[Batch]:
+    """Return the training images, then the queries at each step, with their noise samples.
+
+    They are those of the features of `method=journey`.
+    """
+    again = f" again {spec.noise_set}" if spec.noise_set else ""
+    train = train_examples(spec.checkpoint, workspace)
+    shared, seed, antithetic = (spec.num_samples, train.shape), spec.seed, spec.antithetic
+    purpose, timesteps = "attribute" + again, (0, schedule.num_timesteps)
+    noise = sample_noise(timesteps, *shared, seed, purpose, antithetic, spec.stratified)
+    plain = Augmentation.none
+    noise = with_augmentations(noise, train, plain, plain, antithetic, seed, purpose)
+    batches = [(train.to(device), noise.to(device))]
+    for t, queries in zip(
+        spec.steps, query_estimates(spec.trajectories, spec.steps, workspace), strict=True
+    ):
+        noise = sample_noise_at(t, *shared, seed, "attribute queries" + again, antithetic)
+        batches.append((queries.to(device), noise.to(device)))
+    return batches
 
 
-def _score_queries(
-    traker: TRAKer, task: LossOutput, spec: TrakerScores, queries: list[Batch], size: int
-) -> None:
-    """Gradients of the queries, an experiment of TRAKer's for each step."""
-    for t, batch in zip(spec.steps, queries, strict=True):
-        traker.start_scoring_checkpoint(
-            _name(t), traker.model.state_dict(), spec.checkpoint.training_seed, len(batch.examples)
-        )
-        _ask(traker.score, task, batch, size)
-
-
-def _name(t: int) -> str:
-    return f"step{t}"
-
-
-def _ask(deed: Callable, task: LossOutput, batch: Batch, size: int) -> None:
-    """`TRAKer.featurize` or `TRAKer.score`, with some examples at a time."""
-    task.draws = batch.draws
-    task.parts = tuple(name for name, tensor in vars(batch.examples).items() if tensor is not None)
-    for first in range(0, len(batch.examples), size):
-        some = batch.examples[first : first + size]
-        deed([vars(some)[name] for name in task.parts], num_samples=len(some))
+def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, size: int) -> None:
+    """Call `TRAKer.featurize` or `TRAKer.score` with at most `size` examples at a time."""
+    examples, task.noise = batch
+    task.parts = tuple(name for name, tensor in vars(examples).items() if tensor is not None)
+    for first in range(0, len(examples), size):
+        block = examples[first : first + size]
+        process([vars(block)[name] for name in task.parts], num_samples=len(block))
 
 
 def _batch_size(objective: Objective, batch: Batch, memory_gib: float) -> int:
-    """How many examples memory holds beside a block of the projection: 12d bytes for the gradient of each, by name and flattened.
-
-    Raises: ConfigError if it does not hold one.
-    """
+    """Return how many examples fit into memory beside a block of the projection."""
+    (examples, noise), memory = batch, memory_gib * 2**30
     d = sum(p.numel() for p in objective.network.parameters())
-    block = 4 * BLOCK * d
-    each = 12 * d + COPIES * len(batch.draws) * activation_bytes(
-        objective, batch.examples, batch.draws
-    )
-    allowed = f"at least {(block + each) / 2**30:.2f} for this network and num_samples in traker"
-    require(block + each <= memory_gib * 2**30, "compute.gradient_memory_gib", memory_gib, allowed)
-    return min(MOST_TOGETHER, int((memory_gib * 2**30 - block) // each))
+    projection = 4 * PROJECTION_COLUMNS * d
+    # An example has its gradient, by name, flattened and projected, and its activations.
+    activations = len(noise) * activation_bytes(objective, examples, noise)
+    example = 12 * d + ACTIVATION_COPIES * activations
+    needed = projection + example
+    allowed = f"at least {needed / 2**30:.2f} for this network and num_samples in traker"
+    require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
+    return min(LARGEST_BATCH, int((memory - projection) // example))

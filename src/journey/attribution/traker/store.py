@@ -1,17 +1,17 @@
-"""What `trak.TRAKer` has left in its `save_dir`, scored with our kernel and λ: no gradient is taken again.
+"""Features that `trak.TRAKer` left in its `save_dir`, scored with our kernel and λ.
 
-    traker.featurize(batch, …)                        # row i: training image i, in the order of `train` of axes.json
-    traker.start_scoring_checkpoint("step600", …)     # an experiment for each step, or one for all of them
-    traker.score(batch, …)                            # row q: query q, in the order of `queries`
+    traker.featurize(batch, …)                     # rows: training images, as `train` of axes.json
+    traker.start_scoring_checkpoint("step600", …)  # an experiment for each step, or one for all
+    traker.score(batch, …)                         # rows: queries, as `queries` of axes.json
 
-Of the files of traker 0.3.2, these are read: metadata.json, experiments.json and id_<model>.json; and, in <model>/, the
-projected gradients Φ in grads.mmap, φ_q in <experiment>_grads.mmap and Q in out_to_loss.mmap. What TRAKer has solved is not.
+These files of traker 0.3.2 are read: metadata.json, experiments.json, id_<model>.json; and, in
+<model>/, the projected gradients Φ in grads.mmap, φ_q in <experiment>_grads.mmap and Q in
+out_to_loss.mmap. TRAKer's own scores are not.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -28,67 +28,54 @@ from journey.pipeline.settings import DampingUnit, GradientSettings, Kernel, Sca
 
 @dataclass
 class TrakStore(Method):
+    """Scores from the features in a store of `trak.TRAKer`."""
+
     name: ClassVar[str] = "trak_store"
-    path: str = field(
-        default="trak_results", metadata={"not_in_key": True}
-    )  # what counts is what is in it
-    experiments: list[str] = field(
-        default_factory=list
-    )  # one for each of sampling.steps, in that order; or one, for all
+    # The content of the store, not its place, is part of the cache key.
+    path: str = field(default="trak_results", metadata={"not_in_key": True})
+    # One for each of sampling.steps, in that order; or one for all steps.
+    experiments: list[str] = field(default_factory=list)
     damping: list[float] = field(default_factory=lambda: GradientSettings().damping)
     damping_unit: DampingUnit = GradientSettings.damping_unit
-    in_units_of_output: bool = field(
-        default=True, kw_only=True
-    )  # false: its output is another than the loss
+    # Whether scores predict changes of the loss: false if the store's output is another one.
+    in_units_of_output: bool = field(default=True, kw_only=True)
 
     @property
     def label(self) -> str:
         return f"trak-store-{Path(self.path).resolve().name[:40]}"
 
     def content_hash(self) -> str:
-        """Of all that is read, whatever it is called."""
-        sums = [_checksum(*_identity(file)) for files in self._files().values() for file in files]
+        sums = []
+        for files in self._files().values():
+            sums += [_checksum(*_identity(file)) for file in files]
         return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
     def check(self, where: str) -> None:
         require_candidates(f"{where}.damping", self.damping)
-        store = _read_store(f"{where}.path", self.path)
-        known, named = store.num_targets, self.experiments
-        proper = 0 < len(named) == len(set(named)) and set(named) <= set(known)
-        require(
-            proper,
-            f"{where}.experiments",
-            named,
-            f"distinct names among those in {self.path}: {', '.join(known) or 'none'}",
-        )
-        for file, shape in self._expected(store):
-            _refuse_unsound(f"{where}.path", file, shape)
+        store, names = _read_store(f"{where}.path", self.path), self.experiments
+        available = ", ".join(store.num_targets) or "none"
+        allowed = f"distinct names among those in {self.path}: {available}"
+        valid = 0 < len(names) == len(set(names)) and set(names) <= set(store.num_targets)
+        require(valid, f"{where}.experiments", names, allowed)
+        shapes = {"grads": (store.num_train, store.dim), "out_to_loss": (store.num_train, 1)}
+        for name in names:
+            shapes[f"{name}_grads"] = (store.num_targets[name], store.dim)
+        for array, files in self._files().items():
+            for file in files:
+                _check_array(f"{where}.path", file, shapes[array])
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        """Raises: ConfigError unless it has as many rows as there are images and queries, and as many experiments as steps."""
-        store = _read_store(f"{where}.path", self.path)
-        found, wanted = store.num_train, len(images)
-        require(
-            found == wanted,
-            f"{where}.path",
-            f"{self.path} of {found} training images",
-            f"of the {wanted} there are",
-        )
+        store, field_name = _read_store(f"{where}.path", self.path), f"{where}.experiments"
+        value = f"{self.path} of {store.num_train} training images"
+        fits = store.num_train == len(images)
+        require(fits, f"{where}.path", value, f"of the {len(images)} of this run")
         for name in self.experiments:
-            found, wanted = store.num_targets[name], trajectories.num_queries
-            require(
-                found == wanted,
-                f"{where}.experiments",
-                f"{name} of {found} targets",
-                f"of the {wanted} queries there are",
-            )
+            count, num_queries = store.num_targets[name], trajectories.num_queries
+            allowed = f"of the {num_queries} queries of this run"
+            require(count == num_queries, field_name, f"{name} of {count} targets", allowed)
         allowed = f"one, or one for each of sampling.steps={list(trajectories.steps)}"
-        require(
-            len(self.experiments) in (1, len(trajectories.steps)),
-            f"{where}.experiments",
-            self.experiments,
-            allowed,
-        )
+        fits = len(self.experiments) in (1, len(trajectories.steps))
+        require(fits, field_name, self.experiments, allowed)
 
     def candidates(self) -> list[dict[str, float]]:
         return [{"damping": value} for value in self.damping]
@@ -97,42 +84,32 @@ class TrakStore(Method):
         return len(self.experiments)
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        """The mean over models of φ_qᵀ K⁻¹ φ_i, times that of Q_i (Park et al. 2023, Equation 13)."""
+        # The mean over models of φ_qᵀ K⁻¹ φ_i, times that of Q_i (Park et al. 2023, Equation 13).
         from journey.attribution.kernel import add_ensemble_scores, describe_conditioning
 
-        files = self._files()
-        train = [[np.load(file, mmap_mode="r")] for file in files["grads"]]
-        of_models = zip(*(files[f"{name}_grads"] for name in self.experiments), strict=True)
-        queries = [np.concatenate([np.load(file) for file in by_step]) for by_step in of_models]
+        files, train, queries = self._files(), [], []
+        for model, file in enumerate(files["grads"]):
+            train.append([np.load(file, mmap_mode="r")])
+            by_step = [np.load(files[f"{name}_grads"][model]) for name in self.experiments]
+            queries.append(np.concatenate(by_step))
         weights = [1 / len(train)] * len(train)
-        solved = add_ensemble_scores(
-            out, train, queries, weights, Kernel.gram, self.damping, self.damping_unit, Scale.none
-        )
+        kernel = (Kernel.gram, self.damping, self.damping_unit, Scale.none)
+        conditioning = add_ensemble_scores(out, train, queries, weights, *kernel)
         out *= np.mean([np.load(file)[:, 0] for file in files["out_to_loss"]], 0)
-        return describe_conditioning(solved)
+        return describe_conditioning(conditioning)
 
     def _files(self) -> dict[str, list[Path]]:
-        """[model], by the name of an array."""
+        """Return the files of each array, one for each model."""
         models = _read_store("method.path", self.path).models
-        arrays = ("grads", "out_to_loss", *(f"{name}_grads" for name in self.experiments))
-        return {
-            name: [Path(self.path) / str(model) / f"{name}.mmap" for model in models]
-            for name in arrays
-        }
-
-    def _expected(self, store: "_Store") -> Iterator[tuple[Path, tuple[int, int]]]:
-        """Every file that is read, and what its shape must be."""
-        shapes = {"grads": (store.num_train, store.dim), "out_to_loss": (store.num_train, 1)}
-        shapes |= {
-            f"{name}_grads": (store.num_targets[name], store.dim) for name in self.experiments
-        }
-        for name, files in self._files().items():
-            yield from ((file, shapes[name]) for file in files)
+        files = {}
+        for array in ("grads", "out_to_loss", *(f"{name}_grads" for name in self.experiments)):
+            files[array] = [Path(self.path) / str(model) / f"{array}.mmap" for model in models]
+        return files
 
 
 @dataclass(frozen=True)
 class _Store:
-    """What its JSON files say."""
+    """The content of the store's JSON files."""
 
     models: list[int]
     num_train: int
@@ -140,68 +117,57 @@ class _Store:
     num_targets: dict[str, int]  # by experiment
 
 
-def _read_store(where: str, path: str) -> _Store:
-    """Raises: ConfigError if TRAKer has not written it, or not to its end."""
+def _read_store(name: str, path: str) -> _Store:
+    """Return the content of the JSON files.
+
+    Raises:
+        ConfigError: TRAKer has not written them, or not to the end.
+    """
     root = Path(path)
-    require(
-        (root / "metadata.json").is_file(),
-        where,
-        path,
-        "the save_dir of a trak.TRAKer, with its metadata.json",
-    )
+    allowed = "the save_dir of a trak.TRAKer, with its metadata.json"
+    require((root / "metadata.json").is_file(), name, path, allowed)
     try:
-        of = json.loads((root / "metadata.json").read_text())
-        num_train, dim = int(of["train set size"]), int(of["JL dimension"])
-        experiments = json.loads((root / "experiments.json").read_text())
-        num_targets = {name: int(of["num_targets"]) for name, of in experiments.items()}
-        done: dict[int, bool] = {}
+        metadata = json.loads((root / "metadata.json").read_text())
+        num_train, dim = int(metadata["train set size"]), int(metadata["JL dimension"])
+        num_targets, featurized = {}, {}
+        for key, experiment in json.loads((root / "experiments.json").read_text()).items():
+            num_targets[key] = int(experiment["num_targets"])
         for file in root.glob("id_*.json"):
-            done |= {
-                int(model): of["is_featurized"] == 1
-                for model, of in json.loads(file.read_text()).items()
-            }
+            for model, state in json.loads(file.read_text()).items():
+                featurized[int(model)] = state["is_featurized"] == 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{where}={path}: no store as trak.TRAKer writes it ({error!r})"
+            f"{name}={path}: not a store as trak.TRAKer writes it ({error!r})"
         ) from None
-    require(len(done) > 0, where, f"{path} without a model", "featurized")
-    unfinished = sorted(model for model in done if not done[model])
-    require(
-        not unfinished, where, f"{path}, model {unfinished[:1]} unfinished", "featurized to its end"
-    )
-    return _Store(sorted(done), num_train, dim, num_targets)
+    require(len(featurized) > 0, name, f"{path} without a model", "featurized")
+    unfinished = sorted(model for model, done in featurized.items() if not done)
+    value = f"{path}, model {unfinished[:1]} unfinished"
+    require(not unfinished, name, value, "featurized to its end")
+    return _Store(sorted(featurized), num_train, dim, num_targets)
 
 
-def _refuse_unsound(where: str, file: Path, shape: tuple[int, int]) -> None:
-    """Raises: ConfigError."""
-    require(
-        file.is_file(),
-        where,
-        f"{file}, missing",
-        "there: finalize_features(del_grads=True) deletes gradients",
-    )
+def _check_array(name: str, file: Path, shape: tuple[int, int]) -> None:
+    """Refuse an array that is missing, of another shape, not finite, or not filled to its end.
+
+    Raises:
+        ConfigError: It is.
+    """
+    allowed = "there: finalize_features(del_grads=True) deletes gradients"
+    require(file.is_file(), name, f"{file}, missing", allowed)
     try:
-        found, not_finite, zero = _facts(*_identity(file))
+        actual, non_finite, zero = _inspect(*_identity(file))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}={file}: no array of numbers ({error})") from None
-    require(found == shape, where, f"{file} of shape {found}", f"of {shape}, as its JSON files say")
-    require(
-        not_finite is None,
-        where,
-        f"{file} with NaN or infinity in row {not_finite}",
-        "finite throughout",
-    )
-    gradients = file.name.endswith("grads.mmap")
-    require(
-        zero is None or not gradients,
-        where,
-        f"{file} with nothing but zeros in row {zero}",
-        "filled to its end",
-    )
+        raise ConfigError(f"{name}={file}: not an array of numbers ({error})") from None
+    allowed = f"of {shape}, as its JSON files say"
+    require(actual == shape, name, f"{file} of shape {actual}", allowed)
+    value = f"{file} with NaN or infinity in row {non_finite}"
+    require(non_finite is None, name, value, "finite throughout")
+    filled = zero is None or not file.name.endswith("grads.mmap")
+    require(filled, name, f"{file} with only zeros in row {zero}", "filled to its end")
 
 
 def _identity(file: Path) -> tuple[Path, int, int]:
-    """What changes when a file is written anew."""
+    """Return the file with its time and size, which change when it is written."""
     status = file.stat()
     return file, status.st_mtime_ns, status.st_size
 
@@ -212,12 +178,10 @@ def _checksum(file: Path, *_: int) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _facts(file: Path, *_: int) -> tuple[tuple[int, ...], int | None, int | None]:
-    """The shape of an array, its first row that holds NaN or infinity, and its first row of zeros."""
+def _inspect(file: Path, *_: int) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Return the shape of an array, its first row that is not finite, and its first zero row."""
     array = np.load(file, mmap_mode="r")  # no pickles
     rows = array.reshape(len(array), -1)
-    return array.shape, _first(~np.isfinite(rows).all(1)), _first(~rows.any(1))
-
-
-def _first(where: np.ndarray) -> int | None:
-    return int(where.argmax()) if where.any() else None
+    non_finite, zeros = np.flatnonzero(~np.isfinite(rows).all(1)), np.flatnonzero(~rows.any(1))
+    first = [int(indices[0]) if len(indices) else None for indices in (non_finite, zeros)]
+    return array.shape, *first

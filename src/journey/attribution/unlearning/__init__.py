@@ -1,4 +1,4 @@
-"""Attribution by unlearning (Wang et al. 2024): how much each training image's loss rises when the model forgets the query."""
+"""Attribution by unlearning (Wang et al. 2024): whose loss increases when a query is unlearned."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from journey.attribution.gradient import EKFACFactors
+from journey.attribution.targets import step_weights
 from journey.engine.checks import MOST_MODELS, require_candidates, require_count
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
@@ -19,73 +20,67 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import (
-    Target,
-)
+from journey.pipeline.settings import Target
 
 
 @dataclass(frozen=True)
-class Unlearn(Spec):
-    """How much every training image's loss rises when one model forgets each query."""
+class LossIncreases(Spec):
+    """The increase of every training image's loss when one model unlearns each query."""
 
-    stage: ClassVar[str] = "unlearn"
-    maker: ClassVar[str] = "journey.attribution.unlearning.stage:make_unlearning"
-    folder: ClassVar[str] = "unlearned"
+    stage: ClassVar[str] = "unlearning"
+    maker: ClassVar[str] = "journey.attribution.unlearning.stage:make_loss_increases"
+    folder: ClassVar[str] = "unlearning"
     version: ClassVar[int] = 3
     checkpoint: Train
     curvature: EKFACFactors
     trajectories: Sample
-    steps: tuple[int, ...] | None  # None: the destinations
+    steps: tuple[int, ...] | None  # None: the final samples
     num_samples: int
     precision: Precision
     damping: float
     rise: tuple[float, ...]
     seed: int
-    guidance: float = omitted_default(1.0)  # of the queries' prediction
+    guidance: float = omitted_default(1.0)  # of the prediction whose loss is a query's output
 
     @property
     def label(self) -> str:
-        return f"{self.checkpoint.label}-{'destination' if self.steps is None else 'step'}"
+        return f"{self.checkpoint.label}-{'final' if self.steps is None else 'step'}"
 
     @property
     def num_queries(self) -> int:
-        """Of all steps together."""
+        """Return the number of queries at all steps together."""
         return self.trajectories.num_queries * len(self.steps or (0,))
-
-    @property
-    def work(self) -> float:
-        return (
-            self.num_queries
-            * len(self.rise)
-            * self.checkpoint.images.num_train
-            * self.num_samples
-            * self.checkpoint.forward
-        )
 
     @property
     def size(self) -> int:
         return 4 * len(self.rise) * self.num_queries * self.checkpoint.images.num_train
 
+    @property
+    def work(self) -> float:
+        num_losses = len(self.rise) * self.num_queries * self.checkpoint.images.num_train
+        return num_losses * self.num_samples * self.checkpoint.forward
+
 
 @dataclass(frozen=True)
 class UnlearningInputs(Inputs):
-    """What the scores of `unlearning` are computed from."""
+    """The artifacts that the scores are computed from."""
 
-    increases: tuple[Unlearn, ...]  # [checkpoint]
-    reference: Measure | None  # outputs that a trajectory weights its steps by
+    increases: tuple[LossIncreases, ...]  # [checkpoint]
+    reference: Measure | None  # the full model's outputs, by which a trajectory weights its steps
 
 
 @dataclass
 class Unlearning(Method):
+    """The increase of a training image's loss when the model unlearns the query."""
+
     name: ClassVar[str] = "unlearning"
     target: Target = Target.step
     num_checkpoints: int = 1
     num_samples: int = 16
     precision: Precision = Precision.fp32
     damping: float = 0.01  # of the Fisher matrix, relative to its mean eigenvalue
-    rise: list[float] = field(
-        default_factory=lambda: [0.1, 1.0]
-    )  # of the query's loss, to first order, relative: candidates
+    # Candidates for the relative rise of the query's output, to first order.
+    rise: list[float] = field(default_factory=lambda: [0.1, 1.0])
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
@@ -99,45 +94,32 @@ class Unlearning(Method):
         return [{"rise": value} for value in self.rise]
 
     def needs(self, experiment: Experiment) -> UnlearningInputs:
-        """rises: [checkpoint]; full: what a trajectory's steps are weighted by."""
-        full = experiment.reference_outputs if self.target is Target.trajectory else None
-        return UnlearningInputs(
-            increases=tuple(
-                self._unlearn(experiment, repeat) for repeat in range(self.num_checkpoints)
-            ),
-            reference=full,
-        )
-
-    def _unlearn(self, experiment: Experiment, repeat: int) -> Unlearn:
-        checkpoint = experiment.checkpoint(repeat)
-        return Unlearn(
-            checkpoint=checkpoint,
-            curvature=EKFACFactors(checkpoint, self.precision, experiment.seed),
-            trajectories=experiment.trajectories,
-            steps=None if self.target is Target.final_sample else experiment.steps,
-            num_samples=self.num_samples,
-            precision=self.precision,
-            damping=self.damping,
-            rise=tuple(self.rise),
-            seed=experiment.seed,
-            guidance=experiment.guidance,
-        )
+        increases = []
+        for index in range(self.num_checkpoints):
+            checkpoint = experiment.checkpoint(index)
+            spec = LossIncreases(
+                checkpoint=checkpoint,
+                curvature=EKFACFactors(checkpoint, self.precision, experiment.seed),
+                trajectories=experiment.trajectories,
+                steps=None if self.target is Target.final_sample else experiment.steps,
+                num_samples=self.num_samples,
+                precision=self.precision,
+                damping=self.damping,
+                rise=tuple(self.rise),
+                seed=experiment.seed,
+                guidance=experiment.guidance,
+            )
+            increases.append(spec)
+        whole = self.target is Target.trajectory
+        return UnlearningInputs(tuple(increases), experiment.reference_outputs if whole else None)
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        """The mean over checkpoints; of a trajectory, over its steps too."""
-        from journey.attribution.targets import step_weights
-
-        weights = step_weights(
-            spec.inputs_as(UnlearningInputs).reference, spec.trajectories, spec.steps, workspace
-        )
-        for unlearned in spec.inputs_as(UnlearningInputs).increases:
-            rises = (
-                get(unlearned, workspace).array("rises.npy").reshape(len(out), -1, *out.shape[2:])
-            )  # [rise, S, Q, N]
-            mean = (
-                (rises * weights[..., None]).mean(1, keepdims=True)
-                if self.target is Target.trajectory
-                else rises
-            )
-            out += mean / len(spec.inputs_as(UnlearningInputs).increases)
+        inputs = spec.inputs_as(UnlearningInputs)
+        weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
+        for increases in inputs.increases:
+            scores = get(increases, workspace).array("increases.npy")
+            scores = scores.reshape(len(out), -1, *out.shape[2:])  # [rise, S, Q, N]
+            if self.target is Target.trajectory:
+                scores = (scores * weights[..., None]).mean(1, keepdims=True)
+            out += scores / len(inputs.increases)
         return {}
