@@ -26,7 +26,6 @@ from journey.evaluation.rows import (
     pivot,
     rich_table,
     select,
-    target_name,
 )
 
 DISTANCES = {  # label, colour and line of each
@@ -73,7 +72,7 @@ def correlation_table(result: dict) -> Table:
 def distance_table(result: dict) -> Table:
     """Return mean squared distances, a line for each step."""
     rows = select(result["rows"], quantity="distance")
-    frame = pivot(rows, target_name, "method", lambda row: f"{row['value']:.4f}", heading="t")
+    frame = pivot(rows, "step", "method", lambda row: f"{row['value']:.4f}", heading="t")
     return rich_table(frame, "squared distance per element, mean over queries")
 
 

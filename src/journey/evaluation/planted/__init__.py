@@ -19,7 +19,7 @@ from journey.engine.spec import describe
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.ranking import candidate_index, candidate_settings
 from journey.evaluation.rows import Row, rows_of_targets, select
-from journey.evaluation.statistics import bootstrap_with_observed, query_interval
+from journey.evaluation.statistics import bootstrap_with_observed, percentiles, query_interval
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import (
     Evaluate,
@@ -134,8 +134,10 @@ class Planted(Evaluation):
             others = [ranks[:, q, np.delete(copies, q, 0).ravel()] for q in range(num_queries)]
             share = (np.stack(others, 1) <= MANY).mean(-1)  # [S, Q]
             rows += _rows(share, weights, steps, quantity=other_duplicates, method=name)
-            medians = _median_interval(np.median(own, -1), weights)
-            rows += rows_of_targets({STEP: medians}, steps, quantity="median_rank", method=name)
+            typical = np.median(own, -1)  # [S, Q]
+            medians = [np.median(np.repeat(typical, w, axis=-1), axis=-1) for w in weights]
+            interval = {STEP: percentiles(np.stack(medians))}
+            rows += rows_of_targets(interval, steps, quantity="median_rank", method=name)
 
         # Differences from the first method, and what a random order would give.
         first, *rest = recalls
@@ -193,12 +195,3 @@ def _rows(
         ALL_STEPS: query_interval(values.mean(0), weights),
     }
     return rows_of_targets(intervals, steps, **conditions)
-
-
-def _median_interval(
-    values: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the median over queries of values [S, Q] with the percentiles of its bootstrap."""
-    medians = np.stack([np.median(np.repeat(values, w, axis=-1), axis=-1) for w in weights])
-    low, high = np.percentile(medians[1:], (2.5, 97.5), axis=0)
-    return medians[0], low, high
