@@ -41,8 +41,8 @@ MAX_NAMED = 6  # methods that a plot of curves distinguishes
 NOTES = """LDS × 100 [95% interval]; of chosen candidates also LDS / ceiling of these models.
 Chosen: hyper-parameters and score transform are chosen on held-out queries and subsets; ⊣ marks a
 choice at an end of its grid. Linear: only hyper-parameters are chosen. Query-centred: minus the
-mean over queries. Ceiling: the expected rank correlation of the best predictor, where only the noise
-samples of measurements are noise (these models), or training too (over seeds)."""
+mean over queries. Ceiling: the expected rank correlation of the best predictor, where only the
+noise samples of measurements are noise (these models), or training too (over seeds)."""
 
 
 def lds_tables(result: dict) -> list[Table]:
