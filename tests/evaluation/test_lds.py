@@ -131,7 +131,7 @@ def test_one_score_per_image_predicts_every_step_and_the_interval_holds_the_lds(
 
 
 def test_an_interval_counts_the_interaction_of_queries_and_subsets_once(random):
-    """The mean of independent cells has variance σ²/(Q M); resampling both counts it three times."""
+    """The mean of independent cells has variance σ²/(Q M); resampling both counts it thrice."""
     num_queries, num_subsets, widths = 20, 30, []
     for _ in range(40):
         cells = random.standard_normal((num_queries, num_subsets))
@@ -161,11 +161,11 @@ def test_query_centred_outputs_lack_the_mean_of_their_half(random):
     np.testing.assert_allclose(datamodeling.query_centred(shifted, half), centred, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------ ceilings
+# ---------------------------------------------------------------------------------------- ceilings
 
 
 def outputs_of_reliability(random, rho, num_subsets, num_seeds, noise_from):
-    """Outputs [M, R, 2, 1, Q] whose mean has reliability rho [Q], with one source of noise alone."""
+    """Outputs [M, R, 2, 1, Q] whose mean has reliability rho [Q], with one source of noise."""
     from_seeds = noise_from == "seeds"
     shape = (num_subsets, num_seeds, 1 if from_seeds else 2, 1, len(rho))
     signal = random.standard_normal((num_subsets, 1, 1, 1, len(rho)))
