@@ -61,7 +61,7 @@ def rows_of_targets(
     return rows
 
 
-def select(rows: list[Row], **conditions: str | int) -> list[Row]:
+def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
     """Return the rows that have all of these values.
 
     >>> select([{"method": "trak", "value": 1.0}, {"method": "pixel", "value": 2.0}], method="trak")
