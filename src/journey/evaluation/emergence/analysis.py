@@ -20,11 +20,8 @@ from journey.evaluation.rows import Row, make_row, rows_of_targets
 from journey.pipeline.interfaces import Continuations, Sample
 
 FLAT = 1e-9  # a curve that rises by less is flat
-
 MEAN_CURVE = "mean_curve"
-
 HALFWAY, CENTRE = "halfway", "centre"  # definitions of the step where scores are strongest
-
 MIN_QUERIES = 4  # for a rank correlation over queries
 
 ByName = dict[str, np.ndarray]  # an array for each classifier or statistic
@@ -177,7 +174,7 @@ def attribution_steps(shares: np.ndarray, base: np.ndarray, steps: np.ndarray) -
         steps: t of each step, [S].
 
     Returns:
-        By definition: where the share has made half of its rise, and the centre of its excess.
+        By definition: where the share has risen halfway, and the centre of its excess.
     """
     excess = np.maximum(0, shares - base)
     return {HALFWAY: halfway(shares, steps), CENTRE: centre(excess.T, steps)}
@@ -259,10 +256,7 @@ def classifier_rows(
 def class_rows(correct: ByName, bootstrap: Bootstrap, steps: np.ndarray) -> list[Row]:
     """Return rows of P(class of the final sample | x_t) and of when it rises in a single query.
 
-    Args:
-        correct: Which continuations have the class of the query's final sample, bool [S, Q, n].
-        bootstrap: The replicates.
-        steps: t of each step, [S].
+    `correct` says which continuations have that class, by classifier, [S, Q, n].
     """
     rows = []
     for name, hits in correct.items():

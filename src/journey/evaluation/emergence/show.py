@@ -7,19 +7,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from rich.table import Table
 
-from journey.evaluation.plots import (
-    COLOURS,
-    GREY,
-    format_step_axis,
-    method_colour,
-    new_figure,
-    plot_curve,
-    plot_points,
-)
+from journey.evaluation import plots
 from journey.evaluation.rows import format_interval, method_names, rich_table, select
-
-X_TITLE = "t at which the class emerges"
-Y_TITLE = "t at which its share of the top has risen halfway"
 
 
 def emergence_table(result: dict) -> Table:
@@ -37,7 +26,8 @@ def emergence_table(result: dict) -> Table:
             cell = select(rows, method=name, **conditions)
             line[heading] = format_interval(cell[0], 0) if cell else "–"
         lines.append(line)
-    return rich_table(DataFrame(lines), f"{result['experiment']}: emergence, t; {_sizes(result)}")
+    title = f"{result['experiment']}: t at which each is determined; {_sizes(result)}"
+    return rich_table(DataFrame(lines), title)
 
 
 def correlation_table(result: dict) -> Table:
@@ -46,21 +36,16 @@ def correlation_table(result: dict) -> Table:
     for quantity in ("step_correlation", "reliability"):
         for row in select(result["rows"], quantity=quantity):
             keys = [key for key in ("quantity", "method", "classifier", "target") if key in row]
-            lines.append(
-                {
-                    "": " ".join(str(row[key]) for key in keys),
-                    "ρ": format_interval(row, 2),
-                    "shuffled queries": f"[{row['null_low']:.2f}, {row['null_high']:.2f}]",
-                    "queries": row["num_queries"],
-                }
-            )
+            null = f"[{row['null_low']:.2f}, {row['null_high']:.2f}]".replace("-", "−")
+            line = {"": " ".join(str(row[key]) for key in keys), "ρ": format_interval(row, 2)}
+            lines.append(line | {"shuffled queries": null, "queries": str(row["num_queries"])})
     title = "Spearman's ρ over queries: where classes emerge and where their scores are strongest"
     return rich_table(DataFrame(lines), f"{result['experiment']}: {title}")
 
 
 def emergence_figure(result: dict) -> Figure:
     """Return P(class of the final sample | x_t), and the variance of statistics x_t explains."""
-    figure, grid = new_figure(1, 2, (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
     titles = {
         "probability": "P(class of the final sample | x_t)",
         "explained_variance": "1 − E[Var(f | x_t)] / Var(f)",
@@ -70,11 +55,11 @@ def emergence_figure(result: dict) -> Figure:
             curve = select(result["rows"], quantity=quantity, method=name, target="step")
             halfway = select(result["rows"], quantity="halfway", method=name, target="mean_curve")
             label = f"{name}: halfway at {halfway[0]['value']:.0f}" if halfway else name
-            plot_curve(axes, curve, COLOURS[i], label, place=i)
+            plots.plot_curve(axes, curve, plots.COLOURS[i], label, place=i)
         axes.set_title(title, fontsize=9)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        format_step_axis(axes)
+        plots.format_step_axis(axes)
     grid[0, 0].set_ylim(top=1.02)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
@@ -82,7 +67,7 @@ def emergence_figure(result: dict) -> Figure:
 
 def class_figure(result: dict) -> Figure:
     """Return P(class | x_t) of the queries that end in each class, a panel for each classifier."""
-    figure, grid = new_figure(1, len(result["classes"]), (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, len(result["classes"]), (9.5, 4.2), sharey=True)
     names = sorted({name for curves in result["classes"].values() for name in curves})
     colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     for axes, (classifier, curves) in zip(grid[0], result["classes"].items(), strict=True):
@@ -91,7 +76,7 @@ def class_figure(result: dict) -> Figure:
             axes.plot(result["steps"], numbers["curve"], "o-", c=colour, ms=3, label=label)
         axes.set_title(f"by the classifier of {classifier}", fontsize=9)
         axes.legend(frameon=False, fontsize=7, title="class (queries)", title_fontsize=7, ncols=2)
-        format_step_axis(axes)
+        plots.format_step_axis(axes)
     grid[0, 0].set_ylabel("P(class | x_t), queries of the class")
     title = f"{result['experiment']}: classes with few queries each, hence no intervals"
     figure.suptitle(title, fontsize=10)
@@ -111,25 +96,25 @@ def attribution_figure(result: dict) -> Figure:
     panels = above.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     for axes, method in zip(panels, methods, strict=True):
         _scatter_queries(axes, result, method, classifier)
-    panels[0].set_ylabel(Y_TITLE, fontsize=7)
+    panels[0].set_ylabel("t at which its share of the top has risen halfway", fontsize=7)
 
     share_axes, correlation_axes = below.subplots(1, 2)
     for i, method in enumerate(methods):
         share = select(rows, quantity="class_share", method=method, classifier=classifier)
-        plot_curve(share_axes, share, method_colour(method), method, place=i)
+        plots.plot_curve(share_axes, share, plots.method_colour(method), method, place=i)
     base = select(rows, quantity="base_rate", classifier=classifier)[0]["value"]
-    share_axes.axhline(base, color=GREY, linestyle="--", label="base rate")
+    share_axes.axhline(base, color=plots.GREY, linestyle="--", label="base rate")
     share_axes.set_ylabel(f"share of the class in the top {result['top_k']}", fontsize=8)
     share_axes.set_ylim(bottom=0)
     share_axes.legend(frameon=False, fontsize=7)
-    format_step_axis(share_axes)
+    plots.format_step_axis(share_axes)
 
     names: list[str] = []
     for row in select(rows, quantity="step_correlation"):
         y, low, high = len(names), float(row["null_low"]), float(row["null_high"])
-        correlation_axes.barh(y, high - low, 0.8, low, color=GREY, alpha=0.35)
-        colour = method_colour(str(row["method"]))
-        plot_points(correlation_axes, [y], [row], colour, horizontal=True)
+        correlation_axes.barh(y, high - low, 0.8, low, color=plots.GREY, alpha=0.35)
+        colour = plots.method_colour(str(row["method"]))
+        plots.plot_points(correlation_axes, [y], [row], colour, horizontal=True)
         names.append(f"{row['method']}, {row['classifier']}, {row['target']}")
     correlation_axes.set_yticks(range(len(names)), names, fontsize=6)
     correlation_axes.invert_yaxis()
@@ -146,10 +131,10 @@ def _scatter_queries(axes: Axes, result: dict, method: str, classifier: str) -> 
     emergence = np.array(result["queries"]["emergence_step"][classifier], float)
     steps = result["queries"]["attribution_step"][method][classifier]["halfway"]
     strongest = np.array(steps, float)
-    colour = method_colour(method)
+    colour = plots.method_colour(method)
     axes.scatter(emergence, strongest, s=16, color=colour, alpha=0.75, linewidths=0)
     ends = [min(result["steps"]), max(result["steps"])]
-    axes.plot(ends, ends, color=GREY, linewidth=0.7)
+    axes.plot(ends, ends, color=plots.GREY, linewidth=0.7)
     num_queries = int(np.isfinite(emergence + strongest).sum())
     title = f"{method}, {num_queries} queries"
     conditions = {"method": method, "classifier": classifier, "target": "halfway"}
@@ -157,7 +142,7 @@ def _scatter_queries(axes: Axes, result: dict, method: str, classifier: str) -> 
         title += f"\nρ = {format_interval(row, 2)}"
         title += f"\nshuffled: {row['null_low']:.2f} … {row['null_high']:.2f}"
     axes.set_title(title, fontsize=7.5)
-    axes.set_xlabel(X_TITLE, fontsize=7)
+    axes.set_xlabel("t at which the class emerges", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -206,9 +206,10 @@ class Localization(Evaluation):
                 scores = get(score, workspace).array("scores.npy")[candidate]
                 of_method.append(analysis.predicted_outputs(scores, masks, len(spec.steps)))
             predictions[method] = np.stack(of_method)
-        names = list(inputs.outputs)
-        mean_rows = analysis.MeanRows(spec.steps, self.paired_steps, query_weights)
-        rows = analysis.prediction_rows(predictions, outputs, names, subset_weights, mean_rows)
+        names, weights = list(inputs.outputs), (subset_weights, query_weights)
+        rows = analysis.prediction_rows(
+            predictions, outputs, names, *weights, spec.steps, self.paired_steps
+        )
 
         # Changes by removals of each region's proponents, and by random ones.
         changes, rises = [], []
@@ -227,6 +228,7 @@ class Localization(Evaluation):
             removal_weights,
             {"method": first, "step": self.step},
         )
+        settings = ("step", "num_removals", "count", "num_random", "num_continuations")
         return {
             "num_train": images.num_train,
             "num_queries": num_queries,
@@ -237,14 +239,7 @@ class Localization(Evaluation):
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
             "regions": {name: list(region) for name, region in regions.items()},
-            "removal": {
-                "step": self.step,
-                "num_removals": self.num_removals,
-                "count": self.count,
-                "num_random": self.num_random,
-                "num_continuations": self.num_continuations,
-                "method": first,
-            },
+            "removal": {name: getattr(self, name) for name in settings} | {"method": first},
             "candidates": candidate_settings(spec.scores, self.candidates),
             "rows": rows,
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},

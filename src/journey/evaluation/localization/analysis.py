@@ -4,8 +4,6 @@ R  regions;  S  steps;  Q  queries;  M  subsets;  N  training images
 B  bootstrap replicates, the observed value first
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from journey.attribution.targets import PAIRED_STEPS, STEP
@@ -14,20 +12,16 @@ from journey.evaluation.statistics import interval, query_interval, weighted_spe
 from journey.pipeline.examples import Region, boxes, inside
 
 WHOLE = "whole image"
-
 RANDOM, OTHERS, ALL = "random images", "other regions", "all regions"
 
 
 def predicted_outputs(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> np.ndarray:
-    """Predict outputs of models trained on subsets as −Σ_{i∈S} τ_i. [S, Q, M]
+    """Return the outputs −Σ_{i∈S} τ_i that scores predict for subset models. [S, Q, M]
 
     Args:
         scores: τ, [S, Q, N], or [1, Q, N] for the same scores at every step.
         masks: Which training images each subset has, [M, N].
         num_steps: S.
-
-    Returns:
-        The predictions, float64.
     """
     outputs = -(scores.astype(np.float64) @ masks.T)
     return np.broadcast_to(outputs, (num_steps, *outputs.shape[1:]))
@@ -36,15 +30,12 @@ def predicted_outputs(scores: np.ndarray, masks: np.ndarray, num_steps: int) -> 
 def lds_matrix(
     predictions: np.ndarray, outputs: np.ndarray, subset_weights: np.ndarray
 ) -> np.ndarray:
-    """Return the LDS of the scores of every region against the outputs of every region.
+    """Return the LDS of every region's scores against every region's outputs. [B, R, R, S, Q]
 
     Args:
         predictions: By the scores of each region, [R, S, Q, M].
         outputs: Of retrained models in each region, [R, S, Q, M].
         subset_weights: How often each replicate contains each subset, [B, M].
-
-    Returns:
-        The LDS, [B, R of scores, R of outputs, S, Q].
     """
     num_replicates, num_subsets = subset_weights.shape
     matrix = np.empty((num_replicates, len(predictions), *outputs.shape[:-1]))
@@ -93,71 +84,58 @@ def change_shares(change: np.ndarray, regions: list[Region]) -> np.ndarray:
     return np.stack(shares, -1)
 
 
-@dataclass(frozen=True)
-class MeanRows:
-    """Rows of means over queries, with intervals over queries [B, Q] and what is resampled."""
-
-    steps: tuple[int, ...]
-    paired_steps: list[int]
-    query_weights: np.ndarray
-
-    def matrix(self, matrix: np.ndarray, names: list[str], **conditions: str) -> list[Row]:
-        """Return a row for each cell of a matrix [B, R, R, S, Q], the mean over paired steps."""
-        rows, paired = [], matrix[:, :, :, self._paired].mean(3)
-        for r, s in np.ndindex(len(names), len(names)):
-            ends = {PAIRED_STEPS: interval(paired[:, r, s], self.query_weights)}
-            regions = {"score_region": names[r], "output_region": names[s]}
-            rows += rows_of_targets(ends, self.steps, **conditions, **regions)
-        return rows
-
-    def by_step(self, replicates: np.ndarray, **conditions: str) -> list[Row]:
-        """Return a row for each step of replicates [B, S, Q], and one for the paired steps."""
-        paired = replicates[:, self._paired].mean(1)
-        ends = {
-            STEP: interval(replicates, self.query_weights),
-            PAIRED_STEPS: interval(paired, self.query_weights),
-        }
-        return rows_of_targets(ends, self.steps, **conditions)
-
-    @property
-    def _paired(self) -> list[int]:
-        return [self.steps.index(t) for t in self.paired_steps]
-
-
 def prediction_rows(
     predictions: dict[str, np.ndarray],
     outputs: np.ndarray,
     names: list[str],
     subset_weights: np.ndarray,
-    means: MeanRows,
+    query_weights: np.ndarray,
+    steps: tuple[int, ...],
+    paired_steps: list[int],
 ) -> list[Row]:
     """Return rows of LDS matrices and their contrasts, of outputs and of region-centred outputs.
 
     Args:
         predictions: By method; the whole image is the first region, [R, S, Q, M].
         outputs: Of retrained models, [R, S, Q, M].
-        names: Of the regions.
+        names: Of the R regions.
         subset_weights: How often each replicate contains each subset, [B, M].
-        means: What turns statistics of queries into rows.
+        query_weights: How often each replicate contains each query, [B, Q].
+        steps: t of each step, [S].
+        paired_steps: Those over which matrices are averaged.
     """
     rows: list[Row] = []
-    contrasts: dict[str, dict[str, np.ndarray]] = {"lds": {}, "region_centred": {}}  # [B, S, Q]
-    centred_outputs = region_centred(outputs[1:])
+    paired = [steps.index(t) for t in paired_steps]
+    contrasts: dict[str, dict[str, np.ndarray]] = {"lds": {}, "region_centred": {}}
     for method, values in predictions.items():
-        lds = lds_matrix(values, outputs, subset_weights)
-        rows += means.matrix(lds, names, quantity="lds", method=method)
-        centred = lds_matrix(region_centred(values[1:]), centred_outputs, subset_weights)
-        rows += means.matrix(centred, names[1:], quantity="region_centred", method=method)
-        contrasts["lds"][method] = contrast(np.moveaxis(lds[:, 1:, 1:], (1, 2), (-2, -1)))
-        contrasts["region_centred"][method] = contrast(np.moveaxis(centred, (1, 2), (-2, -1)))
-    first = next(iter(predictions))
-    for name, by_method in contrasts.items():
-        quantity = f"{name}_locality"
+        for quantity in contrasts:
+            x, y, regions = values, outputs, names
+            if quantity == "region_centred":
+                x, y, regions = region_centred(x[1:]), region_centred(y[1:]), names[1:]
+            cells = lds_matrix(x, y, subset_weights)  # [B, R, R, S, Q]
+            means = cells[:, :, :, paired].mean(3)
+            for r, s in np.ndindex(len(regions), len(regions)):
+                ends = {PAIRED_STEPS: interval(means[:, r, s], query_weights)}
+                pair = {"score_region": regions[r], "output_region": regions[s]}
+                rows += rows_of_targets(ends, steps, quantity=quantity, method=method, **pair)
+            named = cells[:, -len(names) + 1 :, -len(names) + 1 :]  # without the whole image
+            contrasts[quantity][method] = contrast(np.moveaxis(named, (1, 2), (-2, -1)))
+
+    def add(values: np.ndarray, **conditions: str) -> None:
+        ends = {
+            STEP: interval(values, query_weights),
+            PAIRED_STEPS: interval(values[:, paired].mean(1), query_weights),
+        }
+        rows.extend(rows_of_targets(ends, steps, **conditions))
+
+    for quantity, by_method in contrasts.items():  # [B, S, Q]
+        first = next(iter(by_method))
         for method, values in by_method.items():
-            rows += means.by_step(values, quantity=quantity, method=method)
+            add(values, quantity=f"{quantity}_locality", method=method)
             if method != first:
-                conditions = {"quantity": f"{quantity}_difference", "method": first}
-                rows += means.by_step(by_method[first] - values, **conditions, against=method)
+                conditions = {"method": first, "against": method}
+                difference = by_method[first] - values
+                add(difference, quantity=f"{quantity}_locality_difference", **conditions)
     return rows
 
 

@@ -6,22 +6,11 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP
-from journey.evaluation.plots import (
-    COLOURS,
-    GREY,
-    format_step_axis,
-    heatmap,
-    method_colour,
-    new_figure,
-    plot_curve,
-    plot_points,
-)
+from journey.evaluation import plots
 from journey.evaluation.rows import Row, format_interval, method_names, rich_table, select
 
 TITLES = {"lds": "LDS × 100", "region_centred": "region-centred LDS × 100"}
-
 CHANGES = {"change_share": "share of the squared change", "output_rise": "rise of the output"}
-
 LIMIT = 60  # LDS × 100 at the ends of the colours
 
 
@@ -58,12 +47,12 @@ def removal_table(result: dict) -> Table:
 def lds_figure(result: dict) -> Figure:
     """Return LDS of the scores of every region against the outputs of every region, by method."""
     methods = method_names(result["rows"], "lds")
-    figure, grid = new_figure(2, len(methods), (2.9 * len(methods) + 1.0, 6.0))
+    figure, grid = plots.new_figure(2, len(methods), (2.9 * len(methods) + 1.0, 6.0))
     for panels, (quantity, title) in zip(grid, TITLES.items(), strict=True):
         for axes, method in zip(panels, methods, strict=True):
             rows = select(result["rows"], quantity=quantity, method=method)
             values, regions, _ = _matrix(rows, "score_region")
-            heatmap(axes, values, regions, regions, (-LIMIT, LIMIT), fontsize=8)
+            plots.heatmap(axes, values, regions, regions, (-LIMIT, LIMIT), fontsize=8)
             axes.set_title(f"{method}\n{title}", fontsize=8)
         panels[0].set_ylabel("scores of", fontsize=8)
     for axes in grid[-1]:
@@ -77,15 +66,15 @@ def lds_figure(result: dict) -> Figure:
 
 def locality_figure(result: dict) -> Figure:
     """Return how much better scores of a region predict that region than others, at every step."""
-    figure, grid = new_figure(1, 2, (9.0, 3.8), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (9.0, 3.8), sharey=True)
     for axes, (name, title) in zip(grid[0], TITLES.items(), strict=True):
         for i, method in enumerate(method_names(result["rows"], "lds")):
             conditions = {"method": method, "target": STEP}
             rows = select(result["rows"], quantity=f"{name}_locality", **conditions)
-            plot_curve(axes, rows, method_colour(method), method, place=i, times=100)
+            plots.plot_curve(axes, rows, plots.method_colour(method), method, place=i, times=100)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_title(title, fontsize=9)
-        format_step_axis(axes)
+        plots.format_step_axis(axes)
     grid[0, 0].set_ylabel("own region minus others (LDS × 100)")
     grid[0, 0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{result['experiment']}: locality of scores, 95% intervals", fontsize=10)
@@ -94,11 +83,11 @@ def locality_figure(result: dict) -> Figure:
 
 def removal_figure(result: dict) -> Figure:
     """Return where removing a region's proponents changes samples, and the contrast to controls."""
-    figure, grid = new_figure(1, 3, (12.0, 3.9), width_ratios=(1.2, 1.2, 1.6))
+    figure, grid = plots.new_figure(1, 3, (12.0, 3.9), width_ratios=(1.2, 1.2, 1.6))
     for axes, (quantity, title) in zip(grid[0], CHANGES.items(), strict=False):
         values, removed, regions = _matrix(select(result["rows"], quantity=quantity), "removed")
         limits = (float(values.min()), float(values.max()))
-        heatmap(axes, values, removed, regions, limits, "viridis", fontsize=8)
+        plots.heatmap(axes, values, removed, regions, limits, "viridis", fontsize=8)
         axes.set_title(f"{title}, %", fontsize=9)
         axes.set_xlabel("in", fontsize=8)
     grid[0, 0].set_ylabel("removed: proponents of", fontsize=8)
@@ -110,11 +99,11 @@ def removal_figure(result: dict) -> Figure:
             points = select(rows, against=against)
             positions = np.arange(len(points)) + 0.14 * (i - 1.5)
             label = f"{quantity.replace('_', ' ')} minus {against}"
-            plot_points(axes, positions, points, COLOURS[i], label, marker, times=100)
+            plots.plot_points(axes, positions, points, plots.COLOURS[i], label, marker, times=100)
             i += 1
     names = [_break(row["output_region"]) for row in points]
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.axhline(0, color=plots.GREY, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylabel("× 100, 95% intervals over queries", fontsize=8)
     axes.set_title("in the region itself, minus other removals", fontsize=9)
@@ -135,7 +124,7 @@ def _matrix(rows: list[Row], index: str) -> tuple[np.ndarray, list[str], list[st
     return 100 * values.reshape(len(lines), len(columns)), lines, columns
 
 
-def _break(name: object) -> str:
+def _break(name: str | int | float) -> str:
     """Return a name with each word on a line."""
     return str(name).replace(" ", "\n")
 

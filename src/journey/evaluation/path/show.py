@@ -9,16 +9,7 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP, TRAJECTORY
-from journey.evaluation.plots import (
-    COLOURS,
-    GREY,
-    format_step_axis,
-    heatmap,
-    method_colour,
-    new_figure,
-    plot_curve,
-    plot_points,
-)
+from journey.evaluation import plots
 from journey.evaluation.rows import (
     format_interval,
     make_row,
@@ -29,11 +20,11 @@ from journey.evaluation.rows import (
 )
 
 DISTANCES = {  # label, colour and line of each
-    "estimate_to_final": ("‖x̂0_t − x_0‖²", COLOURS[1], "o-"),
-    "mean_to_final": ("‖E[x_0|x_t] − x_0‖²", COLOURS[2], "o-"),
-    "spread": ("Var(x_0|x_t)", GREY, "o:"),
-    "estimate_to_mean": ("‖x̂0_t − E[x_0|x_t]‖²", COLOURS[0], "o-"),
-    "monte_carlo": ("error of the mean, subtracted", GREY, "o--"),
+    "estimate_to_final": ("‖x̂0_t − x_0‖²", plots.COLOURS[1], "o-"),
+    "mean_to_final": ("‖E[x_0|x_t] − x_0‖²", plots.COLOURS[2], "o-"),
+    "spread": ("Var(x_0|x_t)", plots.GREY, "o:"),
+    "estimate_to_mean": ("‖x̂0_t − E[x_0|x_t]‖²", plots.COLOURS[0], "o-"),
+    "monte_carlo": ("error of the mean, subtracted", plots.GREY, "o--"),
 }
 
 
@@ -88,7 +79,7 @@ def correlation_figure(result: dict) -> Figure:
     Below and on the diagonal: one query at two steps. Above: two queries.
     """
     methods, steps = _plain_methods(result), result["steps"]
-    figure, grid = new_figure(1, len(methods), (3.3 * len(methods), 3.9))
+    figure, grid = plots.new_figure(1, len(methods), (3.3 * len(methods), 3.9))
     for axes, method in zip(grid[0], methods, strict=True):
         values = np.zeros((len(steps), len(steps)))
         for row in select(result["rows"], quantity="rank_correlation", method=method):
@@ -96,7 +87,7 @@ def correlation_figure(result: dict) -> Figure:
         for row in select(result["rows"], quantity="rank_correlation_others", method=method):
             if row["step"] != row["other_step"]:
                 values[steps.index(row["step"]), steps.index(row["other_step"])] = row["value"]
-        heatmap(axes, 100 * values, steps, steps, (-100, 100))
+        plots.heatmap(axes, 100 * values, steps, steps, (-100, 100))
         axes.set_title(method, fontsize=9)
     grid[0, 0].set_ylabel("step t")
     title = f"rank correlation of attributions × 100, means over {result['num_queries']} queries"
@@ -107,7 +98,7 @@ def correlation_figure(result: dict) -> Figure:
 
 def top_figure(result: dict) -> Figure:
     """Return the overlap of the top with that of the step before, and its share of the class."""
-    figure, grid = new_figure(1, 2, (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
     (base,) = select(result["rows"], quantity="base_rate")
     k, chance = result["top_k"], result["top_k"] / result["num_train"]
     panels = {
@@ -117,11 +108,11 @@ def top_figure(result: dict) -> Figure:
     for axes, (quantity, (title, level)) in zip(grid[0], panels.items(), strict=True):
         for i, method in enumerate(_plain_methods(result)):
             rows = select(result["rows"], quantity=quantity, method=method)
-            plot_curve(axes, rows, method_colour(method), method, place=i)
-        axes.axhline(level, color=GREY, linestyle="--", label="chance")
+            plots.plot_curve(axes, rows, plots.method_colour(method), method, place=i)
+        axes.axhline(level, color=plots.GREY, linestyle="--", label="chance")
         axes.set_title(title, fontsize=9)
         axes.legend(frameon=False, fontsize=8)
-        format_step_axis(axes)
+        plots.format_step_axis(axes)
     grid[0, 0].set_ylim(0, 1.02)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
@@ -129,16 +120,16 @@ def top_figure(result: dict) -> Figure:
 
 def distance_figure(result: dict) -> Figure:
     """Return how far x̂0_t is from E[x_0 | x_t], and either from the final sample."""
-    figure, grid = new_figure(1, 1, (6.4, 4.4))
+    figure, grid = plots.new_figure(1, 1, (6.4, 4.4))
     axes = grid[0, 0]
     for i, (name, (label, colour, line)) in enumerate(DISTANCES.items()):
         rows = select(result["rows"], quantity="distance", method=name)
-        plot_curve(axes, rows, colour, label, place=i, line=line)
+        plots.plot_curve(axes, rows, colour, label, place=i, line=line)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_ylabel("squared distance per element (pixels in −1…1)", fontsize=8)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)
-    format_step_axis(axes)
+    plots.format_step_axis(axes)
     sizes = f"{_sizes(result)}, {result['num_continuations']} continuations"
     figure.suptitle(f"{result['experiment']}: what x̂0_t estimates; {sizes}", fontsize=9)
     return figure
@@ -158,12 +149,12 @@ def query_example_figure(result: dict) -> Figure:
     """Return the LDS of the first method by query example, and paired differences to x̂0_t."""
     variants = query_example_variants(result)
     first = variants["estimate"]
-    figure, grid = new_figure(1, 2, (9.5, 4.2), width_ratios=(3, 2))
+    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), width_ratios=(3, 2))
     by_step, paired = grid[0]
     for i, (query_example, method) in enumerate(variants.items()):
         conditions = {"method": method, "score_transform": "chosen", "target": STEP}
         lds = select(result["rows"], quantity="lds", **conditions)
-        plot_curve(by_step, lds, COLOURS[i], query_example, place=i)
+        plots.plot_curve(by_step, lds, plots.COLOURS[i], query_example, place=i)
         if method == first:
             continue
         differences = []
@@ -173,12 +164,12 @@ def query_example_figure(result: dict) -> Figure:
             value, low, high = (-float(row[end]) for end in ("value", "high", "low"))
             differences.append(make_row({}, value, low, high))
         positions = np.arange(2) + 0.12 * (i - 2)
-        plot_points(paired, positions, differences, COLOURS[i], query_example)
+        plots.plot_points(paired, positions, differences, plots.COLOURS[i], query_example)
     for axes in (by_step, paired):
         axes.axhline(0, color="black", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8)
     by_step.set_ylabel("LDS (Spearman, mean over queries)")
-    format_step_axis(by_step)
+    plots.format_step_axis(by_step)
     steps = ", ".join(map(str, result["paired_steps"]))
     paired.set_xticks([0, 1], [f"steps {steps}", "trajectory"], fontsize=8)
     paired.set_xlim(-0.5, 1.5)

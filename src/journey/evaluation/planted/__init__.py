@@ -37,13 +37,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ALL_STEPS = "all_steps"  # the mean over them
-
 CHANCE = "chance"
-
 RECALL = "recall"  # among the first c training images
-
 FEW = 10  # a fixed number of first images, for recall
-
 MANY = 50  # first images in which a method that ranks unusual images first has duplicates of others
 
 

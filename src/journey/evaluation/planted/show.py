@@ -4,14 +4,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from journey.attribution.targets import STEP
-from journey.evaluation.plots import (
-    GREY,
-    format_step_axis,
-    legend_below,
-    method_colour,
-    new_figure,
-    plot_curve,
-)
+from journey.evaluation import plots
 from journey.evaluation.rows import (
     Row,
     format_half_width,
@@ -45,21 +38,23 @@ def recall_table(result: dict) -> Table:
 
 def recall_figure(result: dict) -> Figure:
     """Return the recall and the median rank of every method at every step, beside chance."""
-    figure, grid = new_figure(1, len(PANELS), (12.0, 3.9))
+    figure, grid = plots.new_figure(1, len(PANELS), (12.0, 3.9))
     for axes, (quantity, title) in zip(grid[0], PANELS.items(), strict=True):
         methods = method_names(result["rows"], quantity)
         for i, method in enumerate(methods):
             rows = select(result["rows"], quantity=quantity, method=method, target=STEP)
             if method == "chance":
-                axes.axhline(rows[0]["value"], linestyle="--", color=GREY, label=method)
+                axes.axhline(rows[0]["value"], linestyle="--", color=plots.GREY, label=method)
             else:
-                plot_curve(axes, rows, method_colour(method), method, i - len(methods) / 2 + 1)
+                plots.plot_curve(
+                    axes, rows, plots.method_colour(method), method, i - len(methods) / 2 + 1
+                )
         axes.set_title(title, fontsize=9)
-        format_step_axis(axes)
+        plots.format_step_axis(axes)
     grid[0, 0].set_ylim(-0.04, 1.04)
     grid[0, 1].set_ylim(bottom=0)
     grid[0, 2].set_yscale("log")
-    legend_below(figure, 7)
+    plots.legend_below(figure, 7)
     noise = f" with noise of {result['jitter']:g}" if result["jitter"] else ""
     images = f"{result['num_queries']} images × {result['num_copies']} duplicates{noise}"
     title = f"{images} among {result['num_train']}; 95% intervals over queries"
