@@ -1,8 +1,7 @@
-"""When classes and looks emerge, on a small real run beside loops; whether attributions that know of it are found to."""
+"""Emergence on a small real run beside loops, and on scores that do or do not follow emergence."""
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import journey_trak, small_run
@@ -12,16 +11,17 @@ from scipy.stats import spearmanr
 from journey.attribution.baselines import Encoder, Pixel
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError
-from journey.engine.workspace import get
-from journey.evaluation import classifiers
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.evaluation.classifiers import classify_final_samples, train_classifiers
 from journey.evaluation.emergence import Emergence
-from journey.evaluation.emergence.findings import (
+from journey.evaluation.emergence.analysis import (
     CENTRE,
-    RISE,
-    Resampled,
+    HALFWAY,
+    Bootstrap,
+    attribution_steps,
     halfway,
     prediction_rows,
-    strongest_steps,
 )
 from journey.evaluation.ranking import base_rate, class_share, top_images
 from journey.evaluation.rows import select
@@ -33,7 +33,7 @@ STEPS = [600, 300, 100]
 EMERGENCE = Emergence(num_continuations=4, encoder=Encoder(side=32), top_k=10, num_bootstrap=100)
 
 
-def run_of(**changes):
+def emergence_run(**changes):
     settings = {
         "sampling": Sampling(Sampler.ddpm, 50, num_queries=5, steps=STEPS),
         "training": Training(num_steps=60, batch_size=16, warmup_steps=4),
@@ -48,159 +48,134 @@ def run_of(**changes):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The result of a small run, its artifacts and where they are."""
-    from journey.engine.store import Store
-    from journey.engine.workspace import Workspace
-
-    run = run_of()
-    workspace = Workspace(
-        Store(tmp_path_factory.mktemp("store")), run.compute, run.tracking, "test"
-    )
-    of = load_experiment(run, workspace.store)
-    spec = of.evaluation(run.evaluation, run.all_methods)
+def evaluated(tmp_path_factory):
+    """The result of a small run, its spec and the workspace with its artifacts."""
+    run = emergence_run()
+    store = Store(tmp_path_factory.mktemp("store"))
+    workspace = Workspace(store, run.compute, run.tracking, "test")
+    spec = load_experiment(run, store).evaluation(run.evaluation, run.all_methods)
     return json.loads((get(spec, workspace).path / "result.json").read_text()), spec, workspace
 
 
-def test_probabilities_and_agreement_are_those_of_a_loop(made):
-    result, spec, workspace = made
-    by = classifiers.train_classifiers(spec.inputs.embeddings, workspace)
-    own = classifiers.classify_final_samples(
-        by, spec.inputs.embeddings, spec.trajectories, workspace
-    )
+def test_probabilities_and_agreement_are_those_of_a_loop(evaluated):
+    result, spec, workspace = evaluated
+    embeddings = spec.inputs.embeddings
+    classifiers = train_classifiers(embeddings, workspace)
+    classes = classify_final_samples(classifiers, embeddings, spec.trajectories, workspace)
     for s, t in enumerate(STEPS):
         continued = get(spec.inputs.continuations[s], workspace)
-        ends, features = (continued.array(f"{name}.npy")[0] for name in ("final", "features"))
-        right, agreed = {"pixels": [], "features": []}, []
+        final, features = (continued.array(f"{name}.npy")[0] for name in ("final", "features"))
+        correct, agreed = {"pixels": [], "features": []}, []
         for q in range(5):
-            for j in range(1, 5):  # the journey's own continuation is no draw
-                said = {
-                    "pixels": by.pixels.predict(ends[q, j].reshape(1, -1))[0],
-                    "features": by.features.predict(features[q, j][None])[0],
+            for j in range(1, 5):  # the first has the noise of the trajectory itself
+                labels = {
+                    "pixels": classifiers.pixels.predict(final[q, j].reshape(1, -1))[0],
+                    "features": classifiers.features.predict(features[q, j][None])[0],
                 }
-                agreed.append(said["pixels"] == said["features"])
-                for name in said:
-                    right[name].append(said[name] == own[name][q])
-        for name in right:
+                agreed.append(labels["pixels"] == labels["features"])
+                for name in labels:
+                    correct[name].append(labels[name] == classes[name][q])
+        for name in correct:
             (row,) = select(result["rows"], quantity="probability", method=name, step=t)
-            assert row["value"] == pytest.approx(np.mean(right[name]))
+            assert row["value"] == pytest.approx(np.mean(correct[name]))
             assert row["low"] <= row["value"] <= row["high"]
         (row,) = select(result["rows"], quantity="agreement", step=t)
         assert row["value"] == pytest.approx(np.mean(agreed))
 
 
-def test_the_last_continuations_are_nearly_the_final_images(made):
-    result, _, _ = made
+def test_appearance_is_nearly_determined_at_the_last_step(evaluated):
     for name in ("ink", "slant", "symmetry"):
-        shares = [
-            select(result["rows"], quantity="decided", method=name, step=t)[0]["value"]
-            for t in STEPS
-        ]
-        assert shares[-1] > 0.8 > shares[0]
+        rows = select(evaluated[0]["rows"], quantity="explained_variance", method=name)
+        assert [row["step"] for row in rows] == STEPS
+        assert rows[-1]["value"] > 0.8 > rows[0]["value"]
 
 
-def test_class_shares_are_of_the_methods_that_score_steps(made):
-    result, spec, workspace = made
+def test_class_shares_are_those_of_the_middle_candidate_of_methods_that_score_steps(evaluated):
+    result, spec, workspace = evaluated
     train = train_images(spec.trajectories.checkpoint.images, workspace)
-    assert {row["method"] for row in select(result["rows"], quantity="class_share")} == {
-        "journey",
-        "pixel",
-    }
-    scores = get(spec.scores["journey"], workspace).array("scores.npy")[
-        1
-    ]  # of two values of λ, the second
-    classes = np.array(
-        [train.class_names.index(name) for name in result["queries"]["class"]["pixels"]]
-    )
+    rows = select(result["rows"], quantity="class_share")
+    assert {row["method"] for row in rows} == {"journey", "pixel"}
+    scores = get(spec.scores["journey"], workspace).array("scores.npy")[1]  # of two λ
+    classes = [train.class_names.index(name) for name in result["queries"]["class"]["pixels"]]
     for s, t in enumerate(STEPS):
-        (row,) = select(
-            result["rows"], quantity="class_share", method="journey", by="pixels", step=t
-        )
-        ranked = [np.argsort(-scores[s, q], kind="stable")[:10] for q in range(5)]
-        assert row["value"] == pytest.approx(
-            np.mean([train.labels[top] == classes[q] for q, top in enumerate(ranked)])
-        )
+        (row,) = select(rows, method="journey", classifier="pixels", step=t)
+        top = [np.argsort(-scores[s, q], kind="stable")[:10] for q in range(5)]
+        hits = [train.labels[top[q]] == classes[q] for q in range(5)]
+        assert row["value"] == pytest.approx(np.mean(hits))
 
 
-def test_what_the_result_says_is_drawn_and_tabled(made):
-    result = made[0] | {"experiment": "test", "variants": []}
+def test_figures_and_tables_show_the_result(evaluated):
+    result = evaluated[0] | {"experiment": "test", "variants": []}
     figures = EMERGENCE.figures(result)
     assert list(figures) == ["emergence.png", "classes.png", "attribution.png"]
-    drawn = {
-        c.get_label().split(":")[0]: c.lines[0].get_ydata()
-        for c in figures["emergence.png"].axes[0].containers
-    }
-    for name, values in drawn.items():
-        expected = [
-            row["value"]
-            for row in select(result["rows"], quantity="probability", method=name, target="step")
-        ]
-        np.testing.assert_allclose(values.astype(float), expected)
+    for container in figures["emergence.png"].axes[0].containers:
+        name = container.get_label().split(":")[0]
+        rows = select(result["rows"], quantity="probability", method=name, target="step")
+        shown = container.lines[0].get_ydata().astype(float)
+        np.testing.assert_allclose(shown, [row["value"] for row in rows])
     console = Console(record=True, width=200)
     console.print(*EMERGENCE.tables(result))
     assert "symmetry" in console.export_text()
-    plt.close("all")
 
 
-def planted(num_queries: int, random: np.random.Generator):
-    """Scores in which the class of a query takes over the top where it emerges.
-
-    Returns the steps, emergence [Q], scores [S, Q, N], labels [N] and classes [Q].
-    """
-    steps = np.arange(900.0, 0, -100)
-    emerges = random.uniform(250, 750, num_queries)
-    labels, classes = np.arange(200) % 10, np.arange(num_queries) % 10
-    pull = 6 / (1 + np.exp((steps[:, None] - emerges) / 30))  # [S, Q]
-    return (
-        steps,
-        emerges,
-        pull[..., None] * (labels == classes[:, None]) + random.normal(size=(9, num_queries, 200)),
-        labels,
-        classes,
-    )
-
-
-@pytest.mark.parametrize("knows", [True, False])
-def test_attributions_that_know_where_a_class_emerges_are_told_from_those_that_do_not(knows):
+@pytest.mark.parametrize("follows", [True, False])
+def test_scores_that_follow_emergence_are_distinguished_from_those_that_do_not(follows):
+    """The query's class takes over the top at the step of emergence, or at that of another."""
     random = np.random.default_rng(0)
-    steps, emerges, scores, labels, classes = planted(24, random)
-    if not knows:
-        emerges = random.permutation(emerges)
+    steps, emergence = np.arange(900.0, 0, -100), random.uniform(250, 750, 24)
+    labels, classes = np.arange(200) % 10, np.arange(24) % 10
+    pull = 6 / (1 + np.exp((steps[:, None] - emergence) / 30))  # [S, Q]
+    noise = random.normal(size=(9, 24, 200))
+    scores = pull[..., None] * (labels == classes[:, None]) + noise
+    if not follows:
+        emergence = random.permutation(emergence)
     shares = class_share(top_images(scores, 15), labels, classes)
-    at = strongest_steps(shares, base_rate(labels, classes), steps)
-    found = prediction_rows("a", {"pixels": emerges}, {"pixels": at}, Resampled(24, 300, seed=0))
-    assert [row["target"] for row in found] == [RISE, CENTRE]
-    for row in found:
-        assert row["value"] == pytest.approx(spearmanr(emerges, at[row["target"]]).statistic)
-        assert (row["low"] > row["null_high"]) == knows
-        if knows:
+    strongest = attribution_steps(shares, base_rate(labels, classes), steps)
+    bootstrap = Bootstrap(24, 300, seed=0)
+    rows = prediction_rows("a", {"pixels": emergence}, {"pixels": strongest}, bootstrap)
+    assert [row["target"] for row in rows] == [HALFWAY, CENTRE]
+    for row in rows:
+        expected = spearmanr(emergence, strongest[row["target"]]).statistic
+        assert row["value"] == pytest.approx(expected)
+        assert (row["low"] > row["null_high"]) == follows
+        if follows:
             assert row["value"] > 0.9
-            np.testing.assert_allclose(halfway(shares, steps), emerges, atol=130)
+            np.testing.assert_allclose(halfway(shares, steps), emergence, atol=130)
 
 
-def test_queries_that_emerge_nowhere_are_left_out():
-    drawn = Resampled(6, 100, seed=0)
+def test_queries_without_a_step_of_emergence_are_excluded():
+    bootstrap = Bootstrap(6, 100, seed=0)
     a, b = np.array([1.0, 2, 3, 4, np.nan, 5]), np.array([1.0, 2, 3, np.nan, 1, 9])
-    (row,) = drawn.related(a, b, quantity="predicts")
+    (row,) = bootstrap.correlation_rows(a, b, quantity="step_correlation")
     assert (row["value"], row["num_queries"]) == (pytest.approx(1), 4)
-    assert drawn.related(a, np.where(b > 1, b, np.nan), quantity="predicts") == []
+    assert bootstrap.correlation_rows(a, np.where(b > 1, b, np.nan)) == []
 
 
-def test_bad_input_is_refused_by_name(digits):
-    with pytest.raises(
-        ConfigError,
-        match=r"^sampling\.sampler=ddim: must be ddpm: others go on from x_t in one way only",
-    ):
-        run_of(sampling=Sampling(Sampler.ddim, 50, num_queries=4, steps=STEPS))
-    with pytest.raises(
-        ConfigError, match=r"^sampling\.steps=\[600, 300\]: must be at least 3 steps"
-    ):
-        run_of(sampling=Sampling(Sampler.ddpm, 50, num_queries=4, steps=[600, 300]))
-    with pytest.raises(ConfigError, match=r"^evaluation\.num_continuations=3: must be in 4…"):
-        run_of(evaluation=Emergence(num_continuations=3))
-    with pytest.raises(
-        ConfigError, match=r"^evaluation\.top_k=200: must be less than the 200 training images"
-    ):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sampling": Sampling(Sampler.ddim, 50, num_queries=4, steps=STEPS)},
+            r"sampling\.sampler=ddim: must be ddpm: with other samplers all continuations",
+        ),
+        (
+            {"sampling": Sampling(Sampler.ddpm, 50, num_queries=4, steps=[600, 300])},
+            r"sampling\.steps=\[600, 300\]: must be at least 3 steps",
+        ),
+        (
+            {"evaluation": Emergence(num_continuations=3)},
+            r"evaluation\.num_continuations=3: must be in 4…",
+        ),
+    ],
+)
+def test_invalid_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        emergence_run(**changes)
+
+
+def test_images_without_classes_or_with_too_few_for_the_top_are_refused(digits):
+    message = r"^evaluation\.top_k=200: must be less than the 200 training images"
+    with pytest.raises(ConfigError, match=message):
         Emergence(top_k=200).check_data("evaluation", None, digits)
     one = ImageSet(digits.images, np.zeros(200, np.int64), None, digits.ids, digits.class_names)
     with pytest.raises(ConfigError, match=r"^dataset=images of 1 class: must be of two or more"):

@@ -1,1 +1,1 @@
-"""Evaluations: a room for each kind, and beside them the mathematics that several share. Nothing here trains."""
+"""Evaluations: one package each, and the statistics, tables and plots they share. No training."""

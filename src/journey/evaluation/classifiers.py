@@ -1,11 +1,11 @@
-"""What generated images show, by two classifiers of different kind that were trained on real ones.
+"""Two classifiers of generated images, trained on the real images of a dataset.
 
-pixels    a support vector machine with a Gaussian kernel on pixels, as they are: divided by their deviation, those that are
-          nearly always black on real images would decide what generated ones show
-features  logistic regression on what an encoder sees
+pixels    support vector machine with a Gaussian kernel on unscaled pixels. Scaled ones would give
+          most weight to pixels that are nearly always black in real images.
+features  logistic regression on the features of an encoder
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -16,16 +16,24 @@ from sklearn.svm import SVC
 from journey.attribution.baselines import Embeddings
 from journey.diffusion.trajectories import decode_pictures
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.images import as_pixels, read_images
+from journey.pipeline.images import Decoded, as_pixels, read_images
 from journey.pipeline.interfaces import Sample
 from journey.pipeline.subsets import balanced_order
 
-MOST = 5000  # images that they are trained on: a support vector machine takes the square of them
+MAX_IMAGES = 5000  # for training: the cost of a support vector machine is quadratic
 
 
 @dataclass(frozen=True)
 class Classifiers:
-    """accuracy: of each on the held-out images, by its name; agreement: how often both say the same of those."""
+    """Two trained classifiers.
+
+    Attributes:
+        pixels: The classifier of pixels.
+        features: The classifier of features.
+        accuracy: Accuracy on the held-out images, by classifier.
+        agreement: Share of the held-out images that both give the same class.
+        num_held_out: Number of these images.
+    """
 
     pixels: SVC
     features: Pipeline
@@ -34,46 +42,62 @@ class Classifiers:
     num_held_out: int
 
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-        """What each says of pictures in −1…1, [..., C, H, W], and of their features, [..., E]. int64 [...]"""
-        of_pixels = self.pixels.predict(_flat(pictures, 3)).reshape(pictures.shape[:-3])
+        """Return the class of each picture by both classifiers. int64 [...]
+
+        Args:
+            pictures: Pictures in −1…1. [..., C, H, W]
+            features: Their features. [..., E]
+        """
+        shape = pictures.shape[:-3]
         return {
-            "pixels": of_pixels,
-            "features": self.features.predict(_flat(features, 1)).reshape(features.shape[:-1]),
+            "pixels": self.pixels.predict(_flatten(pictures, 3)).reshape(shape),
+            "features": self.features.predict(_flatten(features, 1)).reshape(shape),
         }
 
 
-def train_classifiers(of: Embeddings, workspace: Workspace) -> Classifiers:
-    """Classifiers of the classes of a dataset. Raises: ValueError if there is one class only."""
-    kept, embedded = get(of.images, workspace).path, get(of, workspace)
-    train, held_out = read_images(kept / "train"), read_images(kept / "held_out")
-    some = balanced_order(train.labels, seed=0)[:MOST]
-    pixels = SVC()
-    pixels.fit(_flat(_pixels(train.images[some]), 3), train.labels[some])
-    features = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
-    features.fit(embedded.array("train.npy")[some], train.labels[some])
-    found = Classifiers(pixels, features, {}, 0.0, 0)
-    said = found.labels(_pixels(held_out.images), embedded.array("held_out.npy"))
-    accuracy = {name: float((labels == held_out.labels).mean()) for name, labels in said.items()}
-    agreement = float((said["pixels"] == said["features"]).mean())
-    return Classifiers(pixels, features, accuracy, agreement, len(held_out))
+def train_classifiers(embeddings: Embeddings, workspace: Workspace) -> Classifiers:
+    """Return classifiers of the classes of a dataset, which has at least two.
+
+    Args:
+        embeddings: The features of its images.
+        workspace: Where artifacts are.
+    """
+    folder = get(embeddings.images, workspace).path
+    train, held_out = read_images(folder / "train"), read_images(folder / "held_out")
+    features = get(embeddings, workspace)
+
+    # Train on a balanced selection of the training images.
+    selection = balanced_order(train.labels, seed=0)[:MAX_IMAGES]
+    labels = train.labels[selection]
+    by_pixels = SVC().fit(_flatten(_pixels(train.images[selection]), 3), labels)
+    by_features = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
+    by_features.fit(features.array("train.npy")[selection], labels)
+
+    # Test on the held-out images.
+    trained = Classifiers(by_pixels, by_features, {}, 0.0, len(held_out))
+    predicted = trained.labels(_pixels(held_out.images), features.array("held_out.npy"))
+    accuracy = {name: float((y == held_out.labels).mean()) for name, y in predicted.items()}
+    agreement = float((predicted["pixels"] == predicted["features"]).mean())
+    return replace(trained, accuracy=accuracy, agreement=agreement)
 
 
 def classify_final_samples(
-    by: Classifiers, of: Embeddings, trajectories: Sample, workspace: Workspace
+    classifiers: Classifiers, embeddings: Embeddings, trajectories: Sample, workspace: Workspace
 ) -> dict[str, np.ndarray]:
-    """What each says of the final images of some journeys. int64 [Q]"""
+    """Return the class of each final sample by both classifiers. int64 [Q]"""
     import torch
 
-    pictures = decode_pictures(
-        np.array(get(trajectories, workspace).array("final.npy")), trajectories, workspace
-    )
-    return by.labels(pictures, of.encoder.load()(torch.from_numpy(pictures)).numpy())
+    final_samples = np.array(get(trajectories, workspace).array("final.npy"))
+    pictures = decode_pictures(final_samples, trajectories, workspace)
+    features = embeddings.encoder.load()(torch.from_numpy(pictures)).numpy()
+    return classifiers.labels(pictures, features)
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return np.asarray(as_pixels(images))
+def _pixels(images: np.ndarray | Decoded) -> np.ndarray:
+    """Return images as pixels in −1…1."""
+    return np.asarray(as_pixels(np.asarray(images)))
 
 
-def _flat(arrays: np.ndarray, each: int) -> np.ndarray:
-    """[..., each axes] → [B, elements]"""
-    return arrays.reshape(-1, int(np.prod(arrays.shape[-each:])))
+def _flatten(arrays: np.ndarray, num_axes: int) -> np.ndarray:
+    """Return arrays [..., *shape] as [B, elements], where shape has `num_axes` axes."""
+    return arrays.reshape(-1, int(np.prod(arrays.shape[-num_axes:])))

@@ -1,77 +1,187 @@
-"""One shape of result for every evaluation: flat rows, which the same code draws and tables.
+"""The rows of a result, and tables of them. Every evaluation writes its numbers as such rows.
 
-quantity  what is stated: lds, specific, ceiling, difference, …
-method    of which method; against: minus which other one; readout: how its scores were read
-by        which of several instruments saw it
-target    step, paired_steps, trajectory or destination; step: which timestep, of a step
-value, low, high  with its 95% interval; null_low, null_high: where 95% of it would be if nothing was the matter
+quantity  what the number is: lds, query_centred, ceiling, difference, …
+method    whose number it is; against: the method that is subtracted
+score_transform  how scores became predictions: chosen (on held-out data) or linear
+by        the classifier that the number depends on
+target    step, paired_steps, trajectory or final_sample
+step      the timestep, where the target is a step
+value, low, high     the number and its 95% interval
+null_low, null_high  the central 95% of its null distribution
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from journey.attribution.targets import STEP
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.table import Table
+
 Row = dict[str, str | int | float]
 
+Number = float | np.ndarray  # a single one
 
-Interval = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, and the ends of its interval
+Interval = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Value, lower end and upper end."""
 
 
-def rows_of_targets(found: dict[str, Interval], steps: Sequence[int], **what: str) -> list[Row]:
-    """Rows of a quantity at several targets, each with its interval.
+def make_row(
+    conditions: Mapping[str, str | int | float], value: Number, low: Number, high: Number
+) -> Row:
+    """Return a row: the conditions that identify a number, the number and its interval."""
+    return {**conditions, "value": float(value), "low": float(low), "high": float(high)}
 
-    found: value, low and high of each, scalars, or for the steps [S].
 
-    >>> of_targets({"trajectory": (np.float64(0.2), np.float64(0.1), np.float64(0.3))}, [], quantity="lds")
+def rows_of_targets(
+    intervals: dict[str, Interval], steps: Sequence[int], **conditions: str
+) -> list[Row]:
+    """Return the rows of a quantity at several targets.
+
+    Args:
+        intervals: Value, low and high by target; arrays [S] of the target `step`, else scalars.
+        steps: The S timesteps.
+        conditions: What all rows have in common, such as quantity and method.
+
+    >>> ends = np.float64(0.2), np.float64(0.1), np.float64(0.3)
+    >>> rows_of_targets({"trajectory": ends}, [], quantity="lds")
     [{'quantity': 'lds', 'target': 'trajectory', 'value': 0.2, 'low': 0.1, 'high': 0.3}]
     """
     rows = []
-    for target, ends in found.items():
-        if target == STEP:
-            rows += [
-                make_row(what | {"target": target, "step": t}, *numbers)
-                for t, *numbers in zip(steps, *ends, strict=True)
-            ]
-        else:
-            rows.append(make_row(what | {"target": target}, *ends))
+    for target, ends in intervals.items():
+        if target != STEP:
+            rows.append(make_row({**conditions, "target": target}, *ends))
+            continue
+        for t, value, low, high in zip(steps, *ends, strict=True):
+            at_step: Row = {**conditions, "target": target, "step": t}
+            rows.append(make_row(at_step, value, low, high))
     return rows
 
 
-def make_row(what: dict, value: float, low: float, high: float) -> Row:
-    """What is stated, and its numbers."""
-    return {**what, "value": float(value), "low": float(low), "high": float(high)}
-
-
-def select(rows: list[Row], **what: str | int) -> list[Row]:
-    """The rows that say so.
+def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
+    """Return the rows that have all of these values.
 
     >>> select([{"method": "trak", "value": 1.0}, {"method": "pixel", "value": 2.0}], method="trak")
     [{'method': 'trak', 'value': 1.0}]
     """
-    return [row for row in rows if all(row.get(key) == value for key, value in what.items())]
+    return [row for row in rows if all(row.get(key) == value for key, value in conditions.items())]
 
 
 def method_names(rows: list[Row], quantity: str) -> list[str]:
-    """The methods that a quantity is stated for, in their order."""
+    """Return the methods for which there is a quantity, in the order of the rows."""
     return list(dict.fromkeys(str(row["method"]) for row in select(rows, quantity=quantity)))
 
 
-def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
-    """A value with its interval, in words of a table.
+def error_bars(rows: list[Row]) -> np.ndarray:
+    """Return the distances from values to the lower and upper ends of their intervals. [2, rows]"""
+    value, low, high = np.array([[row[key] for row in rows] for key in ("value", "low", "high")])
+    return np.maximum(0, np.stack([value - low, high - value]))
 
-    >>> spelled({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
+
+def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
+    """Return a value with its interval as text.
+
+    Args:
+        row: The row.
+        digits: Digits after the decimal point.
+        times: A factor, such as 100 for percent.
+        sign: "+" to write the sign of positive numbers.
+
+    >>> format_interval({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
     '−12.3 [−20.0, 0.1]'
     """
-    value, low, high = (
-        f"{times * row[end]:{sign}z.{digits}f}".replace("-", "−")
-        for end in ("value", "low", "high")
-    )
+    numbers = [times * float(row[end]) for end in ("value", "low", "high")]
+    value, low, high = (f"{number:{sign}z.{digits}f}".replace("-", "−") for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
-def error_bars(rows: list[Row]) -> np.ndarray:
-    """Distances from the values to both ends of their intervals. [2, rows]"""
-    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
-    return np.maximum(0, np.stack([value - low, high - value]))
+def format_half_width(row: Row) -> str:
+    """Return 100 × a value ± half the width of its interval.
+
+    >>> format_half_width({"value": 0.2, "low": 0.1, "high": 0.34})
+    '20 ± 12'
+    """
+    value, low, high = (float(row[end]) for end in ("value", "low", "high"))
+    return f"{100 * value:.0f} ± {50 * (high - low):.0f}"
+
+
+def target_name(row: Row) -> str:
+    """Return the target of a row as the heading of a column.
+
+    >>> target_name({"target": "step", "step": 400}), target_name({"target": "final_sample"})
+    ('t=400', 'final sample')
+    """
+    return f"t={row['step']}" if "step" in row else str(row["target"]).replace("_", " ")
+
+
+def pivot(
+    rows: list[Row],
+    index: str | Callable[[Row], str],
+    columns: str | Callable[[Row], str],
+    cell: Callable[[Row], str],
+    heading: str | None = None,
+) -> "DataFrame":
+    """Return a table of texts with a cell for each row, "" where there is none.
+
+    Lines and columns keep the order of the rows. The first column has the names of the lines.
+
+    Args:
+        rows: The rows.
+        index: What names the line of a row: a key, or a function of the row.
+        columns: What names its column.
+        cell: The text of its cell.
+        heading: The name of the first column; by default the key `index`, or "".
+
+    >>> rows = [{"method": "trak", "step": t, "value": t / 1000} for t in (600, 300)]
+    >>> pivot(rows, "method", target_name, lambda row: f"{row['value']}").to_dict("records")
+    [{'method': 'trak', 't=600': '0.6', 't=300': '0.3'}]
+    """
+    from pandas import DataFrame
+
+    if heading is None:
+        heading = index if isinstance(index, str) else ""
+    lines: dict[str, dict[str, str]] = {}
+    names: dict[str, None] = {}  # of the columns, in order
+    for row in rows:
+        line = str(row[index] if isinstance(index, str) else index(row))
+        column = str(row[columns] if isinstance(columns, str) else columns(row))
+        lines.setdefault(line, {heading: line})[column] = cell(row)
+        names[column] = None
+    return DataFrame(list(lines.values()), columns=[heading, *names]).fillna("")
+
+
+def rich_table(frame: "DataFrame", title: str, *sections: "DataFrame") -> "Table":
+    """Return a table for the terminal. Nothing in it is markup: brackets are intervals.
+
+    Args:
+        frame: Its texts; the first column is on the left, the others are right-justified.
+        title: Its title.
+        sections: Further lines with the same columns, each below a rule.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for i, name in enumerate(frame.columns):
+        table.add_column(Text(str(name)), justify="right" if i else "left")
+    for part in (frame, *sections):
+        table.add_section()
+        for line in part.itertuples(index=False):
+            table.add_row(*(Text(str(text)) for text in line))
+    return table
+
+
+def markdown_table(frame: "DataFrame") -> str:
+    """Return a table as Markdown.
+
+    >>> from pandas import DataFrame
+    >>> print(markdown_table(DataFrame([{"method": "trak", "LDS": "20 [10, 34]"}])))
+    | method | LDS |
+    | --- | --- |
+    | trak | 20 [10, 34] |
+    """
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

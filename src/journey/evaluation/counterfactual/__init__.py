@@ -1,12 +1,12 @@
-"""Retrainings that an evaluation compares with the full model: whose, and what each is asked.
+"""Retraining counterfactuals (Georgiev et al. 2023, Section 5).
 
-Retraining counterfactuals (Georgiev et al. 2023, Section 5): leave out the images that a method ranks first for a query at a
-step, retrain from scratch, enter the query's journey at that step, and see what has changed.
+Remove the images that a method ranks first for a query at a step, retrain from scratch, continue
+the query's trajectory from that step with the retrained model, and measure what has changed.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from journey.attribution.baselines import Embeddings, Encoder
@@ -33,223 +33,226 @@ from journey.pipeline.interfaces import (
     WithoutTop,
 )
 from journey.pipeline.settings import Sampler, Sampling
+from journey.pipeline.subsets import require_removable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-
 PROPONENTS, OPPONENTS = "proponents", "opponents"
 
-
 RANDOM, SEED, SAME = "random removal", "another seed", "same model"
-
 
 CONTROLS = (RANDOM, SEED, SAME)
 
 
-RemovalKey = tuple[str, str, int, int]
-"""method or floor, side, count, step"""
+@dataclass(frozen=True)
+class Removal:
+    """Which images are removed.
+
+    Attributes:
+        method: The method that ranks them, or a control.
+        side: Proponents or opponents.
+        count: Number of images; 0 if none is removed.
+        step: t of the ranking, from which trajectories are continued.
+    """
+
+    method: str
+    side: str
+    count: int
+    step: int
+
+    @property
+    def is_control(self) -> bool:
+        """Return whether no method ranks the images."""
+        return self.method in CONTROLS
 
 
 @dataclass(frozen=True)
 class Change:
-    """A retraining, and what is asked of it. method: whose ranking, or which floor"""
+    """A retrained model, and what is compared with the full model.
 
-    method: str
-    side: str
-    count: int  # images that are left out
-    step: int  # whose ranking, and where journeys are entered
-    continuations: tuple[
-        Continuations, ...
-    ]  # of rising windows, the last of which is the whole rest of a journey
+    Attributes:
+        removal: Which images are removed.
+        continuations: Continued trajectories, by rising windows; the last one reaches the end.
+        measured: Outputs of all queries.
+    """
+
+    removal: Removal
+    continuations: tuple[Continuations, ...]
     measured: Measure
 
     @property
     def windows(self) -> tuple[int, ...]:
-        return tuple(window for of in self.continuations for window in of.windows)
+        """Return all windows in rising order."""
+        return tuple(w for continuations in self.continuations for w in continuations.windows)
 
     @property
     def queries(self) -> tuple[int, ...]:
+        """Return the queries whose trajectories are continued."""
         return self.continuations[-1].queries
-
-    @property
-    def what(self) -> RemovalKey:
-        return self.method, self.side, self.count, self.step
-
-
-def group_changes(changes: tuple[Change, ...]) -> dict[RemovalKey, list[Change]]:
-    """Changes of one method, side, count and step, in the order they were asked for."""
-    return {what: list(of) for what, of in groupby(changes, key=lambda change: change.what)}
 
 
 @dataclass(frozen=True)
 class CounterfactualInputs(Inputs):
-    """What the result of `counterfactual` are computed from."""
+    """What the effects of removals are computed from.
 
-    changes: tuple[Change, ...]  # every retraining
-    before: tuple[Continuations, ...]  # [step]: twice as many continuations under the full model
-    reference: Measure  # outputs of the full model
-    embeddings: Embeddings  # what the classifiers are trained on
-    lds: Evaluate | None  # the LDS of the same scores
+    Attributes:
+        changes: Every retrained model.
+        before: Continuations under the full model, twice as many, by step.
+        reference: Outputs of the full model.
+        embeddings: Features that the classifiers are trained on.
+        lds: The LDS of the same scores, if it is compared.
+    """
+
+    changes: tuple[Change, ...]
+    before: tuple[Continuations, ...]
+    reference: Measure
+    embeddings: Embeddings
+    lds: Evaluate | None
 
 
 @dataclass
 class Counterfactual(Evaluation):
+    """The effects of removing what each method ranks first, beside those of controls."""
+
     name: ClassVar[str] = "counterfactual"
-    steps: list[int] = field(default_factory=lambda: [400])  # t: where journeys are entered
-    counts: list[int] = field(
-        default_factory=lambda: [30, 100]
-    )  # k: how many proponents are left out
-    opponents: list[int] = field(default_factory=list)  # how many opponents, by further retrainings
+    steps: list[int] = field(
+        default_factory=lambda: [400]
+    )  # t of the rankings, from which trajectories are continued
+    counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of proponents to remove
+    opponents: list[int] = field(default_factory=list)  # numbers of opponents to remove
     windows: list[int] = field(
         default_factory=lambda: [100]
-    )  # Δ: beside the whole rest of the journey
+    )  # Δ: timesteps that the retrained model is used for, beside all of them
     short_windows: list[int] = omitted_default(
         []
-    )  # further Δ, for the largest count of proponents alone
-    num_queries: int = 12  # the first of them
-    num_continuations: int = 32  # of each
-    num_random: int = 6  # random removals of each count
-    num_seeds: int = 4  # retrainings on everything
-    dimensions: int = 16  # of the space of the Fréchet distance
-    encoder: Encoder = field(default_factory=lambda: Encoder(side=96))
+    )  # further Δ, only for the largest number of proponents
+    num_queries: int = 12  # the first queries of the run
+    num_continuations: int = 32  # of each query
+    num_random: int = 6  # random removals of each size
+    num_seeds: int = 4  # retrained models of all images
+    dimensions: int = 16  # principal axes of the features, for the Fréchet distance
+    encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the features
     beside_lds: bool = omitted_default(
         True
-    )  # judge the same scores by LDS too, whose subset models large data cannot afford
+    )  # compute the LDS of the same scores too, which needs models of random subsets
     candidates: dict[str, float] = omitted_default(
         {}
-    )  # the hyper-parameter of a method that has several
+    )  # the hyper-parameter of each method that has several
 
     def check(self, where: str) -> None:
         for name in ("steps", "counts", "opponents", "windows", "short_windows"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"{where}.{name}", values, "distinct")
-        require(len(self.steps) > 0, f"{where}.steps", self.steps, "a non-empty list")
-        require(len(self.counts) > 0, f"{where}.counts", self.counts, "a non-empty list")
-        for name, least in {
-            "num_queries": 2,
-            "num_continuations": 2,
-            "num_random": 2,
-            "num_seeds": 1,
-        }.items():
+        for name in ("steps", "counts"):
+            values = getattr(self, name)
+            require(len(values) > 0, f"{where}.{name}", values, "a non-empty list")
+        for name in ("num_queries", "num_continuations", "num_random", "num_seeds"):
+            least = 1 if name == "num_seeds" else 2
             require_count(f"{where}.{name}", getattr(self, name), least=least, most=10_000)
-        most = self.num_continuations - 1
         require_count(f"{where}.dimensions", self.dimensions, most=1000)
-        fits = self.dimensions <= most
-        require(
-            fits,
-            f"{where}.dimensions",
-            self.dimensions,
-            f"at most {most}: num_continuations={most + 1}",
-        )
+        most = self.num_continuations - 1
+        allowed = f"at most {most}: num_continuations={most + 1}"
+        require(self.dimensions <= most, f"{where}.dimensions", self.dimensions, allowed)
         self.encoder.check(f"{where}.encoder")
 
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
-        known = f"among sampling.steps={sampling.steps}"
-        require(set(self.steps) <= set(sampling.steps), f"{where}.steps", self.steps, known)
+        allowed = f"among sampling.steps={sampling.steps}"
+        require(set(self.steps) <= set(sampling.steps), f"{where}.steps", self.steps, allowed)
         require_count(f"{where}.num_queries", self.num_queries, least=2, most=sampling.num_queries)
-        needed = "ddpm: what follows x_t by ddim is one image, whatever the noise"
-        require(
-            sampling.sampler is Sampler.ddpm, "sampling.sampler", sampling.sampler.value, needed
-        )
+        sampler, allowed = sampling.sampler, "ddpm: with ddim all continuations of x_t are equal"
+        require(sampler is Sampler.ddpm, "sampling.sampler", sampler.value, allowed)
         self.encoder.weights(f"{where}.encoder")
         stride = model.num_timesteps // sampling.num_inference_steps
         for t in self.steps:
             shortest = min([*self.windows, t])
             for name, most in (("windows", t), ("short_windows", shortest - 1)):
+                allowed = f"a multiple of {stride} in 1…{most}: trajectories continue from t={t}"
                 for window in getattr(self, name):
-                    fine = 0 < window <= most and window % stride == 0
-                    allowed = f"a multiple of {stride} in 1…{most}: journeys are entered at t={t}"
-                    require(fine, f"{where}.{name}", window, allowed)
+                    fits = 0 < window <= most and window % stride == 0
+                    require(fits, f"{where}.{name}", window, allowed)
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        from journey.pipeline.subsets import require_removable
-
         for name in ("counts", "opponents"):
             for count in getattr(self, name):
                 require_removable(f"{where}.{name}", count, images.labels)
 
-    # ------------------------------------------------------------------------------------------- what it needs
-
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> CounterfactualInputs:
-        """changes: every retraining; before: [step], of the full model, twice as many continuations; lds: the same methods,
-        judged by random subsets, or None.
-
-        Raises: ConfigError naming a method of which one hyper-parameter must be named.
-        """
-        everyone, twice = tuple(range(self.num_queries)), 2 * self.num_continuations
+        """Return the inputs. See `candidate_index` for the error about a missing candidate."""
+        queries, full = tuple(range(self.num_queries)), experiment.checkpoint(0)
+        before = []
+        for t in self.steps:
+            count = 2 * self.num_continuations
+            before.append(experiment.continuations(full, t, queries, count, self.encoder))
+        lds = LDS(paired_steps=list(self.steps))
         return CounterfactualInputs(
-            changes=(*self._removals(experiment, scores), *self._floors(experiment, everyone)),
-            before=tuple(
-                experiment.continuations(experiment.checkpoint(0), t, everyone, twice, self.encoder)
-                for t in self.steps
-            ),
-            reference=experiment.outputs(experiment.checkpoint(0)),
+            changes=tuple(self._changes(experiment, scores, queries)),
+            before=tuple(before),
+            reference=experiment.outputs(full),
             embeddings=Embeddings(experiment.images, self.encoder),
-            lds=experiment.evaluation_of(LDS(paired_steps=list(self.steps)), scores)
-            if self.beside_lds
-            else None,
+            lds=experiment.evaluation_of(lds, scores) if self.beside_lds else None,
         )
 
-    def _removals(self, experiment: Experiment, scores: dict[str, Score]) -> Iterator[Change]:
-        wanted = [(PROPONENTS, k) for k in self.counts] + [(OPPONENTS, k) for k in self.opponents]
+    def _changes(
+        self, experiment: Experiment, scores: dict[str, Score], queries: tuple[int, ...]
+    ) -> Iterator[Change]:
+        """Yield the models without what a method ranks first for a query, then the controls."""
+        sizes = [(PROPONENTS, count) for count in self.counts]
+        sizes += [(OPPONENTS, count) for count in self.opponents]
         for t in self.steps:
             for name, score in scores.items():
                 candidate = candidate_index(name, score.method, self.candidates)
-                by_step = score.method.num_scores(len(experiment.steps)) > 1
-                for side, count in wanted:
-                    for query in range(self.num_queries):
-                        step = (
-                            t if by_step else experiment.steps[0]
-                        )  # so that steps share what is one ranking
-                        keep = WithoutTop(score, candidate, step, query, count, side == OPPONENTS)
-                        yield self._change(experiment, name, side, count, t, keep, 0, (query,))
-
-    def _floors(self, experiment: Experiment, queries: tuple[int, ...]) -> Iterator[Change]:
+                # A method with one ranking for all steps shares its models between steps.
+                has_steps = score.method.num_scores(len(experiment.steps)) > 1
+                step = t if has_steps else experiment.steps[0]
+                for side, count in sizes:
+                    removal = Removal(name, side, count, t)
+                    for query in queries:
+                        opponents = side == OPPONENTS
+                        subset = WithoutTop(score, candidate, step, query, count, opponents)
+                        yield self._change(experiment, removal, subset, (query,))
         for t in self.steps:
             for count in dict.fromkeys([*self.counts, *self.opponents]):
                 for index in range(self.num_random):
-                    keep = WithoutRandom(index, count, experiment.seed)
-                    yield self._change(experiment, RANDOM, PROPONENTS, count, t, keep, 0, queries)
-            for repeat in range(1, 1 + self.num_seeds):
-                yield self._change(experiment, SEED, PROPONENTS, 0, t, FullData(), repeat, queries)
+                    removal = Removal(RANDOM, PROPONENTS, count, t)
+                    random = WithoutRandom(index, count, experiment.seed)
+                    yield self._change(experiment, removal, random, queries)
+            for seed in range(1, 1 + self.num_seeds):
+                removal = Removal(SEED, PROPONENTS, 0, t)
+                yield self._change(experiment, removal, FullData(), queries, seed)
 
     def _change(
         self,
         experiment: Experiment,
-        method: str,
-        side: str,
-        count: int,
-        t: int,
-        keep: Subset,
-        repeat: int,
+        removal: Removal,
+        subset: Subset,
         queries: tuple[int, ...],
+        training_seed: int = 0,
     ) -> Change:
-        model = experiment.retrained(keep, repeat)
+        """Return a retrained model with its continuations and outputs."""
+        model, t = experiment.retrained(subset, training_seed), removal.step
         windows = [(*sorted(w for w in self.windows if w != t), t)]
-        if self.short_windows and side == PROPONENTS and count in (max(self.counts), 0):
+        is_largest = removal.side == PROPONENTS and removal.count in (max(self.counts), 0)
+        if self.short_windows and is_largest:
             windows.insert(0, tuple(sorted(self.short_windows)))
-        of = (model, t, queries, self.num_continuations, self.encoder)
-        continued = tuple(experiment.continuations(*of, some) for some in windows)
-        return Change(method, side, count, t, continued, experiment.outputs(model))
-
-    # ------------------------------------------------------------------------------------------------ its result
+        continuations = [
+            experiment.continuations(model, t, queries, self.num_continuations, self.encoder, group)
+            for group in windows
+        ]
+        return Change(removal, tuple(continuations), experiment.outputs(model))
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
-        import json
-
         from journey.evaluation.counterfactual import changes
 
-        judged = changes.measure_effects(spec, self.dimensions, workspace)
-        lds, beside = spec.inputs_as(CounterfactualInputs).lds, {}
-        found = judged.stated()
-        if lds is not None:
-            of_lds = json.loads((get(lds, workspace).path / "result.json").read_text())
-            beside = {
-                "lds": {key: of_lds[key] for key in ("num_subsets", "num_seeds", "num_queries")}
-            }
-            found += judged.against_lds(of_lds["rows"])
+        effects = changes.measure_effects(spec, self.dimensions, workspace)
+        rows, lds = effects.rows(), {}
+        inputs = spec.inputs_as(CounterfactualInputs)
+        if inputs.lds is not None:
+            result = json.loads((get(inputs.lds, workspace).path / "result.json").read_text())
+            sizes = {key: result[key] for key in ("num_subsets", "num_seeds", "num_queries")}
+            lds = {"lds": sizes}
+            rows += effects.rows_beside_lds(result["rows"])
         return {
             "num_train": spec.trajectories.checkpoint.images.num_train,
             "num_queries": self.num_queries,
@@ -260,20 +263,17 @@ class Counterfactual(Evaluation):
             "steps": list(self.steps),
             "counts": list(self.counts),
             "opponents": list(self.opponents),
-            "windows": {str(t): judged.windows_at(t) for t in self.steps},
-            "accuracy": judged.accuracy,
+            "windows": {str(t): effects.windows_at(t) for t in self.steps},
+            "accuracy": effects.accuracy,
             "candidates": candidate_settings(spec.scores, self.candidates),
-            **beside,
-            "rows": found,
-            "pictures": judged.pictures(),
+            **lds,
+            "rows": rows,
+            "pictures": effects.pictures(),
         }
 
     def headline(self, result: dict) -> list[Row]:
-        return [
-            row
-            for row in select(result["rows"], quantity="rise", target="step")
-            if "against" not in row
-        ]
+        rises = select(result["rows"], quantity="rise", target="step")
+        return [row for row in rises if "against" not in row]
 
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.counterfactual.show import counterfactual_tables
@@ -286,18 +286,6 @@ class Counterfactual(Evaluation):
         return {"counterfactual.md": counterfactual_markdown(result)}
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.counterfactual.show import (
-            before_after,
-            by_count,
-            by_window,
-            lds_against_removal,
-        )
+        from journey.evaluation.counterfactual.show import counterfactual_figures
 
-        found = {f"effect_by_count_t{t}.png": by_count(result, t) for t in result["steps"]}
-        for t in result["steps"]:
-            if len(result["windows"][str(t)]) > 1:
-                found[f"effect_by_window_t{t}.png"] = by_window(result, t)
-            found[f"before_after_t{t}.png"] = before_after(result, t)
-        if "lds" in result:
-            found["lds_against_removal.png"] = lds_against_removal(result)
-        return found
+        return counterfactual_figures(result)

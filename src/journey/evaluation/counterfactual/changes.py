@@ -1,17 +1,14 @@
-"""How far apart images are, and samples of images.
+"""The effects of removals: distances of images, and the rows and pictures of a result.
 
-Small pictures inside a result, so that it is drawn from itself alone.
-
-What a change of the training images did to some queries.
-
-From retrained models to the numbers and pictures of a counterfactual evaluation.
-
-W  windows, the last of which is the whole rest of a journey;  Q  queries;  R  models that all queries share
+W  windows; the last one is all timesteps to the end
+Q  queries
+R  retrained models that all queries share, of a control; 1 for a method, whose queries have a model
+   each
+n  continuations of a query
 """
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, stats
@@ -22,68 +19,78 @@ from journey.data.images import train_images
 from journey.diffusion.trajectories import decode_pictures
 from journey.engine.seeding import numpy_generator
 from journey.engine.workspace import Workspace, get
-from journey.evaluation import classifiers
-from journey.evaluation.classifiers import Classifiers
+from journey.evaluation.classifiers import Classifiers, train_classifiers
 from journey.evaluation.counterfactual import (
-    CONTROLS,
     PROPONENTS,
     RANDOM,
     SAME,
-    SEED,
     Change,
     CounterfactualInputs,
-    RemovalKey,
-    group_changes,
+    Removal,
 )
-from journey.evaluation.rows import Row, select
-from journey.evaluation.statistics import models_and_queries_interval, query_mean_interval
+from journey.evaluation.rows import Row, make_row, select
+from journey.evaluation.statistics import (
+    models_and_queries_interval,
+    percentiles,
+    query_mean_interval,
+)
 from journey.pipeline.interfaces import Continuations, Evaluate, Measure
 
-RANGE = 2.0  # pixels are in −1…1
+NUM_PICTURED = 3  # queries in the grid of pictures
+
+NUM_BOOTSTRAP = 2000  # for the interval of Kendall's τ
+
+SIGN = {"ssim": -1, "cosine": -1, "class_change": -1}  # quantities that fall where more has changed
+
+Effects = dict[str, np.ndarray]
+"""By quantity: [W, Q] of continuations, [1, Q] of outputs; for several models [R, …, Q]."""
 
 
 def l2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distance of pictures [B, C, H, W], each pair. [B]"""
+    """Return the Euclidean distance of each pair of pictures [B, C, H, W]. [B]"""
     return np.sqrt(np.square(a - b).sum((1, 2, 3), dtype=np.float64))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity (Wang et al. 2004) of pictures [B, C, H, W] of 7×7 pixels or more, each pair. [B]"""
-    a, b = np.clip(a, -1, 1), np.clip(b, -1, 1)
-    pairs = zip(a, b, strict=True)
-    return np.array(
-        [
-            structural_similarity(x, y, data_range=RANGE, channel_axis=0, win_size=7)
-            for x, y in pairs
-        ]
-    )
+    """Return the structural similarity (Wang et al. 2004) of each pair of pictures. [B]
+
+    Args:
+        a: Pictures in −1…1 of at least 7×7 pixels. [B, C, H, W]
+        b: As many.
+    """
+    values = []
+    for x, y in zip(np.clip(a, -1, 1), np.clip(b, -1, 1), strict=True):
+        values.append(structural_similarity(x, y, data_range=2.0, channel_axis=0, win_size=7))
+    return np.array(values)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of features [B, E], each pair. [B]"""
+    """Return the cosine of each pair of features [B, E]. [B]"""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance of two samples [n, E] as normal distributions: ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Dowson and
-    Landau 1982). Two samples of one distribution are at a distance too: the smaller n and the larger E, the further.
+    """Return the Fréchet distance of two samples [n, E] as normal distributions.
+
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Dowson and Landau 1982). Between samples of one
+    distribution it is positive too, the more so the smaller n and the larger E.
     """
     mean = np.square(a.mean(0) - b.mean(0)).sum()
-    root = [_root(np.cov(sample.T)) for sample in (a, b)]
+    roots = []  # Σ^½
+    for sample in (a, b):
+        values, vectors = linalg.eigh(np.atleast_2d(np.cov(sample.T)))
+        roots.append((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
     # tr (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½.
-    common = np.linalg.svd(root[0] @ root[1], compute_uv=False).sum()
-    return float(mean + np.square(root[0]).sum() + np.square(root[1]).sum() - 2 * common)
+    common = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+    return float(mean + np.square(roots[0]).sum() + np.square(roots[1]).sum() - 2 * common)
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric square root."""
-    values, vectors = linalg.eigh(np.atleast_2d(covariance))
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+def principal(train: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of features [N, E] and their first principal axes. [E], [E, d]
 
-
-def principal(train: np.ndarray, dimensions: int) -> "tuple[np.ndarray, np.ndarray]":
-    """The mean of features [N, E] and their first principal axes, in units of the standard deviation along each. [E], [E, d]"""
+    The axes are in units of the standard deviation along each.
+    """
     mean = train.mean(0, dtype=np.float64)
     _, scale, axes = linalg.svd(train - mean, full_matrices=False)
     scale = scale[:dimensions] / np.sqrt(len(train) - 1)
@@ -91,9 +98,9 @@ def principal(train: np.ndarray, dimensions: int) -> "tuple[np.ndarray, np.ndarr
 
 
 def pack_pictures(pictures: np.ndarray) -> dict[str, object]:
-    """Pictures in −1…1, of any shape, as JSON with 8 bits a value.
+    """Return pictures in −1…1, of any shape, as JSON with 8 bits a value.
 
-    >>> unpack(pack(np.array([-1.0, 1.0, 3.0])))
+    >>> unpack_pictures(pack_pictures(np.array([-1.0, 1.0, 3.0])))
     array([-1.,  1.,  1.])
     """
     values = np.round(np.clip(pictures, -1, 1) * 127.5 + 127.5).astype(np.uint8)
@@ -101,334 +108,321 @@ def pack_pictures(pictures: np.ndarray) -> dict[str, object]:
 
 
 def unpack_pictures(packed: dict) -> np.ndarray:
-    """What `pack` was given, to 8 bits."""
+    """Return the pictures that `pack_pictures` was given, to 8 bits."""
     values = np.frombuffer(base64.b64decode(packed["uint8"]), np.uint8)
     return values.reshape(packed["shape"]) / 127.5 - 1
 
 
-Effects = dict[str, np.ndarray]
-"""By quantity. Of continuations, [window, query]; rises, [query]."""
+# ----------------------------------------------------------------------------- effects of one model
 
 
 @dataclass(frozen=True)
-class ContinuedPictures:
-    """Where continuations of some queries end: pictures [W, Q, n, C, H, W'] and their features [W, Q, n, E]."""
+class FinalPictures:
+    """The final samples of continued trajectories.
+
+    Attributes:
+        pictures: [W, Q, n, C, height, width]
+        features: [W, Q, n, E]
+    """
 
     pictures: np.ndarray
     features: np.ndarray
 
 
-def continued_pictures(of: tuple[Continuations, ...], workspace: Workspace) -> ContinuedPictures:
-    """The pictures, and what an encoder sees; windows one after the other."""
-    each = [_continued_pictures(made, workspace) for made in of]
-    return ContinuedPictures(
-        np.concatenate([some.pictures for some in each]),
-        np.concatenate([some.features for some in each]),
-    )
+def final_pictures(parts: tuple[Continuations, ...], workspace: Workspace) -> FinalPictures:
+    """Return the pictures and features of continuations, whose windows follow each other."""
+    pictures, features = [], []
+    for part in parts:
+        artifact = get(part, workspace)
+        final = artifact.array("final.npy")
+        examples = np.array(final).reshape(-1, *final.shape[3:])
+        decoded = decode_pictures(examples, part.trajectories, workspace)
+        pictures.append(decoded.reshape(*final.shape[:3], *decoded.shape[1:]))
+        features.append(np.array(artifact.array("features.npy")))
+    return FinalPictures(np.concatenate(pictures), np.concatenate(features))
 
 
-def _continued_pictures(made: Continuations, workspace: Workspace) -> ContinuedPictures:
-    final = get(made, workspace).array("final.npy")
-    shape, examples = final.shape[:3], np.array(final).reshape(-1, *final.shape[3:])
-    pictures = decode_pictures(examples, made.trajectories, workspace)
-    return ContinuedPictures(
-        pictures.reshape(*shape, *pictures.shape[1:]),
-        np.array(get(made, workspace).array("features.npy")),
-    )
+def same_noise_distances(before: FinalPictures, after: FinalPictures) -> Effects:
+    """Return the distances of the images that the trajectory's own noise leads to.
 
-
-def same_noise(before: ContinuedPictures, after: ContinuedPictures) -> Effects:
-    """Distances of the images that one noise led to, before and after.
-
-    before: one window, the whole rest of the journey; after: of each window is compared with it.
+    Args:
+        before: Continuations of the full model, to the end. [1, Q, …]
+        after: Those of a retrained model. [W, Q, …]
     """
-    found: Effects = {}
-    each: dict[str, tuple[str, Callable]] = {
-        "l2": ("pictures", l2),
-        "ssim": ("pictures", ssim),
-        "cosine": ("features", cosine),
+    old, new = before.pictures[0, :, 0], after.pictures[:, :, 0]
+    return {
+        "l2": np.stack([l2(old, window) for window in new]),
+        "ssim": np.stack([ssim(old, window) for window in new]),
+        "cosine": np.stack(
+            [cosine(before.features[0, :, 0], window) for window in after.features[:, :, 0]]
+        ),
     }
-    for name, (of, distance) in each.items():
-        old, new = (getattr(some, of)[:, :, 0] for some in (before, after))
-        found[name] = np.stack([distance(old[0], window) for window in new])
-    return found
 
 
-def distributions(
-    before: ContinuedPictures,
-    after: ContinuedPictures,
+def distribution_distances(
+    before: FinalPictures,
+    after: FinalPictures,
     axes: tuple[np.ndarray, np.ndarray],
     classifiers: Classifiers | None,
 ) -> Effects:
-    """Distances of the samples of continuations, before and after; as in `same_noise`.
+    """Return the distances of samples of continuations, before and after.
 
-    frechet   in the space of the features' principal axes: their mean [E] and the axes [E, d]
-    class     the share of continuations that show the class which most of them showed before, less what it was
+    frechet       Fréchet distance along principal axes of the features
+    class_change  change of the share of continuations in the class that was most frequent before
+
+    Args:
+        before: Continuations of the full model, to the end. [1, Q, …]
+        after: Those of a retrained model. [W, Q, …]
+        axes: Mean and principal axes of the features. [E], [E, d]
+        classifiers: Classifiers of pictures; without them, class_change is left out.
     """
     mean, basis = axes
-    old, new = ((some.features - mean) @ basis for some in (before, after))
-    found = {
-        "frechet": np.array(
-            [[frechet(a, b) for a, b in zip(old[0], of, strict=True)] for of in new]
-        )
-    }
+    old, new = ((sample.features - mean) @ basis for sample in (before, after))
+    distances = []
+    for window in new:
+        distances.append([frechet(a, b) for a, b in zip(old[0], window, strict=True)])
+    effects = {"frechet": np.array(distances)}
     if classifiers is not None:
-        said = [
-            classifiers.labels(some.pictures, some.features)["pixels"] for some in (before, after)
-        ]  # [W, Q, n]
-        most = np.array([np.bincount(labels).argmax() for labels in said[0][0]])
-        share = [(labels == most[:, None]).mean(2) for labels in said]
-        found["class"] = share[1] - share[0]
-    return found
+        old_labels = classifiers.labels(before.pictures, before.features)["pixels"]  # [1, Q, n]
+        new_labels = classifiers.labels(after.pictures, after.features)["pixels"]  # [W, Q, n]
+        most = np.array([np.bincount(labels).argmax() for labels in old_labels[0]])
+        new_share = (new_labels == most[:, None]).mean(2)
+        effects["class_change"] = new_share - (old_labels == most[:, None]).mean(2)
+    return effects
 
 
-def output_rises(full: Measure, made: Measure, workspace: Workspace) -> np.ndarray:
-    """How much the output at each step, and of the destination, rises, as a share of what it was. [steps + destination, query]"""
-    before, after = (get(spec, workspace).array("outputs.npy").mean(0) for spec in (full, made))
+def output_rises(full: Measure, retrained: Measure, workspace: Workspace) -> np.ndarray:
+    """Return the relative rise of every output, of steps and of the final sample. [S + 1, Q]"""
+    before, after = (
+        get(spec, workspace).array("outputs.npy").mean(0) for spec in (full, retrained)
+    )
     return after / before - 1
 
 
-SHOWN = 3  # queries in the grid of pictures
+def _rises(spec: Evaluate, change: Change, workspace: Workspace) -> Effects:
+    """Return the rises of the outputs of a change's queries. [1, Q] each
+
+    centred_rise is the rise less the mean rise of all other queries.
+    """
+    reference = spec.inputs_as(CounterfactualInputs).reference
+    rises = output_rises(reference, change.measured, workspace)
+    at_step, queries = rises[spec.steps.index(change.removal.step)], list(change.queries)
+    others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
+    return {
+        "rise": at_step[queries][None],
+        "centred_rise": (at_step[queries] - others)[None],
+        "final_sample_rise": rises[-1, queries][None],
+    }
 
 
-REPLICATES = 2000  # of queries, for the interval of Kendall's τ
+# ---------------------------------------------------------------------------- effects of all models
 
 
 @dataclass(frozen=True)
 class RemovalEffects:
-    """What every retraining did.
+    """The effects of every removal.
 
-    windows: of continuations. found: by quantity, [R, W, Q] of continuations and [R, 1, Q] of outputs; R is 1 of a method,
-    whose every query has a model of its own. before, after: pictures that one noise led to, of some queries, [Q, C, H, W]; by
-    step, or by What.
+    Attributes:
+        effects: By removal and quantity, [R, W, Q] of continuations and [R, 1, Q] of outputs.
+        windows: The W windows of each removal.
+        before: Pictures from the trajectory's own noise under the full model, by step. [Q, C, H, W]
+        after: The same after each removal.
+        accuracy: Accuracy of the classifiers, and their agreement.
+        seed: Seed of the bootstrap.
     """
 
-    windows: dict[RemovalKey, tuple[int, ...]]
-    found: dict[RemovalKey, Effects]
+    effects: dict[Removal, Effects]
+    windows: dict[Removal, tuple[int, ...]]
     before: dict[int, np.ndarray]
-    after: dict[RemovalKey, np.ndarray]
+    after: dict[Removal, np.ndarray]
     accuracy: dict[str, float]
     seed: int
 
-    # ----------------------------------------------------------------------------------------------- its numbers
+    def rows(self) -> list[Row]:
+        """Return the means over queries, then paired differences.
 
-    def stated(self) -> list[Row]:
-        """Means over queries, and paired differences: of the first method and every other, and of every method and the floor."""
-        stated = []
-        for what, of in self.found.items():
-            for quantity, values in of.items():
-                stated += self._rows(what, quantity, values)
-        methods = [
-            name for name in dict.fromkeys(what[0] for what in self.found) if name not in CONTROLS
-        ]
-        for what in self.found:
-            name, side, count, step = what
-            if name in CONTROLS:
-                continue
-            others = [
-                (RANDOM, PROPONENTS),
-                *((other, side) for other in methods if name == methods[0] and other != name),
-            ]
-            for other, of_side in others:
-                stated += self._differences(what, (other, of_side, count, step))
-        return stated
-
-    def _rows(self, what: RemovalKey, quantity: str, values: np.ndarray, **more: str) -> list[Row]:
-        """One for each window. values: [R, W, Q]"""
-        method, side, count, step = what
-        windows = self.windows[what] if values.shape[1] > 1 else (step,)
-        target = {
-            "target": FINAL_SAMPLE if quantity == "destination rise" else STEP,
-            "step": step,
-            "window": 0,
-        }
-        said = []
-        for w, window in enumerate(windows):
-            of = values[:, w]
-            value, low, high = (
-                query_mean_interval(of[0]) if len(of) == 1 else models_and_queries_interval(of)
-            )
-            about = {
-                "quantity": quantity,
-                "method": method,
-                **more,
-                "side": side,
-                "count": count,
-                **target,
-                "window": window,
-            }
-            said.append({**about, "value": value, "low": low, "high": high})
-        return said
-
-    def _differences(self, what: RemovalKey, other: RemovalKey) -> list[Row]:
-        """Query by query, with Wilcoxon's p; of models that queries share, their mean."""
-        stated = []
-        for quantity, values in self.found[what].items():
-            theirs = self.found[other][quantity].mean(0, keepdims=True)
-            paired = (
-                values - theirs[:, -values.shape[1] :]
-            )  # opponents have no short windows, which come first
-            for row, of in zip(
-                self._rows(what, quantity, paired, against=other[0]), paired[0], strict=True
-            ):
-                p = float(stats.wilcoxon(of).pvalue) if np.any(of) else 1.0
-                stated.append({**row, "p": p})
-        return stated
-
-    def against_lds(self, lds: list[Row]) -> list[Row]:
-        """Kendall's τ between the methods' LDS at a step and what their removals do. Its interval resamples queries of
-        the removals and holds the LDS fixed.
+        Differences are those of the first method minus each other, and of each method minus random
+        removals.
         """
-        stated = []
+        rows = []
+        for removal, effects in self.effects.items():
+            for quantity, values in effects.items():
+                rows += self._rows(removal, quantity, values)
+        removals = [removal for removal in self.effects if not removal.is_control]
+        methods = list(dict.fromkeys(removal.method for removal in removals))
+        for removal in removals:
+            others = [replace(removal, method=RANDOM, side=PROPONENTS)]
+            if removal.method == methods[0]:
+                others += [replace(removal, method=other) for other in methods[1:]]
+            for other in others:
+                rows += self._differences(removal, other)
+        return rows
+
+    def _rows(
+        self, removal: Removal, quantity: str, values: np.ndarray, against: str = ""
+    ) -> list[Row]:
+        """Return a row for each window of values [R, W, Q]."""
+        conditions: Row = {"quantity": quantity, "method": removal.method}
+        if against:
+            conditions["against"] = against
+        conditions |= {
+            "side": removal.side,
+            "count": removal.count,
+            "target": FINAL_SAMPLE if quantity == "final_sample_rise" else STEP,
+            "step": removal.step,
+        }
+        rows = []
+        windows = self.windows[removal][-values.shape[1] :]  # of outputs, the last one alone
+        for w, window in enumerate(windows):
+            of_window = values[:, w]
+            if len(of_window) == 1:
+                ends = query_mean_interval(of_window[0])
+            else:
+                ends = models_and_queries_interval(of_window)
+            rows.append(make_row({**conditions, "window": window}, *ends))
+        return rows
+
+    def _differences(self, removal: Removal, other: Removal) -> list[Row]:
+        """Return the paired differences of two removals with Wilcoxon's p.
+
+        Several models that queries share are represented by their mean.
+        """
+        rows = []
+        for quantity, values in self.effects[removal].items():
+            mean = self.effects[other][quantity].mean(0, keepdims=True)
+            # Opponents lack the short windows, which come first.
+            paired = values - mean[:, -values.shape[1] :]
+            differences = self._rows(removal, quantity, paired, against=other.method)
+            for row, of_window in zip(differences, paired[0], strict=True):
+                p = float(stats.wilcoxon(of_window).pvalue) if np.any(of_window) else 1.0
+                rows.append({**row, "p": p})
+        return rows
+
+    def rows_beside_lds(self, lds: list[Row]) -> list[Row]:
+        """Return the linear LDS of the methods, and Kendall's τ with the effects of their removals.
+
+        The intervals of τ resample the queries of the removals and hold the LDS fixed.
+
+        Args:
+            lds: The rows of the evaluation by LDS.
+        """
+        rows = []
         for step in self.before:
-            of_step = {
-                str(r["method"]): float(r["value"])
-                for r in select(lds, quantity="lds", score_transform="linear", step=step)
-            }
-            stated += select(lds, quantity="lds", score_transform="linear", step=step)
+            linear = select(lds, quantity="lds", score_transform="linear", step=step)
+            rows += linear
+            values = np.array([row["value"] for row in linear])
             for count in self._counts(step):
-                whats = [(name, PROPONENTS, count, step) for name in of_step]
-                for quantity in self.found[whats[0]]:
-                    effect = np.stack(
-                        [self.found[what][quantity][0, -1] for what in whats]
-                    )  # [method, Q]
-                    value, low, high = _tau(
-                        np.array(list(of_step.values())), effect * SIGN.get(quantity, 1), self.seed
-                    )
-                    about = {
+                effects = [
+                    self.effects[Removal(str(row["method"]), PROPONENTS, count, step)]
+                    for row in linear
+                ]
+                for quantity in effects[0]:
+                    by_method = np.stack([effect[quantity][0, -1] for effect in effects])
+                    by_method = by_method * SIGN.get(quantity, 1)  # [method, Q]
+                    conditions: Row = {
                         "quantity": "tau",
                         "method": quantity,
                         "side": PROPONENTS,
                         "count": count,
                         "target": STEP,
+                        "step": step,
+                        "window": step,
                     }
-                    stated.append(
-                        {
-                            **about,
-                            "step": step,
-                            "window": step,
-                            "value": value,
-                            "low": low,
-                            "high": high,
-                        }
-                    )
-        return stated
-
-    # ---------------------------------------------------------------------------------------------- its pictures
+                    rows.append(make_row(conditions, *_kendall(values, by_method, self.seed)))
+        return rows
 
     def pictures(self) -> dict[str, dict]:
-        """By step: before, and after the largest removal by every method and under every floor; of some queries."""
-        shown: dict[str, dict] = {}
+        """Return packed pictures before and after the largest removal of each method, by step."""
+        pictures = {}
         for step, before in self.before.items():
-            of, most = {"before": pack_pictures(before)}, max(self._counts(step))
-            for (method, side, count, at), after in self.after.items():
-                if at == step and side == PROPONENTS and count in (most, 0):
-                    of[method] = pack_pictures(after)
-            shown[str(step)] = of
-        return shown
+            packed, largest = {"before": pack_pictures(before)}, max(self._counts(step))
+            for removal, after in self.after.items():
+                is_largest = removal.side == PROPONENTS and removal.count in (largest, 0)
+                if removal.step == step and is_largest:
+                    packed[removal.method] = pack_pictures(after)
+            pictures[str(step)] = packed
+        return pictures
 
     def windows_at(self, step: int) -> list[int]:
-        """All there are at a step, in rising order."""
-        return sorted(
-            {window for what, of in self.windows.items() if what[3] == step for window in of}
-        )
+        """Return all windows of a step in rising order."""
+        windows = [self.windows[removal] for removal in self.windows if removal.step == step]
+        return sorted(set().union(*windows))
 
     def _counts(self, step: int) -> list[int]:
-        """Of the proponents that were left out at a step."""
-        return sorted(
-            {
-                count
-                for name, side, count, at in self.found
-                if at == step and side == PROPONENTS and name not in CONTROLS
-            }
-        )
-
-
-SIGN = {"ssim": -1, "cosine": -1, "class": -1}  # the smaller, the more has changed
+        """Return the numbers of proponents that methods remove at a step."""
+        removals = [r for r in self.effects if r.step == step and r.side == PROPONENTS]
+        return sorted({removal.count for removal in removals if not removal.is_control})
 
 
 def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> RemovalEffects:
-    """Every retraining of an evaluation. dimensions: of the space of the Fréchet distance"""
-    embedded = spec.inputs_as(CounterfactualInputs).embeddings
-    axes = principal(np.array(get(embedded, workspace).array("train.npy")), dimensions)
-    several = len(np.unique(train_images(embedded.images, workspace).labels)) > 1
-    known = classifiers.train_classifiers(embedded, workspace) if several else None
-    before = {
-        made.step: continued_pictures((made,), workspace)
-        for made in spec.inputs_as(CounterfactualInputs).before
-    }
+    """Return the effects of every removal of an evaluation.
 
-    found: dict[RemovalKey, Effects] = {}
-    after: dict[RemovalKey, np.ndarray] = {}
-    for what, changes in group_changes(spec.inputs_as(CounterfactualInputs).changes).items():
-        each, pictures = [], []
-        for change in changes:
-            new, old = (
-                continued_pictures(change.continuations, workspace),
-                _first_half(before[change.step], change.queries),
-            )
-            of = same_noise(old, new) | distributions(old, new, axes, known)
-            each.append(of | _change_rises(spec, change, workspace))
-            pictures.append(new.pictures[-1, :SHOWN, 0])
-        shared = what[0] in (RANDOM, SEED)
-        found[what] = _together(each, shared)
-        after[what] = pictures[0] if shared else np.concatenate(pictures)[:SHOWN]
-    for step, of in before.items():
-        found[SAME, PROPONENTS, 0, step] = _by_chance(of, axes)
-    first = {step: of.pictures[0, :SHOWN, 0] for step, of in before.items()}
-    accuracy = {} if known is None else {**known.accuracy, "agreement": known.agreement}
-    windows = {
-        change.what: change.windows for change in spec.inputs_as(CounterfactualInputs).changes
-    }
-    return RemovalEffects(windows, found, first, after, accuracy, spec.seed)
+    Args:
+        spec: The evaluation.
+        dimensions: Principal axes of the features, for the Fréchet distance.
+        workspace: Where artifacts are.
+    """
+    # Axes of the features, classifiers if there are classes, and the full model's continuations.
+    inputs = spec.inputs_as(CounterfactualInputs)
+    embeddings = inputs.embeddings
+    axes = principal(np.array(get(embeddings, workspace).array("train.npy")), dimensions)
+    has_classes = len(np.unique(train_images(embeddings.images, workspace).labels)) > 1
+    classifiers = train_classifiers(embeddings, workspace) if has_classes else None
+    before = {part.step: final_pictures((part,), workspace) for part in inputs.before}
 
+    # Every retrained model against the continuations with the same noise, which are the first half.
+    changes: dict[Removal, list[Change]] = {}
+    for change in inputs.changes:
+        changes.setdefault(change.removal, []).append(change)
+    effects: dict[Removal, Effects] = {}
+    windows: dict[Removal, tuple[int, ...]] = {}
+    after: dict[Removal, np.ndarray] = {}
+    for removal, group in changes.items():
+        by_model, pictures = [], []
+        for change in group:
+            full, queries = before[removal.step], list(change.queries)
+            half = full.pictures.shape[2] // 2
+            old = FinalPictures(full.pictures[:, queries, :half], full.features[:, queries, :half])
+            new = final_pictures(change.continuations, workspace)
+            distances = distribution_distances(old, new, axes, classifiers)
+            rises = _rises(spec, change, workspace)
+            by_model.append(same_noise_distances(old, new) | distances | rises)
+            pictures.append(new.pictures[-1, :NUM_PICTURED, 0])
+        windows[removal] = group[0].windows
+        effects[removal] = {}
+        for quantity in by_model[0]:
+            values = [model[quantity] for model in by_model]
+            if removal.is_control:
+                effects[removal][quantity] = np.stack(values)
+            else:
+                effects[removal][quantity] = np.concatenate(values, 1)[None]
+        after[removal] = (
+            pictures[0] if removal.is_control else np.concatenate(pictures)[:NUM_PICTURED]
+        )
 
-def _together(each: list[Effects], shared: bool) -> Effects:
-    """Of several models that all queries share, [R, W, Q]; of a model for each query, [1, W, Q]."""
-    if shared:
-        return {name: np.stack([of[name] for of in each]) for name in each[0]}
-    return {name: np.concatenate([of[name] for of in each], 1)[None] for name in each[0]}
+    # Two halves of the full model's continuations: the distance of two samples of one distribution.
+    for step, full in before.items():
+        half = full.pictures.shape[2] // 2
+        first = FinalPictures(full.pictures[:, :, :half], full.features[:, :, :half])
+        second = FinalPictures(full.pictures[:, :, half:], full.features[:, :, half:])
+        distances = distribution_distances(first, second, axes, None)
+        same = Removal(SAME, PROPONENTS, 0, step)
+        effects[same] = {name: values[None] for name, values in distances.items()}
+        windows[same] = (step,)
 
-
-def _first_half(of: ContinuedPictures, queries: tuple[int, ...]) -> ContinuedPictures:
-    """Continuations of some queries that have the same noise as those after a change."""
-    half = of.pictures.shape[2] // 2
-    return ContinuedPictures(
-        of.pictures[:, list(queries), :half], of.features[:, list(queries), :half]
-    )
-
-
-def _by_chance(of: ContinuedPictures, axes: tuple[np.ndarray, np.ndarray]) -> Effects:
-    """How far apart two samples of one model's continuations are, with noise of their own. [1, 1, Q]"""
-    half = of.pictures.shape[2] // 2
-    one, other = (
-        ContinuedPictures(of.pictures[:, :, part], of.features[:, :, part])
-        for part in (slice(half), slice(half, None))
-    )
-    return {name: values[None] for name, values in distributions(one, other, axes, None).items()}
-
-
-def _change_rises(spec: Evaluate, change: Change, workspace: Workspace) -> Effects:
-    """Of the output at the step, of the query less the mean of the others', and of the destination. [1, Q]"""
-    of = output_rises(
-        spec.inputs_as(CounterfactualInputs).reference, change.measured, workspace
-    )  # [steps + destination, all queries]
-    at, own = of[spec.steps.index(change.step)], list(change.queries)
-    others = (at.sum() - at[own]) / (len(at) - 1)
-    found = {"rise": at[own], "own rise": at[own] - others, "destination rise": of[-1, own]}
-    return {name: values[None] for name, values in found.items()}
+    accuracy = {}
+    if classifiers is not None:
+        accuracy = {**classifiers.accuracy, "agreement": classifiers.agreement}
+    pictured = {step: full.pictures[0, :NUM_PICTURED, 0] for step, full in before.items()}
+    return RemovalEffects(effects, windows, pictured, after, accuracy, spec.seed)
 
 
-def _tau(lds: np.ndarray, effect: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Kendall's τ over methods; of what is the same for all, which carries no order, 0. lds: [method]; effect: [method, Q]"""
-    random = numpy_generator(seed, "tau")
-    num_queries = effect.shape[1]
-    draws = random.integers(num_queries, size=(REPLICATES, num_queries))
-    taus = np.nan_to_num(
-        [
-            stats.kendalltau(lds, effect[:, drawn].mean(1)).statistic
-            for drawn in (range(num_queries), *draws)
-        ]
-    )
-    low, high = np.percentile(taus[1:], (2.5, 97.5))
-    return float(taus[0]), float(low), float(high)
+def _kendall(lds: np.ndarray, effects: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Return Kendall's τ over methods of LDS and mean effect [method, Q], 0 of a constant."""
+    random, num_queries = numpy_generator(seed, "tau"), effects.shape[1]
+    resamples = random.integers(num_queries, size=(NUM_BOOTSTRAP, num_queries))
+    taus = []
+    for queries in (range(num_queries), *resamples):
+        taus.append(stats.kendalltau(lds, effects[:, queries].mean(1)).statistic)
+    value, low, high = percentiles(np.nan_to_num(taus))
+    return float(value), float(low), float(high)

@@ -1,7 +1,7 @@
-"""When what a final image shows is decided: journeys are continued from each step, many times, and what they end in is looked at.
+"""When the final sample is determined: trajectories are continued from each step many times.
 
-A query's class emerges where its share of the continuations rises. Whether attributions know of it is asked of every method that
-scores steps: do the classes of the images it ranks first turn into that of the query where the class emerges?
+A query's class emerges where the share of its continuations with that class rises. For every method
+that scores steps: do the images that it ranks first change to the query's class at the same step?
 """
 
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ import numpy as np
 from journey.attribution.baselines import Embeddings, Encoder
 from journey.data.images import train_images
 from journey.engine.checks import require, require_count
-from journey.engine.workspace import Workspace
-from journey.evaluation import rows
+from journey.engine.workspace import Workspace, get
 from journey.evaluation.ranking import base_rate, class_share, top_images
+from journey.evaluation.rows import Row, select
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     Continuations,
@@ -23,6 +23,7 @@ from journey.pipeline.interfaces import (
     Experiment,
     Inputs,
     Model,
+    Result,
     Sample,
     Score,
 )
@@ -33,22 +34,39 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def check_continuations(sampling: Sampling, min_steps: int) -> None:
+    """Check that continuations of one x_t can differ, and that there are enough steps."""
+    allowed = "ddpm: with other samplers all continuations from x_t are the same"
+    sampler, steps = sampling.sampler, sampling.steps
+    require(sampler is Sampler.ddpm, "sampling.sampler", sampler.value, allowed)
+    require(len(steps) >= min_steps, "sampling.steps", steps, f"at least {min_steps} steps")
+
+
+def check_classes(where: str, top_k: int, images: ImageSet) -> None:
+    """Check that training images have several classes, and are more than the top of a ranking."""
+    num_classes, num_train = len(np.unique(images.labels)), len(images)
+    allowed = "of two or more, which classifiers can distinguish"
+    require(num_classes > 1, "dataset", f"images of {num_classes} class", allowed)
+    allowed = f"less than the {num_train} training images"
+    require(top_k < num_train, f"{where}.top_k", top_k, allowed)
+
+
 @dataclass(frozen=True)
 class EmergenceInputs(Inputs):
-    """What the result of `emergence` are computed from."""
+    """The artifacts that the result of `emergence` is computed from."""
 
     continuations: tuple[Continuations, ...]  # [step]
-    embeddings: Embeddings  # what the classifiers are trained on
+    embeddings: Embeddings  # which the classifiers are trained on
 
 
 @dataclass
 class Emergence(Evaluation):
+    """When the final sample is determined, and whether scores reflect it."""
+
     name: ClassVar[str] = "emergence"
-    num_continuations: int = 64  # from each step, for each query, beside that of the journey itself
-    encoder: Encoder = field(
-        default_factory=lambda: Encoder(side=96)
-    )  # of the classifier of features
-    top_k: int = 50  # training images whose classes are counted
+    num_continuations: int = 64  # of each query from each step, beside the trajectory itself
+    encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the second classifier
+    top_k: int = 50  # images that are ranked first, whose classes are counted
     num_bootstrap: int = 2000
 
     def check(self, where: str) -> None:
@@ -58,94 +76,74 @@ class Emergence(Evaluation):
         self.encoder.check(f"{where}.encoder")
 
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
-        random = sampling.sampler is Sampler.ddpm
-        require(
-            random,
-            "sampling.sampler",
-            sampling.sampler.value,
-            "ddpm: others go on from x_t in one way only",
-        )
-        require(
-            len(sampling.steps) >= 3,
-            "sampling.steps",
-            sampling.steps,
-            "at least 3 steps, of which a curve is made",
-        )
+        check_continuations(sampling, min_steps=3)
         self.encoder.weights(f"{where}.encoder")
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        classes, num_train = len(np.unique(images.labels)), len(images)
-        require(
-            classes > 1,
-            "dataset",
-            f"images of {classes} class",
-            "of two or more, which classifiers can tell apart",
-        )
-        require(
-            self.top_k < num_train,
-            f"{where}.top_k",
-            self.top_k,
-            f"less than the {num_train} training images",
-        )
+        check_classes(where, self.top_k, images)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> EmergenceInputs:
-        """continued: [step]; embedded: what the classifiers learn from."""
-        continued = tuple(
+        continuations = [
             experiment.own_continuations(t, self.num_continuations, self.encoder)
             for t in experiment.steps
-        )
-        return EmergenceInputs(
-            continuations=continued, embeddings=Embeddings(experiment.images, self.encoder)
+        ]
+        return EmergenceInputs(tuple(continuations), Embeddings(experiment.images, self.encoder))
+
+    def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
+        from journey.evaluation.classifiers import classify_final_samples, train_classifiers
+        from journey.evaluation.emergence import analysis
+
+        inputs, trajectories = spec.inputs_as(EmergenceInputs), spec.trajectories
+        steps, num_queries = np.array(spec.steps), trajectories.num_queries
+        bootstrap = analysis.Bootstrap(num_queries, self.num_bootstrap, spec.seed)
+        train = train_images(trajectories.checkpoint.images, workspace)
+
+        # Classes of the final samples [Q]; classes and appearance of the continuations [S, Q, n].
+        trained = train_classifiers(inputs.embeddings, workspace)
+        classes = classify_final_samples(trained, inputs.embeddings, trajectories, workspace)
+        labels, appearance = analysis.observe_continuations(
+            inputs.continuations, trained, trajectories, workspace
         )
 
-    def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
-        from journey.evaluation import classifiers
-        from journey.evaluation.emergence import findings
-
-        # What the final images show, and what continuations from each step do.
-        embedded: Embeddings = spec.inputs_as(EmergenceInputs).embeddings
-        by = classifiers.train_classifiers(embedded, workspace)
-        own = classifiers.classify_final_samples(by, embedded, spec.trajectories, workspace)  # [Q]
-        said, looks = findings.observe_continuations(
-            spec.inputs_as(EmergenceInputs).continuations, by, spec.trajectories, workspace
-        )  # [S, Q, n]
-
-        # When it is decided, and whether attributions know of it.
-        steps, num_queries = np.array(spec.steps), spec.trajectories.num_queries
-        drawn = findings.Resampled(num_queries, self.num_bootstrap, spec.seed)
-        train = train_images(spec.trajectories.checkpoint.images, workspace)
-        emerges = {
-            name: findings.halfway((said[name] == own[name][:, None]).mean(-1), steps)
-            for name in own
-        }  # [Q]
-        found = findings.classifier_rows(by, said, drawn, steps)
-        found += findings.classes_emerge(said, own, drawn, steps) + findings.looks_emerge(
-            looks, drawn, steps
-        )
-        bases = {name: base_rate(train.labels, own[name]) for name in own}  # [Q]
-        for name, base in bases.items():
-            found += findings.number_row(
-                drawn.mean(base),
-                quantity="base_rate",
-                method="all images",
-                by=name,
-                target="training images",
+        # When each is determined: over all queries, in each query, and for the queries of a class.
+        correct = {name: labels[name] == classes[name][:, None] for name in classes}  # [S, Q, n]
+        rows = analysis.classifier_rows(trained, labels, bootstrap, steps)
+        rows += analysis.class_rows(correct, bootstrap, steps)
+        for name, f in appearance.items():
+            explained = analysis.explained_variance(f, bootstrap.weights)
+            rows += analysis.curve_rows(
+                explained, steps, quantity="explained_variance", method=name
             )
-        strongest = {}
+        emergence = {}
+        class_curves: dict[str, dict[str, dict]] = {name: {} for name in classes}
+        for name, hits in correct.items():
+            emergence[name] = analysis.halfway(hits.mean(-1), steps)  # [Q]
+            for label in np.unique(classes[name]):
+                queries = classes[name] == label
+                curve = hits[:, queries].mean((1, 2)).tolist()
+                numbers = {"num_queries": int(queries.sum()), "curve": curve}
+                class_curves[name][train.class_names[label]] = numbers
+
+        # Whether scores reflect it, with the middle one of a method's hyper-parameter candidates.
+        bases = {name: base_rate(train.labels, classes[name]) for name in classes}  # [Q]
+        for name, base in bases.items():
+            conditions = {"quantity": "base_rate", "method": "all images", "classifier": name}
+            conditions["target"] = "training images"
+            rows += analysis.scalar_rows(bootstrap.mean(base), **conditions)
+        strongest: dict[str, dict[str, analysis.ByName]] = {}
         for method, score in spec.scores.items():
-            if score.shape[1] > 1:  # it scores steps
-                of_top = top_images(findings.middle_candidate(score, workspace), self.top_k)
-                shares = {
-                    name: class_share(of_top, train.labels, own[name]) for name in own
-                }  # [S, Q]
-                for name, share in shares.items():
-                    found += findings.step_rows(
-                        drawn.mean(share), steps, quantity="class_share", method=method, by=name
-                    )
-                strongest[method] = {
-                    name: findings.strongest_steps(shares[name], bases[name], steps) for name in own
-                }
-                found += findings.prediction_rows(method, emerges, strongest[method], drawn)
+            if score.shape[1] == 1:  # one score for all steps
+                continue
+            scores = get(score, workspace).array("scores.npy")[score.shape[0] // 2]
+            top, strongest[method] = top_images(scores, self.top_k), {}
+            for name, base in bases.items():
+                share = class_share(top, train.labels, classes[name])  # [S, Q]
+                conditions = {"quantity": "class_share", "method": method, "classifier": name}
+                rows += analysis.step_rows(bootstrap.mean(share), steps, **conditions)
+                strongest[method][name] = analysis.attribution_steps(share, base, steps)
+            rows += analysis.prediction_rows(method, emergence, strongest[method], bootstrap)
+
+        names = np.array(train.class_names)
         return {
             "num_train": len(train),
             "num_queries": num_queries,
@@ -153,57 +151,47 @@ class Emergence(Evaluation):
             "num_bootstrap": self.num_bootstrap,
             "top_k": self.top_k,
             "steps": list(spec.steps),
-            "rows": found,
+            "rows": rows,
             "queries": {
-                "class": {
-                    name: [train.class_names[label] for label in labels]
-                    for name, labels in own.items()
-                },
-                "emerges": {name: findings.as_list(where) for name, where in emerges.items()},
-                "strongest": {
-                    method: {
-                        name: {way: findings.as_list(at) for way, at in ways.items()}
-                        for name, ways in of.items()
-                    }
-                    for method, of in strongest.items()
-                },
+                "class": {name: names[labels].tolist() for name, labels in classes.items()},
+                "emergence_step": _to_json(emergence),
+                "attribution_step": _to_json(strongest),
             },
-            "classes": {
-                name: findings.by_class(said[name], own[name], train.class_names) for name in own
-            },
+            "classes": class_curves,
         }
 
-    # ------------------------------------------------------------------------------------------ how it is shown
+    def headline(self, result: dict) -> list[Row]:
+        return select(result["rows"], quantity="step_correlation", target="halfway")
 
-    def headline(self, result: dict) -> list[rows.Row]:
-        from journey.evaluation.emergence.findings import RISE
-
-        return rows.select(result["rows"], quantity="predicts", target=RISE)
-
-    def curves(self, result: dict) -> dict[str, list[rows.Row]]:
-        share = rows.select(
-            result["rows"], quantity="class_share", by=next(iter(result["classes"]))
-        )
+    def curves(self, result: dict) -> dict[str, list[Row]]:
+        rows, first = result["rows"], next(iter(result["classes"]))
+        share_title = f"Share of the query's class in the top {result['top_k']}"
         return {
-            "P(class of the final image | x_t)": rows.select(
-                result["rows"], quantity="probability", target="step"
+            "P(class of the final sample | x_t)": select(
+                rows, quantity="probability", target="step"
             ),
-            f"Share of the query's class in the top {result['top_k']}": share,
+            share_title: select(rows, quantity="class_share", classifier=first),
         }
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.emergence.show import emergence_tables
+        from journey.evaluation.emergence import show
 
-        return emergence_tables(result)
+        return [show.emergence_table(result), show.correlation_table(result)]
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.emergence.show import (
-            attribution_figure,
-            class_figure,
-            emergence_figure,
-        )
+        from journey.evaluation.emergence import show
 
-        pictures = {"emergence.png": emergence_figure(result), "classes.png": class_figure(result)}
-        if result["queries"]["strongest"]:
-            pictures["attribution.png"] = attribution_figure(result)
-        return pictures
+        figures = {
+            "emergence.png": show.emergence_figure(result),
+            "classes.png": show.class_figure(result),
+        }
+        if result["queries"]["attribution_step"]:
+            figures["attribution.png"] = show.attribution_figure(result)
+        return figures
+
+
+def _to_json(values: dict | np.ndarray) -> dict | list:
+    """Return nested arrays as lists, with None for NaN."""
+    if isinstance(values, dict):
+        return {name: _to_json(value) for name, value in values.items()}
+    return [float(value) if np.isfinite(value) else None for value in values]

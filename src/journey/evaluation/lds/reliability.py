@@ -1,13 +1,17 @@
-"""How much of what is measured would be measured again, and what ceiling that sets to a rank correlation with it.
+"""The reliability of measured outputs, and the ceiling that it sets to rank correlations with them.
 
-    y_mrh = μ + subset_m + seed_r + (subset × seed)_mr + draw_mrh
+    y_mrh = μ + subset_m + seed_r + (subset × seed)_mr + noise_mrh
 
-    M  subsets;  R  seeds, independent trainings of each subset;  h  half of the measuring draws;  T  targets;  Q  queries
+M  subsets
+R  training seeds: independent trainings on each subset
+h  the two halves of the noise samples of a measurement
+T  targets
+Q  queries
+ρ  reliability: the share of the variance over subsets that another measurement would find again
 
-Draws are the same for every model, so what is common to all subsets is no noise: every component is a variance over subsets.
-The reliability ρ of the mean over seeds and draws is the share of its variance that would be measured again; the best
-predictor of it, what is expected of it, correlates by √ρ (Spearman 1904). Of these very models only the draws are noise; over
-seeds, training is noise too.
+All models are measured with the same noise samples. A shift of all subsets is therefore no noise:
+every component is a variance over subsets. The best predictor of the mean over seeds and noise
+samples is its expectation; the two correlate by √ρ (Spearman 1904).
 """
 
 from collections.abc import Callable
@@ -15,20 +19,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-PARTS = 64  # of the distribution of reliabilities over queries, of equal probability
+NUM_QUANTILES = 64  # of the distribution of reliabilities over queries
 
+LOG_STEP = 1e-4  # of a numerical derivative
 
-NUDGE = 1e-4  # of a logarithm, for a slope
-
-
-TINY = 1e-300  # where measurements agree to the last bit
+MIN_RATIO = 1e-300  # where measurements agree to the last bit
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Noise in the mean over seeds and draws, as a share of that mean's variance over subsets.
+    """The share of noise in the variance over subsets of the mean over seeds and noise samples.
 
-    ratio: of mean squares [T, Q], whose numerator has `df` degrees of freedom and whose denominator M − 1.
+    Attributes:
+        ratio: Mean square of the noise over that of the mean. [T, Q]
+        df: Degrees of freedom of the numerator; those of the denominator are M − 1.
+        num_subsets: M.
     """
 
     ratio: np.ndarray
@@ -37,140 +42,162 @@ class Shares:
 
     @property
     def unbiased(self) -> np.ndarray:
-        """1 − ρ. [T, Q]"""
+        """Return the unbiased estimate of 1 − ρ. [T, Q]"""
         return self.ratio * (self.num_subsets - 3) / (self.num_subsets - 1)
 
     @property
     def variation(self) -> float:
-        """The squared coefficient of variation of a ratio of mean squares: of F with `df` and M − 1 degrees of freedom."""
+        """Return the squared coefficient of variation of an F(df, M − 1) variable."""
         denominator = self.num_subsets - 1
         return 2 * (self.df + denominator - 2) / (self.df * (denominator - 4))
 
     def reliability(self) -> np.ndarray:
-        """ρ, mean over queries. [T]"""
+        """Return the mean of ρ over queries. [T]"""
         return 1 - self.unbiased.mean(-1)
 
 
 def given_seed(outputs: np.ndarray) -> Shares:
-    """Noise of draws alone: would these very models be measured alike again? outputs: [M, R, 2, T, Q]"""
+    """Return the share of noise if these models were measured again with other noise samples.
+
+    Args:
+        outputs: Measured outputs. [M, R, 2, T, Q]
+    """
     num_subsets, num_seeds = outputs.shape[:2]
     first, second = np.moveaxis(outputs, 2, 0)  # [M, R, T, Q]
     noise = (first - second).var(0, ddof=1).mean(0) / 4 / num_seeds
-    return Shares(noise / _total(outputs), num_seeds * (num_subsets - 1), num_subsets)
+    return Shares(noise / _total_variance(outputs), num_seeds * (num_subsets - 1), num_subsets)
 
 
 def over_seeds(outputs: np.ndarray) -> Shares:
-    """Noise of draws and of training: would other trainings on these subsets be measured alike? At least two seeds."""
+    """Return the share of noise if other models were trained on these subsets and measured.
+
+    Args:
+        outputs: Measured outputs, of at least two training seeds. [M, R, 2, T, Q]
+    """
     num_subsets, num_seeds = outputs.shape[:2]
-    of_seed = outputs.mean(2)  # [M, R, T, Q]
-    residual = of_seed - of_seed.mean(0) - of_seed.mean(1, keepdims=True) + of_seed.mean((0, 1))
+    means = outputs.mean(2)  # [M, R, T, Q]
+    residual = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean((0, 1))
     df = (num_subsets - 1) * (num_seeds - 1)
     noise = np.square(residual).sum((0, 1)) / df / num_seeds
-    return Shares(noise / _total(outputs), df, num_subsets)
+    return Shares(noise / _total_variance(outputs), df, num_subsets)
 
 
-def _total(outputs: np.ndarray) -> np.ndarray:
+def _total_variance(outputs: np.ndarray) -> np.ndarray:
+    """Return the variance over subsets of the mean over seeds and noise samples. [T, Q]"""
     return outputs.mean((1, 2)).var(0, ddof=1)
 
 
 def expected_spearman(correlation: np.ndarray, num: int) -> np.ndarray:
-    """Mean of Spearman's ρ of `num` pairs of normal variables that correlate so (Moran 1948).
+    """Return the expected Spearman's ρ of `num` normal pairs with a correlation (Moran 1948).
 
     >>> expected_spearman(np.array([0.0, 1.0]), 16).round(6)
     array([0., 1.])
     """
-    return (
-        6 / (np.pi * (num + 1)) * (np.arcsin(correlation) + (num - 2) * np.arcsin(correlation / 2))
-    )
+    factor = 6 / (np.pi * (num + 1))
+    return factor * (np.arcsin(correlation) + (num - 2) * np.arcsin(correlation / 2))
 
 
 def ceiling(shares: Shares, num_ranked: int) -> np.ndarray:
-    """The mean over queries of what the best predictor's rank correlation is expected to be, over `num_ranked` subsets. [T]
+    """Return the expected rank correlation of the best predictor, mean over queries. [T]
 
-    √ρ of a mean ρ is too high where queries differ, and √ρ of each query's estimate has no meaning where noise makes that
-    negative. So the reliabilities of all queries are taken to be Beta distributed, with the mean and variance that estimates
-    have beyond their own noise. A mean that is not positive gives minus what its size would: nothing is clipped.
+    √ρ of the mean of ρ is too high where queries differ, and the estimate of ρ of one query can be
+    negative. The reliabilities of the queries are therefore modelled as Beta distributed, with
+    the mean and the variance of the estimates beyond their own noise. Where the mean is negative,
+    the ceiling is minus that of its absolute value: nothing is clipped.
+
+    Args:
+        shares: The share of noise.
+        num_ranked: Number of subsets that are ranked.
     """
     from scipy.stats import beta
 
     mean = 1 - shares.unbiased.mean(-1)
     variance = np.square(shares.unbiased).mean(-1) / (1 + shares.variation) - np.square(1 - mean)
     sizes = np.minimum(np.abs(mean), 1)
-    found = np.sign(mean) * expected_spearman(np.sqrt(sizes), num_ranked)
+    ceilings = np.sign(mean) * expected_spearman(np.sqrt(sizes), num_ranked)
+
     spread = (variance > 0) & (mean > 0) & (mean < 1)
     m, v = mean[spread], variance[spread]
     concentration = np.maximum(m * (1 - m) / v - 1, 1e-2)
-    quantiles = (np.arange(PARTS)[:, None] + 0.5) / PARTS
-    rho = beta.ppf(quantiles, m * concentration, (1 - m) * concentration)  # [PARTS, spread]
-    found[spread] = expected_spearman(np.sqrt(rho), num_ranked).mean(0)
-    return found
+    quantiles = (np.arange(NUM_QUANTILES)[:, None] + 0.5) / NUM_QUANTILES
+    rho = beta.ppf(quantiles, m * concentration, (1 - m) * concentration)  # [quantiles, spread]
+    ceilings[spread] = expected_spearman(np.sqrt(rho), num_ranked).mean(0)
+    return ceilings
 
 
 @dataclass(frozen=True)
 class Jackknife:
-    """A mean over queries at every target, and what it would be without each subset and each query.
+    """A mean over queries, and its values without each subset and without each query.
 
-    value [T]; without_subset [M, T]; without_query [Q, T]; parts [M, T, Q]: by how much the share that each query has in the
-    value changes without each subset, to first order.
+    Attributes:
+        value: The mean. [T]
+        without_subset: The mean without each subset. [M, T]
+        without_query: The mean without each query. [Q, T]
+        contributions: First-order change of each query's part without each subset. [M, T, Q]
     """
 
     value: np.ndarray
     without_subset: np.ndarray
     without_query: np.ndarray
-    parts: np.ndarray
+    contributions: np.ndarray
 
-    def mean(self, targets: list[int]) -> "Jackknife":
-        """Of some targets, as one."""
-        kept = (
-            each[..., targets].mean(-1, keepdims=True)
-            for each in (self.value, self.without_subset, self.without_query)
-        )
-        return Jackknife(*kept, self.parts[:, targets].mean(1, keepdims=True))
+    def interval(self, targets: list[int]) -> tuple[float, float, float]:
+        """Return the mean over some targets and its 95% interval over queries and subsets.
 
-    def interval(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Value, and the ends of its 95% interval over queries and subsets, on Fisher's scale. [T] each
-
-        V = V_queries + V_subsets − V_both, as `journey.evaluation.statistics.interval` has it.
+        The variance is V_queries + V_subsets − V_interaction, as in
+        `journey.evaluation.statistics.interval`; the interval is symmetric on Fisher's scale.
         """
         from scipy.stats import t
 
+        value = self.value[targets].mean(-1, keepdims=True)
+        subsets = _variance(self.without_subset[..., targets].mean(-1, keepdims=True))
+        queries = _variance(self.without_query[..., targets].mean(-1, keepdims=True))
+        parts = self.contributions[:, targets].mean(1, keepdims=True)  # [M, 1, Q]
+
         num_queries = len(self.without_query)
-        subsets, queries = _variance(self.without_subset), _variance(self.without_query)
-        each = _variance(self.parts).sum(-1)
-        shared = (_variance(self.parts.sum(-1)) - each) / (num_queries * (num_queries - 1))
-        variance = np.maximum(
-            subsets + queries - np.maximum(0, each - num_queries * shared),
-            np.maximum(subsets, queries),
-        )
-        inside = np.clip(self.value, -0.999, 0.999)
-        reach = t.ppf(0.975, num_queries - 1) * np.sqrt(variance) / (1 - np.square(inside))
-        return self.value, np.tanh(np.arctanh(inside) - reach), np.tanh(np.arctanh(inside) + reach)
+        of_one_query = _variance(parts).sum(-1)
+        covariance = (_variance(parts.sum(-1)) - of_one_query) / (num_queries * (num_queries - 1))
+        interaction = np.maximum(0, of_one_query - num_queries * covariance)
+        variance = np.maximum(subsets + queries - interaction, np.maximum(subsets, queries))
+
+        inside = np.clip(value, -0.999, 0.999)
+        half = t.ppf(0.975, num_queries - 1) * np.sqrt(variance) / (1 - np.square(inside))
+        low, high = np.tanh(np.arctanh(inside) - half), np.tanh(np.arctanh(inside) + half)
+        return value.item(), low.item(), high.item()
 
 
 def ceilings(
     outputs: np.ndarray, shares_of: Callable[[np.ndarray], Shares], num_ranked: int
 ) -> Jackknife:
-    """Ceilings of all targets, by `given_seed` or `over_seeds`. outputs: [M, R, 2, T, Q]"""
+    """Return the ceilings of all targets.
+
+    Args:
+        outputs: Measured outputs. [M, R, 2, T, Q]
+        shares_of: `given_seed` or `over_seeds`.
+        num_ranked: Number of subsets that are ranked.
+    """
+    num_subsets, num_queries = len(outputs), outputs.shape[-1]
     observed = shares_of(outputs)
-    dropped = [shares_of(np.delete(outputs, m, 0)) for m in range(len(outputs))]
     value = ceiling(observed, num_ranked)
-    num_queries = outputs.shape[-1]
-    without_query = [
-        ceiling(replace(observed, ratio=np.delete(observed.ratio, q, -1)), num_ranked)
-        for q in range(num_queries)
-    ]
-    logs = np.log(np.maximum(np.stack([of.ratio for of in dropped]), TINY))  # [M, T, Q]
-    nudged = [np.where(np.arange(num_queries) == q, np.exp(NUDGE), 1.0) for q in range(num_queries)]
-    slopes = [
-        (ceiling(replace(observed, ratio=observed.ratio * by), num_ranked) - value) / NUDGE
-        for by in nudged
-    ]  # [Q][T]
-    parts = (logs - logs.mean(0)) * np.stack(slopes, -1)
+    without_subset = [shares_of(np.delete(outputs, m, 0)) for m in range(num_subsets)]
+    without_query, slopes = [], []
+    for q in range(num_queries):
+        others = replace(observed, ratio=np.delete(observed.ratio, q, -1))
+        without_query.append(ceiling(others, num_ranked))
+        factors = np.where(np.arange(num_queries) == q, np.exp(LOG_STEP), 1.0)
+        shifted = replace(observed, ratio=observed.ratio * factors)
+        slopes.append((ceiling(shifted, num_ranked) - value) / LOG_STEP)
+
+    ratios = np.stack([shares.ratio for shares in without_subset])  # [M, T, Q]
+    logs = np.log(np.maximum(ratios, MIN_RATIO))
     return Jackknife(
-        value, np.stack([ceiling(of, num_ranked) for of in dropped]), np.stack(without_query), parts
+        value,
+        np.stack([ceiling(shares, num_ranked) for shares in without_subset]),
+        np.stack(without_query),
+        (logs - logs.mean(0)) * np.stack(slopes, -1),
     )
 
 
 def _variance(without: np.ndarray) -> np.ndarray:
-    """Of a value, from what it is without each of several (Efron 1982). [K, …] → […]"""
+    """Return the jackknife variance of a value without each of K items [K, …] (Efron 1982)."""
     return (len(without) - 1) * without.var(0)

@@ -1,20 +1,26 @@
-"""Retrainings without a region's proponents, and what they are called beside it.
-
-Localization: do scores of a region predict what retraining does to that region, and does leaving out a region's proponents
-change that region?
-"""
+"""Do scores of a region predict its output, and does removing its proponents change that region?"""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from journey.attribution.baselines import Encoder
+import numpy as np
+
 from journey.attribution.targets import PAIRED_STEPS
-from journey.engine.checks import require, require_count, require_region_inside, require_regions
+from journey.data.images import train_images
+from journey.engine.checks import (
+    ConfigError,
+    require,
+    require_count,
+    require_region_inside,
+    require_regions,
+)
 from journey.engine.seeding import numpy_generator
 from journey.engine.spec import describe
-from journey.engine.workspace import Workspace
-from journey.evaluation import rows
+from journey.engine.workspace import Workspace, get
+from journey.evaluation.localization import analysis
+from journey.evaluation.localization.analysis import ALL, OTHERS, RANDOM, WHOLE
 from journey.evaluation.ranking import candidate_index, candidate_settings
+from journey.evaluation.rows import Row, select
 from journey.evaluation.statistics import bootstrap_with_observed
 from journey.pipeline import subsets
 from journey.pipeline.examples import Region, quarters
@@ -28,6 +34,8 @@ from journey.pipeline.interfaces import (
     Inputs,
     Measure,
     Model,
+    RandomSubset,
+    Result,
     Sample,
     Score,
     Subset,
@@ -40,33 +48,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-
-WHOLE = "whole image"
-
-
-RANDOM, OTHERS, ALL = "random images", "other regions", "all regions"
+RESERVED = {WHOLE, RANDOM, OTHERS, ALL}  # names that no region may have
 
 
 @dataclass(frozen=True)
 class Removal:
-    """How some queries go on under a model without some images, and what their outputs in every region are then."""
+    """Continuations of some queries by a model without some images, and its outputs in regions."""
 
-    ends: Continuations
+    continuations: Continuations
     outputs: tuple[Measure, ...]  # [region]
-
-
-RESERVED = {WHOLE, RANDOM, OTHERS, ALL}
-
-
-REMOVAL_SETTINGS = ("step", "num_removals", "count", "num_random", "num_continuations")
-
-
-SEEN_BY = Encoder(side=96)  # continuations come with what an encoder sees, which nothing here reads
 
 
 @dataclass(frozen=True)
 class LocalizationInputs(Inputs):
-    """What the result of `localization` are computed from."""
+    """The artifacts that the result of `localization` is computed from."""
 
     scores: dict[str, dict[str, Score]]  # [method][region]; the whole image first
     outputs: dict[str, tuple[tuple[Measure, ...], ...]]  # [region][subset][training seed]
@@ -77,23 +72,17 @@ class LocalizationInputs(Inputs):
 
 @dataclass
 class Localization(Evaluation):
-    """Every method with one hyper-parameter, its scores as they are. The first method's proponents are left out."""
+    """Scores of regions, with one hyper-parameter per method; proponents are the first method's."""
 
     name: ClassVar[str] = "localization"
-    regions: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # of each a box, or one for each query; none: the quarters
-    paired_steps: list[int] = field(
-        default_factory=lambda: [600, 500, 400, 300]
-    )  # over which matrices are averaged
-    step: int = 300  # t, whose proponents are left out, and at which journeys are entered
+    regions: dict[str, list[int]] = field(default_factory=dict)  # boxes by name; {}: the quarters
+    paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])  # of the matrices
+    step: int = 300  # t: whose proponents are removed, and where trajectories are continued
     num_removals: int = 8  # the first queries, for each region
-    count: int = 50  # images that are left out
-    num_random: int = 4  # random removals of as many, for all of these queries
+    count: int = 50  # images in each removal
+    num_random: int = 4  # random removals of as many images, shared by these queries
     num_continuations: int = 8  # of each query
-    candidates: dict[str, float] = field(
-        default_factory=dict
-    )  # the hyper-parameter of a method that has several
+    candidates: dict[str, float] = field(default_factory=dict)  # of methods with several candidates
     num_bootstrap: int = 1000
 
     def check(self, where: str) -> None:
@@ -101,183 +90,200 @@ class Localization(Evaluation):
         require_count(f"{where}.num_removals", self.num_removals, least=2)  # for an interval
         for name in ("count", "num_random", "num_continuations"):
             require_count(f"{where}.{name}", getattr(self, name))
-        fine = len(self.regions) != 1 and not RESERVED & self.regions.keys()
-        allowed = f"two regions or more, none called {', '.join(sorted(RESERVED))}; or none, for the quarters"
-        require(fine, f"{where}.regions", self.regions, allowed)
+        valid = len(self.regions) != 1 and not RESERVED & self.regions.keys()
+        reserved = ", ".join(sorted(RESERVED))
+        allowed = f"two regions or more, none called {reserved}; or none, for the quarters"
+        require(valid, f"{where}.regions", self.regions, allowed)
         for name, region in self.regions.items():
             require_regions(f"{where}.regions.{name}", region)
         paired = self.paired_steps
-        require(
-            len(set(paired)) == len(paired) > 0,
-            f"{where}.paired_steps",
-            paired,
-            "a non-empty list, each once",
-        )
+        distinct = len(set(paired)) == len(paired) > 0
+        require(distinct, f"{where}.paired_steps", paired, "a non-empty list without repetitions")
 
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
-        kept = f"among sampling.steps={sampling.steps}"
-        require(
-            set(self.paired_steps) <= set(sampling.steps),
-            f"{where}.paired_steps",
-            self.paired_steps,
-            kept,
-        )
-        require(self.step in sampling.steps, f"{where}.step", self.step, kept)
-        require_count(
-            f"{where}.num_removals", self.num_removals, least=2, most=sampling.num_queries
-        )
-        SEEN_BY.weights(f"evaluation={self.name}")
-        several = sampling.sampler is Sampler.ddpm or self.num_continuations == 1
-        require(
-            several,
-            f"{where}.num_continuations",
-            self.num_continuations,
-            "1 with sampling.sampler=ddim: all are alike",
-        )
+        paired, allowed = self.paired_steps, f"among sampling.steps={sampling.steps}"
+        require(set(paired) <= set(sampling.steps), f"{where}.paired_steps", paired, allowed)
+        require(self.step in sampling.steps, f"{where}.step", self.step, allowed)
+        most = sampling.num_queries
+        require_count(f"{where}.num_removals", self.num_removals, least=2, most=most)
+        count = self.num_continuations
+        allowed = "1 with sampling.sampler=ddim, whose continuations are all the same"
+        differ = sampling.sampler is Sampler.ddpm or count == 1
+        require(differ, f"{where}.num_continuations", count, allowed)
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
         height, width = trajectories.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         for name, region in (self.regions or quarters(height, width)).items():
-            require_region_inside(
-                f"{where}.regions.{name}", region, height, width, trajectories.num_queries
-            )
+            label, num_queries = f"{where}.regions.{name}", trajectories.num_queries
+            require_region_inside(label, region, height, width, num_queries)
         subsets.require_removable(f"{where}.count", self.count, images.labels)
 
-    # ------------------------------------------------------------------------------------------- what it needs
-
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> LocalizationInputs:
-        """scores: [method][region], the whole image first; outputs: [region][subset][seed]; full and random: how queries go on
-        under the full model and without random images; removed: the same without a region's proponents, [region][query].
-
-        Raises: ConfigError naming a method of which no region can be asked, or of which one hyper-parameter must be named.
-        """
-        regions = self._regions(experiment)
-        by_method = {
-            name: self._of_regions(name, score, experiment, regions)
-            for name, score in scores.items()
-        }
-        first = next(iter(by_method))
-        candidate = candidate_index(first, scores[first].method, self.candidates)
-        queries, removed = tuple(range(self.num_removals)), {}
-        for region, score in list(by_method[first].items())[1:]:
-            keeps = [
-                WithoutTop(score, candidate, self.step, query, self.count) for query in queries
-            ]
-            removed[region] = tuple(
-                self._removal(experiment, keep, (q,))
-                for keep, q in zip(keeps, queries, strict=True)
-            )
-        by_chance = [
-            WithoutRandom(index, self.count, experiment.seed) for index in range(self.num_random)
-        ]
-        return LocalizationInputs(
-            scores=by_method,
-            outputs={name: _on_subsets(experiment, region) for name, region in regions.items()},
-            reference=self._removal(experiment, FullData(), queries),
-            removed=removed,
-            random=tuple(self._removal(experiment, keep, queries) for keep in by_chance),
-        )
-
-    def _regions(self, experiment: Experiment) -> dict[str, Region]:
-        """By name; the whole image first."""
         height, width = experiment.model.example_shape(experiment.images.shape)[1:]
-        named = self.regions or quarters(height, width)
-        return {WHOLE: (), **{name: tuple(region) for name, region in named.items()}}
+        regions: dict[str, Region] = {WHOLE: ()}
+        for region, box in (self.regions or quarters(height, width)).items():
+            regions[region] = tuple(box)
 
-    def _of_regions(
-        self, name: str, score: Score, experiment: Experiment, regions: dict[str, Region]
-    ) -> dict[str, Score]:
-        """A method's scores of every region."""
-        method = score.method
-        candidate_index(name, method, self.candidates)
-        asked = {region: method.restricted_to(box) for region, box in regions.items()}
-        able = all(each is not None for each in asked.values())
-        require(
-            able,
-            f"method.{name}",
-            method.label,
-            "one that can be asked about a region, such as journey or pixel",
-        )
-        return {region: experiment.scores(each) for region, each in asked.items()}
+        # Scores of every region by every method.
+        by_method: dict[str, dict[str, Score]] = {}
+        for name, score in scores.items():
+            candidate_index(name, score.method, self.candidates)  # refuses an ambiguous one
+            by_method[name] = {}
+            for region, box in regions.items():
+                method = score.method.restricted_to(box)
+                if method is None:
+                    allowed = "one that can attribute a region, such as journey or pixel"
+                    raise ConfigError(f"method.{name}={score.method.label}: must be {allowed}")
+                by_method[name][region] = experiment.scores(method)
 
-    def _removal(self, experiment: Experiment, keep: Subset, queries: tuple[int, ...]) -> Removal:
-        model = experiment.retrained(keep)
-        ends = experiment.continuations(model, self.step, queries, self.num_continuations, SEEN_BY)
-        named = [region for region in self._regions(experiment).values() if region]
-        return Removal(
-            ends,
-            tuple(
-                replace(experiment.outputs(model, region), steps=(self.step,)) for region in named
-            ),
-        )
+        # Outputs of the subset models in every region.
+        outputs = {}
+        retraining = experiment.retraining
+        for region, box in regions.items():
+            of_region = []
+            for index in range(retraining.num_subsets):
+                subset = experiment.random_subset(index)
+                models = [experiment.retrained(subset, s) for s in range(retraining.num_seeds)]
+                of_region.append(tuple(experiment.outputs(model, box) for model in models))
+            outputs[region] = tuple(of_region)
 
-    # ---------------------------------------------------------------------------------------------- what it finds
+        # Models without the proponents of a region, by the first method, and without random images.
+        def removal(subset: Subset, queries: tuple[int, ...]) -> Removal:
+            model = experiment.retrained(subset)
+            continuations = experiment.continuations(
+                model, self.step, queries, self.num_continuations, None
+            )
+            measures = []
+            for box in list(regions.values())[1:]:
+                measures.append(replace(experiment.outputs(model, box), steps=(self.step,)))
+            return Removal(continuations, tuple(measures))
 
-    def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
-        """Raises: ValueError if leaving images out changes nothing."""
-        from journey.evaluation.localization import findings
+        first, queries = next(iter(by_method)), tuple(range(self.num_removals))
+        candidate = candidate_index(first, scores[first].method, self.candidates)
+        removed = {}
+        for region, score in list(by_method[first].items())[1:]:
+            removed[region] = tuple(
+                removal(WithoutTop(score, candidate, self.step, q, self.count), (q,))
+                for q in queries
+            )
+        random = []
+        for index in range(self.num_random):
+            random.append(removal(WithoutRandom(index, self.count, experiment.seed), queries))
+        reference = removal(FullData(), queries)
+        return LocalizationInputs(by_method, outputs, reference, removed, tuple(random))
 
-        first, outputs = next(iter(spec.scores)), spec.inputs_as(LocalizationInputs).outputs
-        num_queries, num_subsets = spec.trajectories.num_queries, len(outputs[WHOLE])
+    def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
+        inputs = spec.inputs_as(LocalizationInputs)
+        trajectories, first = spec.trajectories, next(iter(spec.scores))
+        images, subset_outputs = trajectories.checkpoint.images, inputs.outputs[WHOLE]
+        num_queries, num_subsets = trajectories.num_queries, len(subset_outputs)
         random = numpy_generator(spec.seed, "localization")
-        sizes = (num_queries, num_subsets, self.num_removals)
-        of_queries, of_subsets, of_removals = (
-            bootstrap_with_observed(size, self.num_bootstrap, random) for size in sizes
+        query_weights, subset_weights, removal_weights = (
+            bootstrap_with_observed(size, self.num_bootstrap, random)
+            for size in (num_queries, num_subsets, self.num_removals)
         )
-        means = findings.Means(spec.steps, self.paired_steps, of_queries)
+
+        # LDS of the scores of every region against the outputs of every region.
+        labels = train_images(images, workspace).labels
+        subset_masks = []
+        for seeds in subset_outputs:
+            subset = seeds[0].checkpoint.subset
+            assert isinstance(subset, RandomSubset)
+            subset_masks.append(subsets.subset_mask(labels, subset))
+        masks = np.stack(subset_masks)
+        of_regions = []
+        for by_subset in inputs.outputs.values():
+            means = []
+            for seeds in by_subset:
+                means.append(np.mean([_outputs(measure, workspace) for measure in seeds], 0))
+            of_regions.append(np.stack(means, -1)[: len(spec.steps)])
+        outputs = np.stack(of_regions)  # [R, S, Q, M]
+        predictions = {}
+        for method, by_region in inputs.scores.items():
+            candidate = candidate_index(method, spec.scores[method].method, self.candidates)
+            of_method = []
+            for score in by_region.values():
+                scores = get(score, workspace).array("scores.npy")[candidate]
+                of_method.append(analysis.predicted_outputs(scores, masks, len(spec.steps)))
+            predictions[method] = np.stack(of_method)
+        names, weights = list(inputs.outputs), (subset_weights, query_weights)
+        rows = analysis.prediction_rows(
+            predictions, outputs, names, *weights, spec.steps, self.paired_steps
+        )
+
+        # Changes by removals of each region's proponents, and by random ones.
+        changes, rises = [], []
+        for removals in inputs.removed.values():
+            pairs = [_changes(removal, inputs.reference, workspace) for removal in removals]
+            changes.append(np.concatenate([change for change, _ in pairs]))
+            rises.append(np.concatenate([rise for _, rise in pairs], 1))
+        pairs = [_changes(removal, inputs.reference, workspace) for removal in inputs.random]
+        changes.append(np.mean([change for change, _ in pairs], 0))
+        rises.append(np.mean([rise for _, rise in pairs], 0))
+        regions = {name: by_subset[0][0].region for name, by_subset in inputs.outputs.items()}
+        rows += analysis.removal_rows(
+            np.stack(changes),
+            np.stack(rises),
+            {name: regions[name] for name in names[1:]},
+            removal_weights,
+            {"method": first, "step": self.step},
+        )
+        settings = ("step", "num_removals", "count", "num_random", "num_continuations")
         return {
-            "num_train": spec.trajectories.checkpoint.images.num_train,
+            "num_train": images.num_train,
             "num_queries": num_queries,
             "num_subsets": num_subsets,
-            "num_seeds": len(outputs[WHOLE][0]),
-            "draws": outputs[WHOLE][0][0].num_samples,
+            "num_seeds": len(subset_outputs[0]),
+            "num_samples": subset_outputs[0][0].num_samples,
             "num_bootstrap": self.num_bootstrap,
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
-            "regions": {name: list(of[0][0].region) for name, of in outputs.items()},
-            "removed": {**{name: vars(self)[name] for name in REMOVAL_SETTINGS}, "method": first},
+            "regions": {name: list(region) for name, region in regions.items()},
+            "removal": {name: getattr(self, name) for name in settings} | {"method": first},
             "candidates": candidate_settings(spec.scores, self.candidates),
-            "rows": [
-                *findings.prediction_rows(spec, self.candidates, means, of_subsets, workspace),
-                *findings.removal_rows(spec, self.step, of_removals, workspace),
-            ],
+            "rows": rows,
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
 
-    # ------------------------------------------------------------------------------------------ how it is shown
-
-    def candidate_index(self, result: dict, method: str) -> dict[str, float] | None:
+    def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return result["candidates"][method]
 
-    def headline(self, result: dict) -> list[rows.Row]:
-        return rows.select(result["rows"], quantity="own_locality", target=PAIRED_STEPS)
+    def headline(self, result: dict) -> list[Row]:
+        return select(result["rows"], quantity="region_centred_locality", target=PAIRED_STEPS)
 
     def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.localization.show import localization_tables
+        from journey.evaluation.localization import show
 
-        return localization_tables(result)
+        return [show.locality_table(result), show.removal_table(result)]
 
     def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.localization.show import (
-            lds_matrices,
-            locality_by_step,
-            removal_figure,
-        )
+        from journey.evaluation.localization import show
 
         return {
-            "localization.png": lds_matrices(result),
-            "locality_by_step.png": locality_by_step(result),
-            "removal.png": removal_figure(result),
+            "localization.png": show.lds_figure(result),
+            "locality_by_step.png": show.locality_figure(result),
+            "removal.png": show.removal_figure(result),
         }
 
 
-def _on_subsets(experiment: Experiment, region: Region) -> tuple[tuple[Measure, ...], ...]:
-    """The outputs of all subset models in a region. [subset][seed]"""
-    of, found = experiment.retraining, []
-    for index in range(of.num_subsets):
-        models = [
-            experiment.retrained(experiment.random_subset(index), repeat)
-            for repeat in range(of.num_seeds)
-        ]
-        found.append(tuple(experiment.outputs(model, region) for model in models))
-    return tuple(found)
+def _outputs(measure: Measure, workspace: Workspace) -> np.ndarray:
+    """Return outputs, by all noise samples. [steps + final sample, Q]"""
+    return get(measure, workspace).array("outputs.npy").mean(0)
+
+
+def _changes(
+    removal: Removal, reference: Removal, workspace: Workspace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the effect of a removal on its queries.
+
+    It is the squared change of the final samples, a mean over continuations with the same noise,
+    [Q', …]; and the relative rise of the output of every region, [R, Q'].
+    """
+    queries = list(removal.continuations.queries)
+    samples, outputs = [], []
+    for model in (reference, removal):
+        final = get(model.continuations, workspace).array("final.npy")[0]
+        samples.append(final.astype(np.float64))
+        measures = [_outputs(measure, workspace)[0] for measure in model.outputs]
+        outputs.append(np.stack(measures)[:, queries])
+    return np.square(samples[1] - samples[0][queries]).mean(1), outputs[1] / outputs[0] - 1
