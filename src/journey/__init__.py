@@ -1,7 +1,7 @@
-"""Which training images guided each step of a diffusion model's sampling, proven by retraining.
+"""Training-data attribution for diffusion models, step by step, validated by retraining.
 
-For reading results: `open`, which takes the words of the command. For a user's own kinds: a contract to write one under, and
-`main`, which is the command `journey` with them as choices.
+`load` opens the results of a run. `main` is the command `journey`; with a user's own components,
+which implement one of the interfaces here, it offers them as choices.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,30 @@ if TYPE_CHECKING:
     from journey.run import Run
 
 
-__all__ = ["Dataset", "Evaluation", "ImageSet", "Component", "Method", "Model", "main", "open"]
+__all__ = ["Component", "Dataset", "Evaluation", "ImageSet", "Method", "Model", "load", "main"]
 
 
-def main(kinds: Sequence[type[Component]] = ()) -> None:
-    """The command `journey`, with further kinds, each a choice of its group by its name."""
+def main(components: Sequence[type[Component]] = ()) -> None:
+    """Run the command `journey`.
+
+    Args:
+        components: A user's own components, each a choice of its group by its name.
+    """
     from journey.__main__ import main as command
 
-    command(kinds)
+    command(components)
 
 
-def open(*overrides: str, kinds: Sequence[type[Component]] = ()) -> "Run":
-    """What the command makes of the same words, for reading: frames and figures. It computes nothing; what is missing is named,
-    with the command that makes it.
+def load(*overrides: str, components: Sequence[type[Component]] = ()) -> "Run":
+    """Return the results of the run that the command composes from the same overrides.
 
-    Raises: ConfigError, or Hydra's own error, naming the setting.
+    Nothing is computed: an error names a missing artifact and the command that computes it. A
+    setting that is not allowed raises ConfigError or Hydra's error.
+
+    Args:
+        *overrides: As on the command line, such as `"experiment=digits"`.
+        components: A user's own components.
     """
     from journey.run import load_run
 
-    return load_run(overrides, kinds)
+    return load_run(overrides, components)

@@ -1,7 +1,8 @@
-"""What is said on the command line: help, what is refused before Hydra composes, and errors in one line."""
+"""The command line: help, overrides that are refused before Hydra composes, errors as one line."""
 
 import argparse
 import contextlib
+import errno
 import itertools
 import math
 import os
@@ -25,103 +26,86 @@ from journey.config.run import GROUPS, Task
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 
-MOST_POINTS = 10_000
-
-
-WIDTH = 100  # letters of a line of help
-
-
-CHOSEN = (*GROUPS, "method", "experiment")
-
-
-HYDRA = (
-    "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher",
-    "hydra/sweeper", "hydra.sweeper.n_trials", "hydra.sweeper.sampler", "hydra.sweeper.study_name", "hydra.sweeper.storage",
+MOST_POINTS = 10_000  # of a sweep
+SOLVABLE = {  # errors of the system that a user can solve
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+}  # fmt: skip
+HELP_WIDTH = 100  # characters of a line
+OPTUNA = "hydra/sweeper=optuna"
+HYDRA_SETTINGS = (
+    "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher", "hydra/sweeper",
+    "hydra.sweeper.n_trials", "hydra.sweeper.sampler", "hydra.sweeper.study_name",
+    "hydra.sweeper.storage",
 )  # fmt: skip
 
-
-OPTUNA = "hydra/sweeper=optuna"
-
-
-HELP = """journey: which training images guided each step of a diffusion model's sampling, proven by retraining
+# ruff: noqa: E501 - the lines of the help
+HELP = """journey: which training images influenced each step of a diffusion model's sampling
 
     journey experiment=digits                                    the whole experiment, and its report
-    journey experiment=digits task=plan                          what would run, what is cached, what it will cost
-    journey experiment=digits task=status                        what is done, runs, is queued or failed
-    journey experiment=digits compute=slurm                      the same on a cluster; asked again, it goes on
+    journey experiment=digits task=plan                          what would be computed, and its cost
+    journey experiment=digits task=status                        what is done, running, queued, failed
+    journey experiment=digits compute=slurm                      the same on a cluster, resumable
     journey experiment=digits 'method=[journey,pixel]'           other methods
     journey experiment=digits retraining.num_subsets=64          a setting of a group
-    journey -m experiment=digits attribution.num_samples=8,32      a sweep
+    journey -m experiment=digits attribution.num_samples=8,32    a sweep
 
 Choices:
 {groups}
 
 Tasks: {tasks}
 Settings, with their values: journey experiment=digits --cfg job
-What came out: reports/<experiment>/index.html, and in Python: journey.open("experiment=digits")
+Results: reports/<experiment>/index.html, and in Python: journey.load("experiment=digits")
 Completion by the tab key: eval "$(journey --shell-completion install=bash)"   (or zsh, fish)
 """
 
 
-COMPLETION = ("--shell-completion", "-sc")
-
-
-def asks_for_help(words: Sequence[str]) -> bool:
-    """Whether anybody asks for help."""
+def wants_help(words: Sequence[str]) -> bool:
+    """Return whether the words ask for help."""
     return any(word in ("--help", "-h") for word in words)
 
 
-def asks_for_completion(words: Sequence[str]) -> bool:
-    """Whether a shell asks what could come next: Hydra answers, and what is typed so far is nothing to refuse."""
-    return any(word in COMPLETION for word in words)
+def wants_completion(words: Sequence[str]) -> bool:
+    """Return whether a shell asks for completions, which Hydra answers."""
+    return any(word in ("--shell-completion", "-sc") for word in words)
 
 
-def help_text(own: Sequence[type[Component]] = ()) -> str:
-    """The choices of every group, and how to ask for them."""
+def help_text(components: Sequence[type[Component]] = ()) -> str:
+    """Return the help: examples, the choices of every group, and the tasks.
+
+    Args:
+        components: A user's own components, which are choices too.
+    """
     lines = []
-    for group in sorted(
-        path.name
-        for path in compose.CONF.iterdir()
-        if path.is_dir() and path.name not in ("shared", "hydra")
-    ):
-        choices = _choices_of(group) + [
-            kind.name for kind in own if compose.group_of(kind) == group
-        ]
+    for path in sorted(compose.CONF.iterdir()):
+        group = path.name
+        if not path.is_dir() or group in ("shared", "hydra"):
+            continue
+        own = [c.name for c in components if compose.group_of(c) == group]
+        text = ", ".join(_choices_of_group(group) + own)
+        first, others = f"    {group:12}", " " * 16
         lines.append(
-            textwrap.fill(
-                ", ".join(choices),
-                WIDTH,
-                initial_indent=f"    {group:12}",
-                subsequent_indent=" " * 16,
-            )
+            textwrap.fill(text, HELP_WIDTH, initial_indent=first, subsequent_indent=others)
         )
     return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
 
 
-def _choices_of(group: str) -> list[str]:
+def _choices_of_group(group: str) -> list[str]:
     return sorted(path.stem for path in (compose.CONF / group).glob("*.yaml"))
 
 
 class _Flags(argparse.ArgumentParser):
-    """Those of Hydra's flags that leave to us which file is composed."""
+    """Those of Hydra's flags that do not change which file is composed."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
-        for names in (
-            ("--multirun", "-m"),
-            ("--run", "-r"),
-            ("--resolve",),
-            ("--hydra-help",),
-            ("--version",),
-        ):
-            self.add_argument(*names, action="store_true")
+        self.add_argument("--multirun", "-m", action="store_true")
+        self.add_argument("--run", "-r", action="store_true")
+        for name in ("--resolve", "--hydra-help", "--version"):
+            self.add_argument(name, action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
-        self.add_argument(
-            "--info",
-            "-i",
-            nargs="?",
-            choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-        )
+        topics = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+        self.add_argument("--info", "-i", nargs="?", choices=topics)
         self.add_argument("--package", "-p")
         self.add_argument("--config-dir", "-cd")
         self.add_argument("overrides", nargs="*")
@@ -131,219 +115,238 @@ class _Flags(argparse.ArgumentParser):
 
 
 def check_command_line(words: Sequence[str]) -> None:
-    """Refuse what Hydra would take for something else or stumble over, and every point of a sweep before the first one runs.
+    """Check the words, and every point of a sweep before the first one runs.
 
-    Raises: ConfigError; HydraException or OmegaConfBaseException if an override cannot be composed.
+    Raises:
+        ConfigError: Something is refused, such as what Hydra would take for something else. An
+            override that cannot be composed raises Hydra's or OmegaConf's error.
     """
-    given = _Flags().parse_args(words)
-    searched = []
-    if given.config_dir is not None:
-        require(Path(given.config_dir).is_dir(), "--config-dir", given.config_dir, "a directory")
-        _refuse_shadowed(Path(given.config_dir))
-        searched = [f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]"]
-    overrides = OverridesParser.create().parse_overrides(given.overrides)
+    flags = _Flags().parse_args(words)
+    searchpath = []
+    if flags.config_dir is not None:
+        directory = Path(flags.config_dir)
+        require(directory.is_dir(), "--config-dir", flags.config_dir, "a directory")
+        _refuse_shadowed(directory)
+        searchpath = [f"hydra.searchpath=[file://{directory.absolute()}]"]
+    overrides = OverridesParser.create().parse_overrides(flags.overrides)
     for override in overrides:
         _check_override(override)
-    chosen = OPTUNA in given.overrides
-    require(given.multirun or not chosen, OPTUNA, "a single run", "a sweep: journey -m")
-    for point in itertools.islice(_points(overrides, chosen), None if given.multirun else 1):
-        settings = compose_config([*searched, *point])
-        if given.multirun:
+    optuna = OPTUNA in flags.overrides
+    require(flags.multirun or not optuna, OPTUNA, "a single run", "a sweep: journey -m")
+
+    # A sweep has a point for each combination of choices; of Optuna's space, its corners.
+    choices = [_ends(override) if optuna else _choices(override) for override in overrides]
+    _require_points(math.prod(map(len, choices)))
+    points = itertools.product(*choices)
+    for point in points if flags.multirun else itertools.islice(points, 1):
+        settings = compose_config([*searchpath, *point])
+        if flags.multirun:
             run = compose.parse(settings)
             refuse_numbers_for_booleans(point, settings)
-            require(
-                not chosen or run.task is Task.report,
-                "task",
-                run.task.value,
-                f"report with {OPTUNA}: points have results",
-            )
+            allowed = f"report with {OPTUNA}, which compares results"
+            require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
 
 
 def _check_override(override: Override) -> None:
-    key, value = override.key_or_group, override.value()
-    require(key != "", override.input_line, "a value of nothing", "setting=value")
+    """Check one override.
+
+    Raises:
+        ConfigError: It is refused.
+    """
+    key, value, text = override.key_or_group, override.value(), str(override.input_line)
+    require(key != "", text, "a value without a setting", "setting=value")
     removes = override.type is OverrideType.DEL
-    require(
-        not removes,
-        override.input_line,
-        "removal",
-        "left out: settings cannot be removed; give another value",
-    )
-    ours = not key.startswith("hydra") or key.startswith(HYDRA)
-    require(
-        ours,
-        key,
-        value,
-        f"left out: of Hydra's own settings there are {', '.join(HYDRA)}; a sweep: journey -m",
-    )
+    allowed = "left out: settings cannot be removed; give another value"
+    require(not removes, text, "removal", allowed)
+    supported = not key.startswith("hydra") or key.startswith(HYDRA_SETTINGS)
+    listed = ", ".join(HYDRA_SETTINGS)
+    allowed = f"left out; supported settings of Hydra: {listed}; a sweep: journey -m"
+    require(supported, key, value, allowed)
     if key == "hydra.searchpath":
         for place in value if isinstance(value, list) else [value]:
             path = str(place).removeprefix("file://")
             if not path.startswith("pkg://"):
-                require(
-                    Path(path).is_dir(),
-                    key,
-                    place,
-                    "a list of directories (or of packages, pkg://…)",
-                )
+                allowed = "a list of directories (or of packages, pkg://…)"
+                require(Path(path).is_dir(), key, place, allowed)
                 _refuse_shadowed(Path(path))
     several = key == "experiment" and isinstance(value, list)
-    require(
-        not several, key, value, "one experiment; two would be merged (a sweep: -m experiment=a,b)"
-    )
-    if key in CHOSEN and not override.is_sweep_override():
+    allowed = "one experiment, since two would be merged (a sweep: -m experiment=a,b)"
+    require(not several, key, value, allowed)
+    if key in (*GROUPS, "method", "experiment") and not override.is_sweep_override():
         names = value if key == "method" and isinstance(value, list) else [value]
         named = len(names) > 0 and all(isinstance(name, str) and name for name in names)
-        require(named, key, value, f"one of its choices: {', '.join(_choices_of(key))}")
+        require(named, key, value, f"one of its choices: {', '.join(_choices_of_group(key))}")
         require(len(set(names)) == len(names), key, value, "distinct")
 
 
-def _points(overrides: list[Override], by_optuna: bool) -> Iterator[list[str]]:
-    """The overrides of every point of a sweep, or of every corner of the space that Optuna chooses its points from."""
-    choices = [_ends(override) if by_optuna else _choices(override) for override in overrides]
-    _require_points(math.prod(map(len, choices)))
-    return (list(point) for point in itertools.product(*choices))
-
-
 def _ends(override: Override) -> list[str]:
-    """Both ends of an interval, or of a range; of all else, its choices."""
+    """Return the ends of an interval or range, as overrides; the choices of any other override."""
     sweep = override.value()
-    if not isinstance(sweep, (IntervalSweep, RangeSweep)):
+    if isinstance(sweep, IntervalSweep):
+        ends = (sweep.start, sweep.end)
+    elif isinstance(sweep, RangeSweep):
+        ends = (sweep.start, sweep.stop)
+    else:
         return _choices(override)
-    ends = (
-        (sweep.start, sweep.end) if isinstance(sweep, IntervalSweep) else (sweep.start, sweep.stop)
-    )
     return [f"{override.get_key_element()}={value}" for value in ends]
 
 
 def _choices(override: Override) -> list[str]:
+    """Return the values of an override as overrides.
+
+    Raises:
+        ConfigError: They cannot be listed.
+    """
     if not override.is_sweep_override():
-        return [override.input_line]
-    sweep = override.value()
+        return [str(override.input_line)]
+    key, sweep = override.key_or_group, override.value()
     listed = not isinstance(sweep, (Glob, IntervalSweep))
-    said = override.input_line.partition("=")[2]
-    require(
-        listed, override.key_or_group, said, "swept over a list, a,b,c, or a range(start,stop,step)"
-    )
+    text = str(override.input_line).partition("=")[2]
+    require(listed, key, text, "swept over a list, a,b,c, or a range(start,stop,step)")
     if isinstance(sweep, RangeSweep):  # which may be endless
-        require(
-            sweep.step != 0,
-            override.key_or_group,
-            "a range of step 0",
-            "of steps that lead somewhere",
-        )
-        _require_points(-((sweep.start - sweep.stop) // sweep.step))
+        start, stop, step = (float(end or 0) for end in (sweep.start, sweep.stop, sweep.step))
+        require(step != 0, key, "a range of step 0", "a range whose step is not 0")
+        _require_points(-((start - stop) // step))
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def _require_points(number: float) -> None:
     require(number > 0, "sweep", "no points", "at least one")
-    require(number <= MOST_POINTS, "sweep", f"{number} points", f"at most {MOST_POINTS}")
+    require(number <= MOST_POINTS, "sweep", f"{number:.0f} points", f"at most {MOST_POINTS}")
 
 
 def compose_config(words: list[str]) -> DictConfig:
-    """What Hydra will compose."""
+    """Return what Hydra composes.
+
+    Raises:
+        ConfigError: An override is refused, or files cannot be composed.
+        HydraException: An override names nothing, or a value has another type.
+        OmegaConfBaseException: A value cannot be converted or resolved.
+    """
     for override in OverridesParser.create().parse_overrides(words):
         _check_override(override)
     try:
         with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            found = hydra_compose("config", words, return_hydra_config=True)
+            composed = hydra_compose("config", words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
-    except (
-        Exception
-    ) as error:  # files that are no YAML, or no settings, make Hydra fail in many ways
-        raise ConfigError(
-            f"{shlex.join(words)}: cannot be composed: {type(error).__name__}: {error}"
-        ) from None
-    mode, swept = found.hydra.mode, found.hydra.sweeper.get("params")
-    require(
-        mode is None and not swept,
-        "hydra.mode and hydra.sweeper",
-        mode or swept,
-        "left out; a sweep: journey -m",
-    )
-    with open_dict(found):
-        del found["hydra"]
-    return found
+    except Exception as error:  # files that are not YAML make Hydra fail in many ways
+        problem = f"cannot be composed: {type(error).__name__}: {error}"
+        raise ConfigError(f"{shlex.join(words)}: {problem}") from None
+    mode, swept = composed.hydra.mode, composed.hydra.sweeper.get("params")
+    unset = mode is None and not swept
+    allowed = "left out; a sweep: journey -m"
+    require(unset, "hydra.mode and hydra.sweeper", mode or swept, allowed)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
 def refuse_numbers_for_booleans(overrides: Sequence[str], composed: DictConfig) -> None:
-    """antithetic=2 would be taken for true.
-
-    Raises: ConfigError.
-    """
+    """Refuse antithetic=2, which OmegaConf takes for true."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.key_or_group
-        _refuse_number_for_truth(name, override.value(), OmegaConf.select(composed, name))
+        _refuse_number(name, override.value(), OmegaConf.select(composed, name))
 
 
-def _refuse_number_for_truth(name: str, said: object, taken: object) -> None:
-    if isinstance(said, list) and isinstance(taken, ListConfig):
-        for pair in zip(said, taken, strict=False):
-            _refuse_number_for_truth(name, *pair)
-    elif isinstance(said, dict) and isinstance(taken, DictConfig):
-        for key, value in said.items():
-            _refuse_number_for_truth(f"{name}.{key}", value, taken.get(key))
+def _refuse_number(name: str, given: object, composed: object) -> None:
+    if isinstance(given, list) and isinstance(composed, ListConfig):
+        for pair in zip(given, composed, strict=False):
+            _refuse_number(name, *pair)
+    elif isinstance(given, dict) and isinstance(composed, DictConfig):
+        for key, value in given.items():
+            _refuse_number(f"{name}.{key}", value, composed.get(key))
     else:
-        require(not isinstance(taken, bool) or isinstance(said, bool), name, said, "true or false")
+        agrees = not isinstance(composed, bool) or isinstance(given, bool)
+        require(agrees, name, given, "true or false")
 
 
 def _refuse_shadowed(directory: Path) -> None:
-    """A user's file called like one of ours would silently not be read; like one of our schemas, be read in its place."""
+    """Refuse a user's file with the name of one of ours: one of the two would never be read."""
     if directory.resolve() == compose.CONF.resolve():
         return
     ours = sorted(path.relative_to(compose.CONF) for path in compose.CONF.rglob("*.yaml"))
     for name in (Path("schema"), Path("schema.yaml"), *ours):
         path = directory / name
-        require(not path.exists(), str(path), name.stem, f"named otherwise: journey has {name}")
+        allowed = f"renamed: journey has its own {name}"
+        require(not path.exists(), str(path), name.stem, allowed)
 
 
 def open_streams() -> None:
-    """Where output is closed, it goes nowhere; what a terminal's encoding lacks is replaced."""
+    """Drop output where a stream is closed, and replace characters that a terminal lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the end
-        with contextlib.suppress(AttributeError):  # somebody else's stream
+        with contextlib.suppress(AttributeError):  # another program's stream
             getattr(sys, name).reconfigure(errors="replace")
 
 
 def point_directory(number: int, overrides: str) -> str:
-    """Of a point of a sweep: its number and what was set."""
+    """Return the directory name of a point of a sweep: its number and overrides."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
     return f"{number}-{safe}"[:200]
 
 
 def distinguishing_overrides(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    """What belongs to the points of a sweep, by what their overrides do not have in common.
+    """Return the values of the points of a sweep, by the overrides that not all points have.
 
-    >>> told_apart({("experiment=smoke", "seed=0"): 1, ("experiment=smoke", "seed=1"): 2})
-    {'seed=0': 1, 'seed=1': 2}
+    >>> distinguishing_overrides({("experiment=smoke", "seed=0"): 1, ("experiment=smoke",): 2})
+    {'seed=0': 1, '': 2}
     """
     common = set.intersection(*map(set, points))
-    return {
-        " ".join(word for word in words if word not in common): of for words, of in points.items()
-    }
+    named = {}
+    for overrides, value in points.items():
+        named[" ".join(word for word in overrides if word not in common)] = value
+    return named
 
 
 def keyed_overrides(overrides: Sequence[str]) -> str:
-    """The overrides that decide what is made, not what is done with it or where."""
+    """Return the overrides that determine artifacts, quoted for a shell."""
     left_out = ("task=", "artifacts=", "reports=", "compute.workers=", "tracking")
     return shlex.join(text for text in overrides if not text.startswith(left_out))
 
 
-def one_line_error(error: Exception) -> str:
-    """Hydra's message and its cause, without the lines that suggest getting round the check."""
+@contextlib.contextmanager
+def one_line_errors(expected: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Print errors that users can solve as one line on standard error, and exit with status 1.
+
+    Args:
+        expected: The program's own errors.
+
+    Raises:
+        OSError: The system's error is none that a user can solve.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues where this one stopped")
+    except BrokenPipeError:  # the reader of our output has stopped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_hydra_message(error)}")
+    except expected as error:  # a failed job has a line
+        sys.exit("error: " + "\n".join(printable(line) for line in str(error).splitlines()))
+    except OSError as error:
+        if error.errno not in SOLVABLE:
+            raise
+        where = printable(str(error.filename or "writing"))
+        sys.exit(f"error: {where}: {error.strerror}; the same command continues")
+
+
+def _hydra_message(error: Exception) -> str:
+    """Return Hydra's message and its cause without the advice to circumvent the schema."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        if options := _choices_of(group):
+        if options := _choices_of_group(group):
             return f"{group}={option}: no such option; available: {', '.join(options)}"
-    parts = [str(error), str(error.__cause__ or "")]
-    lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
+    lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()]
     left_out = ("To append", "reference_type", "Config search", "provider")
-    return printable("; ".join(line for line in lines if not line.startswith(left_out)))
+    shown = [line.strip() for line in lines if line.strip()]
+    return printable("; ".join(line for line in shown if not line.startswith(left_out)))
 
 
 def printable(text: str) -> str:
-    """One line that a terminal can show and a person can read."""
+    """Return text as one line that a terminal can show, at most 1,000 characters."""
     return "".join(c if c.isprintable() else " " for c in text)[:1000]

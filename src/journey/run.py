@@ -1,4 +1,4 @@
-"""A run, opened in Python: its results as pandas frames and figures. It reads what the command made, and makes nothing."""
+"""A run, opened in Python: its results as pandas frames and figures. Nothing is computed."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ from journey.engine.store import Artifact, Store
 from journey.engine.workspace import Workspace
 from journey.evaluation.rows import select
 from journey.pipeline.images import ImageSet, read_images
-from journey.pipeline.interfaces import Experiment, Sample
+from journey.pipeline.interfaces import Experiment
 from journey.pipeline.settings import Target
 from journey.report.write import shown_candidate, with_run_info
 
@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 
 class MissingResultError(LookupError):
-    """What is asked for has not been made. The message says what it is and the command that makes it."""
+    """An artifact is missing. The message names it and the command that computes it."""
 
 
-def load_run(overrides: Sequence[str], kinds: Sequence[type[Component]] = ()) -> "Run":
-    """The run that the command would make of the same words. Raises: ConfigError, or Hydra's error, naming the setting."""
-    compose.register_schemas(COMPONENTS, kinds)
+def load_run(overrides: Sequence[str], components: Sequence[type[Component]] = ()) -> "Run":
+    """Return the run that the command composes from the same overrides.
+
+    Args:
+        overrides: As on the command line, such as `experiment=digits`.
+        components: A user's own components.
+    """
+    compose.register_schemas(COMPONENTS, components)
     composed = compose_config(list(overrides))
     run = compose.parse(composed)
     refuse_numbers_for_booleans(overrides, composed)
@@ -46,9 +51,13 @@ def load_run(overrides: Sequence[str], kinds: Sequence[type[Component]] = ()) ->
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has made. words: the overrides that compose it, as one writes them for a shell.
+    """The results of a run. Its methods raise MissingResultError if an artifact is missing.
 
-    Every method raises MissingResultError if what it reads has not been made.
+    Attributes:
+        run: Its settings.
+        experiment: Its experiment.
+        store: The store of its artifacts.
+        words: The overrides that compose it, quoted for a shell.
     """
 
     run: RunConfig
@@ -56,62 +65,60 @@ class Run:
     store: Store
     words: str
 
-    # ----------------------------------------------------------------------------------------------- its numbers
-
     @cached_property
     def result(self) -> dict:
-        """What the evaluation found, with what its figures and tables need beside it."""
+        """Return the evaluation's result, with what its figures and tables show of the run."""
         target = self.experiment.evaluation(self.run.evaluation, self.run.all_methods)
-        found = json.loads((self._found(target, Task.evaluate).path / "result.json").read_text())
-        return with_run_info(self.run, found)
+        path = self._artifact(target, Task.evaluate).path / "result.json"
+        return with_run_info(self.run, json.loads(path.read_text()))
 
-    def rows(self, **what: str | int) -> "pd.DataFrame":
-        """The rows of the result that say so, such as quantity="lds", or all; `journey.evaluation.rows` says what is in them."""
-        import pandas as pd
+    def rows(self, **conditions: str | int) -> "pd.DataFrame":
+        """Return the result's rows that have these values, such as quantity="lds", or all rows.
 
-        return pd.DataFrame(select(self.result["rows"], **what))
-
-    def lds(self) -> "pd.DataFrame":
-        """LDS of every method at every target, by its best read-out, with its 95% interval, and the ceilings.
-
-        Raises: ValueError if the evaluation is another.
+        `journey.evaluation.rows` explains the columns.
         """
         import pandas as pd
 
-        frame = pd.concat(
-            [self.rows(quantity="lds", score_transform="best"), self.rows(quantity="ceiling")],
-            ignore_index=True,
-        )
+        return pd.DataFrame(select(self.result["rows"], **conditions))
+
+    def lds(self) -> "pd.DataFrame":
+        """Return the LDS of every method at every target, with 95% intervals, and the ceilings.
+
+        Raises:
+            ValueError: The evaluation of the run has no LDS.
+        """
+        import pandas as pd
+
+        lds = self.rows(quantity="lds", score_transform="chosen")
+        frame = pd.concat([lds, self.rows(quantity="ceiling")], ignore_index=True)
         if frame.empty:
-            raise ValueError(
-                f"evaluation={self.run.evaluation.name} states no LDS; rows() has what it states"
-            )
+            name = self.run.evaluation.name
+            raise ValueError(f"evaluation={name} has no LDS; rows() returns what it has")
         return frame[["quantity", "method", "target", "step", "value", "low", "high"]]
 
     def scores(self, method: str) -> "pd.DataFrame":
-        """τ: a line for each step and query, a column for each training image by its id; positive: a proponent.
+        """Return scores: a line for each step and query, a column for each training image's id.
 
-        A method that does not score steps has one line for each query, whose step is what it scores: destination, trajectory.
+        Positive scores are proponents. A method without scores for single steps has one line for
+        each query, whose `step` is the name of its target.
         """
         import pandas as pd
 
         scores = self._scores(method)
-        at, steps = self.run.all_methods[method].target, self.experiment.steps
-        scored = steps if len(scores) == len(steps) and at is Target.step else [at.value]
-        index = pd.MultiIndex.from_product(
-            [scored, range(scores.shape[1])], names=["step", "query"]
-        )
-        return pd.DataFrame(
-            scores.reshape(-1, scores.shape[2]), index=index, columns=list(self.images.ids)
-        )
+        target, steps = self.run.all_methods[method].target, self.experiment.steps
+        by_step = len(scores) == len(steps) and target is Target.step
+        axes = [steps if by_step else [target.value], range(scores.shape[1])]
+        index = pd.MultiIndex.from_product(axes, names=["step", "query"])
+        values = scores.reshape(-1, scores.shape[2])
+        return pd.DataFrame(values, index=index, columns=list(self.images.ids))
 
     def proponents(self, method: str, query: int, step: int, k: int = 10) -> "pd.DataFrame":
-        """The k training images that a method ranks first: their ids, labels, scores and images, [H, W] or [H, W, C]."""
-        return self._ranked(method, query, step, k, 1)
+        """Return id, label, score and image ([H, W] or [H, W, C]) of the k highest scores."""
+        return self._ranked(method, query, step, k, -1)
 
     def opponents(self, method: str, query: int, step: int, k: int = 10) -> "pd.DataFrame":
-        """The k that it ranks last, the last of all first."""
-        return self._ranked(method, query, step, k, -1)
+        """Return the same of the k lowest scores, the lowest first."""
+        return self._ranked(method, query, step, k, 1)
 
     def _ranked(self, method: str, query: int, step: int, k: int, sign: int) -> "pd.DataFrame":
         import pandas as pd
@@ -120,86 +127,73 @@ class Run:
         require(step in steps, "step", step, f"one of {', '.join(map(str, steps))}")
         scores = self._scores(method)
         require(0 <= query < scores.shape[1], "query", query, f"in 0…{scores.shape[1] - 1}")
-        of = scores[min(steps.index(step), len(scores) - 1), query]
-        order = np.argsort(-sign * of, kind="stable")[:k]
-        told = {
-            "id": [self.images.ids[i] for i in order],
-            "label": [self.images.describe(i) for i in order],
-            "score": of[order],
-            "image": [_upright(self.images.images[i]) for i in order],
-        }
-        return pd.DataFrame(told, index=pd.RangeIndex(1, len(order) + 1, name="rank"))
-
-    # ---------------------------------------------------------------------------------------------- its pictures
+        of_query = scores[min(steps.index(step), len(scores) - 1), query]
+        records = []
+        for i in np.argsort(sign * of_query, kind="stable")[:k]:
+            image = self.images.images[i]
+            pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+            records.append((self.images.ids[i], self.images.describe(i), of_query[i], pixels))
+        index = pd.RangeIndex(1, len(records) + 1, name="rank")
+        return pd.DataFrame(records, index, columns=["id", "label", "score", "image"])
 
     def show(self, query: int, method: str | None = None) -> "Figure":
-        """One journey, and what a method ranks first and last at its steps. method: the first of the run, unless one is named"""
+        """Return a figure of one trajectory with the top proponents and opponents of its steps.
+
+        Args:
+            query: Which query.
+            method: Which method; by default the first one of the run.
+        """
         from journey.diffusion.trajectories import estimate_pictures
         from journey.report import figures
 
-        name = method or next(iter(self.run.method))
-        require(
-            0 <= query < self.run.sampling.num_queries,
-            "query",
-            query,
-            f"in 0…{self.run.sampling.num_queries - 1}",
-        )
-        guided = figures.AttributedTrajectories(
-            steps=list(self.experiment.steps),
-            x0_hat=estimate_pictures(self._journeys, self.experiment.steps, self._workspace),
+        name, last = method or next(iter(self.run.method)), self.run.sampling.num_queries - 1
+        require(0 <= query <= last, "query", query, f"in 0…{last}")
+        sample = self.experiment.trajectories
+        for spec in (sample, sample.checkpoint.latents):
+            if spec is not None:
+                self._artifact(spec, Task.sample)
+        workspace = Workspace(self.store, self.run.compute, self.run.tracking, self.run.name)
+        trajectories = figures.AttributedTrajectories(
+            steps=self.experiment.steps,
+            x0_hat=estimate_pictures(sample, self.experiment.steps, workspace),
             train=self.images.images,
             scores=self._scores(name),
             labels=[self.images.describe(i) for i in range(len(self.images))],
             ids=self.images.ids,
-            queries=self.experiment.trajectories.prompts,
+            prompts=sample.prompts,
         )
-        return figures.trajectory_figure(
-            guided, f"{self.run.name}: what guided each step ({name})", [query]
-        )
+        title = f"{self.run.name}: training images that influenced each step ({name})"
+        return figures.trajectory_figure(trajectories, title, [query])
 
     def figures(self) -> "dict[str, Figure]":
-        """What the evaluation draws of its result, by file name."""
+        """Return the figures of the evaluation's result, by file name."""
         return self.run.evaluation.figures(self.result)
-
-    # --------------------------------------------------------------------------------------------- what it reads
 
     @cached_property
     def images(self) -> ImageSet:
-        """The training images."""
-        return read_images(self._found(self.experiment.images, Task.train).path / "train")
-
-    @property
-    def _journeys(self) -> Sample:
-        """Those of the queries, once it is sure that they can be read."""
-        of = self.experiment.trajectories
-        for spec in (of, *([of.checkpoint.latents] if of.checkpoint.latents else [])):
-            self._found(spec, Task.sample)
-        return of
+        """Return the training images."""
+        return read_images(self._artifact(self.experiment.images, Task.train).path / "train")
 
     def _scores(self, name: str) -> np.ndarray:
-        """Of a method, with the hyper-parameter that was chosen where there is a result. [S or 1, Q, N]"""
-        judged = self.run.all_methods
-        require(name in judged, "method", name, f"one of {', '.join(judged)}")
-        scores = self._found(self.experiment.scores(judged[name]), Task.attribute).array(
-            "scores.npy"
-        )
-        target = self.experiment.evaluation(self.run.evaluation, judged)
+        """Return a method's scores [S or 1, Q, N], with the chosen damping if there is a result."""
+        methods = self.run.all_methods
+        require(name in methods, "method", name, f"one of {', '.join(methods)}")
+        artifact = self._artifact(self.experiment.scores(methods[name]), Task.attribute)
+        target = self.experiment.evaluation(self.run.evaluation, methods)
         result = self.result if self.store.find(target) is not None else None
-        return scores[shown_candidate(judged[name], name, self.run.evaluation, result)]
+        candidate = shown_candidate(methods[name], name, self.run.evaluation, result)
+        return artifact.array("scores.npy")[candidate]
 
-    def _found(self, spec: Spec, task: Task) -> Artifact:
-        if (found := self.store.find(spec)) is None:
-            doing = "" if task is Task.evaluate else f" task={task.value}"
-            raise MissingResultError(
-                f"{self.store.root / cache_key(spec)} has not been made; make it: journey {self.words}{doing}"
-            )
-        return found
+    def _artifact(self, spec: Spec, task: Task) -> Artifact:
+        """Return an artifact.
 
-    @property
-    def _workspace(self) -> Workspace:
-        return Workspace(self.store, self.run.compute, self.run.tracking, self.run.name)
-
-
-def _upright(image: np.ndarray) -> np.ndarray:
-    """[C, H, W] → [H, W], or [H, W, C] in colour."""
-    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+        Raises:
+            MissingResultError: It does not exist; the task computes it.
+        """
+        artifact = self.store.find(spec)
+        if artifact is None:
+            path = self.store.root / cache_key(spec)
+            option = "" if task is Task.evaluate else f" task={task.value}"
+            command = f"journey {self.words}{option}"
+            raise MissingResultError(f"{path} does not exist; compute it by: {command}")
+        return artifact

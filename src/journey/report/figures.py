@@ -1,129 +1,118 @@
-"""The picture of the journeys: what guided each step."""
+"""The figure of trajectories: which training images influenced each step of the sampling."""
 
 import textwrap
 from dataclasses import dataclass
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from journey.evaluation.plots import BLUE, VERMILION
+from journey.pipeline.images import ImageFiles
 
-matplotlib.use("Agg")
-
-
-CELL = 0.85  # inches of an image
-
-
-MOST_STEPS = 8  # that are shown, evenly spread where there are more
-
-
-MOST_LETTERS = 12  # of a label: an image is no wider
-
-
-OUTLINE = patheffects.withStroke(
-    linewidth=1.5, foreground="white"
-)  # letters can be read on any image
+CELL = 0.85  # width and height of an image, in inches
+MOST_STEPS = 8  # that are shown; of more, evenly spaced ones
+MOST_LETTERS = 12  # of a label: no wider than an image
+OUTLINE = patheffects.withStroke(linewidth=1.5, foreground="white")  # readable on any image
 
 
 @dataclass(frozen=True)
 class AttributedTrajectories:
-    """What `journeys` draws.
+    """Trajectories and scores of the training images at their steps.
 
-    steps: [S]; x0_hat: in −1 … 1, [S, Q, C, H, W]; train: uint8 [N, C, H, W]; scores: [S or 1, Q, N]; labels: text of every
-    training image; ids: of the training images; queries: what each was asked for, or [].
+    Attributes:
+        steps: The S timesteps.
+        x0_hat: Estimates of the final sample, in −1…1. [S, Q, C, H, W]
+        train: Training images, uint8. [N, C, H, W]
+        scores: [S or 1, Q, N]
+        labels: A short text for every training image.
+        ids: The names of the training images.
+        prompts: Prompts that the queries use in turn, or none.
     """
 
-    steps: list[int]
+    steps: tuple[int, ...]
     x0_hat: np.ndarray
-    train: np.ndarray
+    train: np.ndarray | ImageFiles
     scores: np.ndarray
     labels: list[str]
     ids: tuple[str, ...]
-    queries: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 def distinct_queries(pictures: np.ndarray, num: int = 2) -> list[int]:
-    """A few of some pictures [Q, …] that differ: the first, then each time the one farthest from those that there are.
+    """Return a few queries that look different, by farthest-point sampling from the first.
 
-    >>> differing(np.array([[0.0], [0.1], [9.0], [4.0]]), num=3)
+    >>> distinct_queries(np.array([[0.0], [0.1], [9.0], [4.0]]), num=3)
     [0, 2, 3]
     """
     flat = pictures.reshape(len(pictures), -1)
-    found = [0]
-    while len(found) < min(num, len(flat)):
-        nearest = np.min([np.linalg.norm(flat - flat[i], axis=1) for i in found], 0)
-        found.append(int(nearest.argmax()))
-    return found
+    queries = [0]
+    distance = np.full(len(flat), np.inf)
+    while len(queries) < min(num, len(flat)):
+        distance = np.minimum(distance, np.linalg.norm(flat - flat[queries[-1]], axis=1))
+        queries.append(int(distance.argmax()))
+    return queries
 
 
 def trajectory_figure(
-    guided: AttributedTrajectories, title: str, queries: list[int], num_shown: int = 3
+    trajectories: AttributedTrajectories, title: str, queries: list[int], num_shown: int = 3
 ) -> Figure:
-    """For some queries: x̂0_t along t, and under each step its top proponents and opponents."""
-    rows_each, columns = 1 + 2 * num_shown, _spread(len(guided.steps))
-    heights = ([1.0] * rows_each + [0.35]) * len(queries)
-    size = (max(4.5, CELL * len(columns) + 1.3), CELL * sum(heights) + 0.8)
-    figure, axes = plt.subplots(
-        len(heights),
-        len(columns),
-        figsize=size,
-        squeeze=False,
-        height_ratios=heights,
-        gridspec_kw={"wspace": 0.08, "hspace": 0.16},
+    """Return a figure of x̂0_t along the steps, with the top proponents and opponents below.
+
+    Args:
+        trajectories: What is drawn.
+        title: The title of the figure.
+        queries: The queries that are shown, one below the other.
+        num_shown: The number of proponents, and of opponents.
+    """
+    num_steps, num_rows = len(trajectories.steps), 1 + 2 * num_shown
+    steps = sorted(
+        set(np.linspace(0, num_steps - 1, min(num_steps, MOST_STEPS)).round().astype(int))
+    )
+    heights = ([1.0] * num_rows + [0.35]) * len(queries)
+    size = (max(4.5, CELL * len(steps) + 1.3), CELL * sum(heights) + 0.8)
+    figure = Figure(figsize=size)
+    spacing = {"wspace": 0.08, "hspace": 0.16}
+    axes = figure.subplots(
+        len(heights), len(steps), squeeze=False, height_ratios=heights, gridspec_kw=spacing
     )
     for axis in axes.flat:
         axis.set_axis_off()
     for place, query in enumerate(queries):
-        rows = axes[place * (rows_each + 1) :]
-        for column, step in enumerate(columns):
-            _step(rows[:rows_each, column], guided, step, query, num_shown)
-        asked = guided.queries[query % len(guided.queries)] if guided.queries else f"query {query}"
-        for row, text in (
-            (0, f"{textwrap.fill(asked, 12)}\nx̂0"),
-            (1, "proponents"),
-            (1 + num_shown, "opponents"),
-        ):
-            rows[row, 0].text(
-                -0.15,
-                0.5,
-                text,
-                transform=rows[row, 0].transAxes,
-                ha="right",
-                va="center",
-                fontsize=8,
-            )
+        rows = axes[place * (num_rows + 1) :]
+        for column, step in enumerate(steps):
+            _draw_step(rows[:num_rows, column], trajectories, step, query, num_shown)
+        prompts = trajectories.prompts
+        name = prompts[query % len(prompts)] if prompts else f"query {query}"
+        texts = {0: f"{textwrap.fill(name, 12)}\nx̂0", 1: "proponents", 1 + num_shown: "opponents"}
+        for row, text in texts.items():
+            position = {"transform": rows[row, 0].transAxes, "ha": "right", "va": "center"}
+            rows[row, 0].text(-0.15, 0.5, text, fontsize=8, **position)
     figure.suptitle(title, fontsize=10, y=0.995)
     figure.subplots_adjust(left=1.0 / size[0], right=0.99, top=1 - 0.5 / size[1], bottom=0.01)
     return figure
 
 
-def _spread(num_steps: int) -> list[int]:
-    """Which steps are shown: at most MOST_STEPS, the first and last among them."""
-    return sorted({round(i) for i in np.linspace(0, num_steps - 1, min(num_steps, MOST_STEPS))})
-
-
-def _step(
-    rows: np.ndarray, guided: AttributedTrajectories, step: int, query: int, num_shown: int
+def _draw_step(
+    rows: np.ndarray, trajectories: AttributedTrajectories, step: int, query: int, num_shown: int
 ) -> None:
-    """A column: x̂0_t, then its proponents, then its opponents, each with its label and the end of its id."""
-    _show(rows[0], guided.x0_hat[step, query] / 2 + 0.5, None)
-    rows[0].set_title(f"t={guided.steps[step]}", fontsize=8, pad=2)
-    order = np.argsort(-guided.scores[min(step, len(guided.scores) - 1), query])
+    """Draw a column: x̂0_t, its proponents, then its opponents, with labels and ids."""
+    _draw_image(rows[0], trajectories.x0_hat[step, query] / 2 + 0.5, None)
+    rows[0].set_title(f"t={trajectories.steps[step]}", fontsize=8, pad=2)
+    order = np.argsort(-trajectories.scores[min(step, len(trajectories.scores) - 1), query])
     for row, index in enumerate([*order[:num_shown], *order[: -num_shown - 1 : -1]], 1):
         colour = BLUE if row <= num_shown else VERMILION
-        _show(rows[row], guided.train[index] / 255, colour)
-        text = rows[row].text(
-            0.5, 0.5, guided.labels[index][:MOST_LETTERS], color=colour, fontsize=7
-        )
+        _draw_image(rows[row], trajectories.train[index] / 255, colour)
+        label = trajectories.labels[index][:MOST_LETTERS]
+        text = rows[row].text(0.5, 0.5, label, color=colour, fontsize=7)
         text.set_path_effects([OUTLINE])
-        rows[row].set_xlabel(guided.ids[index].rpartition("/")[2][-8:], fontsize=4, labelpad=1)
+        name = trajectories.ids[index].rpartition("/")[2][-8:]
+        rows[row].set_xlabel(name, fontsize=4, labelpad=1)
 
 
-def _show(axes: plt.Axes, image: np.ndarray, frame: str | None) -> None:
-    """One image in 0 … 1, [C, H, W], in grey where it has one channel."""
+def _draw_image(axes: Axes, image: np.ndarray, frame: str | None) -> None:
+    """Draw an image in 0…1 [C, H, W], grey if it has one channel."""
     pixels = np.clip(image.transpose(1, 2, 0), 0, 1)
     axes.set_axis_on()
     axes.set_xticks([])

@@ -1,10 +1,11 @@
-"""The methods as points of one space: a Markdown table of `conf/method`, as it composes. docs/methods.md holds it.
+"""A Markdown table of the methods in `conf/method`, with their settings. docs/methods.md holds it.
 
 python -m journey.report.methods
 """
 
 from dataclasses import MISSING, fields
 from enum import Enum
+from typing import cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -14,102 +15,76 @@ from journey.components import COMPONENTS, METHODS
 from journey.config import compose
 from journey.pipeline.interfaces import Method
 
-FIELDS = (
-    "at",
-    "output",
-    "normalize",
-    "kernel",
-    "scale",
-    "readout",
-    "ensemble",
-)  # those that make a gradient method
-
-
-HEADINGS = ("method", "kind", *FIELDS, "other settings", "what it is")
+FIELDS = ("target", "output", "normalize", "kernel", "scale", "score_transform", "ensemble")
+HEADINGS = ("method", "component", *FIELDS, "other settings", "what it is")
 
 
 def table() -> str:
-    """A row for every method: its name and kind, which settings differ from the kind's defaults, and the head of its file.
+    """Return a row for each method: its component, the settings that differ, and what it is.
 
-    Methods of a kind stand together, the fewest differences first.
+    Methods of one component stand together, those with the fewest differences first.
     """
-    methods = composed()
-    order = [kind.name for kind in METHODS]
-    names = sorted(
-        methods,
-        key=lambda name: (order.index(methods[name].name), len(differences(methods[name])), name),
-    )
-    return _aligned([HEADINGS, *(_cells(name, methods[name]) for name in names)])
+    order = [component.name for component in METHODS]
+    places, rows = [], []
+    for name, method in composed_methods().items():
+        changed = differences(method)
+        settings = [changed.pop(field, "") for field in FIELDS]
+        other = ", ".join(f"{field}={value}" for field, value in changed.items())
+        places.append((order.index(method.name), len(differences(method)), name))
+        rows.append([name, method.name, *settings, other, summary(name)])
+    rows = [row for _, row in sorted(zip(places, rows, strict=True))]
+    rows = [list(HEADINGS), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
-def composed() -> dict[str, Method]:
-    """Every method of `conf/method`, by its name."""
+def composed_methods() -> dict[str, Method]:
+    """Return every method of `conf/method` as it is composed, by its name."""
     names = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
     compose.register_schemas(COMPONENTS)
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         run = hydra_compose("config", [f"method=[{','.join(names)}]"])
-    return OmegaConf.to_object(run.method)  # alone: a run would refuse `external` without its file
+    # Not parsed as a run, which would refuse `external` without its file.
+    return cast(dict[str, Method], OmegaConf.to_object(run.method))
 
 
 def differences(method: Method) -> dict[str, str]:
-    """The settings that are not their kind's defaults, as one writes them in YAML."""
-    found = {}
+    """Return the settings that differ from the component's defaults, as written in YAML."""
+    changed = {}
     for f in fields(method):
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        if (value := getattr(method, f.name)) != default:
-            found[f.name] = _written(value)
-    return found
+        value = getattr(method, f.name)
+        if value != default:
+            changed[f.name] = _yaml(value)
+    return changed
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def summary(name: str) -> str:
-    """The comment in the head of a method's file.
+    """Return the first comment of a method's file.
 
-    Raises: ValueError if it has none.
+    Raises:
+        ValueError: It has none.
     """
     path = compose.CONF / "method" / f"{name}.yaml"
     for line in path.read_text().splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):
             return line.removeprefix("# ")
     raise ValueError(f"{path}: no comment says what the method is")
-
-
-def _cells(name: str, method: Method) -> tuple[str, ...]:
-    different = differences(method)
-    other = ", ".join(
-        f"{field}={value}" for field, value in different.items() if field not in FIELDS
-    )
-    return (
-        name,
-        method.name,
-        *(different.get(field, "") for field in FIELDS),
-        other,
-        summary(name),
-    )
-
-
-def _written(value: object) -> str:
-    match value:
-        case Enum():
-            return str(value.value)
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:g}"
-        case list():
-            return f"[{', '.join(_written(item) for item in value)}]"
-    return str(value)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    """Rows of cells, the first of them headings, in columns as wide as their widest cell."""
-    rows = [tuple(cell.replace("|", r"\|") for cell in row) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    rule = tuple("-" * width for width in widths)
-    lines = []
-    for row in (rows[0], rule, *rows[1:]):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
 
 
 if __name__ == "__main__":

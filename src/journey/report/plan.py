@@ -1,16 +1,13 @@
-"""What a run would do: what is cached, what is missing, and what that will cost if it goes as other things went.
-
-How far a run is: what is done, what is made now or queued, what failed and why. Nothing is touched."""
+"""What a run would do and cost (task=plan), and how far it is (task=status). Nothing is written."""
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from journey.attribution.gradient import Featurize
-from journey.engine.costs import SIMILAR, Cost, Rates, estimate_cost, read_rates, recorded_costs
+from journey.engine.costs import SIMILAR, Cost, estimate_cost, read_rates, recorded_costs
 from journey.engine.graph import ancestors, missing
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
@@ -18,142 +15,121 @@ from journey.engine.workspace import Compute
 from journey.launch.jobs import log_path
 from journey.pipeline.interfaces import Evaluate, FullData, Train
 
+STATES = ("done", "running", "queued", "failed", "not started")
+
 
 def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
-    """Print the plan. Costs are those of the stage's artifacts in this store, or else of the rates that were measured, scaled by
-    the work there is to do (for training: steps × images × multiply-adds of the network); unknown where there are none.
+    """Print how many artifacts of each stage exist, are missing, and what the missing ones cost.
 
-    Raises: StoreError if the file of the rates is damaged.
+    A cost is scaled by work from the stage's artifacts in this store, or else from measured rates.
+
+    Raises:
+        StoreError: The file of the rates is damaged.
     """
-    everything = {cache_key(s): s for s in [target, *ancestors(target)]}
-    to_make = missing([target], lambda spec: store.find(spec) is not None)
-    known, measured = (
-        recorded_costs(store),
-        read_rates(store.root, target.trajectories.checkpoint.model.label, compute),
-    )
-    costs = {
-        key: estimate_cost(spec, known[spec.stage], measured.of.get(spec.rate_name))
-        for key, spec in to_make.items()
-    }
+    specs = {cache_key(spec): spec for spec in [target, *ancestors(target)]}
+    to_compute = missing([target], lambda spec: store.find(spec) is not None)
+    recorded = recorded_costs(store)
+    rates = read_rates(store.root, target.trajectories.checkpoint.model.label, compute)
+    costs = {}
+    for key, spec in to_compute.items():
+        rate = rates.by_name.get(spec.rate_name)
+        costs[key] = estimate_cost(spec, recorded[spec.stage], rate)
+
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
-    table = Table("stage", "artifacts", "cached", "to make", unit, "MiB", caption_justify="left")
-    for stage in dict.fromkeys(spec.stage for spec in reversed(everything.values())):
-        table.add_row(
-            *_row(stage, [key for key, spec in everything.items() if spec.stage == stage], costs)
-        )
-    table.add_section()
-    table.add_row(*_row("total", list(everything), costs))
+    headings = ("stage", "artifacts", "cached", "to compute", unit, "MiB")
+    table = Table(*headings, caption_justify="left")
+    stages = dict.fromkeys(spec.stage for spec in reversed(specs.values()))
+    for stage in [*stages, "total"]:
+        if stage == "total":
+            table.add_section()
+        keys = [key for key, spec in specs.items() if stage in (spec.stage, "total")]
+        unknown = [costs[key] for key in keys if key in costs]
+        counts = (len(keys), len(keys) - len(unknown), len(unknown))
+        table.add_row(stage, *map(str, counts), *cost_cells(unknown))
+
+    retrained = total = gradients = 0
+    for spec in to_compute.values():
+        if isinstance(spec, Train) and not spec.released:
+            total += 1
+            retrained += spec.subset != FullData()
+        if isinstance(spec, Featurize):
+            gradients += spec.num_rows * spec.num_samples
+    source = f"costs: scaled by work from artifacts in {store.root}/"
+    if any(cost.measured for cost in costs.values()):
+        source += f"; where there are none, {rates.source}"
     table.caption = (
-        f"{_amounts(list(to_make.values()))}\n{_sources(store, costs.values(), measured)}"
+        f"models: {total - retrained} on all images, {retrained} retrained; "
+        f"gradients: {gradients:,} images × noise samples\n"
+        f"{source}; ≈ scaled more than {SIMILAR:.0f}-fold"
     )
     Console().print(table)
 
 
-def _row(name: str, artifacts: list[str], costs: dict[str, Cost]) -> tuple[str, ...]:
-    """How many of some artifacts there are, are cached and are to be made, and what the last will cost. costs: of all such"""
-    wanted = [costs[key] for key in artifacts if key in costs]
-    return (
-        name,
-        str(len(artifacts)),
-        str(len(artifacts) - len(wanted)),
-        str(len(wanted)),
-        *cells(wanted),
-    )
+def cost_cells(costs: list[Cost]) -> tuple[str, str]:
+    """Return hours and MiB of artifacts together; ">" if some are unknown, "≈" if some are rough.
 
-
-def _amounts(wanted: list[Spec]) -> str:
-    """Trainings, and of how many images or queries × draws there will be a gradient."""
-    models = [
-        spec.subset == FullData()
-        for spec in wanted
-        if isinstance(spec, Train) and not spec.released
-    ]
-    gradients = sum(
-        spec.num_rows * spec.num_samples for spec in wanted if isinstance(spec, Featurize)
-    )
-    return f"models: {sum(models)} of all images, {len(models) - sum(models)} retrained; gradients: {gradients:,} images × draws"
-
-
-def _sources(store: Store, costs: Iterable[Cost], measured: Rates) -> str:
-    """Where costs come from."""
-    of_rates = (
-        f"; of what was not made before, {measured.how}" if any(of.measured for of in costs) else ""
-    )
-    return f"costs: of what {store.root}/ holds, scaled by work; ≈ scaled more than {SIMILAR:.0f}-fold{of_rates}"
-
-
-def cells(costs: list[Cost]) -> tuple[str, str]:
-    """Hours and MiB of some artifacts together; >: and what is unknown.
-
-    >>> cells([Cost(3600.0, 2**20), Cost(1800.0, None)])
+    >>> cost_cells([Cost(3600.0, 2**20), Cost(1800.0, None)])
     ('1.5', '> 1.0')
-    >>> cells([Cost(36.0, None, rough=True)]), cells([])
+    >>> cost_cells([Cost(36.0, None, rough=True)]), cost_cells([])
     (('≈ 0.01', 'unknown'), ('0', '0'))
     """
-    about = "≈ " if any(of.rough for of in costs) else ""
-    return _sum([of.seconds for of in costs], 3600, about), _sum([of.size for of in costs], 2**20)
+    rough = "≈ " if any(cost.rough for cost in costs) else ""
+    hours = _sum([cost.seconds for cost in costs], 3600)
+    return (hours if hours == "unknown" else rough + hours), _sum([c.size for c in costs], 2**20)
 
 
-def _sum(values: list[float | None], unit: float, about: str = "") -> str:
-    """Of those that are known, in a unit."""
+def _sum(values: list[float | None], unit: float) -> str:
     known = [value for value in values if value is not None]
     if values and not known:
         return "unknown"
     total = sum(known) / unit
-    shown = f"{total:.2g}" if total < 1 else f"{total:.1f}" if total < 100 else f"{total:,.0f}"
-    return about + "> " * (len(known) < len(values)) + shown
-
-
-STANDINGS = ("done", "running", "queued", "failed", "not begun")
+    text = f"{total:.2g}" if total < 1 else f"{total:.1f}" if total < 100 else f"{total:,.0f}"
+    return text if len(known) == len(values) else f"> {text}"
 
 
 def show_status(target: Evaluate, store: Store, compute: Compute) -> None:
-    """Print how many artifacts of each stage stand where, then each one that runs or failed."""
-    standing = standings([target, *ancestors(target)], store, compute.at_work(store))
-    by_stage = {
-        stage: Counter()
-        for stage in dict.fromkeys(spec.stage for spec, _ in reversed(standing.values()))
-    }
-    for spec, where in standing.values():
-        by_stage[spec.stage][where] += 1
-    table = Table("stage", *STANDINGS)
-    for stage, counts in by_stage.items():
-        table.add_row(stage, *(str(counts[where]) for where in STANDINGS))
+    """Print how many artifacts of each stage are in each state, then running and failed ones."""
+    specs = [target, *ancestors(target)]
+    states = artifact_states(specs, store, compute.at_work(store))
+    counts: dict[str, Counter[str]] = {spec.stage: Counter() for spec in reversed(specs)}
+    for spec in specs:
+        counts[spec.stage][states[cache_key(spec)]] += 1
+    table = Table("stage", *STATES)
+    for stage, count in counts.items():
+        table.add_row(stage, *(str(count[state]) for state in STATES))
     table.add_section()
-    table.add_row(
-        "total", *(str(sum(counts[where] for counts in by_stage.values())) for where in STANDINGS)
-    )
+    total = Counter(states.values())
+    table.add_row("total", *(str(total[state]) for state in STATES))
     Console().print(table)
-    for key, (_, where) in standing.items():
-        if where == "running":
+    for key, state in states.items():
+        if state == "running":
             print(f"running: {key}")
-        if where == "failed":
-            print(
-                f"failed: {key}: {last_line(log_path(store.root, key))} (log: {log_path(store.root, key)})"
-            )
+        if state == "failed":
+            log = log_path(store.root, key)
+            print(f"failed: {key}: {last_line(log)} (log: {log})")
 
 
-def standings(
-    specs: list[Spec], store: Store, at_work: dict[str, str]
-) -> dict[str, tuple[Spec, str]]:
-    """Where each artifact stands, by its address. at_work: as a launcher says
+def artifact_states(specs: list[Spec], store: Store, at_work: dict[str, str]) -> dict[str, str]:
+    """Return the state of each artifact, by its cache key. A failed one has a log and no job.
 
-    What failed has a log, and nobody who tries it again.
+    Args:
+        specs: The artifacts.
+        store: The store that has some of them.
+        at_work: The states of jobs, as a launcher's `at_work` returns them.
     """
-    found = {}
+    states = {}
     for spec in specs:
         key = cache_key(spec)
         if store.find(spec) is not None:
-            where = "done"
+            states[key] = "done"
         elif key in at_work:
-            where = at_work[key]
+            states[key] = at_work[key]
         else:
-            where = "failed" if log_path(store.root, key).exists() else "not begun"
-        found[key] = spec, where
-    return found
+            states[key] = "failed" if log_path(store.root, key).exists() else "not started"
+    return states
 
 
 def last_line(log: Path) -> str:
-    """Of what was written."""
+    """Return the last line of a log that is not empty."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was written"
+    return lines[-1] if lines else "the log is empty"

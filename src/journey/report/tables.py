@@ -1,4 +1,4 @@
-"""Tables of any result: its rows, or those of the points of a sweep."""
+"""Tables of the rows of any result, for the terminal."""
 
 from rich.table import Table
 from rich.text import Text
@@ -9,45 +9,53 @@ INTERVAL = "(× 100 ± half of the 95% interval)"
 
 
 def row_tables(rows: list[Row], title: str) -> list[Table]:
-    """A table for each quantity: a line for each method, a column for each target."""
+    """Return a table for each quantity: a line for each method, a column for each target."""
+    by_quantity: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        cell = _method(row), _target(row), _value(row)
+        by_quantity.setdefault(str(row["quantity"]), []).append(cell)
     tables = []
-    for quantity in dict.fromkeys(row["quantity"] for row in rows):
-        cells = [
-            (_about(row), _target(row), _cell(row)) for row in rows if row["quantity"] == quantity
-        ]
+    for quantity, cells in by_quantity.items():
         tables.append(_pivot(cells, "method", f"{title}: {quantity} {INTERVAL}"))
     return tables
 
 
 def sweep_table(points: dict[str, list[Row]]) -> Table:
-    """The headline of every point: a line for each point, a column for each method and target. points: rows by overrides"""
-    cells = [
-        (point, f"{_about(row)}, {_target(row)}", _cell(row))
-        for point, rows in points.items()
-        for row in rows
-    ]
-    quantities = dict.fromkeys(str(row["quantity"]) for rows in points.values() for row in rows)
-    return _pivot(cells, "point", f"{', '.join(quantities)} {INTERVAL}")
+    """Return the headlines of a sweep: a line for each point, a column for each method and target.
+
+    Args:
+        points: The rows of each point, by its overrides.
+    """
+    cells, quantities = [], []
+    for point, rows in points.items():
+        for row in rows:
+            cells.append((point, f"{_method(row)}, {_target(row)}", _value(row)))
+            quantities.append(str(row["quantity"]))
+    return _pivot(cells, "point", f"{', '.join(dict.fromkeys(quantities))} {INTERVAL}")
 
 
 def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table:
-    """A table of (line, column, text). Nothing is markup: brackets are values."""
-    lines, columns = (list(dict.fromkeys(names)) for names in list(zip(*cells, strict=True))[:2])
+    """Return a table of (line, column, text). Brackets in it are text, not markup."""
+    lines: dict[str, dict[str, str]] = {}
+    for line, column, text in cells:
+        lines.setdefault(line, {})[column] = text
+    columns = list(dict.fromkeys(column for _, column, _ in cells))
     table = Table(heading, *columns, title=Text(title), title_justify="left")
-    text = {(line, column): cell for line, column, cell in cells}
-    for line in lines:
-        table.add_row(Text(line), *(text.get((line, column), "") for column in columns))
+    for line, texts in lines.items():
+        table.add_row(Text(line), *(texts.get(column, "") for column in columns))
     return table
 
 
-def _about(row: Row) -> str:
-    """The method, and what it is compared with, what saw it or how it was read."""
-    return " ".join(str(row[key]) for key in ("method", "against", "by", "readout") if key in row)
+def _method(row: Row) -> str:
+    """Return the method and what else names the row's line."""
+    keys = ("method", "against", "classifier", "score_transform")
+    return " ".join(str(row[key]) for key in keys if key in row)
 
 
 def _target(row: Row) -> str:
     return f"t={row['step']}" if "step" in row else str(row["target"])
 
 
-def _cell(row: Row) -> str:
-    return f"{100 * row['value']:.0f} ± {50 * (row['high'] - row['low']):.0f}"
+def _value(row: Row) -> str:
+    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+    return f"{100 * value:.0f} ± {50 * (high - low):.0f}"

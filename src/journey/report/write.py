@@ -1,8 +1,4 @@
-"""What pictures, the page and Python show of a run beside what its evaluation found.
-
-What a result cost, from the manifests of what it is made from.
-
-Write the report of a run: result.json, texts, pictures, and the tables on the terminal."""
+"""Write the report of a run: result.json, texts, figures, the page, and tables on the terminal."""
 
 import contextlib
 import json
@@ -15,20 +11,17 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.config.run import RunConfig
 from journey.data.images import train_images
-from journey.diffusion.trajectories import estimate_pictures as decoded
-from journey.diffusion.trajectories import noisy_pictures
+from journey.diffusion.trajectories import estimate_pictures, noisy_pictures
 from journey.engine.files import replace_text, write_json
 from journey.engine.graph import ancestors
-from journey.engine.manifest import differences
 from journey.engine.provenance import git_state, package_versions
 from journey.engine.spec import Spec, cache_key, describe
-from journey.engine.store import Store
+from journey.engine.store import Store, differences
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import (
     Autoencoder,
@@ -38,6 +31,7 @@ from journey.pipeline.interfaces import (
     FullData,
     Images,
     Method,
+    Result,
     Sample,
     Score,
     Train,
@@ -46,276 +40,260 @@ from journey.pipeline.settings import Target
 from journey.report import figures, tables
 from journey.report.page import (
     PAGE,
-    PagePicture,
     PageTrajectories,
     page_contents,
     page_html,
     rank_images,
 )
 
-
-def with_run_info(run: RunConfig, found: dict) -> dict:
-    """What was found, with what tables and figures need to know of the run."""
-    variants = [name for name in run.all_methods if name not in run.method]
-    about = {"experiment": run.name, "dataset": run.dataset.label, "model": run.model.label}
-    return {**about, "variants": variants, "axes": variant_axes(run), **found}
-
-
-def shown_candidate(method: Method, name: str, evaluation: Evaluation, result: dict | None) -> int:
-    """Which hyper-parameter a method is shown with, along the first axis of its scores: what the evaluation chose or was told,
-    or else the middle one.
-
-    result: None while there is none.
-    """
-    known = method.candidates()
-    chosen = evaluation.chosen(result, name) if result is not None else None
-    return known.index(chosen) if chosen else len(known) // 2
-
-
-def candidate_text(method: Method, index: int) -> str:
-    """In words; "" where there is nothing to choose.
-
-    >>> from journey.attribution.methods.gradient import GradientMethod
-    >>> setting(GradientMethod(damping=[0.1, 1.0]), 1)
-    'damping 1'
-    """
-    return ", ".join(f"{key} {value:g}" for key, value in method.candidates()[index].items())
-
-
-def variant_axes(run: RunConfig) -> dict[str, list[tuple[str, str]]]:
-    """Every axis that the first method was varied along: (value, name), in rising order where the values are numbers."""
-    base, method = next(iter(run.method.items()))
-    points: dict[str, dict] = {}
-    for axis, variant in run.vary.variants(base, method).values():
-        if axis == "at":
-            continue
-        if axis != "damping":  # of which the base chooses among several
-            points.setdefault(axis, {_value(method, axis): base})
-        same = next(name for name, other in run.all_methods.items() if other == variant)
-        points.setdefault(axis, {})[_value(variant, axis)] = same
-    return {
-        axis: [(str(value), name) for value, name in sorted(of.items())]
-        for axis, of in points.items()
-    }
-
-
-def _value(method: Method, axis: str) -> float | str:
-    value = vars(method)[axis]
-    return (
-        value.value if isinstance(value, Enum) else value[0] if isinstance(value, list) else value
-    )
-
-
-def method_cost(score: Score, store: Store) -> dict[str, float]:
-    """What a method's scores cost beside the models and journeys they explain; shared features count for every method.
-
-    gradients: backward passes, one for each example and draw.
-    """
-    total = {"seconds": 0.0, "gradients": 0, "bytes": 0}
-    for made in [score, *ancestors(score)]:
-        if _explained(made) or (cost := store.cost(made)) is None:
-            continue
-        total["seconds"] += cost["seconds"]
-        total["bytes"] += cost["bytes"]
-        total["gradients"] += cost["facts"].get("gradients", 0)
-    return total | {"seconds": round(total["seconds"], 1)}
-
-
-def _explained(made: Spec) -> bool:
-    return isinstance(made, Sample | Images) or (
-        isinstance(made, Train) and made.subset == FullData()
-    )
-
-
-def costs_by_stage(evaluation: Evaluate, store: Store) -> dict[str, dict[str, float]]:
-    """Worker-seconds and bytes, by stage, of all that a result is made from and the store knows of."""
-    seconds, size = defaultdict(float), defaultdict(int)
-    for made in ancestors(evaluation):
-        if cost := store.cost(made):
-            stage = made.stage
-            seconds[stage] += cost["seconds"]
-            size[stage] += cost["bytes"]
-    return {"seconds": _with_total(seconds), "bytes": _with_total(size)}
-
-
-def _with_total(of: dict[str, float]) -> dict[str, float]:
-    return {stage: round(value, 1) for stage, value in {**of, "total": sum(of.values())}.items()}
-
-
-PICTURE = "trajectories.png"
+FIGURE = "trajectories.png"
 
 
 def write_report(
     run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path
-) -> dict:
-    """Make everything a run is reported by, in one directory that is replaced as a whole; returns the result.
+) -> Result:
+    """Return the result, after computing it and replacing the report's directory as a whole.
 
-    Every picture is there for a screen, .png, and for paper, .pdf.
-
-    The picture of the journeys comes as soon as there is what it shows, with a λ from the middle of those that are chosen
-    among, and again at the end, with the one that was chosen.
+    Every figure is written as .png for a screen and as .pdf for print. The figure of trajectories
+    is written as soon as there are scores, with the middle one of several dampings, and again at
+    the end, with the chosen one.
     """
     target = experiment.evaluation(run.evaluation, run.all_methods)
-    guide = _per_step(run)
-    with _replacing(directory) as partial:
-        _make(run, experiment, workspace, target, guide, partial / PICTURE)
+    name = _method_of_steps(run)
+    with _replaced_directory(directory) as partial:
+        _compute(run, experiment, workspace, name, partial)
         result = _result(run, target, workspace)
-        pictures, texts = run.evaluation.figures(result), run.evaluation.texts(result)
-        embedded = [
-            PagePicture(partial / name, _save(figure, partial / name))
-            for name, figure in pictures.items()
-        ]
-        if guide:
-            pictures[PICTURE] = _journeys(run, experiment, workspace, guide, result)
-            _save(pictures[PICTURE], partial / PICTURE)
-        for name, text in {
-            **texts,
-            PAGE: _page(run, experiment, workspace, result, embedded),
-        }.items():
-            replace_text(partial / name, text)
+        drawn, texts = run.evaluation.figures(result), run.evaluation.texts(result)
+        titles = {partial / file: _save(figure, partial / file) for file, figure in drawn.items()}
+        files = list(drawn)
+        if name is not None:
+            _save(_trajectory_figure(run, experiment, workspace, name, result), partial / FIGURE)
+            files.append(FIGURE)
+        texts = texts | {PAGE: _page(run, experiment, workspace, result, titles)}
+        for file, text in texts.items():
+            replace_text(partial / file, text)
         write_json(partial / "result.json", result)
-        _say_what_is_replaced(directory, result)
-    _show(run, result)
-    print(f"{directory}/: {', '.join([PAGE, 'result.json', *texts, *pictures])}", flush=True)
-    _to_tracker(run, result, directory, list(pictures), workspace)
+        _print_changed_settings(directory, result)
+    # A file has no width to which lines are wrapped.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    if quality := result.get("autoencoder", {}).get("psnr_held_out"):
+        console.print(f"autoencoder: {quality:.1f} dB PSNR on held-out images")
+    for table in run.evaluation.tables(result) or tables.row_tables(result["rows"], run.name):
+        console.print(table)
+    listed = [PAGE, "result.json", *(text for text in texts if text != PAGE), *files]
+    print(f"{directory}/: {', '.join(listed)}", flush=True)
+    _track(run, result, directory, files, workspace)
     return result
 
 
-def _make(
-    run: RunConfig,
-    experiment: Experiment,
-    workspace: Workspace,
-    target: Evaluate,
-    guide: str | None,
-    first: Path,
+def _method_of_steps(run: RunConfig) -> str | None:
+    """Return the name of the first method that scores steps, or None."""
+    num_steps = len(run.sampling.steps)
+    for name, method in run.method.items():
+        if method.target is Target.step and method.num_scores(num_steps) == num_steps:
+            return name
+    return None
+
+
+def _compute(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, name: str | None, partial: Path
 ) -> None:
-    """Make what is judged, and the first picture as soon as there are scores of the method that guides it."""
-    asked = [experiment.scores(run.method[guide])] if guide else []
-    waiting = {cache_key(spec) for spec in asked if workspace.store.find(spec) is None}
-    for spec in workspace.compute.make([*asked, target], workspace):
+    """Compute the result, and draw the trajectories as soon as there are scores for them."""
+    target = experiment.evaluation(run.evaluation, run.all_methods)
+    scores = [experiment.scores(run.method[name])] if name is not None else []
+    waiting = {cache_key(spec) for spec in scores if workspace.store.find(spec) is None}
+    drawn = False
+    for spec in workspace.compute.make([*scores, target], workspace):
         waiting.discard(cache_key(spec))
-        if guide and not waiting and not first.exists() and spec is not target:
-            _save(_journeys(run, experiment, workspace, guide, None), first)
-            print(f"{first}: what guided each step", flush=True)
+        if name is not None and not waiting and not drawn and spec is not target:
+            _save(_trajectory_figure(run, experiment, workspace, name, None), partial / FIGURE)
+            drawn = True
+            print(f"{partial / FIGURE}: training images that influenced each step", flush=True)
 
 
 def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
-    """What was found, and what made it: settings, commit, addresses, costs."""
-    found = json.loads((get(target, workspace).path / "result.json").read_text())
-    settings = {
-        f.name: describe(getattr(run, f.name))
-        for f in fields(run)
-        if f.name not in ("artifacts", "reports", "task")
-    }
+    """Return the evaluation's result with settings, commit, cache keys and costs."""
+    evaluated = json.loads((get(target, workspace).path / "result.json").read_text())
+    specs, store = ancestors(target), workspace.store
+    seconds: defaultdict[str, float] = defaultdict(float)
+    size: defaultdict[str, float] = defaultdict(float)
+    checkpoints, autoencoder = [], {}
+    for spec in specs:
+        cost = store.cost(spec)
+        if cost is not None:
+            seconds[spec.stage] += cost["seconds"]
+            size[spec.stage] += cost["bytes"]
+            if isinstance(spec, Autoencoder):
+                autoencoder = {"autoencoder": cost["metadata"]}
+        if isinstance(spec, Train) and spec.subset == FullData():
+            checkpoints.append(cache_key(spec))
+    left_out = ("artifacts", "reports", "task")
+    settings = {f.name: describe(getattr(run, f.name)) for f in fields(run)}
     return {
-        **with_run_info(run, found),
-        **_autoencoder(target, workspace),
-        "cost": {
-            name: method_cost(score, workspace.store) for name, score in target.scores.items()
+        **with_run_info(run, evaluated),
+        **autoencoder,
+        "cost": {name: method_cost(score, store) for name, score in target.scores.items()},
+        "seconds": _with_total(seconds),
+        "bytes": _with_total(size),
+        "settings": {name: value for name, value in settings.items() if name not in left_out},
+        "cache_keys": {
+            "evaluation": cache_key(target),
+            "images": cache_key(target.trajectories.checkpoint.images),
+            "trajectories": cache_key(target.trajectories),
+            "checkpoints": sorted(checkpoints),
+            "scores": {name: cache_key(score) for name, score in target.scores.items()},
         },
-        **costs_by_stage(target, workspace.store),
-        "settings": settings,
-        "addresses": _addresses(target),
         "commit": git_state(),
         "versions": package_versions(),
     }
 
 
-def _autoencoder(target: Evaluate, workspace: Workspace) -> dict[str, object]:
-    """How well an autoencoder of ours gives images back, where there is one."""
-    costs_of = [
-        workspace.store.cost(spec) for spec in ancestors(target) if isinstance(spec, Autoencoder)
-    ]
-    return {"autoencoder": costs_of[0]["facts"]} if any(costs_of) else {}
+def _with_total(by_stage: dict[str, float]) -> dict[str, float]:
+    total = by_stage | {"total": sum(by_stage.values())}
+    return {stage: round(value, 1) for stage, value in total.items()}
 
 
-def _addresses(target: Evaluate) -> dict[str, object]:
-    checkpoints = [
-        spec for spec in ancestors(target) if isinstance(spec, Train) and spec.subset == FullData()
-    ]
-    return {
-        "evaluation": cache_key(target),
-        "images": cache_key(target.trajectories.checkpoint.images),
-        "journeys": cache_key(target.trajectories),
-        "checkpoints": sorted(map(cache_key, checkpoints)),
-        "scores": {name: cache_key(score) for name, score in target.scores.items()},
-    }
+def with_run_info(run: RunConfig, evaluated: dict) -> dict:
+    """Return the result of an evaluation with what its tables and figures show of the run."""
+    info = {"experiment": run.name, "dataset": run.dataset.label, "model": run.model.label}
+    variants = [name for name in run.all_methods if name not in run.method]
+    return {**info, "variants": variants, "variant_axes": variant_axes(run), **evaluated}
+
+
+def variant_axes(run: RunConfig) -> dict[str, list[tuple[str, str]]]:
+    """Return the settings in which variants of the first method differ: (value, method) of each.
+
+    Values are in rising order where they are numbers.
+    """
+    base, method = next(iter(run.method.items()))
+    axes: dict[str, dict] = {}
+    for axis, variant in run.vary.variants(base, method).values():
+        if axis == "target":
+            continue
+        points = axes.setdefault(axis, {})
+        if not points and axis != "damping":  # the base method chooses among several dampings
+            points[_setting(method, axis)] = base
+        same = [name for name, other in run.all_methods.items() if other == variant]
+        points[_setting(variant, axis)] = same[0]
+    result = {}
+    for axis, points in axes.items():
+        result[axis] = [(str(value), name) for value, name in sorted(points.items())]
+    return result
+
+
+def _setting(method: Method, axis: str) -> float | str:
+    """Return the value of a method's setting; the first one of a list."""
+    value = vars(method)[axis]
+    if isinstance(value, Enum):
+        return value.value
+    return value[0] if isinstance(value, list) else value
+
+
+def shown_candidate(method: Method, name: str, evaluation: Evaluation, result: dict | None) -> int:
+    """Return the index of the hyper-parameter value that a method is shown with.
+
+    It is the one that the evaluation chose, if any, or the middle one.
+
+    Args:
+        method: The method.
+        name: Its name in the run.
+        evaluation: The evaluation of the run.
+        result: Its result, or None if it is not computed yet.
+    """
+    candidates = method.candidates()
+    chosen = evaluation.chosen(result, name) if result is not None else None
+    return candidates.index(chosen) if chosen else len(candidates) // 2
+
+
+def candidate_text(method: Method, index: int) -> str:
+    """Return a hyper-parameter value as text; "" if the method has none.
+
+    >>> from journey.attribution.gradient import GradientMethod
+    >>> candidate_text(GradientMethod(damping=[0.1, 1.0]), 1)
+    'damping 1'
+    """
+    return ", ".join(f"{key} {value:g}" for key, value in method.candidates()[index].items())
+
+
+def method_cost(score: Score, store: Store) -> dict[str, float]:
+    """Return what a method's scores cost, without the models and trajectories that they explain.
+
+    Features that methods share count for each. `gradients` are backward passes, one for each
+    example and noise sample.
+    """
+    total = {"seconds": 0.0, "gradients": 0, "bytes": 0}
+    for spec in [score, *ancestors(score)]:
+        cost = None if _is_explained(spec) else store.cost(spec)
+        if cost is not None:
+            total["seconds"] += cost["seconds"]
+            total["bytes"] += cost["bytes"]
+            total["gradients"] += cost["metadata"].get("gradients", 0)
+    return total | {"seconds": round(total["seconds"], 1)}
+
+
+def _is_explained(spec: Spec) -> bool:
+    on_all = isinstance(spec, Train) and spec.subset == FullData()
+    return on_all or isinstance(spec, Sample | Images)
 
 
 @contextlib.contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-    """A directory that takes the place of another when all went well, so that no report is made of two runs."""
+def _replaced_directory(directory: Path) -> Iterator[Path]:
+    """Yield a directory that replaces another once all went well: no report mixes two runs."""
     partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
+    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-        while True:
+        while partial.exists():
             with contextlib.suppress(FileNotFoundError):
                 os.rename(directory, old)
             shutil.rmtree(old, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another run put its report there in this moment
+            with contextlib.suppress(OSError):  # another run has put its report there
                 os.rename(partial, directory)
-                break
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _say_what_is_replaced(directory: Path, result: dict) -> None:
+def _print_changed_settings(directory: Path, result: dict) -> None:
+    """Print the settings in which a report differs from the one that it replaces."""
     try:
         before = json.loads((directory / "result.json").read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     changed = differences(before, result["settings"])
     if changed:
-        print(
-            f"{directory}: replaces a report of other settings: {'; '.join(changed[:5])}",
-            flush=True,
-        )
+        text = "; ".join(changed[:5])
+        print(f"{directory}: replaces a report of other settings: {text}", flush=True)
 
 
 def _save(figure: Figure, path: Path) -> str:
-    """For a screen and for paper; returns what stands over it."""
-    for form in (path, path.with_suffix(".pdf")):
-        figure.savefig(form, dpi=160)
-    plt.close(figure)
+    """Return the title of a figure, after writing it as .png and .pdf."""
+    for file in (path, path.with_suffix(".pdf")):
+        figure.savefig(file, dpi=160)
     return figure.get_suptitle()
 
 
-def _per_step(run: RunConfig) -> str | None:
-    """The first method that scores steps."""
-    num_steps = len(run.sampling.steps)
-    names = [
-        name
-        for name, m in run.method.items()
-        if m.target is Target.step and m.num_scores(num_steps) == num_steps
-    ]
-    return names[0] if names else None
-
-
-def _journeys(
+def _trajectory_figure(
     run: RunConfig, experiment: Experiment, workspace: Workspace, name: str, result: dict | None
 ) -> Figure:
-    """Proponents and opponents by one method. result: None while there is none"""
-    best = shown_candidate(run.method[name], name, run.evaluation, result)
+    """Return the figure of two trajectories with a method's proponents and opponents."""
+    method = run.method[name]
+    index = shown_candidate(method, name, run.evaluation, result)
     images = train_images(experiment.images, workspace)
-    scores = get(experiment.scores(run.method[name]), workspace).array("scores.npy")
-    guided = figures.AttributedTrajectories(
-        steps=run.sampling.steps,
-        x0_hat=decoded(experiment.trajectories, experiment.steps, workspace),
+    trajectories = figures.AttributedTrajectories(
+        steps=experiment.steps,
+        x0_hat=estimate_pictures(experiment.trajectories, experiment.steps, workspace),
         train=images.images,
-        scores=scores[best],
+        scores=get(experiment.scores(method), workspace).array("scores.npy")[index],
         labels=[images.describe(i) for i in range(len(images))],
         ids=images.ids,
-        queries=experiment.trajectories.prompts,
+        prompts=experiment.trajectories.prompts,
     )
-    said = ", ".join(part for part in (name, candidate_text(run.method[name], best)) if part)
-    return figures.trajectory_figure(
-        guided,
-        f"{run.name}: what guided each step ({said})",
-        figures.distinct_queries(guided.x0_hat[-1]),
-    )
+    label = ", ".join(part for part in (name, candidate_text(method, index)) if part)
+    title = f"{run.name}: training images that influenced each step ({label})"
+    queries = figures.distinct_queries(trajectories.x0_hat[-1])
+    return figures.trajectory_figure(trajectories, title, queries)
 
 
 def _page(
@@ -323,43 +301,41 @@ def _page(
     experiment: Experiment,
     workspace: Workspace,
     result: dict,
-    pictures: list[PagePicture],
+    titles: dict[Path, str],
 ) -> str:
-    """All journeys, and what every method that was asked for ranks first and last along them."""
-    of = experiment.trajectories
-    x_t, x0_hat = (seen(of, experiment.steps, workspace) for seen in (noisy_pictures, decoded))
+    """Return the page: all trajectories, and the first and last images by every method."""
+    sample, steps = experiment.trajectories, experiment.steps
     images = train_images(experiment.images, workspace)
     ranked = {}
     for name, method in run.method.items():
-        best = shown_candidate(method, name, run.evaluation, result)
+        index = shown_candidate(method, name, run.evaluation, result)
         scores = get(experiment.scores(method), workspace).array("scores.npy")
-        ranked[name] = rank_images(scores[best], candidate_text(method, best))
-    trajectories = PageTrajectories(experiment.steps, x_t, x0_hat, of.prompts)
+        ranked[name] = rank_images(scores[index], candidate_text(method, index))
+    trajectories = PageTrajectories(
+        steps,
+        noisy_pictures(sample, steps, workspace),
+        estimate_pictures(sample, steps, workspace),
+        sample.prompts,
+    )
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
-    about = f"{len(images)} training images of {result['dataset']}, model {result['model']}, {of.num_queries} queries."
-    return page_html(run.name, about, contents, pictures)
+    about = (
+        f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
+        f"{sample.num_queries} queries."
+    )
+    return page_html(run.name, about, contents, titles)
 
 
-def _show(run: RunConfig, result: dict) -> None:
-    console = (
-        Console() if sys.stdout.isatty() else Console(width=200)
-    )  # a file has no width to keep to
-    if quality := result.get("autoencoder", {}).get("psnr_held_out"):
-        console.print(f"autoencoder: {quality:.1f} dB PSNR on held-out images")
-    for table in run.evaluation.tables(result) or tables.row_tables(result["rows"], run.name):
-        console.print(table)
-
-
-def _to_tracker(
-    run: RunConfig, result: dict, directory: Path, pictures: list[str], workspace: Workspace
+def _track(
+    run: RunConfig, result: dict, directory: Path, files: list[str], workspace: Workspace
 ) -> None:
+    """Log the headline, the rows, the figures and the page."""
     name = f"{run.name}-report"
-    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as watcher:
-        if watcher is None:
+    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as log:
+        if log is None:
             return
-        headline = run.evaluation.headline(result)
-        values = {
-            f"{row['quantity']}/{row['method']}/{row['target']}": row["value"] for row in headline
-        }
-        files = {f"pictures/{Path(picture).stem}": directory / picture for picture in pictures}
-        watcher({"tables/rows": result["rows"], **values, **files, "page": directory / PAGE})
+        logged = {"tables/rows": result["rows"], "page": directory / PAGE}
+        for row in run.evaluation.headline(result):
+            logged[f"{row['quantity']}/{row['method']}/{row['target']}"] = row["value"]
+        for file in files:
+            logged[f"pictures/{Path(file).stem}"] = directory / file
+        log(logged)

@@ -1,14 +1,11 @@
-"""Many small pictures as a few large ones, each once, for a page that holds them in itself.
+"""The page of a report: one HTML file with all trajectories and the images that rank highest.
 
-A sheet is a grid of tiles, row by row; a page shows a tile of it. B  pictures;  C, H, W  of each
+The page embeds everything. Its pictures are tiles of a few large sprite sheets, and its numbers
+(trajectories, ranked training images, curves) are one JSON object that the script reads.
 
-
-What the page knows, as JSON: the journeys, what every method ranks first and last at each of their steps, and curves.
-
-S  steps;  Q  queries;  N  training images;  k  proponents, and as many opponents;  U  training images that are shown at all
-
-
-Write the page: the templates beside this file, filled in."""
+B  pictures, of shape C, H, W;  S  steps;  Q  queries;  N  training images
+k  proponents, and as many opponents;  U  training images that are shown at all
+"""
 
 import base64
 import io
@@ -25,99 +22,24 @@ from journey.evaluation.plots import method_colour
 from journey.evaluation.rows import Row
 from journey.pipeline.images import ImageSet
 
-PIXELS = 10_000_000  # of all pictures of one sort: beyond, they are made smaller by a whole factor
-
-
-LOSSLESS = 200_000  # bytes of a sheet; a larger one is kept by what the eye sees of it
-
-
-QUALITY = 75  # of that, in percent
-
-
-@dataclass(frozen=True)
-class SpriteSheets:
-    """uris: of the sheets, as `data:`; columns: of tiles; rows: of tiles, in every sheet, the last of which may not be full."""
-
-    uris: list[str]
-    columns: int
-    rows: int
-
-
-def sprite_sheets(pictures: np.ndarray, columns: int, rows: int) -> SpriteSheets:
-    """Pictures in 0…255, uint8 [B, C, H, W], C being 1 or 3, as sheets of columns × rows tiles."""
-    each = columns * rows
-    parts = [pictures[first : first + each] for first in range(0, len(pictures), each)]
-    return SpriteSheets([_uri(_grid(part, columns)) for part in parts], columns, rows)
-
-
-def reduced(pictures: np.ndarray, total: int) -> np.ndarray:
-    """Pictures [..., C, H, W], uint8, as small as they must be for `total` of them to stay within PIXELS.
-
-    >>> reduced(np.full((1, 1, 4, 4), 7, np.uint8), total=PIXELS // 4).tolist()
-    [[[[7, 7], [7, 7]]]]
-    """
-    height, width = pictures.shape[-2:]
-    factor = int(np.ceil(np.sqrt(total * height * width / PIXELS)))
-    if factor <= 1:
-        return pictures
-    h, w = max(1, height // factor), max(1, width // factor)
-    by_h, by_w = height // h, width // w
-    tiles = pictures[..., : h * by_h, : w * by_w].reshape(*pictures.shape[:-2], h, by_h, w, by_w)
-    return np.rint(tiles.mean((-3, -1))).astype(np.uint8)
-
-
-def as_bytes(pictures: np.ndarray) -> np.ndarray:
-    """Pictures in −1…1 as uint8; what lies beyond is white or black."""
-    return np.rint(np.clip(pictures, -1, 1) * 127.5 + 127.5).astype(np.uint8)
-
-
-def _grid(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """[B, C, H, W] → [rows × H, columns × W, C], the rest black."""
-    num, channels, height, width = pictures.shape
-    rows = -(-num // columns)
-    filled = np.zeros((rows * columns, channels, height, width), np.uint8)
-    filled[:num] = pictures
-    grid = filled.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return grid.reshape(rows * height, columns * width, channels)
-
-
-def _uri(grid: np.ndarray) -> str:
-    """A sheet without loss if it is small, else nearly so."""
-    image = Image.fromarray(grid[..., 0] if grid.shape[2] == 1 else grid)
-    encoded = _encoded(image, "png", optimize=True)
-    if len(encoded) <= LOSSLESS:
-        return data_uri(encoded, "image/png")
-    return data_uri(_encoded(image, "webp", quality=QUALITY), "image/webp")
-
-
-def _encoded(image: Image.Image, form: str, **how: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **how)
-    return file.getvalue()
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Content inside an address.
-
-    >>> uri(b"hi", "text/plain")
-    'data:text/plain;base64,aGk='
-    """
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-SHOWN = 5  # k
-
-
-WORDS = 140  # letters of a caption
-
-
+PAGE = "index.html"
+TEMPLATES = Path(__file__).parent
+MOST_PIXELS = 10_000_000  # of all pictures of one sort; more are reduced by an integer factor
+LOSSLESS_BYTES = 200_000  # of a sheet; a larger one is compressed with loss
+QUALITY = 75  # of that compression, in percent
+NUM_SHOWN = 5  # k
+MOST_LETTERS = 140  # of a caption
 GRID = 16  # training images in a row of a sheet, and rows
 
 
 @dataclass(frozen=True)
 class RankedImages:
-    """Of one method: rows of the training images it ranks first, best first, then of those it ranks last, worst first, and
-    their scores. Each [S or 1, Q, 2k]; setting: the hyper-parameter it is shown with.
+    """The training images that a method ranks first and last.
+
+    Attributes:
+        rows: Their rows: best first, then worst first. [S or 1, Q, 2k]
+        scores: Their scores, of the same shape.
+        setting: The hyper-parameter value of the scores, as text.
     """
 
     rows: np.ndarray
@@ -125,29 +47,62 @@ class RankedImages:
     setting: str
 
 
-def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
-    """The first and last of scores [S or 1, Q, N]; equal scores are ranked by row."""
-    k = min(SHOWN, scores.shape[-1])
-    found = []
-    for of_step in scores:  # one at a time: scores are mapped from disk
-        order = np.argsort(-of_step, axis=-1, kind="stable")
-        found.append(np.concatenate([order[:, :k], order[:, : -k - 1 : -1]], 1))
-    rows = np.stack(found)
-    return RankedImages(
-        rows,
-        np.stack([np.take_along_axis(*of, -1) for of in zip(scores, rows, strict=True)]),
-        setting,
-    )
-
-
 @dataclass(frozen=True)
 class PageTrajectories:
-    """steps: [S]; x_t, x0_hat: pictures in −1…1, [S, Q, C, H, W]; prompts: which queries take in turn, or none."""
+    """Trajectories in pixels.
+
+    Attributes:
+        steps: The S timesteps.
+        x_t: Noisy pictures, in −1…1. [S, Q, C, H, W]
+        x0_hat: Estimates of the final samples, in −1…1. [S, Q, C, H, W]
+        prompts: Prompts that the queries use in turn, or none.
+    """
 
     steps: tuple[int, ...]
     x_t: np.ndarray
     x0_hat: np.ndarray
     prompts: tuple[str, ...]
+
+
+def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
+    """Return the first and last images by scores [S or 1, Q, N]; equal scores are ranked by row."""
+    k = min(NUM_SHOWN, scores.shape[-1])
+    rows, values = [], []
+    for at_step in scores:  # one at a time: scores are mapped from disk
+        order = np.argsort(-at_step, axis=-1, kind="stable")
+        rows.append(np.concatenate([order[:, :k], order[:, : -k - 1 : -1]], 1))
+        values.append(np.take_along_axis(at_step, rows[-1], -1))
+    return RankedImages(np.stack(rows), np.stack(values), setting)
+
+
+def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) -> str:
+    """Return the page.
+
+    Args:
+        title: The name of the experiment.
+        about: A sentence on its data and model.
+        contents: What the script reads, from `page_contents`.
+        figures: The title of each figure, which is its text alternative, by the path of its .png.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    data = json.dumps(contents, separators=(",", ":"), allow_nan=False)
+    pictures = []
+    for path, text in figures.items():
+        uri = data_uri(path.read_bytes(), "image/png")
+        pictures.append({"name": path.name, "stem": path.stem, "title": text, "uri": uri})
+    return environment.get_template("index.html.jinja").render(
+        title=title,
+        about=about,
+        data=Markup(data.replace("<", "\\u003c")),  # no text can end the script element
+        style=Markup((TEMPLATES / "page.css").read_text()),
+        script=Markup((TEMPLATES / "page.js").read_text()),
+        pictures=pictures,
+    )
 
 
 def page_contents(
@@ -156,114 +111,138 @@ def page_contents(
     images: ImageSet,
     curves: dict[str, list[Row]],
 ) -> dict:
-    """Everything that the page's script reads; images are those of training."""
-    every = [np.zeros(0, np.int64), *(of.rows.ravel() for of in methods.values())]
-    used = np.unique(np.concatenate(every))
-    lines = {str(row["method"]) for rows in curves.values() for row in rows}
+    """Return everything that the page's script reads.
+
+    Args:
+        trajectories: The trajectories of all queries.
+        methods: The ranked images of each method.
+        images: The training images.
+        curves: The rows of each curve over the steps, by title.
+    """
+    used = np.zeros(len(images), bool)
+    for ranked in methods.values():
+        used[ranked.rows] = True
+    shown = np.flatnonzero(used)
+    lines = {title: _lines(rows) for title, rows in curves.items()}
+    names = {*methods, *(line["name"] for of_title in lines.values() for line in of_title)}
     return {
         "steps": list(trajectories.steps),
         "queries": [_query(trajectories, q) for q in range(trajectories.x_t.shape[1])],
-        "train": _train(images, used),
-        "methods": {name: _numbered(of, used) for name, of in methods.items()},
-        "curves": [{"title": title, "lines": _lines(rows)} for title, rows in curves.items()],
-        "colours": {name: method_colour(name) for name in sorted({*methods, *lines})},
+        "train": _train(images, shown),
+        "methods": {name: _ranked(ranked, shown) for name, ranked in methods.items()},
+        "curves": [{"title": title, "lines": of_title} for title, of_title in lines.items()],
+        "colours": {name: method_colour(name) for name in sorted(names)},
     }
 
 
 def _query(trajectories: PageTrajectories, query: int) -> dict:
-    """A sheet of two rows of tiles, x_t above x̂0_t, a column for each step; and what the query is called."""
+    """Return a query's name and its sheet: x_t above x̂0_t, a column for each step."""
     num_steps, num_queries = trajectories.x_t.shape[:2]
     both = np.concatenate([trajectories.x_t[:, query], trajectories.x0_hat[:, query]])
-    pictures = reduced(as_bytes(both), 2 * num_steps * num_queries)
-    prompt = (
-        f": {trajectories.prompts[query % len(trajectories.prompts)]}"
-        if any(trajectories.prompts)
-        else ""
-    )
-    of = sprite_sheets(pictures, num_steps, 2)
-    return {"name": f"query {query}{prompt}", "sheet": of.uris[0]}
+    pixels = np.rint(np.clip(both, -1, 1) * 127.5 + 127.5).astype(np.uint8)
+    pictures = reduced(pixels, 2 * num_steps * num_queries)
+    prompts = trajectories.prompts
+    name = f"query {query}"
+    if any(prompts):
+        name += f": {prompts[query % len(prompts)]}"
+    return {"name": name, "sheet": sprite_sheets(pictures, num_steps, 2)[0]}
 
 
-def _train(images: ImageSet, used: np.ndarray) -> dict:
-    """The training images that are shown at all, in sheets, with their ids and what a person calls them. used: rows [U]"""
-    pictures = (
-        np.asarray(images.images[used])
-        if len(used)
-        else np.zeros((0, *images.images.shape[1:]), np.uint8)
-    )
-    of = sprite_sheets(reduced(pictures, len(used)), GRID, GRID)
+def _train(images: ImageSet, shown: np.ndarray) -> dict:
+    """Return the training images that are shown, in sheets, with their ids and labels.
+
+    Args:
+        images: The training images.
+        shown: The rows of those that are shown. [U]
+    """
+    pictures = np.zeros((0, *images.images.shape[1:]), np.uint8)
+    if len(shown):
+        pictures = np.asarray(images.images[shown])
+    labels = []
+    for row in shown:  # captions at more length than a figure has room for
+        caption = None if images.captions is None else images.captions[row][0][:MOST_LETTERS]
+        labels.append(images.describe(row) if caption is None else caption)
+    num_rows = []
+    for first in range(0, len(shown), GRID**2):
+        num_rows.append(-(-min(len(shown) - first, GRID**2) // GRID))
     return {
-        "sheets": of.uris,
+        "sheets": sprite_sheets(reduced(pictures, len(shown)), GRID, GRID),
         "grid": GRID,
-        "rows": [
-            -(-len(used[first : first + GRID**2]) // GRID) for first in range(0, len(used), GRID**2)
-        ],
-        "ids": [images.ids[i] for i in used],
-        "labels": [_called(images, i) for i in used],
+        "rows": num_rows,
+        "ids": [images.ids[row] for row in shown],
+        "labels": labels,
     }
 
 
-def _called(images: ImageSet, row: int) -> str:
-    """Its first caption, at more length than a figure has room for, or its class."""
-    return images.describe(row) if images.captions is None else images.captions[row][0][:WORDS]
-
-
-def _numbered(of: RankedImages, used: np.ndarray) -> dict:
-    """Rows by their places among the images that are shown; as bytes, which are a third of what digits would be."""
+def _ranked(ranked: RankedImages, shown: np.ndarray) -> dict:
+    """Return ranked images by their places among the shown ones; base64 is smaller than digits."""
+    places = np.searchsorted(shown, ranked.rows).astype("<u4")
     return {
-        "setting": of.setting,
-        "num_scores": of.rows.shape[0],
-        "shown": of.rows.shape[2],
-        "places": _bytes(np.searchsorted(used, of.rows).astype("<u4")),
-        "scores": _bytes(of.scores.astype("<f4")),
+        "setting": ranked.setting,
+        "num_scores": ranked.rows.shape[0],
+        "shown": ranked.rows.shape[2],
+        "places": base64.b64encode(places.tobytes()).decode(),
+        "scores": base64.b64encode(ranked.scores.astype("<f4").tobytes()).decode(),
     }
-
-
-def _bytes(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
 def _lines(rows: list[Row]) -> list[dict]:
-    """A line for each method: [t, value, low, high] at its steps."""
-    of: dict[str, list[list[float]]] = {}
+    """Return a line for each method, with points [t, value, low, high]."""
+    lines: dict[str, list[list[str | int | float]]] = {}
     for row in rows:
-        of.setdefault(str(row["method"]), []).append(
-            [row["step"], row["value"], row["low"], row["high"]]
-        )
-    return [{"name": name, "points": points} for name, points in of.items()]
+        point = [row[key] for key in ("step", "value", "low", "high")]
+        lines.setdefault(str(row["method"]), []).append(point)
+    return [{"name": name, "points": points} for name, points in lines.items()]
 
 
-TEMPLATES = Path(__file__).parent
+def sprite_sheets(pictures: np.ndarray, columns: int, rows: int) -> list[str]:
+    """Return `data:` URIs of sheets of columns × rows tiles. The last one may have fewer rows.
+
+    Args:
+        pictures: uint8 [B, C, H, W] with one or three channels.
+        columns: Tiles in a row.
+        rows: Rows of a sheet.
+    """
+    sheets = []
+    channels, height, width = pictures.shape[1:]
+    for first in range(0, len(pictures), columns * rows):
+        part = pictures[first : first + columns * rows]
+        num_rows = -(-len(part) // columns)
+        tiles = np.zeros((num_rows * columns, channels, height, width), np.uint8)
+        tiles[: len(part)] = part
+        grid = tiles.reshape(num_rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+        grid = grid.reshape(num_rows * height, columns * width, channels)
+        image = Image.fromarray(grid[..., 0] if channels == 1 else grid)
+        lossless, lossy = io.BytesIO(), io.BytesIO()
+        image.save(lossless, "png", optimize=True)
+        if len(lossless.getvalue()) <= LOSSLESS_BYTES:
+            sheets.append(data_uri(lossless.getvalue(), "image/png"))
+        else:
+            image.save(lossy, "webp", quality=QUALITY)
+            sheets.append(data_uri(lossy.getvalue(), "image/webp"))
+    return sheets
 
 
-PAGE = "index.html"
+def reduced(pictures: np.ndarray, total: int) -> np.ndarray:
+    """Return pictures [..., C, H, W], uint8, so small that `total` of them fit in MOST_PIXELS.
+
+    >>> reduced(np.full((1, 1, 4, 4), 7, np.uint8), total=MOST_PIXELS // 4).tolist()
+    [[[[7, 7], [7, 7]]]]
+    """
+    height, width = pictures.shape[-2:]
+    factor = int(np.ceil(np.sqrt(total * height * width / MOST_PIXELS)))
+    if factor <= 1:
+        return pictures
+    h, w = max(1, height // factor), max(1, width // factor)
+    by_h, by_w = height // h, width // w
+    tiles = pictures[..., : h * by_h, : w * by_w].reshape(*pictures.shape[:-2], h, by_h, w, by_w)
+    return np.rint(tiles.mean((-3, -1))).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class PagePicture:
-    """A figure of the report. title: what stands over it, which says what it shows to those who do not see it."""
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return content as a `data:` URI.
 
-    path: Path
-    title: str
-
-    @property
-    def uri(self) -> str:
-        return data_uri(self.path.read_bytes(), "image/png")
-
-
-def page_html(title: str, about: str, contents: dict, pictures: list[PagePicture]) -> str:
-    """The whole page. contents: what its script reads, as `journey.report.page.travel` has it."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("page.css", "page.js"))
-    page = environment.get_template("index.html.jinja")
-    data = Markup(
-        json.dumps(contents, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    )  # ends no script
-    return page.render(
-        title=title, about=about, data=data, style=style, script=script, pictures=pictures
-    )
+    >>> data_uri(b"hi", "text/plain")
+    'data:text/plain;base64,aGk='
+    """
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
