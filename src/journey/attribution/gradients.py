@@ -121,9 +121,9 @@ def vmap_gradients(
             singles = {k: None if v is None else v[:, None] for k, v in vars(part).items()}
             pieces = per_pair(parameters, vars(examples), singles)
             flat = [g.flatten(2) for g in pieces.values()]  # [B, chunk, …]
-            norms = _total_norm(torch.stack([g.norm(dim=2) for g in flat], 2), dim=2)
-            means = [torch.einsum("bkd,bk->bd", g, 1 / norms) for g in flat]
-            rows = rows + torch.cat(means, 1) / len(noise)
+            scale = 1 / _total_norm(torch.stack([g.norm(dim=2) for g in flat], 2), dim=2)
+            sums = (torch.einsum("bkd,bk->bd", g, scale) for g in flat)
+            rows += torch.cat(list(sums), 1) / len(noise)
         return rows
 
 
@@ -170,8 +170,8 @@ def choose_plan(
         num_gradients = plan.batch * (1 + chunk if objective.normalize else 1)
         activations = VMAP_COPIES * plan.batch * chunk * sample_bytes
     else:
-        chunk = max(1, min(num_samples, ACTIVATIONS["loop"] // sample_bytes))
-        chunk = 1 if objective.normalize else chunk
+        most = 1 if objective.normalize else min(num_samples, ACTIVATIONS["loop"] // sample_bytes)
+        chunk = max(1, most)
         num_gradients, activations = 1, chunk * sample_bytes
         most = int((memory - (24 * d + activations)) // (12 * d))
         plan = GradientPlan("loop", max(1, min(8, most)), chunk)

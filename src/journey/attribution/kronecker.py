@@ -35,7 +35,7 @@ from journey.engine.seeding import generator
 from journey.pipeline.examples import Examples
 
 ACTIVATIONS = 2**28  # most bytes a forward pass saves on a CPU; measured: beats 2**25 and 2**29
-LEAST = 8  # examples × noise samples that are a batch all the same: fewer are slower
+LEAST = 8  # smallest batch (examples × noise samples) for `ACTIVATIONS`; smaller ones are slower
 COPIES = 2  # peak memory over what a forward pass saves
 NETWORK_COPIES = 2  # parameters, and their copy in the order of convolutions
 
@@ -95,13 +95,8 @@ def project_layers_kfac(
 ) -> nn.Module:
     """Return a network with the same parameters, and projections preconditioned by K-FAC.
 
-    Args:
-        network: The network.
-        ekfac: Its EK-FAC factors; other layers than theirs have no features.
-        relative: λ relative to the mean eigenvalue.
-        rank: Rows of S on each side of a layer.
-        seed: Seed of S.
-        key: Name of S; there is one for each checkpoint.
+    λ is `relative` times the mean eigenvalue. Layers without EK-FAC factors have no features. S has
+    `rank` rows; seed and key are those of `project_layers`.
     """
     root = ekfac.damping(relative).sqrt()
 

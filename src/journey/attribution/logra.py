@@ -99,7 +99,7 @@ class ProjectedLayer(nn.Module):
         self.new_z(0)
 
     def new_z(self, num_examples: int) -> Tensor:
-        """Return new Z for the next batch of examples."""
+        """Return a new Z for each example of the next batch."""
         zero = torch.zeros((), device=self.outer.device)  # expanded, it takes no memory
         self.z = zero.expand(num_examples, *self.shape).requires_grad_()
         return self.z
@@ -273,7 +273,7 @@ LayerProjections = tuple[InputProjection, Tensor]
 def project_layers(network: nn.Module, rank: int, seed: int, key: str) -> nn.Module:
     """Return a network with the same parameters, and projections of `rank` rows for every layer.
 
-    The key names the projections, which every checkpoint has its own of.
+    There is one key for each checkpoint, which training images and queries share.
     """
 
     def projections(name: str, layer: Layer) -> LayerProjections:

@@ -153,7 +153,7 @@ def as_batch(
 def half_means(losses: Tensor, antithetic: bool) -> Tensor:
     """Return the means over every other noise sample (or antithetic pair), and over the others.
 
-    The shape changes from [N, K] to [2, N].
+    [N, K] → [2, N]
     """
     index = torch.arange(losses.shape[1], device=losses.device)
     second = index // (2 if antithetic else 1) % 2 == 1
@@ -183,7 +183,7 @@ def with_augmentations(
     seed: int,
     purpose: str,
 ) -> NoiseSamples:
-    """Return noise samples with augmentations of training examples; pairs share them."""
+    """Return noise samples that also augment training examples; antithetic pairs do so alike."""
     repeats = 2 if antithetic else 1
     count = len(noise) // repeats
 
@@ -222,7 +222,7 @@ def sample_noise(
     antithetic: bool = False,
     stratified: bool = True,
 ) -> NoiseSamples:
-    """Return noise samples over timesteps. The n-th ε of a timestep is always the same.
+    """Return noise samples over timesteps; the n-th ε of a timestep is always the same.
 
     Differs from the paper, which draws t independently: stratification reduces the variance at no
     cost.

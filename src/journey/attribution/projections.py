@@ -29,15 +29,9 @@ LARGEST_CODE = {Storage.fp16: 1.0, Storage.int8: 127.0}
 def make_projection(
     projection: Projection, d: int, p: int, seed: int, key: str, device: torch.device
 ) -> Projector:
-    """Return a random projection of gradients.
+    """Return a random projection from d to p dimensions.
 
-    Args:
-        projection: Distribution of P; none keeps the gradient.
-        d: Number of parameters.
-        p: Dimension of the features.
-        seed: Seed of P.
-        key: Name of P; there is one for each checkpoint, which training images and queries share.
-        device: Device of the gradients.
+    There is one key for each checkpoint, which training images and queries share.
 
     Raises:
         ValueError: If projection=kronecker, which `journey.attribution.logra` implements.
