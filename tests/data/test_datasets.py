@@ -23,9 +23,6 @@ def random():
     return np.random.default_rng(0)
 
 
-# ------------------------------------------------------------------------------------ archives
-
-
 @pytest.fixture
 def cifar(tmp_path, random, monkeypatch):
     return tmp_path, miniatures.cifar10(tmp_path, random, monkeypatch)
@@ -116,9 +113,6 @@ def test_idx_files_are_read_and_get_a_border(tmp_path, random, archive):
         TorchvisionArchive(archive=archive, root=str(tmp_path)).load()
 
 
-# ------------------------------------------------------------------------------------- folders
-
-
 def write_image(path, colour, size=(40, 24), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
@@ -188,9 +182,6 @@ def test_a_folder_without_images_is_refused(tmp_path):
     message = r"^dataset\.root=.*: must be a directory with two images or more"
     with pytest.raises(ConfigError, match=message):
         Folder(root=str(tmp_path / "nothing")).load()
-
-
-# ---------------------------------------------------------------------------- embedded datasets
 
 
 def test_mnist5k_is_balanced_and_averaged():
