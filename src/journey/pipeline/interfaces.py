@@ -162,7 +162,10 @@ class Dataset(Component):
 
 @dataclass
 class Model(Component):
-    """A denoiser, the space it works in, and its noise schedule. Defaults are those of pixels."""
+    """A denoiser, the space it works in, and its noise schedule.
+
+    The default methods are those of a model of pixels.
+    """
 
     pixels: ClassVar[bool] = True  # whether it works on pixels, or on latents
     reads_text: ClassVar[bool] = False  # whether captions and prompts condition it
@@ -205,14 +208,14 @@ class Model(Component):
 
     @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Return the approximate multiply-adds of one forward pass of one image, for plans."""
+        """Return the approximate multiply-adds of a forward pass of one image, for plans."""
 
     def latents(self, images: Images, seed: int) -> Latents | None:
-        """Return the latents that all images are encoded to before training, if there are any."""
+        """Return the latents that images are encoded to before training, or None."""
         return None
 
     def encode(self, images: ImageSet, latents: Artifact | None = None) -> Examples:
-        """Return images as network inputs, with their conditions."""
+        """Return images as network inputs."""
         from journey.pipeline.examples import Examples
         from journey.pipeline.images import as_pixels
 
@@ -243,7 +246,7 @@ class Model(Component):
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> torch.nn.Module:
-        """Return an untrained network for inputs of a shape, from torch's global generator."""
+        """Return an untrained network for a shape of inputs, from torch's global generator."""
 
     @abstractmethod
     def load(self, path: Path, device: torch.device) -> torch.nn.Module:
