@@ -1,3 +1,6 @@
+"""Training against plain loops, and resumed trainings against undisturbed ones."""
+
+import dataclasses
 import json
 
 import pytest
@@ -22,28 +25,17 @@ def start(model, settings=SETTINGS):
     return training.new_state(model.build((1, 8, 8)), settings)
 
 
-def loop(state, clean, schedule, settings=SETTINGS, rows=None, kind=Batching.independent):
+def loop(state, clean, schedule, settings=SETTINGS, rows=None, batching=Batching.independent):
     rows = torch.arange(len(clean)) if rows is None else rows
-    drawn = training.Batches(
-        kind, rows, len(clean), settings.batch_size, schedule.num_timesteps, 0, "test"
-    )
-    return training.train(
-        state,
-        training.TrainingInputs(clean, drawn, settings, Precision.fp32, schedule),
-        settings.num_steps,
-    )
+    batches = training.Batches(batching, rows, len(clean), settings.batch_size, 1000, 0, "test")
+    inputs = training.TrainingInputs(clean, batches, settings, Precision.fp32, schedule)
+    return training.train(state, inputs, settings.num_steps)
 
 
-def batches(rows, kind=Batching.coupled, num=10, size=4):
+def batches_of(rows, batching=Batching.coupled):
+    """Return mini-batches of 4 of 10 examples."""
     return training.Batches(
-        kind,
-        torch.tensor(rows, dtype=torch.int64),
-        num,
-        size,
-        1000,
-        0,
-        "test",
-        samples_latents=True,
+        batching, torch.tensor(rows), 10, 4, 1000, 0, "test", samples_latents=True
     )
 
 
@@ -51,39 +43,54 @@ def parameters(state):
     return torch.cat([p.detach().flatten() for p in state.network.parameters()])
 
 
-def test_first_loss_is_the_naive_one(model, clean, linear_schedule):
-    state = start(model)
-    before = start(model).network
-    loss, _ = next(loop(state, clean, linear_schedule))
-    index = training.batch_index(len(clean), 16, 0, 0, "test")
+def test_the_first_loss_is_that_of_a_plain_loop(model, clean, linear_schedule):
+    network = start(model).network
+    loss, _ = next(loop(start(model), clean, linear_schedule))
     random = generator(0, "train", "test", 0)
-    t, eps = (
-        torch.randint(1000, (16,), generator=random),
-        torch.randn(16, 1, 8, 8, generator=random),
-    )
-    naive = torch.stack(
-        [
-            naive_loss(before, linear_schedule, clean.x0[i], t[k], eps[k])
-            for k, i in enumerate(index)
-        ]
-    )
-    torch.testing.assert_close(loss, naive.mean().detach())
+    t = torch.randint(1000, (16,), generator=random)
+    eps = torch.randn(16, 1, 8, 8, generator=random)
+    total = 0
+    for k, i in enumerate(training.batch_index(len(clean), 16, 0, 0, "test")):
+        total += naive_loss(network, linear_schedule, clean.x0[i], t[k], eps[k]).detach()
+    torch.testing.assert_close(loss, total / 16)
 
 
-def test_continued_from_any_checkpoint_bit_for_bit(model, clean, linear_schedule, tmp_path):
-    undisturbed = start(model)
-    for _ in loop(undisturbed, clean, linear_schedule):
+DROPOUT = DDPM(block_out_channels=[8, 16], dropout=0.3)
+MIRRORED = dataclasses.replace(SETTINGS, flip=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "settings"),
+    [(DDPM(block_out_channels=[8, 16]), SETTINGS), (DROPOUT, MIRRORED)],
+    ids=["plain", "dropout and mirroring"],
+)
+def test_a_training_resumed_from_any_state_is_the_undisturbed_one(
+    network, settings, clean, linear_schedule, tmp_path
+):
+    undisturbed = start(network, settings)
+    for _ in loop(undisturbed, clean, linear_schedule, settings):
+        torch.rand(3)  # other uses of torch's global generator change nothing
         if undisturbed.step in (1, 7):
             training.save(undisturbed, tmp_path / f"{undisturbed.step}.safetensors")
     for step in (1, 7):
-        state = start(model)
+        state = start(network, settings)
         training.restore(state, tmp_path / f"{step}.safetensors")
-        list(loop(state, clean, linear_schedule))
+        list(loop(state, clean, linear_schedule, settings))
         assert torch.equal(parameters(state), parameters(undisturbed))
         assert all(torch.equal(state.ema[name], undisturbed.ema[name]) for name in state.ema)
 
 
-def test_average_is_the_exponential_one(model, clean, linear_schedule):
+def test_dropout_and_mirroring_change_the_training(model, clean, linear_schedule):
+    results = []
+    for network, settings in ((DROPOUT, MIRRORED), (DROPOUT, SETTINGS), (model, MIRRORED)):
+        state = start(network, settings)
+        list(loop(state, clean, linear_schedule, settings))
+        results.append(parameters(state))
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_the_averaged_weights_are_an_exponential_moving_average(model, clean, linear_schedule):
     state = start(model)
     average = parameters(state)
     for _ in loop(state, clean, linear_schedule):
@@ -92,59 +99,66 @@ def test_average_is_the_exponential_one(model, clean, linear_schedule):
     torch.testing.assert_close(parameters(state), average)
 
 
-def test_every_epoch_holds_every_example_once():
+def test_every_epoch_has_every_example_once():
     for num, size in ((10, 4), (10, 10), (3, 8)):
         index = torch.cat([training.batch_index(num, size, step, 0, "test") for step in range(num)])
         for epoch in index.split(num):
             assert sorted(epoch.tolist()) == list(range(num))
 
 
-def test_shared_batches_are_the_full_ones_without_what_is_left_out():
-    everything, kept = batches(range(10)), [0, 2, 3, 7]
+def test_coupled_batches_are_those_of_all_examples_without_the_removed_ones():
+    rows = [0, 2, 3, 7]
     for step in range(7):
-        rows, *draws = everything.at(step, (1, 2, 2))
-        among = torch.isin(rows, torch.tensor(kept))
-        found = batches(kept).at(step, (1, 2, 2))
-        assert all(torch.equal(a, b[among]) for a, b in zip(found, (rows, *draws), strict=True))
+        full = batches_of(range(10)).batch(step, (1, 2, 2))
+        part = batches_of(rows).batch(step, (1, 2, 2))
+        expected = full[torch.isin(full.rows, torch.tensor(rows))]
+        for name, value in vars(expected).items():
+            assert torch.equal(getattr(part, name), value)
 
 
-def test_own_batches_hold_only_what_is_kept_and_are_full():
+def test_independent_batches_are_full_and_of_the_subset_only():
     for step in range(5):
-        rows, *_ = batches([1, 4, 5, 8, 9], Batching.independent).at(step, (1, 2, 2))
-        assert len(rows) == 4
-        assert set(rows.tolist()) <= {1, 4, 5, 8, 9}
+        batch = batches_of([1, 4, 5, 8, 9], Batching.independent).batch(step, (1, 2, 2))
+        assert len(batch.rows) == 4
+        assert set(batch.rows.tolist()) <= {1, 4, 5, 8, 9}
 
 
-def test_a_training_on_a_subset_of_everything_is_the_full_one_bit_for_bit(
+def test_random_numbers_of_an_image_do_not_depend_on_the_subset():
+    full, part = batches_of(range(10)), batches_of([0, 2, 3, 7])
+    uniform = torch.stack([full.uniform("mirror", step, torch.arange(10)) for step in range(50)])
+    for step in range(50):
+        rows = part.batch(step, (1, 2, 2)).rows
+        assert torch.equal(part.uniform("mirror", step, rows), uniform[step, rows])
+    assert 0.4 < (uniform < 0.5).float().mean() < 0.6
+
+
+def test_a_coupled_training_differs_from_the_full_one_by_its_examples_only(
     model, clean, linear_schedule
 ):
-    full, same = start(model), start(model)
-    list(loop(full, clean, linear_schedule))
-    list(loop(same, clean, linear_schedule, kind=Batching.coupled))
-    assert torch.equal(parameters(full), parameters(same))
-    without = start(model)
-    list(
-        loop(
-            without, clean, linear_schedule, rows=torch.arange(1, len(clean)), kind=Batching.coupled
-        )
-    )
-    assert not torch.equal(parameters(full), parameters(without))
+    trained = {}
+    for name, batching, first in (
+        ("full", Batching.independent, 0),
+        ("all", Batching.coupled, 0),
+        ("without one", Batching.coupled, 1),
+    ):
+        state, rows = start(model), torch.arange(first, len(clean))
+        list(loop(state, clean, linear_schedule, rows=rows, batching=batching))
+        trained[name] = parameters(state)
+    assert torch.equal(trained["full"], trained["all"])
+    assert not torch.equal(trained["full"], trained["without one"])
 
 
-def test_a_batch_of_which_nothing_is_kept_changes_nothing(model, clean, linear_schedule):
-    state, kept = start(model), torch.tensor([0])
-    before = parameters(state)
-    yielded = list(loop(state, clean, linear_schedule, rows=kept, kind=Batching.coupled))
-    assert state.step == SETTINGS.num_steps
-    held = [
-        0 in training.batch_index(len(clean), 16, step, 0, "test")
-        for step in range(SETTINGS.num_steps)
-    ]
-    assert len(yielded) == sum(held) < SETTINGS.num_steps
+def test_an_empty_batch_changes_nothing(model, clean, linear_schedule):
+    state, rows = start(model), torch.tensor([0])
+    before, num_steps = parameters(state), SETTINGS.num_steps
+    yields = list(loop(state, clean, linear_schedule, rows=rows, batching=Batching.coupled))
+    assert state.step == num_steps
+    index = [training.batch_index(len(clean), 16, step, 0, "test") for step in range(num_steps)]
+    assert len(yields) == sum(0 in batch for batch in index) < num_steps
     assert not torch.equal(parameters(state), before)
 
 
-def test_learning_rate_rises_then_falls():
+def test_the_learning_rate_rises_then_falls():
     settings = Training(num_steps=100, warmup_steps=10, learning_rate=0.5)
     rates = [training.learning_rate(settings, step) for step in range(100)]
     assert rates[9] == rates[10] == 0.5
@@ -154,29 +168,25 @@ def test_learning_rate_rises_then_falls():
     assert rates[-1] < 0.001
 
 
-def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(small, workspace, monkeypatch):
-    spec = small.checkpoint(0)
+def test_nan_is_refused_with_its_step_and_the_last_good_state_stays(small, workspace, monkeypatch):
+    spec, train = small.checkpoint(0), training.train
 
-    def poisoned(state, *rest):
-        for loss, norm in training_loop(state, *rest):
+    def with_nan(state, *rest):
+        for loss, norm in train(state, *rest):
             yield (loss * float("nan") if state.step == 137 else loss), norm
 
-    training_loop = training.train
-    monkeypatch.setattr(training, "train", poisoned)
+    monkeypatch.setattr(training, "train", with_nan)
     with pytest.raises(FloatingPointError, match="training step 137: loss nan"):
         get(spec, workspace)
     partial = workspace.store.root / (cache_key(spec) + ".partial")
+    assert [path.name for path in partial.glob("*.safetensors")] == ["resume.100.safetensors"]
     run = small_run()
     state = training.new_state(run.model.build((1, 8, 8)), run.training)
     training.restore(state, partial / "resume.100.safetensors")
-    assert not list(partial.glob("resume.*50.safetensors")), "the state before has given way"
     assert state.step == 100
     monkeypatch.undo()
-    steps = [
-        json.loads(line)["step"]
-        for line in (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == [50, 100, 150]
+    lines = (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [50, 100, 150]
 
 
 def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
@@ -188,42 +198,7 @@ def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_dropout_and_mirroring_are_continued_bit_for_bit(clean, linear_schedule, tmp_path):
-    model = DDPM(block_out_channels=[8, 16], dropout=0.3)
-    settings = Training(num_steps=6, batch_size=16, warmup_steps=2, flip=True)
-    undisturbed = start(model, settings)
-    for _ in loop(undisturbed, clean, linear_schedule, settings):
-        torch.rand(3)  # somebody else draws
-        if undisturbed.step == 2:
-            training.save(undisturbed, tmp_path / "2.safetensors")
-    state = start(model, settings)
-    training.restore(state, tmp_path / "2.safetensors")
-    list(loop(state, clean, linear_schedule, settings))
-    assert torch.equal(parameters(state), parameters(undisturbed))
-    for other in (Training(num_steps=6, batch_size=16, warmup_steps=2), settings):
-        changed = start(
-            DDPM(block_out_channels=[8, 16], dropout=0.0 if other is settings else 0.3), other
-        )
-        list(loop(changed, clean, linear_schedule, other))
-        assert not torch.equal(parameters(changed), parameters(undisturbed))
-
-
-def test_what_is_drawn_for_an_image_is_the_same_whatever_else_is_kept():
-    everything, some = batches(range(10)), batches([0, 2, 3, 7])
-    for step in range(5):
-        rows, *_ = everything.at(step, (1, 2, 2))
-        kept, *_ = some.at(step, (1, 2, 2))
-        of_row = dict(
-            zip(rows.tolist(), everything.uniform("mirror", step, rows).tolist(), strict=True)
-        )
-        assert some.uniform("mirror", step, kept).tolist() == [of_row[row] for row in kept.tolist()]
-    drawn = torch.cat(
-        [everything.uniform("mirror", step, torch.arange(10)) < 0.5 for step in range(50)]
-    )
-    assert 0.4 < drawn.float().mean() < 0.6
-
-
-def test_the_unet_of_the_paper_has_its_parameters():
+def test_the_unet_of_the_paper_has_its_number_of_parameters():
     register_schemas(COMPONENTS)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         run = parse(compose("config", ["experiment=cifar10"]))

@@ -1,7 +1,7 @@
-"""One model trained by several processes of this machine: each takes its part of every step's batch, and all take the same step.
+"""Training of one model by several processes, each of which computes a part of every mini-batch.
 
-A step's batch, timesteps and noise are those of a single process, so that the number of processes changes rounding alone, and a
-training can be gone on with by another number of them.
+Mini-batches, timesteps and noise do not depend on the number of processes. The number changes only
+rounding, and a training can be resumed with another number.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,43 +20,38 @@ from journey.engine.checks import require
 
 @dataclass(frozen=True)
 class BatchShare:
-    """Which part of every batch is a process's own: each `processes`-th example, beginning with number `rank`."""
+    """A process's part of every mini-batch: each `processes`-th example, from number `rank` on."""
 
     rank: int = 0
     processes: int = 1
 
     @property
     def part(self) -> slice:
+        """Return the part, as an index of a mini-batch."""
         return slice(self.rank, None, self.processes)
 
 
-def refuse_dropout(network: nn.Module, share: BatchShare) -> None:
-    """Raises: ConfigError if several processes, each with its own random numbers, were to drop what a single one would not."""
-    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
-    require(
-        share.processes == 1 or not drops,
-        "compute.processes",
-        share.processes,
-        "1 with a network that has dropout",
-    )
+def require_no_dropout(network: nn.Module, share: BatchShare) -> None:
+    """Refuse dropout in several processes, whose random numbers differ. Raises ConfigError."""
+    dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
+    fits = share.processes == 1 or not dropout
+    require(fits, "compute.processes", share.processes, "1 with a network that has dropout")
 
 
 def step_gradient(losses: Tensor, parameters: Sequence[Tensor], share: BatchShare) -> Tensor | None:
-    """Put into `parameters` the gradient of the mean loss of a step's batch, and return that mean; None if the batch is empty.
+    """Set the gradients of `parameters` to those of a mini-batch's mean loss over all processes.
 
-    losses: of the examples that are this process's own, [b]
+    Returns:
+        The mean loss, of which `losses` [b] are this process's part; None if the batch is empty.
     """
-    if share.processes > 1:
-        return _shared_gradient(losses, parameters)
-    if not len(losses):
-        return None
-    loss = losses.mean()
-    loss.backward()
-    return loss.detach()
+    if share.processes == 1:
+        if not len(losses):
+            return None
+        loss = losses.mean()
+        loss.backward()
+        return loss.detach()
 
-
-def _shared_gradient(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor | None:
-    """Sums over all processes, divided by how many examples all of them have."""
+    # Sum over the examples of all processes, and divide by their number.
     if len(losses):
         losses.sum().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -65,10 +61,9 @@ def _shared_gradient(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor | N
     count = total[1]
     if count == 0:
         return None
-    for parameter, gradient in zip(
-        parameters, (total[2:] / count).split([p.numel() for p in parameters]), strict=True
-    ):
-        parameter.grad = gradient.view_as(parameter)
+    means = (total[2:] / count).split([p.numel() for p in parameters])
+    for parameter, mean in zip(parameters, means, strict=True):
+        parameter.grad = mean.view_as(parameter)
     return total[0] / count
 
 
@@ -76,55 +71,62 @@ def _shared_gradient(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor | N
 def lead_processes(
     processes: int, device: str, follow: Callable[..., None], *arguments: object
 ) -> Iterator[BatchShare]:
-    """Lead so many processes; the others each call `follow(share, device, *arguments)`, an importable function, in a new process.
+    """Start all processes but this one, and end them when the context is left.
 
-    device: of the leader; of the others, on CUDA, the next ones. Followers whose leader ends early fail at their next step.
+    Args:
+        processes: Number of processes, including this one.
+        device: Device of this process; on CUDA, the others use the devices after it.
+        follow: Importable function that every other process calls as
+            follow(share, device, *arguments).
+        arguments: Arguments of `follow`.
+
+    Yields:
+        This process's share. If it ends early, the other processes fail at their next step.
     """
     if processes == 1:
         yield BatchShare()
         return
-    with tempfile.TemporaryDirectory() as meeting, contextlib.ExitStack() as stack:
-        place = f"file://{meeting}/place"
-        context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        address = f"file://{directory}/rendezvous"
         for rank in range(1, processes):
-            words = (
-                BatchShare(rank, processes),
-                device_of_rank(device, rank),
-                place,
-                follow,
-                arguments,
+            share, place = BatchShare(rank, processes), device_of_rank(device, rank)
+            follower = multiprocessing.get_context("spawn").Process(
+                target=_follow, args=(share, place, address, follow, arguments)
             )
-            follower = context.Process(target=_follow, args=words)
             follower.start()
             stack.callback(_end, follower)
-        stack.enter_context(_joined(BatchShare(0, processes), device, place))
+        stack.enter_context(_process_group(BatchShare(0, processes), device, address))
         yield BatchShare(0, processes)
 
 
 def device_of_rank(device: str, rank: int) -> str:
-    """Of a follower.
+    """Return the device of a process, given that of the first.
 
     >>> device_of_rank("cpu", 1), device_of_rank("cuda", 1), device_of_rank("cuda:2", 1)
     ('cpu', 'cuda:1', 'cuda:3')
     """
-    kind, _, first = device.partition(":")
-    return kind if kind == "cpu" else f"{kind}:{int(first or 0) + rank}"
+    backend, _, first = device.partition(":")
+    return backend if backend == "cpu" else f"{backend}:{int(first or 0) + rank}"
 
 
 def _follow(
-    share: BatchShare, device: str, place: str, follow: Callable[..., None], arguments: tuple
+    share: BatchShare,
+    device: str,
+    address: str,
+    follow: Callable[..., None],
+    arguments: tuple[object, ...],
 ) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # the leader's affair, on whose end this one ends
-    with _joined(share, device, place):
+        signal.signal(number, signal.SIG_IGN)  # the first process handles them, and ends this one
+    with _process_group(share, device, address):
         follow(share, device, *arguments)
 
 
 @contextlib.contextmanager
-def _joined(share: BatchShare, device: str, place: str) -> Iterator[None]:
+def _process_group(share: BatchShare, device: str, address: str) -> Iterator[None]:
     backend = "nccl" if device.startswith("cuda") else "gloo"
     distributed.init_process_group(
-        backend, init_method=place, rank=share.rank, world_size=share.processes
+        backend, init_method=address, rank=share.rank, world_size=share.processes
     )
     try:
         yield
@@ -132,8 +134,8 @@ def _joined(share: BatchShare, device: str, place: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _end(follower: multiprocessing.process.BaseProcess) -> None:
-    """It has done its last step, or is in one that never ends."""
+def _end(follower: BaseProcess) -> None:
+    """End a process that has taken its last step, or waits in one that never ends."""
     follower.join(5)
     follower.kill()
     follower.join()

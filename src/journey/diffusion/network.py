@@ -1,4 +1,8 @@
-"""The denoiser ε_θ(x_t, t, context): any architecture behind one call."""
+"""The denoiser: any architecture, with any condition, as one function.
+
+x_t        noisy examples [B, …];  t  their timesteps [B]
+condition  of each example: text states [B, L, E] or a class label [B]; None: there is none
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,54 +16,23 @@ from journey.pipeline.interfaces import IntermediateCheckpoint, Model, Train
 from journey.pipeline.schedule import Schedule
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x_t [B, …], t [B], context [B, L, E] or None) → predicted noise, or velocity [B, …]"""
+"""(x_t, t, condition) → the quantity that the schedule's `prediction` names [B, …]"""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Away from no prompt, `scale` times as far as to the prompt. nothing: the context of no prompt, [L, E]."""
+    """Classifier-free guidance."""
 
-    scale: float
-    nothing: Tensor
-
-
-def bind(
-    network: nn.Module,
-    precision: Precision,
-    parameters: dict[str, Tensor] | None = None,
-    guidance: Guidance | None = None,
-) -> Predict:
-    """The network as a function of its inputs, under autocast if so asked, optionally with other parameters, or guided."""
-
-    def predict(x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        inputs = (x_t, t) if context is None else (x_t, t, context)
-        half = precision is Precision.bf16
-        with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=half):
-            if parameters is None:
-                return network(*inputs, return_dict=False)[0].to(x_t.dtype)
-            called = torch.func.functional_call(network, parameters, inputs, {"return_dict": False})
-            return called[0].to(x_t.dtype)
-
-    return predict if guidance is None else guided(predict, guidance)
-
-
-def guided(predict: Predict, guidance: Guidance) -> Predict:
-    """Classifier-free guidance (Ho and Salimans 2022, Equation 6)."""
-
-    def predict_guided(x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        contexts = torch.cat([guidance.nothing.expand_as(context), context])
-        without, with_prompt = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), contexts).chunk(2)
-        return without + guidance.scale * (with_prompt - without)
-
-    return predict_guided
+    scale: float  # 1 is the conditional prediction, 0 the unconditional one
+    null_condition: Tensor  # of no text [L, E], or of no class []
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A trained network on its device, as a function, with the schedule it was trained on."""
+    """A trained network on its device, as a function, with the schedule that it was trained on."""
 
-    network: nn.Module
-    predict: Predict
+    network: nn.Module  # in evaluation mode
+    predict: Predict  # the network as a function, guided if there is guidance
     schedule: Schedule
     guidance: Guidance | None
     device: torch.device
@@ -71,11 +44,13 @@ def load_denoiser(
     guidance: float = 1.0,
     precision: Precision | None = None,
 ) -> Denoiser:
-    """Return the network of a checkpoint, trained now if the store does not have it.
+    """Return the denoiser of a checkpoint, which is trained now if the store does not have it.
 
     Args:
-        guidance: Scale of classifier-free guidance; 1 is the conditional prediction alone.
-        precision: Of the forward passes; by default that of the training.
+        checkpoint: The trained model.
+        workspace: The store, and the device to compute on.
+        guidance: Scale of classifier-free guidance; 1 is the conditional prediction.
+        precision: Precision of the forward passes; by default, that of the training.
     """
     device, model = get_device(workspace.compute), checkpoint.training_run.model
     network = model.load(get(checkpoint, workspace).path, device)
@@ -84,25 +59,63 @@ def load_denoiser(
     return Denoiser(network, predict, model.schedule(device), guide, device)
 
 
+def bind(
+    network: nn.Module,
+    precision: Precision,
+    parameters: dict[str, Tensor] | None = None,
+    guidance: Guidance | None = None,
+) -> Predict:
+    """Return a network of diffusers as a function, with other parameters by name if given.
+
+    With bf16, it runs under autocast; outputs have the dtype of x_t. Guidance needs a condition.
+    """
+
+    def predict(x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        inputs = (x_t, t) if condition is None else (x_t, t, condition)
+        half = precision is Precision.bf16
+        with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=half):
+            if parameters is None:
+                return network(*inputs, return_dict=False)[0].to(x_t.dtype)
+            options = {"return_dict": False}
+            outputs = torch.func.functional_call(network, parameters, inputs, options)
+            return outputs[0].to(x_t.dtype)
+
+    return predict if guidance is None else guided(predict, guidance)
+
+
+def guided(predict: Predict, guidance: Guidance) -> Predict:
+    """Return the guided prediction (Ho and Salimans 2022, Equation 6)."""
+
+    def predict_guided(x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        assert condition is not None, "guidance needs a condition"
+        conditions = torch.cat([guidance.null_condition.expand_as(condition), condition])
+        predicted = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), conditions)
+        unconditional, conditional = predicted.chunk(2)
+        return unconditional + guidance.scale * (conditional - unconditional)
+
+    return predict_guided
+
+
 def get_guidance(model: Model, scale: float, device: torch.device) -> Guidance | None:
-    """None where there is none: at scale 1."""
-    return None if scale == 1 else Guidance(scale, model.read([""])[0].to(device))
+    """Return the guidance of a scale, or None at scale 1, which needs none."""
+    return None if scale == 1 else Guidance(scale, model.null_condition().to(device))
 
 
 def get_device(compute: Compute) -> torch.device:
-    """The device to compute on.
-
-    Raises: ConfigError if this machine has no such device.
-    """
+    """Return the device to compute on. Raises ConfigError if this machine does not have it."""
     require_device(f"compute.device={compute.device}", compute.device)
     return torch.device(compute.device)
 
 
 def require_device(setting: str, name: str) -> None:
-    """Raises: ConfigError, naming the setting, if this machine has no such device."""
+    """Check that this machine has a device, which a setting `field=value` names.
+
+    Raises:
+        ConfigError: It does not.
+    """
     device = torch.device(name)
-    module = torch.get_device_module(device)
-    if device.type != "cpu" and not (
-        module.is_available() and (device.index or 0) < module.device_count()
-    ):
-        raise ConfigError(f"{setting}: not available on this machine; cpu is")
+    if device.type == "cpu":
+        return
+    backend = torch.get_device_module(device)
+    if not (backend.is_available() and (device.index or 0) < backend.device_count()):
+        raise ConfigError(f"{setting}: not available on this machine; use cpu")

@@ -1,18 +1,23 @@
-"""Train one diffusion model. Payload: the network as diffusers saves it, metrics.jsonl.
+"""The stages that train a diffusion model.
 
-A model along its training. Payload: the network as diffusers saves it; state.safetensors, which the next continues."""
+`make_model` writes the network as diffusers saves it, and metrics.jsonl.
+`make_intermediate_checkpoint` writes these of an unfinished training, and state.safetensors, from
+which the next intermediate checkpoint continues.
+"""
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from journey.data.images import train_images
-from journey.diffusion import network, training, weights
-from journey.diffusion.distributed import BatchShare, lead_processes, refuse_dropout
+from journey.diffusion import training, weights
+from journey.diffusion.distributed import BatchShare, lead_processes, require_no_dropout
+from journey.diffusion.network import get_device
 from journey.diffusion.trajectories import train_examples
 from journey.engine import resume
 from journey.engine.metrics import track
@@ -21,146 +26,143 @@ from journey.pipeline import subsets
 from journey.pipeline.interfaces import IntermediateCheckpoint, Train
 from journey.pipeline.pretrained import locate_checkpoint
 
-WINDOW = 50  # steps between looks at the loss: an accelerator waits only then, and only then is a state kept
+if TYPE_CHECKING:
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
 
-
-def make_model(spec: Train, partial: Path, workspace: Workspace) -> None:
-    """Raises: FloatingPointError naming the step if the loss or the gradient stops being finite."""
-    if spec.released:
-        shape = spec.model.example_shape(spec.images.shape)
-        found = weights.load_weights(
-            spec.model, locate_checkpoint(spec.source), shape, torch.device("cpu")
-        )
-        found.register_to_config(_name_or_path="")  # where it was is no part of the artifact
-        found.save_pretrained(partial)
-        return
-    state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
-    training.use_average(state)
-    training.refuse_non_finite(state)
-    state.network.save_pretrained(partial)
-
-
-def fit(
-    of: Train,
-    making: Train | IntermediateCheckpoint,
-    until: int,
-    partial: Path,
-    workspace: Workspace,
-    begin: Path | None,
-) -> training.TrainingState:
-    """Train a model up to a step, in `compute.processes` processes: from the start, from the state `begin`, or from where an
-    interrupted run stopped.
-    """
-    compute = workspace.compute
-    if (kept := resume.load_state(partial)) is not None:
-        begin = partial / kept["checkpoint"]
-    with lead_processes(
-        compute.processes, compute.device, _follow, of, until, workspace, begin
-    ) as share:
-        return _fit(of, making, until, partial, workspace, begin, share)
-
-
-def _fit(
-    of: Train,
-    making: Train | IntermediateCheckpoint,
-    until: int,
-    partial: Path,
-    workspace: Workspace,
-    begin: Path | None,
-    share: BatchShare,
-) -> training.TrainingState:
-    """The part of the process that looks at the loss and keeps the state."""
-    # A new model, or the one that an earlier run left.
-    state, course = start(of, workspace, share)
-    if begin is not None:
-        training.restore(state, begin)
-
-    # Train.
-    steps = training.train(state, course, until)
-    saved_at, window = time.monotonic(), []
-    with track(making, partial, workspace, resume_step=state.step) as log:
-        for loss, gradient_norm in steps:
-            window.append(torch.stack([loss, gradient_norm]))
-            if len(window) < WINDOW and state.step < until:
-                continue
-            losses, norms = torch.stack(window).T.tolist()
-            first = state.step - len(window) + 1
-            _refuse_nan(losses, norms, first)
-            log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
-            window.clear()
-            if resume.is_due(saved_at, workspace.compute.checkpoint_seconds):
-                _keep(state, partial)
-                saved_at = time.monotonic()
-    return state
-
-
-def _follow(
-    share: BatchShare, device: str, of: Train, until: int, workspace: Workspace, begin: Path | None
-) -> None:
-    """The part of every other process: the same steps."""
-    state, course = start(
-        of, replace(workspace, compute=replace(workspace.compute, device=device)), share
-    )
-    if begin is not None:
-        training.restore(state, begin)
-    for _ in training.train(state, course, until):
-        pass
-
-
-def start(
-    of: Train, workspace: Workspace, share: BatchShare = BatchShare()
-) -> tuple[training.TrainingState, training.TrainingInputs]:  # noqa: B008 - a constant
-    """A model before its first step, and what its training is given: the images it sees as one tensor on the device."""
-    device = network.get_device(workspace.compute)
-    images = train_images(of.images, workspace)
-    rows = subsets.subset_rows(
-        of.subset, images, lambda score: get(score, workspace).array("scores.npy")
-    )
-    clean = train_examples(of, workspace).to(device)
-    # Initial weights and noise depend on the repeat alone, as is usual in the field; so do shared batches.
-    stream = f"repeat {of.training_seed}"
-    training.initialise(of.seed, stream)
-    state = training.new_state(of.model.build(clean.shape).to(device), of.training)
-    refuse_dropout(state.network, share)
-    noise_schedule = of.model.schedule(device)
-    batches = training.Batches(
-        batching=of.batches,
-        rows=torch.from_numpy(rows),
-        num_examples=len(clean),
-        size=of.training.batch_size,
-        num_timesteps=noise_schedule.num_timesteps,
-        seed=of.seed,
-        stream=stream,
-        samples_latents=clean.deviation is not None,
-    )
-    nothing = of.model.read([""])[0].to(device) if of.training.caption_dropout else None
-    return state, training.TrainingInputs(
-        clean, batches, of.training, of.precision, noise_schedule, nothing, share
-    )
-
-
-def _keep(state: training.TrainingState, partial: Path) -> None:
-    name = f"resume.{state.step}.safetensors"
-    training.save(state, partial / name)
-    resume.save_state(partial, {"checkpoint": name}, [name])
-
-
-def _refuse_nan(losses: list[float], norms: list[float], first_step: int) -> None:
-    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first_step):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            advice = "a smaller training.learning_rate or compute.precision=fp32 may help"
-            raise FloatingPointError(
-                f"training step {step}: loss {loss}, gradient norm {norm}; {advice}"
-            )
-
-
+LOG_INTERVAL = 50  # steps between reads of the loss, for which an accelerator must wait
 STATE = "state.safetensors"
 
 
-def make_intermediate_checkpoint(spec: IntermediateCheckpoint, partial: Path, workspace: Workspace) -> None:
-    """The same steps as the whole training takes, up to this one."""
+def make_model(spec: Train, partial: Path, workspace: Workspace) -> None:
+    """Train a model, or copy the weights of one that was trained elsewhere."""
+    if spec.released:
+        shape = spec.model.example_shape(spec.images.shape)
+        path = locate_checkpoint(spec.source)
+        network = weights.load_weights(spec.model, path, shape, torch.device("cpu"))
+        cast("ConfigMixin", network).register_to_config(_name_or_path="")  # its path is no content
+        _save_network(network, partial)
+        return
+    state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
+    training.use_average(state)
+    training.require_finite_weights(state)
+    _save_network(state.network, partial)
+
+
+def make_intermediate_checkpoint(
+    spec: IntermediateCheckpoint, partial: Path, workspace: Workspace
+) -> None:
+    """Train up to this checkpoint, from the previous one if there is one."""
     begin = None if spec.previous is None else get(spec.previous, workspace).path / STATE
     state = fit(spec.training_run, spec, spec.step, partial, workspace, begin)
     training.save(state, partial / STATE)
     training.use_average(state)
-    state.network.save_pretrained(partial)
+    _save_network(state.network, partial)
+
+
+def _save_network(network: nn.Module, partial: Path) -> None:
+    cast("ModelMixin", network).save_pretrained(partial)
+
+
+def fit(
+    training_run: Train,
+    artifact: Train | IntermediateCheckpoint,
+    until: int,
+    partial: Path,
+    workspace: Workspace,
+    begin: Path | None,
+) -> training.TrainingState:
+    """Return the state of a training after `until` steps, taken in `compute.processes` processes.
+
+    It begins with an untrained model or at the state `begin`, or resumes what was interrupted in
+    `partial`. Metrics are those of `artifact`.
+
+    Raises:
+        FloatingPointError: The loss or the gradient is not finite. The message names the step.
+    """
+    compute = workspace.compute
+    if (resumed := resume.load_state(partial)) is not None:
+        begin = partial / resumed["checkpoint"]
+    with lead_processes(
+        compute.processes, compute.device, _follow, training_run, until, workspace, begin
+    ) as share:
+        state, inputs = start(training_run, workspace, share, begin)
+        steps = training.train(state, inputs, until)
+        clock, numbers = resume.Clock(partial, compute.checkpoint_seconds), []
+        with track(artifact, partial, workspace, resume_step=state.step) as log:
+            for loss, gradient_norm in steps:
+                numbers.append(torch.stack([loss, gradient_norm]))
+                if len(numbers) < LOG_INTERVAL and state.step < until:
+                    continue
+
+                # Read the losses, and save the state if it is time.
+                losses, norms = torch.stack(numbers).T.tolist()
+                first = state.step - len(losses) + 1
+                for step, (value, norm) in enumerate(zip(losses, norms, strict=True), first):
+                    if not (math.isfinite(value) and math.isfinite(norm)):
+                        raise FloatingPointError(
+                            f"training step {step}: loss {value}, gradient norm {norm}; "
+                            "a smaller training.learning_rate or compute.precision=fp32 may help"
+                        )
+                log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
+                numbers.clear()
+                if clock.due():
+                    name = f"resume.{state.step}.safetensors"
+                    training.save(state, partial / name)
+                    clock.save({"checkpoint": name}, [name])
+    return state
+
+
+def _follow(
+    share: BatchShare,
+    device: str,
+    training_run: Train,
+    until: int,
+    workspace: Workspace,
+    begin: Path | None,
+) -> None:
+    """Take the same steps in a process that neither reads the loss nor saves the state."""
+    compute = replace(workspace.compute, device=device)
+    state, inputs = start(training_run, replace(workspace, compute=compute), share, begin)
+    for _ in training.train(state, inputs, until):
+        pass
+
+
+def start(
+    training_run: Train,
+    workspace: Workspace,
+    share: BatchShare = BatchShare(),  # noqa: B008 - a constant
+    begin: Path | None = None,
+) -> tuple[training.TrainingState, training.TrainingInputs]:
+    """Return a training's state before its first step, or a saved one, and its inputs."""
+    device = get_device(workspace.compute)
+    images = train_images(training_run.images, workspace)
+    rows = subsets.subset_rows(
+        training_run.subset, images, lambda score: get(score, workspace).array("scores.npy")
+    )
+    examples = train_examples(training_run, workspace).to(device)
+
+    # Initial weights, and coupled mini-batches, depend on the training seed and not on the subset.
+    model, settings = training_run.model, training_run.training
+    stream = f"repeat {training_run.training_seed}"
+    training.initialise(training_run.seed, stream)
+    state = training.new_state(model.build(examples.shape).to(device), settings)
+    require_no_dropout(state.network, share)
+    if begin is not None:
+        training.restore(state, begin)
+
+    schedule = model.schedule(device)
+    batches = training.Batches(
+        batching=training_run.batches,
+        rows=torch.from_numpy(rows),
+        num_examples=len(examples),
+        size=settings.batch_size,
+        num_timesteps=schedule.num_timesteps,
+        seed=training_run.seed,
+        stream=stream,
+        samples_latents=examples.deviation is not None,
+    )
+    null_condition = model.null_condition().to(device) if settings.caption_dropout else None
+    return state, training.TrainingInputs(
+        examples, batches, settings, training_run.precision, schedule, null_condition, share
+    )

@@ -1,4 +1,11 @@
-"""Training a denoiser: a loop that yields, and a state that can be saved at any yield and continued bit for bit."""
+"""Training a denoiser: a loop that yields after each step, and a state that resumes bit for bit.
+
+N     all training examples;  B  mini-batch;  rows  indices of examples among all N
+x0    clean examples [B, …];  t  timesteps [B];  eps  noise ε [B, …]
+
+The randomness of a step is a function of (seed, stream, step), where a stream is a name. Coupled
+trainings with the same stream differ by their examples only.
+"""
 
 import functools
 import math
@@ -28,211 +35,93 @@ def denoising_loss(
     context: Tensor | None = None,
     region: Region = (),
 ) -> Tensor:
-    """‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖², averaged over the elements of an example (DDPM, Equation 14) or over those in a
-    region; or the same of velocities. [B]
+    """Return the mean squared error of the prediction at x_t [B] (DDPM, Equation 14).
+
+    The context is the condition of each example, [B, L, E] or [B]. The mean is over a region, if
+    one is given.
     """
     predicted = predict(add_noise(schedule, x0, t, eps), t, context)
-    return (
-        inside(regression_target(schedule, x0, t, eps) - predicted, region)
-        .square()
-        .flatten(1)
-        .mean(1)
-    )
+    error = inside(regression_target(schedule, x0, t, eps) - predicted, region)
+    return error.square().flatten(1).mean(1)
 
 
-@dataclass
-class TrainingState:
-    """Everything that changes during training. ema: averaged parameters by name, or None."""
+@dataclass(frozen=True)
+class Batch:
+    """The mini-batch of a step."""
 
-    network: nn.Module
-    optimizer: torch.optim.AdamW
-    ema: dict[str, Tensor] | None
-    step: int = 0
+    rows: Tensor  # indices of the examples [B]
+    t: Tensor  # [B]
+    eps: Tensor  # [B, …]
+    latent_noise: Tensor  # by which latents are sampled [B, …]; [B, 0] if they are not
 
-
-def new_state(network: nn.Module, training: Training) -> TrainingState:
-    """AdamW (Loshchilov & Hutter 2019) from step 0."""
-    optimizer = torch.optim.AdamW(
-        network.parameters(), weight_decay=training.weight_decay, fused=True
-    )
-    ema = (
-        {k: p.detach().clone() for k, p in network.named_parameters()}
-        if training.ema_decay > 0
-        else None
-    )
-    return TrainingState(network, optimizer, ema)
+    def __getitem__(self, index: Tensor | slice) -> "Batch":
+        return Batch(self.rows[index], self.t[index], self.eps[index], self.latent_noise[index])
 
 
 @dataclass(frozen=True)
 class Batches:
-    """What a training sees at each step: a function of (seed, stream, step), so a continued run sees the same.
+    """The mini-batches of a training.
 
-    shared  Batches, timesteps and noise of every step are those of a training on all examples: what is left out is skipped.
-            Trainings that share a stream differ by their examples only.
-    own     Batches of the examples that are kept, full ones: what is left out changes all of them.
+    Independent ones are full batches of the training subset: removing an example changes all of
+    them. Coupled ones are those of all N examples without the removed ones; they may be empty.
     """
 
     batching: Batching
-    rows: Tensor  # of the examples that are kept, int64 [n]
-    num_examples: int  # all, N
-    size: int
+    rows: Tensor  # the training subset, int64 [n]
+    num_examples: int  # N
+    size: int  # of a full mini-batch
     num_timesteps: int
     seed: int
     stream: str
-    samples_latents: bool = False  # else the noise of latents is empty
-
-    def uniform(self, purpose: str, step: int, rows: Tensor) -> Tensor:
-        """A number in [0, 1) for each example of a step, the same one whatever else is kept. [B]"""
-        return torch.rand(
-            self.num_examples, generator=generator(self.seed, purpose, self.stream, step)
-        )[rows]
-
-    def at(self, step: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows [B], timesteps [B], noise and noise of latents [B, …] of a step; shape: of an example. Shared batches may be
-        empty.
-        """
-        random = generator(self.seed, "train", self.stream, step)
-        of_latents = generator(self.seed, "train latents", self.stream, step)
-        if self.batching is Batching.independent:
-            rows = self.rows[self._index(len(self.rows), step)]
-            return rows, *self._draws(len(rows), shape, random, of_latents)
-        rows = self._index(self.num_examples, step)
-        kept = self._kept[rows]
-        return rows[kept], *(
-            some[kept] for some in self._draws(len(rows), shape, random, of_latents)
-        )
+    samples_latents: bool = False
 
     @functools.cached_property
-    def _kept(self) -> Tensor:
-        """Whether each example is. bool [N]"""
+    def _in_subset(self) -> Tensor:
+        """Return whether each example is in the training subset, bool [N]."""
         return torch.bincount(self.rows, minlength=self.num_examples) > 0
 
-    def _index(self, num_examples: int, step: int) -> Tensor:
-        return batch_index(num_examples, self.size, step, self.seed, self.stream)
+    def uniform(self, purpose: str, step: int, rows: Tensor) -> Tensor:
+        """Return a number in [0, 1) for each row, whatever the training subset [B]."""
+        random = generator(self.seed, purpose, self.stream, step)
+        return torch.rand(self.num_examples, generator=random)[rows]
 
-    def _draws(
-        self,
-        count: int,
-        shape: tuple[int, ...],
-        random: torch.Generator,
-        of_latents: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        t = torch.randint(self.num_timesteps, (count,), generator=random)
-        eps = torch.randn((count, *shape), generator=random)
-        return (
-            t,
-            eps,
-            torch.randn((count, *(shape if self.samples_latents else (0,))), generator=of_latents),
+    def batch(self, step: int, shape: tuple[int, ...]) -> Batch:
+        """Return the mini-batch of a step, for examples of a shape."""
+        coupled = self.batching is Batching.coupled
+        count = self.num_examples if coupled else len(self.rows)
+        index = batch_index(count, self.size, step, self.seed, self.stream)
+        random = generator(self.seed, "train", self.stream, step)
+        latent_random = generator(self.seed, "train latents", self.stream, step)
+        latent_shape = shape if self.samples_latents else (0,)
+        batch = Batch(
+            rows=index if coupled else self.rows[index],
+            t=torch.randint(self.num_timesteps, (len(index),), generator=random),
+            eps=torch.randn((len(index), *shape), generator=random),
+            latent_noise=torch.randn((len(index), *latent_shape), generator=latent_random),
         )
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a training is given, beside the state it begins in.
-
-    nothing: the context of no caption, [L, E]; share: the part of every batch that is this process's own.
-    """
-
-    examples: Examples
-    batches: Batches
-    training: Training
-    precision: Precision
-    schedule: Schedule
-    nothing: Tensor | None = None
-    share: BatchShare = BatchShare()
-
-
-def train(
-    state: TrainingState, course: TrainingInputs, until: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Minimise the denoising loss until a step; yields (loss, gradient norm) after each one, on the device, unsynchronised.
-
-    The loss is a mean over the examples of a batch, also of those that other processes take. A batch of which nothing is kept
-    changes nothing, and yields nothing.
-    """
-    predict = bind(state.network, course.precision)
-    parameters = list(state.network.parameters())
-    while state.step < until:
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(course.training, state.step)
-        _, losses = step_losses(predict, course, state.step)
-        state.optimizer.zero_grad()
-        loss = step_gradient(losses, parameters, course.share)
-        if loss is None:
-            state.step += 1
-            continue
-        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=course.training.clip_norm)
-        state.optimizer.step()
-        update_average(state, course.training.ema_decay)
-        state.step += 1
-        yield loss, gradient_norm
-
-
-def step_losses(predict: Predict, course: TrainingInputs, step: int) -> tuple[Tensor, Tensor]:
-    """The rows of a step's examples, and the loss of each; none where nothing of its batch is kept. [B] and [B]"""
-    batches, device = course.batches, course.examples.x0.device
-    rows, t, eps, of_latents = (
-        some[course.share.part] for some in batches.at(step, course.examples.shape)
-    )
-    if not len(rows):
-        return rows, torch.empty(0, device=device)
-    x0 = _seen(course, rows, of_latents, step)
-    context = _conditions(course, rows, step)
-    torch.manual_seed(
-        entropy(batches.seed, "dropout", batches.stream, step)
-    )  # so that a continued run drops the same
-    return rows, denoising_loss(predict, course.schedule, x0, t.to(device), eps.to(device), context)
-
-
-def _seen(course: TrainingInputs, rows: Tensor, of_latents: Tensor, step: int) -> Tensor:
-    """Clean examples of a step: another sample of their latents, mirrored half of the time. [B, …]"""
-    examples, device = course.examples, course.examples.x0.device
-    index = rows.to(device)
-    x0 = examples.x0[index]
-    if examples.deviation is not None:
-        x0 = x0 + examples.deviation[index] * of_latents.to(device)
-    if course.training.flip:
-        mirrored = (course.batches.uniform("mirror", step, rows) < 0.5).to(device)
-        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
-    return x0
-
-
-def _conditions(course: TrainingInputs, rows: Tensor, step: int) -> Tensor | None:
-    """One of the captions of each example of a step, or the context of none. [B, L, E]"""
-    of_captions, batches, dropout = (
-        course.examples.context,
-        course.batches,
-        course.training.caption_dropout,
-    )
-    if of_captions is None:
-        return None
-    device = course.examples.x0.device
-    which = (batches.uniform("caption", step, rows) * of_captions.shape[1]).long()
-    context = of_captions[rows.to(device), which.to(device)]
-    if dropout:
-        dropped = (batches.uniform("caption dropout", step, rows) < dropout).to(device)
-        context = torch.where(dropped[:, None, None], course.nothing, context)
-    return context
-
-
-def learning_rate(training: Training, step: int) -> float:
-    """Linear warm-up to the peak, then half a cosine to zero."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(1, training.num_steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return batch[self._in_subset[batch.rows]] if coupled else batch
 
 
 def batch_index(num_examples: int, batch_size: int, step: int, seed: int, stream: str) -> Tensor:
-    """Indices of the batch of a step: consecutive parts of one new permutation of the examples after another. [B]"""
+    """Return the indices of a mini-batch: a part of one permutation after another [B]."""
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
-    order = [
-        torch.randperm(num_examples, generator=generator(seed, "epoch", stream, epoch))
-        for epoch in epochs
-    ]
+    orders = []
+    for epoch in epochs:
+        random = generator(seed, "epoch", stream, epoch)
+        orders.append(torch.randperm(num_examples, generator=random))
     start = first - epochs[0] * num_examples
-    return torch.cat(order)[start : start + batch_size]
+    return torch.cat(orders)[start : start + batch_size]
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes during training."""
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor] | None  # averaged parameters by name
+    step: int = 0  # steps that were taken
 
 
 def initialise(seed: int, stream: str) -> None:
@@ -240,51 +129,99 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-def save(state: TrainingState, path: Path) -> None:
-    """Write the whole state, atomically, as safetensors.
+def new_state(network: nn.Module, training: Training) -> TrainingState:
+    """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(), weight_decay=training.weight_decay, fused=True
+    )
+    ema = None
+    if training.ema_decay > 0:
+        ema = {name: p.detach().clone() for name, p in network.named_parameters()}
+    return TrainingState(network, optimizer, ema)
 
-    Raises: FloatingPointError if a weight is not finite; the checkpoint before stays.
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training is given, beside its initial state."""
+
+    examples: Examples  # all N, on the device
+    batches: Batches
+    training: Training
+    precision: Precision
+    schedule: Schedule
+    null_condition: Tensor | None = None  # of an example whose caption is dropped [L, E]
+    share: BatchShare = BatchShare()
+
+
+def train(
+    state: TrainingState, inputs: TrainingInputs, until: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Minimise the denoising loss until a step. An empty mini-batch changes and yields nothing.
+
+    Yields:
+        Loss and gradient norm of each step, on the device and not synchronised. The loss is the
+        mean over the mini-batch, including the examples of other processes.
     """
-    tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
-    moments = state.optimizer.state_dict()["state"]
-    tensors |= {
-        f"optimizer.{i}.{key}": value
-        for i, entry in moments.items()
-        for key, value in entry.items()
-    }
-    tensors |= {f"ema.{name}": value for name, value in (state.ema or {}).items()}
-    refuse_non_finite(state)
-    temporary = path.with_suffix(".tmp")
-    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(state.step)})
-    temporary.replace(path)
+    predict = bind(state.network, inputs.precision)
+    parameters = list(state.network.parameters())
+    while state.step < until:
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(inputs.training, state.step)
+        _, losses = step_losses(predict, inputs, state.step)
+        state.optimizer.zero_grad()
+        loss = step_gradient(losses, parameters, inputs.share)
+        if loss is None:
+            state.step += 1
+            continue
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=inputs.training.clip_norm)
+        state.optimizer.step()
+        update_average(state, inputs.training.ema_decay)
+        state.step += 1
+        yield loss, gradient_norm
 
 
-def refuse_non_finite(state: TrainingState) -> None:
-    """Raises: FloatingPointError if a weight is NaN or infinite."""
-    if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
-        raise FloatingPointError(f"training step {state.step}: a weight is not finite")
+def step_losses(predict: Predict, inputs: TrainingInputs, step: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of this process's part of a mini-batch [B], and the loss of each [B]."""
+    examples, batches, training = inputs.examples, inputs.batches, inputs.training
+    device = examples.x0.device
+    batch = batches.batch(step, examples.shape)[inputs.share.part]
+    rows, index = batch.rows, batch.rows.to(device)
+    if not len(rows):
+        return rows, torch.empty(0, device=device)
+
+    # Clean examples: a fresh sample of their latents, mirrored with probability 1/2.
+    x0 = examples.x0[index]
+    if examples.deviation is not None:
+        x0 = x0 + examples.deviation[index] * batch.latent_noise.to(device)
+    if training.flip:
+        mirrored = (batches.uniform("mirror", step, rows) < 0.5).to(device)
+        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+
+    # Conditions: one of the captions of each example, or that of no caption.
+    condition = None
+    if examples.context is not None:
+        num_captions = examples.context.shape[1]
+        caption = (batches.uniform("caption", step, rows) * num_captions).long()
+        condition = examples.context[index, caption.to(device)]
+        if training.caption_dropout:
+            assert inputs.null_condition is not None, "caption dropout needs a null condition"
+            uniform = batches.uniform("caption dropout", step, rows)
+            dropped = (uniform < training.caption_dropout).to(device)
+            dropped = dropped.view(-1, *[1] * (condition.ndim - 1))
+            condition = torch.where(dropped, inputs.null_condition, condition)
+
+    # Dropout of the network depends on the step alone, so that a resumed run repeats it.
+    torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, step))
+    t, eps = batch.t.to(device), batch.eps.to(device)
+    return rows, denoising_loss(predict, inputs.schedule, x0, t, eps, condition)
 
 
-def restore(state: TrainingState, path: Path) -> None:
-    """Continue from a checkpoint written by `save`."""
-    with safetensors.safe_open(path, "pt") as file:
-        state.step = int(file.metadata()["step"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
-    by_group = {group: {} for group in ("network", "optimizer", "ema")}
-    for name, value in tensors.items():
-        group, rest = name.split(".", 1)
-        by_group[group][rest] = value
-    with torch.no_grad():
-        for name, parameter in state.network.named_parameters():
-            parameter.copy_(by_group["network"][name])
-        for name, average in (state.ema or {}).items():
-            average.copy_(by_group["ema"][name])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in by_group["optimizer"].items():
-        index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+def learning_rate(training: Training, step: int) -> float:
+    """Return the rate of a step: a linear warm-up to the peak, then half a cosine to zero."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, training.num_steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def update_average(state: TrainingState, decay: float) -> None:
@@ -295,8 +232,53 @@ def update_average(state: TrainingState, decay: float) -> None:
 
 
 def use_average(state: TrainingState) -> None:
-    """Put the averaged weights, if there are any, into the network."""
+    """Copy the averaged weights, if there are any, into the network."""
     if state.ema is not None:
         with torch.no_grad():
             for name, parameter in state.network.named_parameters():
                 parameter.copy_(state.ema[name])
+
+
+def require_finite_weights(state: TrainingState) -> None:
+    """Check the weights of the network.
+
+    Raises:
+        FloatingPointError: A weight is NaN or infinite.
+    """
+    if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
+        raise FloatingPointError(f"training step {state.step}: a weight is not finite")
+
+
+def save(state: TrainingState, path: Path) -> None:
+    """Write the state as safetensors, atomically, unless a weight is not finite (an error)."""
+    require_finite_weights(state)
+    tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            tensors[f"optimizer.{index}.{name}"] = value
+    for name, value in (state.ema or {}).items():
+        tensors[f"ema.{name}"] = value
+    temporary = path.with_suffix(".tmp")
+    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(state.step)})
+    temporary.replace(path)
+
+
+def restore(state: TrainingState, path: Path) -> None:
+    """Load a state that `save` wrote, in place."""
+    groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "ema": {}}
+    with safetensors.safe_open(path, "pt") as file:
+        state.step = int(file.metadata()["step"])
+        for key in file.keys():  # noqa: SIM118 - the file is no dict
+            group, name = key.split(".", 1)
+            groups[group][name] = file.get_tensor(key)
+    with torch.no_grad():
+        for name, parameter in state.network.named_parameters():
+            parameter.copy_(groups["network"][name])
+        for name, average in (state.ema or {}).items():
+            average.copy_(groups["ema"][name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in groups["optimizer"].items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = value
+    param_groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": param_groups})

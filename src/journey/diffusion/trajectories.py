@@ -1,6 +1,4 @@
-"""Reading what stages need: the clean examples of a model, and the journeys of all queries.
-
-What the journeys look like."""
+"""What stages read: the training examples of a model, and the trajectories of the queries."""
 
 import numpy as np
 import torch
@@ -12,29 +10,33 @@ from journey.pipeline.examples import Examples
 from journey.pipeline.interfaces import Continuations, Sample, Train
 
 
-def train_examples(of: Train, workspace: Workspace) -> Examples:
-    """The training images as a model sees them."""
-    encoded = None if of.latents is None else get(of.latents, workspace)
-    return of.model.encode(train_images(of.images, workspace), encoded)
+def train_examples(checkpoint: Train, workspace: Workspace) -> Examples:
+    """Return all training images as inputs of a model, also those outside its training subset."""
+    latents = None if checkpoint.latents is None else get(checkpoint.latents, workspace)
+    return checkpoint.model.encode(train_images(checkpoint.images, workspace), latents)
 
 
 def trajectory_at(
     name: str, trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
 ) -> Tensor:
-    """`x_t` or `x0_hat` of every query at some of the steps that are kept. [step, query, …]"""
-    kept = get(trajectories, workspace).array(f"{name}.npy")
-    return torch.from_numpy(np.stack([kept[trajectories.steps.index(t)] for t in steps]))
+    """Return `x_t` or `x0_hat` of all queries at some of the stored steps [step, query, …]."""
+    stored = get(trajectories, workspace).array(f"{name}.npy")
+    return torch.from_numpy(np.stack([stored[trajectories.steps.index(t)] for t in steps]))
 
 
 def query_estimates(
     trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
 ) -> list[Examples]:
-    """x̂0_t of every query, at each of some steps."""
+    """Return x̂0_t of all queries at each step."""
     context = query_contexts(trajectories, workspace)
-    return [
-        Examples(x0_hat, context=context)
-        for x0_hat in trajectory_at("x0_hat", trajectories, steps, workspace)
-    ]
+    estimates = trajectory_at("x0_hat", trajectories, steps, workspace)
+    return [Examples(x0_hat, context=context) for x0_hat in estimates]
+
+
+def final_samples(trajectories: Sample, workspace: Workspace) -> Examples:
+    """Return the final samples of all queries."""
+    final = torch.from_numpy(np.array(get(trajectories, workspace).array("final.npy")))
+    return Examples(final, context=query_contexts(trajectories, workspace))
 
 
 def query_examples(
@@ -46,49 +48,35 @@ def query_examples(
     return list(zip(steps, query_estimates(trajectories, steps, workspace), strict=True))
 
 
-def continuation_samples(of: Continuations, workspace: Workspace) -> np.ndarray:
-    """The examples that continuations with noise of their own end in, in their first window. [query, n, …]"""
-    return np.array(get(of, workspace).array("final.npy")[0, :, 1:])
-
-
-def final_samples(trajectories: Sample, workspace: Workspace) -> Examples:
-    """The final example of every query."""
-    final = torch.from_numpy(np.array(get(trajectories, workspace).array("final.npy")))
-    return Examples(final, context=query_contexts(trajectories, workspace))
-
-
 def query_contexts(trajectories: Sample, workspace: Workspace) -> Tensor | None:
-    """What the prompt of every query conditions a model by, [query, 1, L, E]; None: there are no prompts."""
+    """Return the condition of every query's prompt [query, 1, L, E], or None without prompts."""
     if not trajectories.prompts:
         return None
     return torch.from_numpy(np.array(get(trajectories, workspace).array("context.npy")))
 
 
+def continuation_samples(continuations: Continuations, workspace: Workspace) -> np.ndarray:
+    """Return the final samples of the first window, of fresh noise only [query, n, …]."""
+    return np.array(get(continuations, workspace).array("final.npy")[0, :, 1:])
+
+
 def estimate_pictures(
-    trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
+    trajectories: Sample, steps: tuple[int, ...], workspace: Workspace, name: str = "x0_hat"
 ) -> np.ndarray:
-    """x̂0_t of every query at some of the steps that are kept, as pixels in −1…1. [step, query, C, H, W]"""
-    return _pictures_at("x0_hat.npy", trajectories, steps, workspace)
+    """Return x̂0_t of all queries at some stored steps, in −1…1 [step, query, C, H, W]."""
+    examples = trajectory_at(name, trajectories, steps, workspace).numpy()
+    return np.stack([decode_pictures(x, trajectories, workspace) for x in examples])
 
 
 def noisy_pictures(
     trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
 ) -> np.ndarray:
-    """x_t likewise; of latents, what their decoder makes of noise."""
-    return _pictures_at("x_t.npy", trajectories, steps, workspace)
-
-
-def _pictures_at(
-    name: str, trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
-) -> np.ndarray:
-    kept = get(trajectories, workspace).array(name)
-    return np.stack(
-        [decode_pictures(kept[trajectories.steps.index(t)], trajectories, workspace) for t in steps]
-    )
+    """Return x_t likewise; of latents, what the decoder makes of noisy latents."""
+    return estimate_pictures(trajectories, steps, workspace, "x_t")
 
 
 def decode_pictures(x0: np.ndarray, trajectories: Sample, workspace: Workspace) -> np.ndarray:
-    """Examples of the model of some journeys [B, …], as pixels in −1…1. [B, C, H, W]"""
-    of = trajectories.checkpoint
-    encoded = None if of.latents is None else get(of.latents, workspace)
-    return of.model.decode(x0, encoded)
+    """Return examples of the trajectories' model [B, …] as pixels in −1…1 [B, C, H, W]."""
+    checkpoint = trajectories.checkpoint
+    latents = None if checkpoint.latents is None else get(checkpoint.latents, workspace)
+    return checkpoint.model.decode(x0, latents)

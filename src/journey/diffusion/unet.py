@@ -1,54 +1,70 @@
-"""What the U-Nets of pixels and of latents have in common: their settings' names, checks and cost."""
+"""What U-Nets of pixels and of latents share: checks of their settings, cost, and blocks."""
+
+from typing import Any, Protocol
 
 from journey.engine.checks import require, require_count
 
 
-def label(channels: list[int], layers_per_block: int, attention_blocks: list[int]) -> str:
-    """Channels; then, where there are any, residual blocks a level and levels that attend."""
-    layers = f"x{layers_per_block}" if layers_per_block > 1 else ""
-    attention = "a" + "".join(map(str, attention_blocks)) if attention_blocks else ""
-    return "-".join(map(str, channels)) + layers + attention
+class UNetSettings(Protocol):
+    """Settings of a U-Net of diffusers."""
+
+    block_out_channels: list[int]  # channels of each level; all but the first halve the resolution
+    layers_per_block: int  # residual blocks of a level on the way down; one more on the way up
+    attention_blocks: list[int]  # indices of the levels with attention
+    norm_num_groups: int
 
 
-def check(
-    where: str, channels: list[int], groups: int, layers_per_block: int, attention_blocks: list[int]
-) -> None:
-    """Raises: ConfigError naming the setting of a U-Net that there cannot be."""
+def label(model: UNetSettings) -> str:
+    """Return channels, residual blocks per level, and levels with attention, as in `16-32x2a1`."""
+    layers = f"x{model.layers_per_block}" if model.layers_per_block > 1 else ""
+    levels = "".join(map(str, model.attention_blocks))
+    return "-".join(map(str, model.block_out_channels)) + layers + (levels and f"a{levels}")
+
+
+def check(where: str, model: UNetSettings) -> None:
+    """Check the settings of a U-Net. Raises ConfigError, which names the setting."""
+    channels, groups = model.block_out_channels, model.norm_num_groups
     require_count(f"{where}.norm_num_groups", groups)
-    require(
-        0 < len(channels) <= 16, f"{where}.block_out_channels", channels, "a list of 1…16 numbers"
-    )
+    name = f"{where}.block_out_channels"
+    require(0 < len(channels) <= 16, name, channels, "a list of 1…16 numbers")
     divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)
-    require(
-        divisible,
-        f"{where}.block_out_channels",
-        channels,
-        f"multiples of norm_num_groups={groups} in 1…{2**14}",
-    )
-    require_count(f"{where}.layers_per_block", layers_per_block, most=64)
-    levels = range(len(channels))
-    known = all(b in levels for b in attention_blocks) and len(set(attention_blocks)) == len(
-        attention_blocks
-    )
-    require(
-        known,
-        f"{where}.attention_blocks",
-        attention_blocks,
-        f"distinct indices in 0…{len(channels) - 1}",
-    )
+    require(divisible, name, channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
+    require_count(f"{where}.layers_per_block", model.layers_per_block, most=64)
+    levels, indices = model.attention_blocks, set(range(len(channels)))
+    distinct = len(set(levels)) == len(levels) and set(levels) <= indices
+    allowed = f"distinct indices in 0…{len(channels) - 1}"
+    require(distinct, f"{where}.attention_blocks", levels, allowed)
 
 
-def check_sides(channels: list[int], what: str, sides: tuple[int, int]) -> None:
-    """Raises: ConfigError if images or latents cannot be halved as often as there are levels."""
-    levels = len(channels) - 1
-    halved = all(side % 2**levels == 0 for side in sides)
-    allowed = f"so few that {what} of {sides[0]}×{sides[1]} can be halved {levels} times"
-    require(halved, "model.block_out_channels", channels, allowed)
+def check_sides(model: UNetSettings, inputs: str, sides: tuple[int, int]) -> None:
+    """Check that `inputs` (images or latents) can be halved at every level. Raises ConfigError."""
+    halvings = len(model.block_out_channels) - 1
+    divisible = all(side % 2**halvings == 0 for side in sides)
+    allowed = f"so few that {inputs} of {sides[0]}×{sides[1]} can be halved {halvings} times"
+    require(divisible, "model.block_out_channels", model.block_out_channels, allowed)
 
 
-def multiply_adds(channels: list[int], layers_per_block: int, area: float) -> float:
-    """Of the 3×3 convolutions: two for each residual block, one block more on the way up than down. area: H × W."""
+def multiply_adds(model: UNetSettings, area: float) -> float:
+    """Return those of the 3×3 convolutions, two per residual block, for inputs of H × W = area."""
     total = 0.0
-    for level, width in enumerate(channels):
-        total += area / 4**level * 9 * width**2 * 2 * (2 * layers_per_block + 1)
+    for level, width in enumerate(model.block_out_channels):
+        total += area / 4**level * 9 * width**2 * 2 * (2 * model.layers_per_block + 1)
     return total
+
+
+def arguments(model: UNetSettings, shape: tuple[int, ...], attention: str) -> dict[str, Any]:
+    """Return what diffusers' U-Nets are built from; `attention` begins its names of such blocks."""
+    channels, height, width = shape
+    prefixes = ["" for _ in model.block_out_channels]
+    for level in model.attention_blocks:
+        prefixes[level] = attention
+    return {
+        "sample_size": (height, width),
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": tuple(model.block_out_channels),
+        "layers_per_block": model.layers_per_block,
+        "down_block_types": tuple(f"{prefix}DownBlock2D" for prefix in prefixes),
+        "up_block_types": tuple(f"{prefix}UpBlock2D" for prefix in reversed(prefixes)),
+        "norm_num_groups": model.norm_num_groups,
+    }

@@ -1,4 +1,4 @@
-"""Weights that others trained, in networks of ours."""
+"""Weights that were trained elsewhere: a file with a state dict, or a folder as diffusers saves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,62 +15,64 @@ if TYPE_CHECKING:
 def load_weights(
     model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device"
 ) -> "torch.nn.Module":
-    """A network for examples of a shape with weights from a file, or as a directory says: its own, or in unet/ of a pipeline."""
+    """Return the model's network for examples of a shape with the weights of a file.
+
+    The network in a folder, or in a pipeline's folder, is built as its own configuration says.
+    """
     if path.is_dir():
-        return _in_directory(model, path, device)
+        return _load_folder(model, path, device)
     network = model.build(shape)
-    network.load_state_dict(_state_dict(path))
+    network.load_state_dict(_load_state_dict(path))
     return network.to(device).eval()
 
 
 def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> None:
-    """Raises: ConfigError naming the first parameter that is not what the model's settings ask for."""
+    """Check that weights have the architecture of a model, for examples of a shape.
+
+    Raises:
+        ConfigError: They do not. The message names the first parameter that differs.
+    """
     import torch
 
     with torch.device("meta"):
-        wanted = model.build(shape).state_dict()
-    found = (
-        _in_directory(model, path, torch.device("cpu")).state_dict()
-        if path.is_dir()
-        else _state_dict(path)
-    )
-    for name in [*wanted, *found]:
-        shapes = [tuple(of[name].shape) if name in of else None for of in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            has, needs = ("no such parameter" if of is None else f"shape {of}" for of in shapes)
+        expected = {name: tuple(p.shape) for name, p in model.build(shape).state_dict().items()}
+    if path.is_dir():
+        state_dict = _load_folder(model, path, torch.device("cpu")).state_dict()
+    else:
+        state_dict = _load_state_dict(path)
+    shapes = {name: tuple(p.shape) for name, p in state_dict.items()}
+    for name in [*expected, *shapes]:
+        if shapes.get(name) != expected.get(name):
             raise ConfigError(
-                f"{setting}={path}: of another architecture than model={model.label}: {name}: {has}, not {needs}"
+                f"{setting}={path}: not the architecture of model={model.label}: {name} has shape "
+                f"{shapes.get(name)}, expected {expected.get(name)} (None: no such parameter)"
             )
 
 
-def _in_directory(model: "Model", directory: Path, device: "torch.device") -> "torch.nn.Module":
-    """Raises: ConfigError if there is no network."""
-    network = directory / "unet" if (directory / "unet").is_dir() else directory
+def _load_folder(model: "Model", folder: Path, device: "torch.device") -> "torch.nn.Module":
+    network = folder / "unet" if (folder / "unet").is_dir() else folder
     try:
         return model.load(network, device)
-    except Exception as error:  # what is none fails in many ways
-        raise ConfigError(
-            f"model.checkpoints={directory}: no network as diffusers saves it ({_reason(error)})"
-        ) from None
+    except Exception as error:  # a damaged folder fails in many ways
+        raise _refused(folder, "a network as diffusers saves it", error) from None
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _state_dict(path: Path) -> "dict[str, Tensor]":
-    """Raises: ConfigError if a file holds anything else."""
+def _load_state_dict(path: Path) -> "dict[str, Tensor]":
     import safetensors.torch
     import torch
 
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(found, dict) and all(
-            isinstance(value, torch.Tensor) for value in found.values()
-        ):
-            return found
-        raise ValueError("not a dictionary of tensors")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise ValueError("not a dictionary of tensors")
+        return content
     except Exception as error:  # a damaged file fails in many ways
-        raise ConfigError(f"model.checkpoints={path}: no state dict ({_reason(error)})") from None
+        raise _refused(path, "a state dict", error) from None
+
+
+def _refused(path: Path, allowed: str, error: Exception) -> ConfigError:
+    """Return the error for a path, with the first line of what went wrong."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ConfigError(f"model.checkpoints={path}: must be {allowed} ({reason})")

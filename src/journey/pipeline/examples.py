@@ -1,6 +1,7 @@
-"""What a diffusion model is trained on: clean tensors, as they are or with a deviation, and what conditions them.
+"""What a diffusion model is trained on: clean examples with their conditions; and their regions.
 
-A part of what a network sees: a box of its rows and columns, or one for each query. No region: all of it."""
+A region is a box of rows and columns, or a box for each query. An empty region is everything.
+"""
 
 from __future__ import annotations
 
@@ -9,55 +10,52 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What all of N examples have, or none has.
+    """Clean examples. Either all of them have a deviation, or none; likewise a condition.
 
-    x0         clean examples, or of latents the mean, float32 [N, …]
-    deviation  standard deviation of latents, of which every draw is another sample, [N, …]
-    context    what conditions each, one or more of it (captions), [N, C, L, E]
+    An example has one or several alternative conditions: the text states of its captions
+    [N, C, L, E], or class labels [N, C].
     """
 
-    x0: Tensor
-    deviation: Tensor | None = None
-    context: Tensor | None = None
+    x0: Tensor  # clean examples, or the mean of their latents, float32 [N, …]
+    deviation: Tensor | None = None  # of latents, of which every use is a fresh sample [N, …]
+    context: Tensor | None = None  # the conditions
 
     def __len__(self) -> int:
         return len(self.x0)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """Return the shape of one example."""
         return tuple(self.x0.shape[1:])
 
-    def to(self, device: torch.device) -> "Examples":
-        return self._each(lambda tensor: tensor.to(device))
+    def to(self, device: torch.device) -> Examples:
+        """Return the examples on a device."""
+        return self._map(lambda tensor: tensor.to(device))
 
-    def __getitem__(self, index: Tensor | slice | int) -> "Examples":
-        return self._each(lambda tensor: tensor[index])
+    def __getitem__(self, index: Tensor | slice | int) -> Examples:
+        return self._map(lambda tensor: tensor[index])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Examples":
-        return Examples(
-            **{
-                name: None if tensor is None else change(tensor)
-                for name, tensor in vars(self).items()
-            }
-        )
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Examples:
+        fields = vars(self).items()
+        return Examples(**{name: function(value) for name, value in fields if value is not None})
 
 
 Region = tuple[int, ...]
-"""first row, first column, end row, end column; the same of every query, one after the other; or nothing"""
+"""(first row, first column, end row, end column); those of all queries in turn; or ()"""
 
 
-Array = TypeVar("Array")  # of NumPy or torch
+Array = TypeVar("Array", "np.ndarray", "Tensor")
 
 
 def inside(examples: Array, region: Region) -> Array:
-    """The part of examples [..., H, W] that lies in a region.
+    """Return the part of examples [..., H, W] inside a box.
 
     >>> import numpy as np
     >>> inside(np.arange(12).reshape(3, 4), (1, 0, 3, 2))
@@ -70,36 +68,39 @@ def inside(examples: Array, region: Region) -> Array:
     return examples[..., top:bottom, left:right]
 
 
-def of_query(region: Region, query: int) -> Region:
-    """A query's own box, where each has one.
+def query_region(region: Region, query: int) -> Region:
+    """Return the box of a query.
 
-    >>> of_query((0, 0, 4, 8, 4, 0, 8, 8), 1)
+    >>> query_region((0, 0, 4, 8, 4, 0, 8, 8), 1)
     (4, 0, 8, 8)
     """
     return region[4 * query : 4 * query + 4] if len(region) > 4 else region
 
 
+of_query = query_region
+
+
 def boxes(region: Region, num_queries: int) -> list[tuple[slice, Region]]:
-    """Which queries have which box.
+    """Return each box with the queries that have it.
 
     >>> boxes((0, 0, 4, 8), 24)
     [(slice(0, 24, None), (0, 0, 4, 8))]
     """
     if len(region) <= 4:
         return [(slice(0, num_queries), region)]
-    return [(slice(query, query + 1), of_query(region, query)) for query in range(num_queries)]
+    return [(slice(q, q + 1), query_region(region, q)) for q in range(num_queries)]
 
 
 def quarters(height: int, width: int) -> dict[str, Region]:
-    """A name and a box for each.
+    """Return the four quarters of an image by name.
 
     >>> quarters(8, 8)["bottom left"]
     (4, 0, 8, 4)
     """
-    rows = {"top": (0, height // 2), "bottom": (height // 2, height)}
-    columns = {"left": (0, width // 2), "right": (width // 2, width)}
-    found = {}
-    for row, (top, bottom) in rows.items():
-        for column, (left, right) in columns.items():
-            found[f"{row} {column}"] = (top, left, bottom, right)
-    return found
+    y, x = height // 2, width // 2
+    return {
+        "top left": (0, 0, y, x),
+        "top right": (0, x, y, width),
+        "bottom left": (y, 0, height, x),
+        "bottom right": (y, x, height, width),
+    }

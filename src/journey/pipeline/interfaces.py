@@ -164,14 +164,35 @@ class Dataset(Component):
 
 @dataclass
 class Model(Component):
-    """A denoiser, the space it works in, and its noise schedule. The defaults are those of a model of pixels."""
+    """A denoiser, the space it works in, and its noise schedule. Defaults are those of pixels."""
 
     pixels: ClassVar[bool] = True  # whether it works on pixels, or on latents
     reads_text: ClassVar[bool] = False  # whether captions and prompts condition it
+    samplers: ClassVar[tuple[Sampler, ...]] = tuple(Sampler)  # those that are right for it
+    # Whether x_t given x_0 is N(signal x_0, noise² I), as the nonparametric score (nda) assumes.
+    nonparametric_scores: ClassVar[bool] = True
     num_timesteps: int = 1000  # T
-    checkpoints: list[str] = field(
-        default_factory=list, metadata={"not_in_key": True}
-    )  # trained elsewhere: paths
+    # Paths of weights that were trained elsewhere.
+    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+
+    def check(self, where: str) -> None:
+        """Check the settings; a model with others calls this and checks its own.
+
+        Raises:
+            ConfigError: A setting is not allowed, or a checkpoint is not on this machine.
+        """
+        require_count(f"{where}.num_timesteps", self.num_timesteps)
+        for name in self.checkpoints:
+            locate_checkpoint(name)
+
+    def check_sampler(self, where: str, sampler: Sampler) -> None:
+        """Check that a sampler is right for the model.
+
+        Raises:
+            ConfigError: It is not. The message names the samplers that are.
+        """
+        allowed = f"one of {', '.join(s.value for s in self.samplers)} with model={self.name}"
+        require(sampler in self.samplers, where, sampler.value, allowed)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Check that images of a shape [C, H, W] can go through the network.
@@ -186,14 +207,14 @@ class Model(Component):
 
     @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Return the approximate multiply-adds of one forward pass of one image. Plans scale costs by it."""
+        """Return the approximate multiply-adds of one forward pass of one image, for plans."""
 
     def latents(self, images: Images, seed: int) -> Latents | None:
-        """Return the latents that all images are encoded to before training, or None if there are none."""
+        """Return the latents that all images are encoded to before training, if there are any."""
         return None
 
     def encode(self, images: ImageSet, latents: Artifact | None = None) -> Examples:
-        """Return images as network inputs."""
+        """Return images as network inputs, with their conditions."""
         from journey.pipeline.examples import Examples
         from journey.pipeline.images import as_pixels
 
@@ -218,9 +239,13 @@ class Model(Component):
         """
         raise ValueError(f"model={self.name} reads no text")
 
+    def null_condition(self) -> torch.Tensor:
+        """Return the condition of no text [L, E]; a model of classes overrides it."""
+        return self.read([""])[0]
+
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> torch.nn.Module:
-        """Return an untrained network for inputs of a shape, initialised from torch's global generator."""
+        """Return an untrained network for inputs of a shape, from torch's global generator."""
 
     @abstractmethod
     def load(self, path: Path, device: torch.device) -> torch.nn.Module:
