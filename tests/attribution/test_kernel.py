@@ -7,9 +7,10 @@ from journey.attribution.kernel import SingularKernelError, inner_products, kern
 from journey.pipeline.settings import DampingUnit, Scale
 
 
-def features(n, p, q=5, seed=0):
-    random = np.random.default_rng(seed)
-    return random.standard_normal((n, p), np.float32), random.standard_normal((q, p), np.float32)
+def features(n, p, num_queries=5):
+    random = np.random.default_rng(0)
+    train = random.standard_normal((n, p), np.float32)
+    return train, random.standard_normal((num_queries, p), np.float32)
 
 
 def scored(train, queries, damping, scale=Scale.none, unit=DampingUnit.eigenvalue):
@@ -21,53 +22,45 @@ def scored(train, queries, damping, scale=Scale.none, unit=DampingUnit.eigenvalu
 @pytest.mark.parametrize(
     ("n", "p"), [(60, 20), (20, 60), (40, 40), (5000, 8), (8, 1500), (1, 7), (7, 1), (9, 3)]
 )
-def test_is_the_dense_formula(n, p, unit):
+def test_scores_are_the_dense_formula(n, p, unit):
     train, queries = features(n, p)
     damping = [0.01, 1.0]
-    scores, found = scored(train, queries, damping, unit=unit)
+    scores, conditions = scored(train, queries, damping, unit=unit)
     phi = train.astype(np.float64)
-    one = np.square(phi).sum() / (min(n, p) if unit is DampingUnit.eigenvalue else p)
-    for of_damping, relative, conditioning in zip(scores, damping, found, strict=True):
-        gram = phi.T @ phi
+    gram = phi.T @ phi
+    one = np.trace(gram) / (min(n, p) if unit is DampingUnit.eigenvalue else p)
+    for tau, relative, conditioning in zip(scores, damping, conditions, strict=True):
         kernel = gram + relative * one * np.eye(p)
         expected = queries @ np.linalg.inv(kernel) @ phi.T
-        np.testing.assert_allclose(of_damping, expected, rtol=1e-4, atol=1e-6)
-        solved = kernel if n > p else phi @ phi.T + relative * one * np.eye(n)
-        exact = np.linalg.cond(solved, 1)
-        assert (
-            0.5 * exact < conditioning.condition_number < 1.001 * exact
-        )  # an estimate from below, nearly always the number itself
+        np.testing.assert_allclose(tau, expected, rtol=1e-4, atol=1e-6)
+        factored = kernel if n > p else phi @ phi.T + relative * one * np.eye(n)
+        exact = np.linalg.cond(factored, 1)  # LAPACK's estimate is from below, and mostly equal
+        assert 0.5 * exact < conditioning.condition_number < 1.001 * exact
         effective = np.trace(gram @ np.linalg.inv(kernel))
         np.testing.assert_allclose(conditioning.effective_parameters, effective, rtol=1e-8)
 
 
 def test_damping_means_the_same_at_every_dimension():
-    """Of one kernel, ΦΦᵀ, written in 20 dimensions or in 2,000: by eigenvalue, the effective parameters are the same."""
-    train, queries = features(50, 20)
-    wide, wide_q = (
-        np.concatenate([x, np.zeros((len(x), 1980), np.float32)], 1) for x in (train, queries)
-    )
-    narrow_of, wide_of = (
-        scored(*x, [1.0])[1][0].effective_parameters
-        for x in ((train[:20], queries), (wide[:20], wide_q))
-    )
-    assert narrow_of == pytest.approx(wide_of)
-    diagonal = scored(wide[:20], wide_q, [1.0], unit=DampingUnit.diagonal)[1][
-        0
-    ].effective_parameters
-    assert diagonal > 1.5 * wide_of
+    """ΦΦᵀ in 20 or 2,000 dimensions has the same effective parameters, damped by eigenvalue."""
+    narrow = features(20, 20)
+    wide = [np.concatenate([x, np.zeros((len(x), 1980), np.float32)], 1) for x in narrow]
+
+    def effective(train, queries, unit=DampingUnit.eigenvalue):
+        return scored(train, queries, [1.0], unit=unit)[1][0].effective_parameters
+
+    assert effective(*narrow) == pytest.approx(effective(*wide))
+    assert effective(*wide, DampingUnit.diagonal) > 1.5 * effective(*wide)
 
 
-def test_blocks_change_nothing_but_rounding(monkeypatch):
-    for n, p in ((60, 20), (20, 60)):
-        train, queries = features(n, p)
-        whole, _ = scored(train, queries, [0.1])
-        monkeypatch.setattr("journey.attribution.kernel.BLOCK_BYTES", 8 * 30 * 7)
-        np.testing.assert_allclose(scored(train, queries, [0.1])[0], whole, rtol=1e-5, atol=1e-8)
-        monkeypatch.undo()
+@pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60)])
+def test_blocks_change_only_rounding(n, p, monkeypatch):
+    train, queries = features(n, p)
+    whole, _ = scored(train, queries, [0.1])
+    monkeypatch.setattr("journey.attribution.kernel.BLOCK_BYTES", 8 * 30 * 7)
+    np.testing.assert_allclose(scored(train, queries, [0.1])[0], whole, rtol=1e-5, atol=1e-8)
 
 
-def test_is_traks_own_score_computer():
+def test_scores_are_those_of_the_score_computer_of_trak():
     train, queries = features(500, 128)
     computer = BasicScoreComputer(torch.float64, torch.device("cpu"), logging_level="ERROR")
     phi, phi_q = torch.from_numpy(train).double(), torch.from_numpy(queries).double()
@@ -78,24 +71,24 @@ def test_is_traks_own_score_computer():
     assert correlation > 0.999999  # trak divides by a constant
 
 
-def test_bad_features_are_refused_by_name():
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
+def test_invalid_features_are_refused_by_name(value):
     train, queries = features(30, 10)
-    for bad in (np.nan, 0.0, np.inf):
-        broken = train.copy()
-        broken[7] = bad
-        with pytest.raises(ValueError, match="features of training example 7"):
-            scored(broken, queries, [1.0])
-        with pytest.raises(ValueError, match="features of query 7"):
-            scored(train, broken, [1.0])
+    invalid = train.copy()
+    invalid[7] = value
+    with pytest.raises(ValueError, match="features of training example 7"):
+        scored(invalid, queries, [1.0])
+    with pytest.raises(ValueError, match="features of query 7"):
+        scored(train, invalid, [1.0])
 
 
-def test_singular_kernel_names_a_damping_that_would_do():
+def test_a_singular_kernel_names_a_sufficient_damping():
     train, queries = features(30, 10)
     train[:] = train[:, :1]
-    with pytest.raises(SingularKernelError, match=r"damping=1e-11 would do") as caught:
+    with pytest.raises(SingularKernelError, match=r"use damping=1e-11 or more") as caught:
         scored(train, queries, [1e-17])
-    enough = float(str(caught.value).split("damping=")[1].split()[0])
-    scored(train, queries, [enough])
+    sufficient = float(str(caught.value).split("damping=")[1].split()[0])
+    scored(train, queries, [sufficient])
 
 
 @pytest.mark.parametrize(("n", "p"), [(60, 20), (20, 60)])
@@ -106,16 +99,15 @@ def test_scales_are_the_dense_formulas(n, p, monkeypatch):
     kernel = phi.T @ phi
     inverse = np.linalg.inv(kernel + 0.5 * np.trace(kernel) / min(n, p) * np.eye(p))
     tau, norms = queries @ inverse @ phi.T, np.linalg.norm(phi, axis=1)
-    expected = {
+    query_norms = np.linalg.norm(queries, axis=1)[:, None]
+    formulas = {
         Scale.gradient: tau / norms,
         Scale.influence: tau / np.linalg.norm(inverse @ phi.T, axis=0),
-        Scale.cosine: tau / norms / np.linalg.norm(queries, axis=1)[:, None],
+        Scale.cosine: tau / norms / query_norms,
     }
-    for scale, by_formula in expected.items():
-        np.testing.assert_allclose(
-            scored(train, queries, [0.5], scale)[0][0], by_formula, rtol=1e-4, atol=1e-7
-        )
+    for scale, expected in formulas.items():
+        scores, _ = scored(train, queries, [0.5], scale)
+        np.testing.assert_allclose(scores[0], expected, rtol=1e-4, atol=1e-7)
     out = np.ones((5, n), np.float32)
     inner_products(out, train, queries, Scale.cosine, weight=0.5)
-    cosine = queries @ phi.T / norms / np.linalg.norm(queries, axis=1)[:, None]
-    np.testing.assert_allclose(out, 1 + 0.5 * cosine, rtol=1e-5)
+    np.testing.assert_allclose(out, 1 + 0.5 * queries @ phi.T / norms / query_norms, rtol=1e-5)

@@ -1,77 +1,73 @@
-"""Features by Kronecker projections against the exact gradient, projected by the explicit matrices."""
+"""Features by Kronecker projections against the exact gradient, projected by explicit matrices."""
 
 import dataclasses
 
 import pytest
 import torch
-from test_gradients import conditional
+from test_gradients import conditional, text_examples
 from torch import nn
 
-from journey.attribution.ekfac import _put, ekfac_batches, estimate_ekfac
+from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
 from journey.attribution.features import whitened
 from journey.attribution.gradients import GradientPlan, Objective
-from journey.attribution.kronecker import kronecker_features, margins, project_layers_kfac
+from journey.attribution.kronecker import (
+    kronecker_features,
+    project_layers_kfac,
+    rank_one_factors,
+)
 from journey.attribution.logra import (
     feature_dimension,
     project_layers,
     projected_layers,
     random_projection,
 )
-from journey.attribution.outputs import sample_noise, with_augmentations
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.network import Guidance
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import Precision
-from journey.pipeline.examples import Examples
-from journey.pipeline.settings import Augmentation, Output
+from journey.pipeline.settings import Output
 
-PLANS = [
-    GradientPlan("kronecker", 5, 6),
-    GradientPlan("kronecker", 2, 6),
-    GradientPlan("kronecker", 1, 4),
-    GradientPlan("kronecker", 3, 1),
-]
+SIZES = [(5, 6), (2, 6), (1, 4), (3, 1)]  # examples, noise samples
+PLANS = [GradientPlan("kronecker", *sizes) for sizes in SIZES]
 
 
-def explicit(network, kronecker, gradients) -> torch.Tensor:
-    """φ of gradients [B, d] of all parameters, by R_out G R_inᵀ of every layer's matrix, its parameters side by side."""
-    sizes = {name: p.shape for name, p in network.named_parameters()}
-    parts = dict(
-        zip(sizes, gradients.split([shape.numel() for shape in sizes.values()], 1), strict=True)
-    )
+def in_matrix(inner) -> torch.Tensor:
+    """Return R_in [rank, in + 1]."""
+    filters = inner.filters if inner.mix is None else inner.filters * inner.mix[:, :, None, None]
+    shift = [] if inner.shift is None else [inner.shift[:, None]]
+    return torch.cat([filters.reshape(len(filters), -1), *shift], 1)
+
+
+def explicit(network, projected, gradients) -> torch.Tensor:
+    """Return φ = R_out G R_inᵀ of every layer, from gradients [B, d] of all parameters."""
+    names = [name for name, _ in network.named_parameters()]
+    sizes = [p.numel() for p in network.parameters()]
+    parts = dict(zip(names, gradients.split(sizes, 1), strict=True))
     blocks = []
-    for name, adapter in projected_layers(kronecker).items():
-        own = [parts[key] for key in (f"{name}.weight", f"{name}.bias") if key in parts]
-        matrix = torch.cat(
-            [part.unflatten(1, (len(adapter.layer.weight), -1)) for part in own], 2
-        )  # [B, out, in + 1]
-        kronecker_product = torch.kron(
-            adapter.outer, adapter.inner.matrix
-        )  # [rows out × rows in, out × (in + 1)]
-        blocks.append(matrix.flatten(1) @ kronecker_product.T)
+    for name, layer in projected_layers(projected).items():
+        matrix = []  # weight and bias, [B, out, in + 1]
+        for key in (f"{name}.weight", f"{name}.bias"):
+            if key in parts:
+                matrix.append(parts[key].unflatten(1, (len(layer.layer.weight), -1)))
+        product = torch.kron(layer.outer, in_matrix(layer.inner))
+        blocks.append(torch.cat(matrix, 2).flatten(1) @ product.T)
     return torch.cat(blocks, 1)
 
 
-def exact(network, schedule, examples, draws, **changes) -> torch.Tensor:
-    """Gradients of all parameters, one backward pass for each. [B, d]"""
+def exact(network, schedule, examples, noise, **changes) -> torch.Tensor:
+    """Return gradients of all parameters, by one backward pass for each example. [B, d]"""
     objective = Objective(network, schedule, Precision.fp32, **changes)
-    return torch.cat(
-        list(objective.gradients(examples, draws, GradientPlan("loop", 1, len(draws))))
-    )
+    plan = GradientPlan("loop", 1, len(noise))
+    return torch.cat(list(objective.gradients(examples, noise, plan)))
 
 
-def ours(network, schedule, examples, draws, plan, **changes) -> torch.Tensor:
-    return torch.cat(
-        list(
-            kronecker_features(
-                Objective(network, schedule, Precision.fp32, **changes), examples, draws, plan
-            )
-        )
-    )
+def features(network, schedule, examples, noise, plan, **changes) -> torch.Tensor:
+    objective = Objective(network, schedule, **{"precision": Precision.fp32, **changes})
+    return torch.cat(list(kronecker_features(objective, examples, noise, plan)))
 
 
 class Everything(nn.Module):
-    """Every kind of layer as U-Nets have it, and as they do not: stride, dilation, groups, no bias, wide kernels, tokens."""
+    """Layers of U-Nets, and others: stride, dilation, groups, no bias, wide kernels, tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,84 +84,59 @@ class Everything(nn.Module):
         self.conv_out = nn.Conv2d(8, 1, 3, padding=1)
 
     def forward(self, x, t, return_dict=True):
-        x = self.down(torch.nn.functional.silu(self.norm(self.conv_in(x))))
+        x = self.down(nn.functional.silu(self.norm(self.conv_in(x))))
         x = self.dilated(x) + self.time(t[:, None] / 1000)[:, :, None, None]
-        x = self.pointwise(torch.nn.functional.silu(self.grouped(x)))
+        x = self.pointwise(nn.functional.silu(self.grouped(x)))
         tokens = self.attention_norm(x.flatten(2).mT)
-        attended = nn.functional.scaled_dot_product_attention(
-            self.query(tokens), self.key(tokens), self.value(tokens)
-        )
+        queries, keys, values = self.query(tokens), self.key(tokens), self.value(tokens)
+        attended = nn.functional.scaled_dot_product_attention(queries, keys, values)
         x = x + self.out(attended).mT.unflatten(2, x.shape[2:])
         return (self.conv_out(nn.functional.interpolate(x, scale_factor=2)),)
 
 
 def networks() -> dict[str, nn.Module]:
-    """With attention in the middle and below, and with every kind of layer."""
     torch.manual_seed(0)
-    return {
-        "attention": DDPM(
-            block_out_channels=[8, 16], attention_blocks=[1], mid_block_attention=True
-        )
-        .build((1, 8, 8))
-        .eval(),
-        "everything": Everything(),
-    }
+    model = DDPM(block_out_channels=[8, 16], attention_blocks=[1], mid_block_attention=True)
+    return {"attention": model.build((1, 8, 8)).eval(), "everything": Everything()}
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 @pytest.mark.parametrize("name", ["attention", "everything"])
-def test_is_the_exact_gradient_by_the_explicit_matrix(linear_schedule, clean, draws, name, plan):
+def test_features_are_projected_gradients(linear_schedule, clean, draws, name, plan):
     network = networks()[name]
-    kronecker = project_layers(network, 4, 0, "checkpoint 0")
-    expected = explicit(network, kronecker, exact(network, linear_schedule, clean[:5], draws))
-    assert expected.shape == (5, feature_dimension(kronecker))
-    torch.testing.assert_close(
-        ours(kronecker, linear_schedule, clean[:5], draws, plan), expected, rtol=1e-3, atol=1e-5
-    )
+    projected = project_layers(network, 4, 0, "checkpoint 0")
+    expected = explicit(network, projected, exact(network, linear_schedule, clean[:5], draws))
+    assert expected.shape == (5, feature_dimension(projected))
+    ours = features(projected, linear_schedule, clean[:5], draws, plan)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"output": Output.square}, {"output": Output.mean}, {"output": Output.absolute}],
-    ids=str,
-)
+@pytest.mark.parametrize("output", [Output.square, Output.mean, Output.absolute])
 @pytest.mark.parametrize("region", [(), (0, 0, 4, 6)])
-def test_is_so_of_every_output_and_region(net, linear_schedule, clean, draws, changes, region):
-    kronecker = project_layers(net, 4, 0, "checkpoint 0")
-    expected = explicit(
-        net, kronecker, exact(net, linear_schedule, clean[:3], draws, region=region, **changes)
-    )
-    found = ours(kronecker, linear_schedule, clean[:3], draws, PLANS[0], region=region, **changes)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+def test_every_output_and_region_is_supported(net, linear_schedule, clean, draws, output, region):
+    projected = project_layers(net, 4, 0, "checkpoint 0")
+    inputs, changes = (linear_schedule, clean[:3], draws), {"output": output, "region": region}
+    expected = explicit(net, projected, exact(net, *inputs, **changes))
+    ours = features(projected, *inputs, PLANS[0], **changes)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_is_so_of_text_to_image_with_and_without_guidance(linear_schedule, scale):
+def test_text_to_image_with_and_without_guidance_is_supported(linear_schedule, scale):
     torch.manual_seed(0)
     network = conditional()
-    kronecker = project_layers(network, 4, 0, "checkpoint 0")
-    examples = Examples(torch.randn(3, 4, 4, 4), torch.rand(3, 4, 4, 4), torch.randn(3, 2, 5, 6))
-    draws = with_augmentations(
-        sample_noise((0, 1000), 6, (4, 4, 4), 0, "test"),
-        examples,
-        Augmentation.both,
-        Augmentation.random,
-        False,
-        0,
-        "test",
-    )
+    projected = project_layers(network, 4, 0, "checkpoint 0")
+    inputs = (linear_schedule, *text_examples())
     guidance = None if scale == 1 else Guidance(scale, torch.randn(5, 6))
-    expected = explicit(
-        network, kronecker, exact(network, linear_schedule, examples, draws, guidance=guidance)
-    )
+    expected = explicit(network, projected, exact(network, *inputs, guidance=guidance))
     for plan in PLANS:
-        found = ours(kronecker, linear_schedule, examples, draws, plan, guidance=guidance)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        ours = features(projected, *inputs, plan, guidance=guidance)
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def estimated(linear_schedule, clean):
-    """A network with attention, and its curvature."""
+    """A network with attention, and its EK-FAC factors."""
     network = networks()["attention"]
     predict = Objective(network, linear_schedule, Precision.fp32).predict()
     return network, estimate_ekfac(
@@ -173,107 +144,95 @@ def estimated(linear_schedule, clean):
     )
 
 
-def test_whitened_they_are_the_exact_gradient_by_the_explicit_matrix(
-    estimated, linear_schedule, clean, draws
-):
-    network, of = estimated
-    kronecker = project_layers_kfac(network, of, 0.1, 3, 0, "checkpoint 0")
-    assert not any("norm" in name for name in projected_layers(kronecker)), "which are held fixed"
-    expected = explicit(network, kronecker, exact(network, linear_schedule, clean[:5], draws))
-    found = ours(kronecker, linear_schedule, clean[:5], draws, PLANS[1])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+def test_preconditioned_features_are_projected_gradients(estimated, linear_schedule, clean, draws):
+    network, ekfac = estimated
+    projected = project_layers_kfac(network, ekfac, 0.1, 3, 0, "checkpoint 0")
+    assert not any("norm" in name for name in projected_layers(projected)), "they are held fixed"
+    inputs = (linear_schedule, clean[:5], draws)
+    expected = explicit(network, projected, exact(network, *inputs))
+    ours = features(projected, *inputs, PLANS[1])
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_with_all_rows_they_are_those_of_ekfac_where_its_eigenvalues_are_a_product(
+def test_kfac_is_ekfac_at_full_rank_where_eigenvalues_are_a_product(
     estimated, linear_schedule, clean, draws
 ):
-    """And its λ is 0 but for rounding, for Λ + λ is none."""
-    network, of = estimated
-    products = of.eigenvalues.clone()
-    for layer in of.layers.values():
-        a, b = margins(layer.matrix(products[None])[0])
-        _put(products, layer, torch.outer(b + 0.1 * b.mean(), a + 0.1 * a.mean()))
-    of = dataclasses.replace(of, eigenvalues=products)
-    phi = ours(
-        project_layers_kfac(network, of, 1e-9, 10_000, 0, "any"),
-        linear_schedule,
-        clean[:5],
-        draws,
-        PLANS[0],
-    )
-    expected = whitened(lambda g: g, of, (1e-9,), 4)(
-        exact(network, linear_schedule, clean[:5], draws)
-    )[:, 0]
-    assert phi.shape[1] == of.eigenvalues.isfinite().sum()
+    """With λ = 0 up to rounding, because Λ + λ is not a product."""
+    network, ekfac = estimated
+    products = ekfac.eigenvalues.clone()
+    for layer in ekfac.layers.values():
+        a, b = rank_one_factors(layer.matrix(products[None])[0])
+        layer.write(products, torch.outer(b + 0.1 * b.mean(), a + 0.1 * a.mean()))
+    ekfac = dataclasses.replace(ekfac, eigenvalues=products)
+    inputs = (linear_schedule, clean[:5], draws)
+    projected = project_layers_kfac(network, ekfac, 1e-9, 10_000, 0, "any")
+    phi = features(projected, *inputs, PLANS[0])
+    expected = whitened(lambda g: g, ekfac, (1e-9,), 4)(exact(network, *inputs))[:, 0]
+    assert phi.shape[1] == ekfac.eigenvalues.isfinite().sum()
     torch.testing.assert_close(phi @ phi.T, expected @ expected.T, rtol=5e-3, atol=1e-4)
 
 
-def test_margins_are_those_of_the_values():
+def test_rank_one_factors_have_the_sums_of_the_values():
     values = torch.rand(4, 7)
-    a, b = margins(values)
+    a, b = rank_one_factors(values)
     torch.testing.assert_close(torch.outer(b, a).sum(0), values.sum(0))
     torch.testing.assert_close(torch.outer(b, a).sum(1), values.sum(1))
-    assert not margins(torch.zeros(2, 3))[0].any(), "of a layer that does nothing"
+    assert not rank_one_factors(torch.zeros(2, 3))[0].any(), "an unused layer has zeros"
 
 
-def test_the_network_is_what_it_was(net, linear_schedule, clean, draws):
-    kronecker = project_layers(net, 4, 0, "checkpoint 0")
+def test_the_original_network_does_not_change(net, linear_schedule, clean, draws):
+    projected = project_layers(net, 4, 0, "checkpoint 0")
     x, t = clean.x0[:2], torch.tensor([3, 500])
-    kept = [p.clone() for p in net.parameters()]
-    torch.testing.assert_close(kronecker(x, t).sample, net(x, t).sample)
-    ours(kronecker, linear_schedule, clean[:2], draws, PLANS[0])
+    copies = [p.clone() for p in net.parameters()]
+    torch.testing.assert_close(projected(x, t).sample, net(x, t).sample)
+    features(projected, linear_schedule, clean[:2], draws, PLANS[0])
     assert not projected_layers(net)
-    assert all(
-        torch.equal(p, before) and p.requires_grad
-        for p, before in zip(net.parameters(), kept, strict=True)
-    )
-    assert {p.data_ptr() for p in net.parameters()} == {
-        p.data_ptr() for p in kronecker.parameters()
-    }, "no second copy"
+    for p, copy, shared in zip(net.parameters(), copies, projected.parameters(), strict=True):
+        assert torch.equal(p, copy)
+        assert p.requires_grad
+        assert p.data_ptr() == shared.data_ptr(), "there is no second copy"
 
 
-def test_many_rows_leave_the_gradient_as_it_is(net, linear_schedule, clean, draws):
-    kronecker = project_layers(net, 10_000, 0, "checkpoint 0")
-    gradients = exact(net, linear_schedule, clean[:4], draws)
-    phi = ours(kronecker, linear_schedule, clean[:4], draws, PLANS[0])
+def test_full_rank_keeps_the_gradient(net, linear_schedule, clean, draws):
+    inputs = (linear_schedule, clean[:4], draws)
+    gradients = exact(net, *inputs)
+    phi = features(project_layers(net, 10_000, 0, "checkpoint 0"), *inputs, PLANS[0])
     torch.testing.assert_close(phi @ phi.T, gradients @ gradients.T, rtol=1e-3, atol=1e-5)
 
 
 def test_inner_products_are_those_of_gradients_on_average(linear_schedule, clean, draws):
     network = networks()["everything"]
     gradients = exact(network, linear_schedule, clean[:4], draws)
-    wanted = gradients @ gradients.T
-    found = []
+    expected = gradients @ gradients.T
+    products = []
     for seed in range(300):
         phi = explicit(network, project_layers(network, 3, seed, "checkpoint 0"), gradients)
-        found.append(phi @ phi.T)
-    found = torch.stack(found)
-    error = found.std(0) / len(found) ** 0.5
-    assert ((found.mean(0) - wanted).abs() < 4 * error).all()
-    assert (error < 0.1 * wanted.diag().mean()).all(), "or the bound would say nothing"
+        products.append(phi @ phi.T)
+    products = torch.stack(products)
+    error = products.std(0) / len(products) ** 0.5
+    assert ((products.mean(0) - expected).abs() < 4 * error).all()
+    assert (error < 0.1 * expected.diag().mean()).all(), "otherwise the bound is empty"
 
 
-@pytest.mark.parametrize(("size", "rows"), [(3, 4), (4, 4), (5, 4), (300, 8)])
-def test_a_side_is_the_identity_or_orthonormal_but_for_its_scale(size, rows):
-    matrices = torch.stack(
-        [random_projection(size, rows, torch.Generator().manual_seed(seed)) for seed in range(400)]
-    )
-    if size <= rows:
+@pytest.mark.parametrize(("size", "rank"), [(3, 4), (4, 4), (5, 4), (300, 8)])
+def test_a_random_projection_is_the_identity_or_scaled_orthonormal(size, rank):
+    seeds = (torch.Generator().manual_seed(seed) for seed in range(400))
+    matrices = torch.stack([random_projection(size, rank, random) for random in seeds])
+    if size <= rank:
         assert torch.equal(matrices[0], torch.eye(size))
         return
-    assert matrices.shape[1:] == (rows, size)
-    torch.testing.assert_close(matrices[0] @ matrices[0].T, torch.eye(rows) * size / rows)
-    of_same = (matrices.mT @ matrices).mean(0)
-    error = (matrices.mT @ matrices).std(0) / len(matrices) ** 0.5
-    assert ((of_same - torch.eye(size)).abs() < 5.5 * error).all()
-    assert matrices.mean(0).abs().max() < 5.5 / (rows * len(matrices)) ** 0.5, (
-        "no sign is preferred"
-    )
+    assert matrices.shape[1:] == (rank, size)
+    torch.testing.assert_close(matrices[0] @ matrices[0].T, torch.eye(rank) * size / rank)
+    products = matrices.mT @ matrices
+    error = products.std(0) / len(matrices) ** 0.5
+    assert ((products.mean(0) - torch.eye(size)).abs() < 5.5 * error).all()
+    bound = 5.5 / (rank * len(matrices)) ** 0.5
+    assert matrices.mean(0).abs().max() < bound, "no sign is preferred"
 
 
-def test_key_seed_and_layer_decide(net):
-    def first(*of):
-        return projected_layers(project_layers(net, 4, *of))["conv_in"].outer
+def test_key_and_seed_determine_the_projections(net):
+    def first(*seed_and_key):
+        return projected_layers(project_layers(net, 4, *seed_and_key))["conv_in"].outer
 
     assert torch.equal(first(0, "a"), first(0, "a"))
     assert not torch.equal(first(0, "a"), first(0, "b"))
@@ -281,30 +240,19 @@ def test_key_seed_and_layer_decide(net):
 
 
 def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
-    kronecker = project_layers(net, 4, 0, "checkpoint 0")
-    objectives = [Objective(kronecker, linear_schedule, precision) for precision in Precision]
-    full, half = (
-        torch.cat(list(kronecker_features(objective, clean[:4], draws, PLANS[0])))
-        for objective in objectives
-    )
+    inputs = (project_layers(net, 4, 0, "checkpoint 0"), linear_schedule, clean[:4], draws)
+    full, half = (features(*inputs, PLANS[0], precision=precision) for precision in Precision)
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     assert (torch.cosine_similarity(full, half) > 0.99).all()
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(1, 1, 3, padding="same"),
-        nn.PReLU(),
-        nn.Embedding(2, 3),
-    ],
-    ids=str,
-)
-def test_a_layer_it_knows_nothing_of_is_refused_by_name(layer):
-    with pytest.raises(
-        ConfigError,
-        match=r"^projection=kronecker: must be another projection with this network: 0 is a \w+",
-    ):
+REFLECTED = nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")
+SAME = nn.Conv2d(1, 1, 3, padding="same")
+
+
+@pytest.mark.parametrize("layer", [REFLECTED, SAME, nn.PReLU(), nn.Embedding(2, 3)], ids=str)
+def test_an_unsupported_layer_is_refused_by_name(layer):
+    message = r"^projection=kronecker does not support \w+\(.*\) \(0\); use another projection"
+    with pytest.raises(ConfigError, match=message):
         project_layers(nn.Sequential(layer), 4, 0, "checkpoint 0")

@@ -1,19 +1,18 @@
-"""EK-FAC: the generalised Gauss–Newton matrix G of the denoising loss, diagonal in a Kronecker eigenbasis.
+"""EK-FAC: the generalized Gauss–Newton matrix G of the denoising loss in a Kronecker eigenbasis.
 
-George et al. 2018 ("EKFAC"); Mlodozeniec et al. 2025 for diffusion models, with pseudo-targets N(ε_θ, I).
+George et al. 2018 ("EKFAC"); for diffusion models Mlodozeniec et al. 2025, with pseudo-targets
+N(ε_θ, I). Weight and bias of a layer are one matrix [out, in + 1].
 
-Of a layer with weight and bias as one matrix [out, in + 1]:
-    a  inputs, with a 1 for the bias (patches, of a convolution)  [positions, in + 1]
-    b  gradient at its outputs of the loss of a pseudo-target     [positions, out]
-    the gradient of one example and draw is bᵀa; A = E[aᵀa] = Q_A … Q_Aᵀ, B = E[bᵀb] = Q_B … Q_Bᵀ;
-    eigenvalues Λ = E[(Q_Bᵀ bᵀa Q_A)²]
+    a  inputs, with a 1 for the bias (patches, for a convolution)   [B, positions, in + 1]
+    b  gradient of the pseudo-target's loss at the outputs          [B, positions, out]
+    bᵀa is the gradient of one example at one noise sample
+    A = E[aᵀa] = Q_A … Q_Aᵀ,  B = E[bᵀb] = Q_B … Q_Bᵀ,  Λ = E[(Q_Bᵀ bᵀa Q_A)²]
 
-Layers that are no Linear or Conv2d (normalisations) are held fixed: their directions count nothing.
+Only Linear and Conv2d layers count; the parameters of others (normalizations) are held fixed.
 
+The stage `make_ekfac` writes ekfac.safetensors: the bases and the eigenvalues of a checkpoint.
+"""
 
-The Gauss–Newton matrix at a model. Payload: curvature.safetensors."""
-
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,22 +25,23 @@ from torch import Tensor, nn
 
 from journey.attribution.gradient import EKFACFactors
 from journey.attribution.outputs import NoiseSamples, sample_noise
-from journey.diffusion import network
-from journey.diffusion.network import Predict
+from journey.diffusion.network import Predict, load_denoiser
 from journey.diffusion.trajectories import train_examples
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
-from journey.engine.workspace import Workspace, get
+from journey.engine.workspace import Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule, add_noise
 
+EKFAC_FILE = "ekfac.safetensors"
+
 EKFACBatch = tuple[Tensor, NoiseSamples, Tensor, Tensor | None]
-"""clean examples [B, …]; a draw for each; what a pseudo-target is off by, N(0, I) [B, …]; contexts"""
+"""clean examples [B, …]; a noise sample each; pseudo-target − ε_θ ~ N(0, I) [B, …]; contexts"""
 
 
 @dataclass(frozen=True)
 class EKFACLayer:
-    """Where the parameters of a layer are among all parameters, and its eigenbasis."""
+    """The place of a layer among all parameters, and its eigenbasis."""
 
     weight: slice
     bias: slice | None
@@ -49,49 +49,48 @@ class EKFACLayer:
     out_basis: Tensor  # Q_B [out, out]
 
     def rotate(self, a: Tensor, b: Tensor) -> Tensor:
-        """Q_Bᵀ bᵀa Q_A of every example, in the order that is cheaper. [B, out, in + 1]"""
+        """Return Q_Bᵀ bᵀa Q_A of every example, in the cheaper order. [B, out, in + 1]"""
         if a.shape[1] < b.shape[2]:  # fewer positions than outputs
             return (b @ self.out_basis).mT @ (a @ self.in_basis)
         return self.out_basis.T @ (b.mT @ a) @ self.in_basis
 
     def matrix(self, flat: Tensor) -> Tensor:
-        """Its part of what is along all parameters [B, d], weight and bias as one matrix. [B, out, in + 1]"""
+        """Return the layer's part of values of all parameters. [B, d] → [B, out, in + 1]"""
         weight = flat[:, self.weight].unflatten(1, (len(self.out_basis), -1))
         return weight if self.bias is None else torch.cat([weight, flat[:, self.bias, None]], 2)
+
+    def write(self, flat: Tensor, matrix: Tensor) -> None:
+        """Write the layer's part into values of all parameters. [B, out, in + 1] → [B, d]"""
+        if self.bias is not None:
+            flat[..., self.bias] = matrix[..., -1]
+            matrix = matrix[..., :-1]
+        flat[..., self.weight] = matrix.flatten(-2)
 
 
 @dataclass(frozen=True)
 class EKFAC:
-    """G = Q diag(Λ) Qᵀ. eigenvalues: of all d parameters, float32 [d]; infinite where the parameter is held fixed."""
+    """G = Q diag(Λ) Qᵀ."""
 
-    layers: dict[str, EKFACLayer]
-    eigenvalues: Tensor
+    layers: dict[str, EKFACLayer]  # those that are not held fixed
+    eigenvalues: Tensor  # Λ of all parameters, float32 [d]; infinite where they are held fixed
 
     def rotate(self, gradients: Tensor, back: bool = False) -> Tensor:
-        """Qᵀg, or Qg, of gradients [B, d]."""
+        """Return Qᵀg, or Qg if `back`, of gradients [B, d]."""
         rotated = torch.zeros_like(gradients)
         for layer in self.layers.values():
-            q_b, q_a = (
-                (layer.out_basis.T, layer.in_basis.T) if back else (layer.out_basis, layer.in_basis)
-            )
-            _put(rotated, layer, q_b.T @ layer.matrix(gradients) @ q_a)
+            q_b, q_a = layer.out_basis, layer.in_basis
+            if back:
+                q_b, q_a = q_b.T, q_a.T
+            layer.write(rotated, q_b.T @ layer.matrix(gradients) @ q_a)
         return rotated
 
     def damped(self, relative: float) -> Tensor:
-        """Λ + λ. [d]"""
+        """Return Λ + λ [d]."""
         return self.eigenvalues + self.damping(relative)
 
     def damping(self, relative: float) -> Tensor:
-        """λ, from what it is relative to the mean eigenvalue."""
+        """Return λ, given relative to the mean eigenvalue."""
         return relative * self.eigenvalues[self.eigenvalues.isfinite()].mean()
-
-
-def _put(flat: Tensor, layer: EKFACLayer, matrix: Tensor) -> None:
-    """Write a layer's [B, out, in + 1] (or [out, in + 1]) where it belongs in [B, d] (or [d])."""
-    if layer.bias is not None:
-        flat[..., layer.bias] = matrix[..., -1]
-        matrix = matrix[..., :-1]
-    flat[..., layer.weight] = matrix.flatten(-2)
 
 
 def estimate_ekfac(
@@ -100,172 +99,158 @@ def estimate_ekfac(
     schedule: Schedule,
     batches: Callable[[], Iterator[EKFACBatch]],
 ) -> EKFAC:
-    """Two passes over the same batches: one for the bases, one for the eigenvalues."""
+    """Return the factors of a network; `predict` is the same network as a function.
+
+    One pass over the batches is for the bases, and one for the eigenvalues.
+    """
     modules = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    in_sums: dict[str, Tensor] = {}  # of the layers that are used
+
+    # 1. Q_A and Q_B, of the layers that are used.
+    in_sums: dict[str, Tensor] = {}
     out_sums: dict[str, Tensor] = {}
     for name, a, b in _signals(modules, predict, schedule, batches()):
         in_sums[name] = in_sums.get(name, 0) + torch.einsum("npi,npj->ij", a, a)
         out_sums[name] = out_sums.get(name, 0) + torch.einsum("npi,npj->ij", b, b)
-    places = _places(network)
-    layers = {
-        name: EKFACLayer(
-            places[f"{name}.weight"],
-            places.get(f"{name}.bias"),
-            _eigenvectors(in_sums[name]),
-            _eigenvectors(out_sums[name]),
-        )
-        for name in in_sums
-    }
-    eigenvalues = torch.full(
-        (sum(p.numel() for p in network.parameters()),),
-        torch.inf,
-        device=next(network.parameters()).device,
-    )
+    bases = {}
+    for name in in_sums:
+        bases[name] = (_eigenvectors(in_sums[name]), _eigenvectors(out_sums[name]))
+    layers = _layers(network, bases)
+
+    # 2. Λ.
     squares: dict[str, Tensor] = {}
     count: Counter[str] = Counter()
     for name, a, b in _signals(modules, predict, schedule, batches()):
         squares[name] = squares.get(name, 0) + layers[name].rotate(a, b).square().sum(0)
         count[name] += len(a)
+    parameters = list(network.parameters())
+    d = sum(p.numel() for p in parameters)
+    eigenvalues = torch.full((d,), torch.inf, device=parameters[0].device)
     for name, layer in layers.items():
-        _put(eigenvalues, layer, squares[name] / count[name])
+        layer.write(eigenvalues, squares[name] / count[name])
     return EKFAC(layers, eigenvalues)
 
 
 def _eigenvectors(symmetric: Tensor) -> Tensor:
-    """In float64, on the CPU, since not every accelerator has it."""
+    """Return eigenvectors, computed in float64 on the CPU: not every accelerator can."""
     return torch.linalg.eigh(symmetric.cpu().double())[1].float().to(symmetric.device)
 
 
 def _signals(
-    modules: dict[str, nn.Module],
+    modules: dict[str, nn.Linear | nn.Conv2d],
     predict: Predict,
     schedule: Schedule,
     batches: Iterator[EKFACBatch],
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, a and b of every layer, one after the other, for every batch: [B, positions, in + 1] and [B, positions, out]."""
+    """Yield name, a and b of every layer that is used, for every batch."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    names: dict[nn.Module, str] = {module: name for name, module in modules.items()}
 
-    def remember(name: str) -> Callable:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs[name], outputs[name] = args[0].detach(), out
+    def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        inputs[names[module]], outputs[names[module]] = args[0].detach(), out
 
-        return hook
-
-    hooks = [module.register_forward_hook(remember(name)) for name, module in modules.items()]
+    hooks = [module.register_forward_hook(hook) for module in modules.values()]
     try:
-        for x0, draws, off, context in batches:
-            predicted = predict(add_noise(schedule, x0, draws.t, draws.eps), draws.t, context)
-            residual = (
-                off * (2 / off[0].numel()) ** 0.5
-            )  # G of a mean over D elements is (2 / D) E[JᵀJ]
+        for x0, noise, error, context in batches:
+            predicted = predict(add_noise(schedule, x0, noise.t, noise.eps), noise.t, context)
+            # G of a mean over D elements is (2 / D) E[JᵀJ], J the Jacobian of the prediction.
+            residual = error * (2 / error[0].numel()) ** 0.5
             gradients = torch.autograd.grad((predicted * residual).sum(), list(outputs.values()))
             for name, b in zip(outputs, gradients, strict=True):
-                yield name, _inputs(modules[name], inputs[name]), _positions(modules[name], b)
+                yield name, *_as_positions(modules[name], inputs[name], b)
             inputs.clear()
             outputs.clear()
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
 
 
-def _inputs(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.Conv2d):
-        x = F.unfold(
-            x.float(), module.kernel_size, module.dilation, module.padding, module.stride
-        ).mT
+def _as_positions(layer: nn.Linear | nn.Conv2d, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a and b from the inputs x of a layer and the gradient b at its outputs."""
+    x, b = x.float(), b.float()
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str), "networks have numerical padding"
+        a = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
+        b = b.flatten(2).mT
     else:
-        x = x.float().reshape(len(x), -1, x.shape[-1])
-    return x if module.bias is None else torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+        a, b = x.reshape(len(x), -1, x.shape[-1]), b.reshape(len(b), -1, b.shape[-1])
+    if layer.bias is not None:
+        a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+    return a, b
 
 
-def _positions(module: nn.Module, b: Tensor) -> Tensor:
-    b = b.float()
-    return b.flatten(2).mT if isinstance(module, nn.Conv2d) else b.reshape(len(b), -1, b.shape[-1])
-
-
-def _places(network: nn.Module) -> dict[str, slice]:
-    """Where each parameter is among all, flattened in their order."""
-    places, first = {}, 0
+def _layers(network: nn.Module, bases: dict[str, tuple[Tensor, Tensor]]) -> dict[str, EKFACLayer]:
+    """Return layers from their bases Q_A and Q_B; parameters are flattened in their order."""
+    places: dict[str, slice] = {}
+    first = 0
     for name, parameter in network.named_parameters():
         places[name] = slice(first, first + parameter.numel())
         first += parameter.numel()
-    return places
+    layers = {}
+    for name, (in_basis, out_basis) in bases.items():
+        weight, bias = places[f"{name}.weight"], places.get(f"{name}.bias")
+        layers[name] = EKFACLayer(weight, bias, in_basis, out_basis)
+    return layers
 
 
-def save_ekfac(curvature: EKFAC, path: Path) -> None:
+def save_ekfac(ekfac: EKFAC, path: Path) -> None:
     """Write the bases and eigenvalues as safetensors."""
-    tensors = {"eigenvalues": curvature.eigenvalues}
-    for name, layer in curvature.layers.items():
-        tensors |= {
-            f"in.{name}": layer.in_basis.contiguous(),
-            f"out.{name}": layer.out_basis.contiguous(),
-        }
+    tensors = {"eigenvalues": ekfac.eigenvalues}
+    for name, layer in ekfac.layers.items():
+        tensors[f"in.{name}"] = layer.in_basis.contiguous()
+        tensors[f"out.{name}"] = layer.out_basis.contiguous()
     safetensors.torch.save_file(tensors, path)
 
 
 def load_ekfac(path: Path, network: nn.Module, device: torch.device) -> EKFAC:
-    """What `save` wrote, of this network."""
-    tensors, places = safetensors.torch.load_file(path, device=str(device)), _places(network)
+    """Return the factors of a network that `save_ekfac` wrote."""
+    tensors = safetensors.torch.load_file(path, device=str(device))
     names = [key.removeprefix("in.") for key in tensors if key.startswith("in.")]
-    layers = {
-        name: EKFACLayer(
-            places[f"{name}.weight"],
-            places.get(f"{name}.bias"),
-            tensors[f"in.{name}"],
-            tensors[f"out.{name}"],
-        )
-        for name in names
-    }
-    return EKFAC(layers, tensors["eigenvalues"])
-
-
-EKFAC_FILE = "curvature.safetensors"
-
-
-def make_ekfac(spec: EKFACFactors, partial: Path, workspace: Workspace) -> dict:
-    """Raises: FloatingPointError if an eigenvalue is not finite."""
-    device = network.get_device(workspace.compute)
-    model = spec.checkpoint.model
-    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
-    noise_schedule = model.schedule(device)
-    clean = train_examples(spec.checkpoint, workspace).to(device)
-
-    predict = network.bind(denoiser, spec.precision)
-    drawn = functools.partial(
-        ekfac_batches, clean, noise_schedule.num_timesteps, spec.seed, spec.batch_size
-    )
-    estimated = estimate_ekfac(denoiser, predict, noise_schedule, drawn)
-    fixed = estimated.eigenvalues.isinf()
-    if not bool(estimated.eigenvalues[~fixed].isfinite().all()):
-        raise FloatingPointError("an eigenvalue of the Gauss–Newton matrix is not finite")
-    save_ekfac(estimated, partial / EKFAC_FILE)
-    with track(spec, partial, workspace) as log:
-        log(
-            0,
-            mean_eigenvalue=float(estimated.eigenvalues[~fixed].mean()),
-            held_fixed=int(fixed.sum()),
-        )
-    return {"gradients": 2 * len(clean)}
+    bases = {name: (tensors[f"in.{name}"], tensors[f"out.{name}"]) for name in names}
+    return EKFAC(_layers(network, bases), tensors["eigenvalues"])
 
 
 def ekfac_batches(
     clean: Examples, num_timesteps: int, seed: int, batch_size: int
 ) -> Iterator[EKFACBatch]:
-    """Every image once. The draws of a batch are stratified, one for each of its images."""
+    """Yield every training example once; the timesteps of a batch are stratified."""
     device = clean.x0.device
     for first in range(0, len(clean), batch_size):
-        some = clean[first : first + batch_size]
-        draws = sample_noise(
-            (0, num_timesteps), len(some), clean.shape, seed, f"curvature {first}"
-        ).to(device)
-        off = torch.randn(draws.eps.shape, generator=generator(seed, "pseudo-targets", first)).to(
-            device
-        )
-        x0 = some.x0
-        if some.deviation is not None:
-            x0 = x0 + some.deviation * torch.randn(
-                x0.shape, generator=generator(seed, "curvature latents", first)
-            ).to(device)
-        yield x0, draws, off, None if some.context is None else some.context[:, 0]
+        batch = clean[first : first + batch_size]
+        timesteps, purpose = (0, num_timesteps), f"curvature {first}"
+        noise = sample_noise(timesteps, len(batch), clean.shape, seed, purpose).to(device)
+        random = generator(seed, "pseudo-targets", first)
+        error = torch.randn(noise.eps.shape, generator=random).to(device)
+        x0 = batch.x0
+        if batch.deviation is not None:
+            random = generator(seed, "curvature latents", first)
+            x0 = x0 + batch.deviation * torch.randn(x0.shape, generator=random).to(device)
+        yield x0, noise, error, None if batch.context is None else batch.context[:, 0]
+
+
+def make_ekfac(spec: EKFACFactors, partial: Path, workspace: Workspace) -> dict[str, int]:
+    """Estimate the EK-FAC factors of a checkpoint from one noise sample per training image.
+
+    Returns:
+        The number of gradients.
+
+    Raises:
+        FloatingPointError: If an eigenvalue is not finite.
+    """
+    denoiser = load_denoiser(spec.checkpoint, workspace, precision=spec.precision)
+    schedule = denoiser.schedule
+    clean = train_examples(spec.checkpoint, workspace).to(denoiser.device)
+    ekfac = estimate_ekfac(
+        denoiser.network,
+        denoiser.predict,
+        schedule,
+        lambda: ekfac_batches(clean, schedule.num_timesteps, spec.seed, spec.batch_size),
+    )
+    fixed = ekfac.eigenvalues.isinf()
+    free = ekfac.eigenvalues[~fixed]
+    if not bool(free.isfinite().all()):
+        raise FloatingPointError("an eigenvalue of the Gauss–Newton matrix is not finite")
+    save_ekfac(ekfac, partial / EKFAC_FILE)
+    with track(spec, partial, workspace) as log:
+        log(0, mean_eigenvalue=float(free.mean()), held_fixed=int(fixed.sum()))
+    return {"gradients": 2 * len(clean)}

@@ -1,14 +1,14 @@
-"""Per-example gradients g_i = ∇_θ f(x0_i; θ), two ways that agree to rounding.
+"""Per-example gradients g_i = ∇_θ f(x0_i; θ), by two strategies that agree to rounding.
 
-loop   the K draws of one example are the batch of an ordinary backward pass; memory O(d)
-vmap   several examples side by side, their draws inside; for networks so small that overhead rules
+loop   The K noise samples of one example are the batch of an ordinary backward pass. Memory O(d).
+vmap   Several examples side by side, for networks so small that the overhead of a call dominates.
 
-B  examples;  K  draws;  d  parameters (of all of `network.parameters()`, flattened in their order)
+Symbols: B examples; K noise samples; d parameters, all of `network.parameters()` in their order.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,227 +22,193 @@ from journey.pipeline.examples import Examples, Region
 from journey.pipeline.schedule import Schedule
 from journey.pipeline.settings import Output
 
-TINY = 2**19  # parameters: 160k are faster under vmap, 1.1M in a loop, as measured
-
-
-TOGETHER = (
-    16,
-    4,
-    1,
-)  # examples under vmap: of 160k parameters, 16 beat 4 and 64 at 8 to 128 draws, as measured
-
-
-ACTIVATIONS = {
-    "vmap": 2**30,
-    "loop": 2**29,
-}  # bytes of a forward pass that are kept for the backward pass, at most
-
-
-VMAP_COPIES = 2  # peak memory under vmap over what a plain forward pass keeps: 1.5 to 1.9 as measured on two U-Nets
+VMAP_PARAMETERS = 2**19  # measured: vmap is faster with 160k parameters, a loop with 1.1M
+VMAP_BATCHES = (16, 4, 1)  # measured: of 160k parameters, 16 examples beat 4 and 64
+VMAP_COPIES = 2  # peak memory under vmap over what a forward pass saves; measured: 1.5 to 1.9
+ACTIVATIONS = {"vmap": 2**30, "loop": 2**29}  # most bytes that a forward pass saves for backward
 
 
 @dataclass(frozen=True)
 class GradientPlan:
-    """How to compute: `batch` examples at a time; in a loop, their draws in chunks of at most `chunk`."""
+    """How gradients, or features by projected layers (kronecker), are computed."""
 
-    strategy: str
-    batch: int
-    chunk: int
+    strategy: Literal["loop", "vmap", "kronecker"]
+    batch: int  # examples in a block
+    chunk: int  # most noise samples at once
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The function whose gradient is taken, of the prediction as it is, or guided.
-
-    normalize: the gradient of every draw gets unit norm before the mean; region: of the output, none for all of it.
-    """
+    """The function f whose gradient is taken; see `journey.attribution.outputs.output`."""
 
     network: nn.Module
     schedule: Schedule
-    precision: Precision
+    precision: Precision  # of forward passes
     output: Output = Output.loss
-    normalize: bool = False
+    normalize: bool = False  # each noise sample's gradient has unit norm before the mean
     guidance: Guidance | None = None
-    region: Region = ()
+    region: Region = ()  # box of the output; (): all of it
 
     def predict(self, parameters: dict[str, Tensor] | None = None) -> Predict:
-        """The network, optionally with other parameters."""
+        """Return the network as a function, optionally with other parameters."""
         return bind(self.network, self.precision, parameters, self.guidance)
 
     def gradients(
-        self, examples: Examples, draws: NoiseSamples, plan: GradientPlan
+        self, examples: Examples, noise: NoiseSamples, plan: GradientPlan
     ) -> Iterator[Tensor]:
-        """Gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32
-
-        Raises: FloatingPointError if a gradient to be normalised is zero.
-        """
-        ways = {"loop": loop_gradients, "vmap": vmap_gradients}
+        """Yield the gradients of all examples in blocks of `plan.batch`. [≤ batch, d], float32"""
+        compute = {"loop": loop_gradients, "vmap": vmap_gradients}[plan.strategy]
         for first in range(0, len(examples), plan.batch):
-            yield ways[plan.strategy](self, examples[first : first + plan.batch], draws, plan.chunk)
+            yield compute(self, examples[first : first + plan.batch], noise, plan.chunk)
 
 
 def loop_gradients(
-    objective: Objective, examples: Examples, draws: NoiseSamples, chunk: int
+    objective: Objective, examples: Examples, noise: NoiseSamples, chunk: int
 ) -> Tensor:
-    """One backward pass per example and chunk of draws. [B, d]"""
+    """Return gradients by one backward pass per example and chunk of noise samples. [B, d]"""
     predict = objective.predict()
     parameters = list(objective.network.parameters())
     sizes = [p.numel() for p in parameters]
     rows = torch.zeros(len(examples), sum(sizes), device=examples.x0.device)
     for i in range(len(examples)):
         example, pieces = examples[i], list(rows[i].split(sizes))
-        for part in draws.split(1 if objective.normalize else chunk):
-            f = output(
-                predict, objective.schedule, example, part, objective.output, objective.region
-            )
+        for part in noise.split(1 if objective.normalize else chunk):
+            inputs = (objective.schedule, example, part)
+            f = output(predict, *inputs, objective.output, objective.region)
             gradients = [g.flatten() for g in torch.autograd.grad(f, parameters)]
             if objective.normalize:
-                torch._foreach_div_(gradients, _norm(torch.stack([g.norm() for g in gradients])))
-            torch._foreach_add_(pieces, gradients, alpha=len(part) / len(draws))
+                norms = torch.stack([g.norm() for g in gradients])
+                torch._foreach_div_(gradients, _total_norm(norms))
+            torch._foreach_add_(pieces, gradients, alpha=len(part) / len(noise))
     return rows
 
 
 def vmap_gradients(
-    objective: Objective, examples: Examples, draws: NoiseSamples, chunk: int
+    objective: Objective, examples: Examples, noise: NoiseSamples, chunk: int
 ) -> Tensor:
-    """All examples of the block at once, each with all its draws; where draws are normalised, `chunk` of them. [B, d]"""
+    """Return gradients of all examples at once. [B, d]
+
+    All noise samples of an example are one batch. Only if each is normalized are their gradients
+    separate, `chunk` of them at a time.
+    """
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
 
-    def f(
-        parameters: dict[str, Tensor],
-        example: dict[str, Tensor | None],
-        draws: dict[str, Tensor | None],
-    ) -> Tensor:
-        seen = (Examples(**example), NoiseSamples(**draws))
-        return output(
-            objective.predict(parameters),
-            objective.schedule,
-            *seen,
-            objective.output,
-            objective.region,
-        )
+    # `torch.func.grad` would prepare for second derivatives, which splits the backward passes of
+    # silu and group normalization into many small operations: 25% slower, and twice the memory.
+    def gradient(
+        parameters: dict[str, Tensor], example: dict[str, Any], noise: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        def f(parameters: dict[str, Tensor]) -> Tensor:
+            inputs = (objective.schedule, Examples(**example), NoiseSamples(**noise))
+            predict = objective.predict(parameters)
+            return output(predict, *inputs, objective.output, objective.region)
 
-    over_examples, over_draws = (
-        (None, _first_axis(examples), None),
-        (None, None, _first_axis(draws)),
-    )
-    inputs = (parameters, vars(examples))
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-        if not objective.normalize:
-            by_name = torch.func.vmap(_gradient(f), over_examples)(*inputs, vars(draws))
-            return torch.cat([g.flatten(1) for g in by_name.values()], 1)
-        of_draw = torch.func.vmap(_gradient(f), over_draws)
-        rows = 0
-        for part in draws.split(chunk):
-            each = {
-                name: None if tensor is None else tensor[:, None]
-                for name, tensor in vars(part).items()
-            }
-            by_name = torch.func.vmap(of_draw, over_examples)(*inputs, each)
-            pieces = [g.flatten(2) for g in by_name.values()]  # [B, chunk, …]
-            norms = _norm(torch.stack([g.norm(dim=2) for g in pieces], 2), dim=2)
-            rows = rows + torch.cat(
-                [torch.einsum("bkd,bk->bd", g, 1 / norms) for g in pieces], 1
-            ) / len(draws)
-        return rows
-
-
-def _first_axis(of: Examples | NoiseSamples) -> dict[str, int | None]:
-    """That vmap goes along, of every tensor there is."""
-    return {name: None if tensor is None else 0 for name, tensor in vars(of).items()}
-
-
-def _gradient(f: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
-    """∇_θ f(θ, …). `torch.func.grad` would prepare for second derivatives, which breaks the backward pass of silu and of
-    group normalisation into many small operations: a quarter more time on a tiny network, and twice the memory.
-    """
-
-    def gradient(parameters: dict[str, Tensor], *rest: Tensor | None) -> dict[str, Tensor]:
-        value, pull_back = torch.func.vjp(lambda parameters: f(parameters, *rest), parameters)
+        value, pull_back = torch.func.vjp(f, parameters)[:2]
         with torch.no_grad():
             return pull_back(torch.ones_like(value))[0]
 
-    return gradient
+    by_example = (None, _first_axes(examples), None)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+        if not objective.normalize:
+            pieces = torch.func.vmap(gradient, by_example)(parameters, vars(examples), vars(noise))
+            return torch.cat([g.flatten(1) for g in pieces.values()], 1)
+
+        by_sample = torch.func.vmap(gradient, (None, None, _first_axes(noise)))
+        per_pair = torch.func.vmap(by_sample, by_example)
+        d = sum(p.numel() for p in parameters.values())
+        rows = torch.zeros(len(examples), d, device=examples.x0.device)
+        for part in noise.split(chunk):
+            singles = {k: None if v is None else v[:, None] for k, v in vars(part).items()}
+            pieces = per_pair(parameters, vars(examples), singles)
+            flat = [g.flatten(2) for g in pieces.values()]  # [B, chunk, …]
+            norms = _total_norm(torch.stack([g.norm(dim=2) for g in flat], 2), dim=2)
+            means = [torch.einsum("bkd,bk->bd", g, 1 / norms) for g in flat]
+            rows = rows + torch.cat(means, 1) / len(noise)
+        return rows
 
 
-def _norm(parts: Tensor, dim: int = 0) -> Tensor:
-    """Norm of a vector from the norms of its parts."""
-    norm = parts.norm(dim=dim)
+def _first_axes(batch: Examples | NoiseSamples) -> dict[str, int | None]:
+    """Return the axis that vmap runs over, for every field."""
+    return {name: None if tensor is None else 0 for name, tensor in vars(batch).items()}
+
+
+def _total_norm(norms: Tensor, dim: int = 0) -> Tensor:
+    """Return the norm of a gradient from the norms of its parts.
+
+    Raises:
+        FloatingPointError: If the norm is zero or not a number.
+    """
+    norm = norms.norm(dim=dim)
     if not bool((norm > 0).all()):
-        raise FloatingPointError("the gradient of a draw is zero, so it cannot be normalised")
+        raise FloatingPointError("normalize=true: the gradient at a noise sample is zero or NaN")
     return norm
 
 
 def choose_plan(
-    objective: Objective, examples: Examples, draws: NoiseSamples, memory_gib: float
+    objective: Objective, examples: Examples, noise: NoiseSamples, memory_gib: float
 ) -> GradientPlan:
-    """How to compute, as network, draws and precision say, and nothing else: other plans round otherwise.
+    """Return a plan that follows from network, noise samples and precision alone.
 
-    vmap in fp32 up to `TINY` parameters, where overhead rules; a loop above. As many examples (vmap) or draws (loop) at once as
-    `ACTIVATIONS` hold. A loop's block of examples changes no bit, so it follows the memory there is.
+    Other plans round differently. Memory only sets the number of examples in a block of a loop,
+    which changes no bit.
 
-    Raises: ConfigError if memory_gib does not hold the plan.
+    Raises:
+        ConfigError: If memory_gib is too small for the plan.
     """
-    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(draws)
-    per_draw = activation_bytes(objective, examples, draws)
+    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(noise)
+    sample_bytes = activation_bytes(objective, examples, noise)
     memory = memory_gib * 2**30
-    if d <= TINY and objective.precision is Precision.fp32:
+    # Parameters take 24 d bytes: the network, its copy in the order of convolutions, one gradient
+    # and the projection. Each gradient takes 12 d: in pieces, flattened, and the block before.
+    if d <= VMAP_PARAMETERS and objective.precision is Precision.fp32:
         chunk = min(16, num_samples) if objective.normalize else num_samples
-        fits = [
-            size
-            for size in TOGETHER
-            if VMAP_COPIES * size * chunk * per_draw <= ACTIVATIONS["vmap"]
-        ]
-        plan = GradientPlan("vmap", fits[0] if fits else 1, chunk)
-        gradients = plan.batch * (1 + chunk if objective.normalize else 1)
-        needed = _bytes(d, gradients, VMAP_COPIES * plan.batch * chunk * per_draw)
+        plan = GradientPlan("vmap", 1, chunk)
+        for batch in VMAP_BATCHES:
+            if VMAP_COPIES * batch * chunk * sample_bytes <= ACTIVATIONS["vmap"]:
+                plan = GradientPlan("vmap", batch, chunk)
+                break
+        num_gradients = plan.batch * (1 + chunk if objective.normalize else 1)
+        activations = VMAP_COPIES * plan.batch * chunk * sample_bytes
     else:
-        chunk = (
-            1 if objective.normalize else max(1, min(num_samples, ACTIVATIONS["loop"] // per_draw))
-        )
-        most = int((memory - _bytes(d, 0, chunk * per_draw)) // (12 * d))
+        chunk = max(1, min(num_samples, ACTIVATIONS["loop"] // sample_bytes))
+        chunk = 1 if objective.normalize else chunk
+        num_gradients, activations = 1, chunk * sample_bytes
+        most = int((memory - (24 * d + activations)) // (12 * d))
         plan = GradientPlan("loop", max(1, min(8, most)), chunk)
-        needed = _bytes(d, 1, chunk * per_draw)
+    needed = (12 * num_gradients + 24) * d + activations
     allowed = f"at least {needed / 2**30:.2f} for this network, precision and num_samples"
     require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
     return plan
 
 
-def _bytes(d: int, gradients: int, activations: int) -> int:
-    """12d bytes an example (its gradient in pieces, flattened, and the block before), 24d for the network, what convolutions
-    keep of it in an order of their own, one gradient and the projection.
-    """
-    return (12 * gradients + 24) * d + activations
-
-
-def activation_bytes(objective: Objective, examples: Examples, draws: NoiseSamples) -> int:
-    """What a forward pass keeps for the backward pass for each draw, beside what it keeps once (cast weights)."""
+def activation_bytes(objective: Objective, examples: Examples, noise: NoiseSamples) -> int:
+    """Return the bytes that a forward pass saves for the backward pass, per noise sample."""
+    predict = objective.predict()
     return bytes_per_sample(
         objective.network,
-        draws,
-        lambda some: output(objective.predict(), objective.schedule, examples[0], some),
+        noise,
+        lambda part: output(predict, objective.schedule, examples[0], part),
     )
 
 
 def bytes_per_sample(
-    network: nn.Module, draws: NoiseSamples, forward: Callable[[NoiseSamples], object]
+    network: nn.Module, noise: NoiseSamples, forward: Callable[[NoiseSamples], Tensor]
 ) -> int:
-    """What a function of draws keeps for its backward pass for each of them, beside parameters and what it keeps once."""
-    one, two = (
-        _kept_bytes(network, functools.partial(forward, draws.split(count)[0])) for count in (1, 2)
-    )
-    return max(1, two - one if len(draws) > 1 else one)
+    """Return the bytes that `forward` saves for its backward pass, per noise sample.
 
-
-def _kept_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
+    Parameters do not count, nor does what is saved once for all samples, such as cast weights.
+    """
     parameters = {p.data_ptr() for p in network.parameters()}
-    kept: dict[int, int] = {}
+    totals = []
+    for count in (1, 2):
+        saved: dict[int, int] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in parameters:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
+        def pack(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            if tensor.data_ptr() not in parameters:
+                saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(kept.values())
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            forward(noise[:count])
+        totals.append(sum(saved.values()))
+    return max(1, totals[1] - totals[0] if len(noise) > 1 else totals[0])

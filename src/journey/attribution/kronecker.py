@@ -1,18 +1,17 @@
-"""Features by projections inside the layers (`journey.attribution.adapters`): all examples and draws as one batch, without the
-gradient of any weight.
+"""Features of networks with projected layers (`journey.attribution.logra`), and their K-FAC form.
 
-B  examples;  K  draws;  p  dimension of the features
+All examples and noise samples are one batch, and no gradient of a weight is computed.
 
+K-FAC (Martens & Grosse 2015) approximates the preconditioned features of EK-FAC. There,
+(Λ + λ)^{−1/2} of a layer (`journey.attribution.ekfac`) is no Kronecker product; a fit is:
 
-Whitening inside the layers: EK-FAC's features, nearly, without the gradient of any weight (K-FAC: Martens & Grosse 2015).
-
-(Λ + λ)^{−1/2} of a layer (`curvature`) is no Kronecker product, so it does not fit into R_out G R_inᵀ (`adapters`). A fit does:
-
-    Λ ≈ b aᵀ, which has the sums of Λ over its rows and over its columns
+    Λ ≈ b aᵀ, with the same sums of rows and of columns
     Λ + λ ≈ (b + √λ)(a + √λ)ᵀ
-    R_out = S_out (b + √λ)^{−1/2} Q_Bᵀ,  R_in = S_in (a + √λ)^{−1/2} Q_Aᵀ,  S at random (`adapters.side`)
+    R_out = S_out (b + √λ)^{−1/2} Q_Bᵀ,  R_in = S_in (a + √λ)^{−1/2} Q_Aᵀ
 
-Layers that are held fixed have no features. Every λ is a projection of its own.
+S_out and S_in are random projections. Every λ needs a network of its own.
+
+Symbols: B examples; K noise samples; p dimension of the features
 """
 
 from collections.abc import Iterator
@@ -23,8 +22,9 @@ from torch import Tensor, nn
 from journey.attribution.ekfac import EKFAC
 from journey.attribution.gradients import GradientPlan, Objective, bytes_per_sample
 from journey.attribution.logra import (
+    Layer,
     LayerProjections,
-    as_input_projection,
+    dense_input_projection,
     projected_layers,
     random_projection,
     replace_layers,
@@ -34,110 +34,96 @@ from journey.engine.checks import require
 from journey.engine.seeding import generator
 from journey.pipeline.examples import Examples
 
-ACTIVATIONS = (
-    2**28
-)  # bytes that a forward pass on a CPU keeps, at most: 2**27 and 2**28 beat 2**25 and 2**29, as measured
-
-
-LEAST = 8  # examples × draws, all the same: convolutions of fewer are slower
-
-
-COPIES = 2  # peak memory over what a forward pass keeps
-
-
-NETWORK_COPIES = 2  # its parameters, and as convolutions order them
+ACTIVATIONS = 2**28  # most bytes a forward pass saves on a CPU; measured: beats 2**25 and 2**29
+LEAST = 8  # examples × noise samples that are a batch all the same: fewer are slower
+COPIES = 2  # peak memory over what a forward pass saves
+NETWORK_COPIES = 2  # parameters, and their copy in the order of convolutions
 
 
 def kronecker_features(
-    objective: Objective, examples: Examples, draws: NoiseSamples, plan: GradientPlan
+    objective: Objective, examples: Examples, noise: NoiseSamples, plan: GradientPlan
 ) -> Iterator[Tensor]:
-    """Features of all examples under an adapted network, in blocks of `plan.batch`. [≤ batch, p], float32"""
+    """Yield the features of all examples in blocks of `plan.batch`. [≤ batch, p], float32"""
     for first in range(0, len(examples), plan.batch):
-        some = examples[first : first + plan.batch]
-        parts = draws.split(plan.chunk)
-        yield sum(_features(objective, some, part) * (len(part) / len(draws)) for part in parts)
+        batch, total = examples[first : first + plan.batch], torch.zeros(())
+        for part in noise.split(plan.chunk):
+            total = total + _features(objective, batch, part) * (len(part) / len(noise))
+        yield total
 
 
-def _features(objective: Objective, examples: Examples, draws: NoiseSamples) -> Tensor:
-    """All examples and draws as one batch. [B, p]"""
-    groups = len(examples) * (
-        1 if objective.guidance is None else 2
-    )  # guided: every example without its prompt, then with it
-    z = [adapter.ask(groups) for adapter in projected_layers(objective.network).values()]
-    x0, context, every = as_batch(examples, [draws] * len(examples))
-    mean = batch_output(
-        objective.predict(),
-        objective.schedule,
-        x0,
-        context,
-        every,
-        objective.output,
-        objective.region,
-    )
+def _features(objective: Objective, examples: Examples, noise: NoiseSamples) -> Tensor:
+    """Return the features of examples, from one batch of all noise samples. [B, p]"""
+    # A guided prediction passes every example through the network without its prompt, then with it.
+    passes = 1 if objective.guidance is None else 2
+    layers = projected_layers(objective.network).values()
+    z = [layer.new_z(passes * len(examples)) for layer in layers]
+    x0, context, pairs = as_batch(examples, [noise] * len(examples))
+    inputs = (objective.schedule, x0, context, pairs)
+    mean = batch_output(objective.predict(), *inputs, objective.output, objective.region)
     gradients = torch.autograd.grad(mean * len(examples), z)
     phi = torch.cat([g.flatten(1) for g in gradients], 1)
     return phi.unflatten(0, (-1, len(examples))).sum(0)
 
 
 def choose_kronecker_plan(
-    objective: Objective, examples: Examples, draws: NoiseSamples, memory_gib: float
+    objective: Objective, examples: Examples, noise: NoiseSamples, memory_gib: float
 ) -> GradientPlan:
-    """How many examples and draws are one batch under an adapted network: as many as the memory holds, and on a CPU the cache.
+    """Return the largest batch that fits into memory and, on a CPU, into `ACTIVATIONS`.
 
-    Other batches round otherwise.
+    Other plans round differently.
 
-    Raises: ConfigError if memory_gib does not hold a single draw.
+    Raises:
+        ConfigError: If memory_gib is too small for one noise sample.
     """
     one, d = examples[:1], sum(p.numel() for p in objective.network.parameters())
-    per_draw = bytes_per_sample(
-        objective.network, draws, lambda some: _features(objective, one, some)
+    sample_bytes = bytes_per_sample(
+        objective.network, noise, lambda part: _features(objective, one, part)
     )
     memory, fixed = memory_gib * 2**30, NETWORK_COPIES * 4 * d
-    needed = fixed + COPIES * per_draw
+    needed = fixed + COPIES * sample_bytes
     allowed = f"at least {needed / 2**30:.2f} for this network and precision"
     require(needed <= memory, "compute.gradient_memory_gib", memory_gib, allowed)
     most = (memory - fixed) / COPIES
     if examples.x0.device.type == "cpu":
-        most = min(most, max(ACTIVATIONS, LEAST * per_draw))
-    rows = int(most // per_draw)
-    return GradientPlan("kronecker", max(1, rows // len(draws)), min(rows, len(draws)))
+        most = min(most, max(ACTIVATIONS, LEAST * sample_bytes))
+    rows = int(most // sample_bytes)
+    return GradientPlan("kronecker", max(1, rows // len(noise)), min(rows, len(noise)))
 
 
 def project_layers_kfac(
-    network: nn.Module, estimated: EKFAC, relative: float, rows: int, seed: int, key: str
+    network: nn.Module, ekfac: EKFAC, relative: float, rank: int, seed: int, key: str
 ) -> nn.Module:
-    """The same network, its parameters shared, with an adapter for every layer of the curvature.
+    """Return a network with the same parameters, and projections preconditioned by K-FAC.
 
-    relative: λ over the mean eigenvalue; the key is that of a projection.
-
-    Raises: ConfigError if a layer with parameters is of no known kind.
+    Args:
+        network: The network.
+        ekfac: Its EK-FAC factors; other layers than theirs have no features.
+        relative: λ relative to the mean eigenvalue.
+        rank: Rows of S on each side of a layer.
+        seed: Seed of S.
+        key: Name of S; there is one for each checkpoint.
     """
-    root = estimated.damping(relative).sqrt()
+    root = ekfac.damping(relative).sqrt()
 
-    def whitening(name: str, layer: nn.Module) -> LayerProjections | None:
-        if name not in estimated.layers:
+    def projections(name: str, layer: Layer) -> LayerProjections | None:
+        if name not in ekfac.layers:
             return None
-        of = estimated.layers[name]
+        factors = ekfac.layers[name]
         random = generator(seed, "kronecker projection", key, name)
+        a, b = rank_one_factors(factors.matrix(ekfac.eigenvalues[None])[0])
         sides = []
-        for basis, along in zip(
-            (of.in_basis, of.out_basis),
-            margins(of.matrix(estimated.eigenvalues[None])[0]),
-            strict=True,
-        ):
-            sides.append(
-                random_projection(len(basis), rows, random).to(basis.device)
-                * (along + root).rsqrt()
-                @ basis.T
-            )
-        return as_input_projection(sides[0], layer), sides[1]
+        for basis, values in ((factors.in_basis, a), (factors.out_basis, b)):
+            side = random_projection(len(basis), rank, random).to(basis.device)
+            sides.append(side * (values + root).rsqrt() @ basis.T)
+        return dense_input_projection(sides[0], layer), sides[1]
 
-    return replace_layers(network, whitening)
+    return replace_layers(network, projections)
 
 
-def margins(values: Tensor) -> tuple[Tensor, Tensor]:
-    """a [in + 1] and b [out] of non-negative values [out, in + 1] ≈ b aᵀ, with the same sums of rows and of columns, as
-    Adafactor has it (Shazeer & Stern 2018, Algorithm 2).
+def rank_one_factors(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a [in + 1] and b [out] of values [out, in + 1] ≈ b aᵀ, which are not negative.
+
+    b aᵀ has the same sums of rows and of columns (Shazeer & Stern 2018, "Adafactor", Algorithm 2).
     """
     root = values.mean().sqrt().clamp(min=1e-30)
     return values.mean(0) / root, values.mean(1) / root

@@ -1,12 +1,11 @@
-"""Random projections φ = Pᵀg of gradients, E[PPᵀ] = I: never a d×p matrix in memory, the same on every device.
+"""Random projections φ = Pᵀg of gradients with E[PPᵀ] = I, and features stored in fewer bytes.
 
-d  number of parameters;  p  dimension of the features;  g  gradients [B, d]
+Symbols: d parameters; p dimension of the features; g gradients [B, d]; φ features [B, p].
 
+P [d, p] is never in memory as a whole, and is the same on every device.
 
-Features as they are stored: float32, or in fewer bytes with a scale for every row.
-
-A row is divided by its largest absolute value; fp16 keeps what is left in two bytes, to 2⁻¹¹ of each number; int8 in one, to half
-of 1/127 of the largest.
+A stored row is divided by its largest absolute value. fp16 keeps the quotient in two bytes, to a
+relative error of 2⁻¹¹; int8 in one, to an error of half of 1/127 of the largest value.
 """
 
 from collections.abc import Callable
@@ -23,30 +22,43 @@ from journey.pipeline.settings import Projection, Storage
 Projector = Callable[[Tensor], Tensor]
 """gradients [B, d] → features [B, p]"""
 
+DTYPES = {Storage.fp32: np.float32, Storage.fp16: np.float16, Storage.int8: np.int8}
+LARGEST_CODE = {Storage.fp16: 1.0, Storage.int8: 127.0}
+
 
 def make_projection(
-    kind: Projection, d: int, p: int, seed: int, key: str, device: torch.device
+    projection: Projection, d: int, p: int, seed: int, key: str, device: torch.device
 ) -> Projector:
-    """The projection a key names (one per checkpoint, shared by training images and queries)."""
-    match kind:
+    """Return a random projection of gradients.
+
+    Args:
+        projection: Distribution of P; none keeps the gradient.
+        d: Number of parameters.
+        p: Dimension of the features.
+        seed: Seed of P.
+        key: Name of P; there is one for each checkpoint, which training images and queries share.
+        device: Device of the gradients.
+
+    Raises:
+        ValueError: If projection=kronecker, which `journey.attribution.logra` implements.
+    """
+    match projection:
         case Projection.none:
-            return lambda g: g
+            return lambda gradients: gradients
         case Projection.sparse:
             return _sparse(d, p, seed, key, device)
         case Projection.gaussian | Projection.rademacher:
-            return _dense(kind, d, p, seed, key, device)
+            return _dense(projection, d, p, seed, key, device)
         case Projection.kronecker:
-            raise ValueError(
-                "projection=kronecker: is no projection of gradients, but made in their stead"
-            )
+            raise ValueError("projection=kronecker: projects inside layers, not whole gradients")
         case _:
-            assert_never(kind)
+            assert_never(projection)
 
 
 def _sparse(d: int, p: int, seed: int, key: str, device: torch.device) -> Projector:
-    """Every coordinate is added, with a random sign, to one random bucket (Charikar et al. 2002, "count sketch").
+    """Return the count sketch (Charikar et al. 2002): each coordinate with a sign in one bucket.
 
-    The sparse Johnson–Lindenstrauss transform with one entry per column: O(Bd) whatever p is.
+    This is the sparse Johnson–Lindenstrauss transform with one entry per column. It costs O(Bd).
     """
     random = generator(seed, "sparse projection", key)
     bucket = torch.randint(p, (d,), generator=random).to(device)
@@ -55,71 +67,58 @@ def _sparse(d: int, p: int, seed: int, key: str, device: torch.device) -> Projec
 
 
 def _dense(
-    kind: Projection, d: int, p: int, seed: int, key: str, device: torch.device
+    projection: Projection, d: int, p: int, seed: int, key: str, device: torch.device
 ) -> Projector:
-    """Entries N(0, 1/p) or ±1/√p, drawn in blocks of rows and dropped again: O(Bdp), for parity with the paper."""
-    rows = max(1, 2**24 // p)  # 64 MiB at a time
+    """Return a projection with entries N(0, 1/p) or ±1/√p, as in the paper. It costs O(Bdp)."""
+    block_rows = max(1, 2**24 // p)  # 64 MiB of P at a time, generated anew for each batch
 
     def project(g: Tensor) -> Tensor:
         features = torch.zeros(len(g), p, device=g.device)
-        for first in range(0, d, rows):
-            features += g[:, first : first + rows] @ _block(
-                kind, min(rows, d - first), p, seed, key, first
-            ).to(device)
+        for first in range(0, d, block_rows):
+            shape = (min(block_rows, d - first), p)
+            random = generator(seed, "dense projection", key, first)
+            if projection is Projection.gaussian:
+                block = torch.randn(shape, generator=random)
+            else:
+                block = torch.randint(2, shape, generator=random) * 2.0 - 1.0
+            features += g[:, first : first + block_rows] @ block.to(device)
         return features / p**0.5
 
     return project
 
 
-def _block(kind: Projection, rows: int, p: int, seed: int, key: str, first: int) -> Tensor:
-    random = generator(seed, "dense projection", key, first)
-    if kind is Projection.gaussian:
-        return torch.randn(rows, p, generator=random)
-    return torch.randint(2, (rows, p), generator=random) * 2.0 - 1.0
-
-
-DTYPES = {Storage.fp32: np.float32, Storage.fp16: np.float16, Storage.int8: np.int8}
-
-
-LARGEST = {Storage.fp16: 1.0, Storage.int8: 127.0}  # code
-
-
 def quantize(block: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """Codes, and what they are to be multiplied by. [B, …, p] → [B, …, p], float32 [B, …, 1]
-
-    Raises: KeyError where there is nothing to encode: fp32.
-    """
-    scale = np.abs(block).max(axis=-1, keepdims=True) / LARGEST[storage]
+    """Return codes [B, …, p] of fp16 or int8, and their scales, float32 [B, …, 1]."""
+    scale = np.abs(block).max(axis=-1, keepdims=True) / LARGEST_CODE[storage]
     codes = block / np.where(scale > 0, scale, 1)
-    return (np.rint(codes) if storage is Storage.int8 else codes).astype(
-        DTYPES[storage]
-    ), scale.astype(np.float32)
+    codes = np.rint(codes) if storage is Storage.int8 else codes
+    return codes.astype(DTYPES[storage]), scale.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class QuantizedFeatures:
-    """Codes [rows, …, p], which may be mapped from disk, and their scales [rows, …, 1]; read as the array that they stand for."""
+    """Features that are read as the float32 array that their codes stand for."""
 
-    codes: np.ndarray
-    scale: np.ndarray
+    codes: np.ndarray  # [rows, …, p], possibly mapped from disk
+    scale: np.ndarray  # factors of the codes [rows, …, 1]
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Return the shape of the features."""
         return self.codes.shape
 
     @property
     def T(self) -> "QuantizedFeatures":
+        """Return the transposed features."""
         return QuantizedFeatures(self.codes.T, self.scale.T)
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, index: slice) -> np.ndarray:
-        """Some rows, or columns of what is transposed. float32"""
-        return self.codes[index].astype(np.float32) * (
-            self.scale if len(self.scale) == 1 else self.scale[index]
-        )
+        scale = self.scale if len(self.scale) == 1 else self.scale[index]  # 1: transposed
+        return self.codes[index].astype(np.float32) * scale
 
-    def of_damping(self, i: int) -> "QuantizedFeatures":
-        """[rows, damping, p] → [rows, p]"""
+    def at_damping(self, i: int) -> "QuantizedFeatures":
+        """Return the features for the i-th damping. [rows, damping, p] → [rows, p]"""
         return QuantizedFeatures(self.codes[:, i], self.scale[:, i])
