@@ -1,27 +1,30 @@
-"""Projected per-example gradients under one model.
+"""Features φ of gradient methods: projected per-example gradients under one model.
 
-Payload: features.npy, float32 [rows, p] or, whitened by a curvature, [rows, damping, p]: the training images, or the queries
-[step × query] or [query]. Stored in fewer bytes, these are codes, and scales.npy, float32 […, 1], is what they are multiplied by.
+Payload: features.npy, float32 [rows, p] or, preconditioned by EK-FAC, [rows, damping, p]. Rows are
+the training images, or the queries [step × query] or [query]. With `storage`, these are codes, and
+scales.npy, float32 […, 1], is what they are multiplied by.
+
+B  examples;  K  noise samples;  d  parameters;  p  dimension of the features
 """
 
-import functools
-import time
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from journey.attribution import kronecker
-from journey.attribution.ekfac import EKFAC, load_ekfac
-from journey.attribution.ekfac import EKFAC_FILE as CURVATURE
+from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
 from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import GradientPlan, Objective, choose_plan
-from journey.attribution.kronecker import project_layers_kfac
+from journey.attribution.kronecker import (
+    choose_kronecker_plan,
+    kronecker_features,
+    project_layers_kfac,
+)
 from journey.attribution.logra import feature_dimension, project_layers
 from journey.attribution.outputs import (
     NoiseSamples,
@@ -30,188 +33,217 @@ from journey.attribution.outputs import (
     with_augmentations,
 )
 from journey.attribution.projections import DTYPES, Projector, make_projection, quantize
-from journey.diffusion import network
+from journey.diffusion.network import get_device, load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
     query_contexts,
-    query_estimates,
+    query_examples,
     train_examples,
     trajectory_at,
 )
-from journey.engine import resume
 from journey.engine.files import new_array
 from journey.engine.metrics import track
+from journey.engine.resume import Clock, load_state
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.examples import Examples, Region, boxes, of_query
 from journey.pipeline.schedule import noise_between
 from journey.pipeline.settings import Projection, QueryExample, Storage
 
-WAITING = 0.25  # of the memory budget, for gradients that wait for a dense projection
-
-
-CACHED = 4  # gradients whitened and projected at once: few enough for the cache of a CPU
+JOINED_MEMORY = 0.25  # share of the memory budget for gradients that wait for a dense projection
+PRECONDITION_BATCH = 4  # gradients that are preconditioned at once: they fit a CPU's cache
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that share their draws, and the region of their output."""
+    """Examples that share their noise samples and the region of their output."""
 
     examples: Examples
-    draws: NoiseSamples
+    noise: NoiseSamples
     region: Region
 
 
 def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
-    """Raises: FloatingPointError if a feature is not finite."""
-    # Load.
-    device = network.get_device(workspace.compute)
-    compute = workspace.compute
-    model = spec.trained.model
-    denoiser = model.load(get(spec.checkpoint, workspace).path, device)
-    noise_schedule = model.schedule(device)
-    together = batches(spec, noise_schedule.num_timesteps, workspace, device)
-    guidance = network.get_guidance(model, spec.guidance, device)
-    objective = Objective(
-        denoiser, noise_schedule, spec.precision, spec.output, spec.normalize, guidance
-    )
-    way = within_layers if spec.projection is Projection.kronecker else projected
-    source = way(spec, objective, together, workspace)
+    """Compute the features of all training images or queries.
 
-    # Begin, or continue where an interrupted run stopped.
-    names = ["features.npy"] if spec.storage is Storage.fp32 else ["features.npy", "scales.npy"]
-    if (kept := resume.load_state(partial)) is not None:
-        done, arrays = kept["rows"], [open_memmap(partial / name, "r+") for name in names]
+    Returns:
+        The number of gradients, and the plan by which they were computed.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
+    """
+    # Load the model and the examples, without the rows that an interrupted run has computed.
+    settings = spec.settings
+    denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
+    function = (settings.precision, spec.output, spec.normalize, denoiser.guidance)
+    objective = Objective(denoiser.network, denoiser.schedule, *function)
+    state = load_state(partial)
+    row = 0 if state is None else state["rows"]
+    batches = feature_batches(spec, denoiser.schedule.num_timesteps, workspace, denoiser.device)
+    dimension, plan, blocks = _feature_blocks(spec, objective, batches, row, workspace)
+
+    # Open the arrays.
+    names = ["features.npy"] if settings.storage is Storage.fp32 else ["features.npy", "scales.npy"]
+    if state is not None:
+        arrays = [open_memmap(partial / name, "r+") for name in names]
     else:
-        done, shape = (
-            0,
-            (spec.num_rows, *([len(spec.damping)] if spec.damping else []), source.dimension),
-        )
-        shapes, dtypes = (shape, (*shape[:-1], 1)), (DTYPES[spec.storage], np.float32)
-        arrays = [
-            new_array(partial / name, *of) for name, *of in zip(names, shapes, dtypes, strict=False)
-        ]
+        rows = (spec.num_rows, len(spec.damping)) if spec.damping else (spec.num_rows,)
+        arrays = [new_array(partial / names[0], (*rows, dimension), DTYPES[settings.storage])]
+        if settings.storage is not Storage.fp32:
+            arrays.append(new_array(partial / names[1], (*rows, 1), np.float32))
 
-    # Compute, some rows at a time.
-    row, saved_at = done, time.monotonic()
-    with track(spec, partial, workspace, resume_step=done) as log:
-        for some in source.blocks(done):
-            block = some.cpu().numpy()
+    # Compute the rows, block by block.
+    clock = Clock(partial, workspace.compute.checkpoint_seconds)
+    with track(spec, partial, workspace, resume_step=row) as log:
+        for features in blocks:
+            block = features.cpu().numpy()
+            end = row + len(block)
             if not np.isfinite(block).all():
-                raise FloatingPointError(
-                    f"features of rows {row}…{row + len(block) - 1} are not finite"
-                )
-            parts = (block,) if spec.storage is Storage.fp32 else quantize(block, spec.storage)
-            for array, part in zip(arrays, parts, strict=True):
-                array[row : row + len(block)] = part
-            row += len(block)
+                raise FloatingPointError(f"features of rows {row}…{end - 1} are not finite")
+            if settings.storage is Storage.fp32:
+                arrays[0][row:end] = block
+            else:
+                arrays[0][row:end], arrays[1][row:end] = quantize(block, settings.storage)
+            row = end
             log(row, norm=float(np.linalg.norm(block, axis=-1).mean()))
-            if resume.is_due(saved_at, compute.checkpoint_seconds):
+            if clock.due():
                 for array in arrays:
                     array.flush()
-                resume.save_state(partial, {"rows": row})
-                saved_at = time.monotonic()
+                clock.save({"rows": row})
     for array in arrays:
         array.flush()
-    return {"gradients": spec.num_rows * spec.num_samples, "plan": vars(source.plan)}
+    return {"gradients": spec.num_rows * spec.num_samples, "plan": vars(plan)}
 
 
-Compute = Callable[[Objective, Examples, NoiseSamples, GradientPlan], Iterator[Tensor]]
+def feature_batches(
+    spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device
+) -> list[Batch]:
+    """Return the examples whose gradients are computed, with their noise samples.
 
+    Those of training images and final samples are at all timesteps, or at some. Those of a query
+    at step t are at t, or are the one that makes the trajectory's x_t of its final sample.
+    """
+    settings, trajectories, steps = spec.settings, spec.trajectories, spec.steps or ()
 
-@dataclass(frozen=True)
-class Source:
-    """Features of `dimension` numbers. blocks: all of them in order, after so many rows that are done (whole blocks)."""
-
-    dimension: int
-    plan: GradientPlan
-    blocks: Callable[[int], Iterator[Tensor]]
-
-
-def projected(
-    spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace
-) -> Source:
-    """Gradients, one for each example, and then their projection. Raises: ConfigError if memory does not hold them."""
-    device, memory_gib = (
-        network.get_device(workspace.compute),
-        workspace.compute.gradient_memory_gib,
-    )
-    d = sum(p.numel() for p in objective.network.parameters())
-    p = spec.projection_dim or d
-    project = make_projection(spec.projection, d, p, spec.seed, _key(spec), device)
-    at_once = _at_once(spec, d, memory_gib)
-    if spec.curvature is not None:
-        estimated = _estimated(spec, objective, workspace)
-        project = whitened(project, estimated, spec.damping, max(at_once, CACHED))
-    left = memory_gib * (1 if at_once == 1 else 1 - WAITING)
-    plan = choose_plan(objective, batches[0].examples, batches[0].draws, left)
-    gradients = functools.partial(_rest, objective, batches, Objective.gradients, plan)
-    return Source(p, plan, lambda done: map(project, joined(gradients(done), at_once)))
-
-
-def within_layers(
-    spec: Featurize, objective: Objective, batches: list[Batch], workspace: Workspace
-) -> Source:
-    """Features in stead of gradients. Raises: ConfigError if memory does not hold a draw, or a layer is of no known kind."""
-    how = (spec.projection_rank, spec.seed, _key(spec))
-    if spec.curvature is None:
-        networks = [project_layers(objective.network, *how)]
+    # The examples: of all training images or final samples, or of every step.
+    examples: list[tuple[int | None, Examples]]
+    if trajectories is None:
+        examples = [(None, train_examples(spec.checkpoint.training_run, workspace))]
+    elif spec.query_example is QueryExample.estimate:
+        examples = query_examples(trajectories, spec.steps, workspace)
+    elif spec.query_example is QueryExample.mean:
+        context = query_contexts(trajectories, workspace)
+        examples = []
+        for step, continuations in zip(steps, spec.continuations, strict=True):
+            mean = torch.from_numpy(continuation_samples(continuations, workspace).mean(1))
+            examples.append((step, Examples(mean, context=context)))
     else:
-        estimated = _estimated(spec, objective, workspace)
-        networks = [
-            project_layers_kfac(objective.network, estimated, relative, *how)
-            for relative in spec.damping
-        ]
-    each = [replace(objective, network=adapted) for adapted in networks]
-    plan = kronecker.choose_kronecker_plan(
-        each[0], batches[0].examples, batches[0].draws, workspace.compute.gradient_memory_gib
+        final = final_samples(trajectories, workspace)
+        examples = [(t, final) for t in steps]
+
+    # Queries have other noise samples than training images: common ones would look like influence.
+    purpose = "attribute" if trajectories is None or settings.share_noise else "attribute queries"
+    if settings.noise_set:
+        purpose += f" again {settings.noise_set}"
+    batches = []
+    for t, clean in examples:
+        if trajectories is not None and t is not None and spec.query_example is QueryExample.noisy:
+            clean = clean.to(device)
+            x_t = trajectory_at("x_t", trajectories, (t,), workspace)[0].to(device)
+            timesteps = torch.full((len(clean),), t, device=device)
+            schedule = spec.checkpoint.training_run.model.schedule(device)
+            eps = noise_between(schedule, clean.x0, timesteps, x_t)
+            for q in range(len(clean)):
+                noise = NoiseSamples(timesteps[q : q + 1], eps[q : q + 1])
+                batches.append(Batch(clean[q : q + 1], noise, of_query(spec.region, q)))
+            continue
+        rest = (settings.num_samples, clean.shape, spec.seed, purpose, settings.antithetic)
+        if t is not None:
+            noise = sample_noise_at(t, *rest)
+        else:
+            first, count = spec.first_timestep, settings.train_timesteps or num_timesteps
+            noise = sample_noise((first, first + count), *rest, settings.stratified)
+        if trajectories is None:
+            views = (settings.flips, settings.captions, settings.antithetic)
+            noise = with_augmentations(noise, clean, *views, spec.seed, purpose)
+        for rows, region in boxes(spec.region, len(clean)):
+            batches.append(Batch(clean[rows].to(device), noise.to(device), region))
+    return batches
+
+
+def _feature_blocks(
+    spec: Featurize, objective: Objective, batches: list[Batch], done: int, workspace: Workspace
+) -> tuple[int, GradientPlan, Iterator[Tensor]]:
+    """Return p, the plan, and blocks of the features that follow `done` rows of whole blocks."""
+    settings, network, first = spec.settings, objective.network, batches[0]
+    device, memory_gib = get_device(workspace.compute), workspace.compute.gradient_memory_gib
+    key = f"checkpoint {spec.checkpoint.training_run.training_seed}"
+    ekfac = None
+    if spec.curvature is not None:
+        ekfac = load_ekfac(get(spec.curvature, workspace).path / EKFAC_FILE, network, device)
+
+    # Kronecker projections are computed inside the layers, without gradients of weights.
+    if settings.projection is Projection.kronecker:
+        projection = (settings.projection_rank, spec.seed, key)
+        if ekfac is None:
+            networks = [project_layers(network, *projection)]
+        else:
+            networks = [
+                project_layers_kfac(network, ekfac, damping, *projection)
+                for damping in spec.damping
+            ]
+        objectives = [replace(objective, network=projected) for projected in networks]
+        plan = choose_kronecker_plan(objectives[0], first.examples, first.noise, memory_gib)
+        blocks = _layer_blocks(objectives, _remaining(batches, done), plan, ekfac is not None)
+        return feature_dimension(networks[0]), plan, blocks
+
+    # Other projections are of gradients. A dense one draws its matrix anew for every block, so
+    # blocks are joined. Joined gradients are in memory twice; preconditioned, four times.
+    d = sum(p.numel() for p in network.parameters())
+    p = d if settings.projection is Projection.none else settings.projection_dim
+    project = make_projection(settings.projection, d, p, spec.seed, key, device)
+    num_rows, gradient_gib = 1, memory_gib
+    if settings.projection in (Projection.gaussian, Projection.rademacher):
+        copies = 2 if ekfac is None else 4
+        num_rows = max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
+    if num_rows > 1:
+        gradient_gib = memory_gib * (1 - JOINED_MEMORY)
+    if ekfac is not None:
+        project = precondition(project, ekfac, spec.damping, max(num_rows, PRECONDITION_BATCH))
+    plan = choose_plan(objective, first.examples, first.noise, gradient_gib)
+    gradients = itertools.chain.from_iterable(
+        replace(objective, region=batch.region).gradients(batch.examples, batch.noise, plan)
+        for batch in _remaining(batches, done)
     )
-
-    def blocks(done: int) -> Iterator[Tensor]:
-        found = (_rest(one, batches, kronecker.kronecker_features, plan, done) for one in each)
-        return (
-            parts[0] if spec.curvature is None else torch.stack(parts, 1)
-            for parts in zip(*found, strict=True)
-        )
-
-    return Source(feature_dimension(networks[0]), plan, blocks)
+    return p, plan, map(project, join_blocks(gradients, num_rows))
 
 
-def _estimated(spec: Featurize, objective: Objective, workspace: Workspace) -> EKFAC:
-    path = get(spec.curvature, workspace).path / CURVATURE
-    return load_ekfac(path, objective.network, network.get_device(workspace.compute))
-
-
-def _key(spec: Featurize) -> str:
-    """Of a projection: one for each checkpoint."""
-    return f"checkpoint {spec.trained.training_seed}"
-
-
-def _rest(
-    objective: Objective, batches: list[Batch], compute: Compute, plan: GradientPlan, done: int
-) -> Iterator[Tensor]:
-    """What is computed of all examples, in blocks, after the rows that are done (whole blocks)."""
+def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:
+    """Yield the batches without their first `done` examples."""
     for batch in batches:
         skip = min(done, len(batch.examples))
         done -= skip
-        yield from compute(
-            replace(objective, region=batch.region), batch.examples[skip:], batch.draws, plan
-        )
+        yield replace(batch, examples=batch.examples[skip:])
 
 
-def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
-    """How many gradients a dense projection, which draws its matrix anew each time, should have at once; else 1.
+def _layer_blocks(
+    objectives: list[Objective], batches: Iterator[Batch], plan: GradientPlan, stacked: bool
+) -> Iterator[Tensor]:
+    """Yield the features under one network [B, p], or under several, stacked [B, damping, p]."""
+    for batch in batches:
+        parts = []
+        for objective in objectives:
+            of_region = replace(objective, region=batch.region)
+            parts.append(kronecker_features(of_region, batch.examples, batch.noise, plan))
+        for blocks in zip(*parts, strict=True):
+            yield torch.stack(blocks, 1) if stacked else blocks[0]
 
-    Joined, they are in memory twice; whitened, four times.
+
+def join_blocks(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
+    """Yield blocks [B, d] joined to at most `num_rows` rows, or as they are if it is 1.
+
+    A block that is larger stays as it is.
     """
-    if spec.projection in (Projection.none, Projection.sparse):
-        return 1
-    copies = 2 if spec.curvature is None else 4
-    return max(1, int(WAITING * memory_gib * 2**30 / (4 * copies * d)))
-
-
-def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
-    """Blocks [B, d] joined to at most so many rows; a block that is larger comes by itself. 1: as they are."""
     if num_rows == 1:
         yield from blocks
         return
@@ -225,98 +257,29 @@ def joined(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def batches(
-    spec: Featurize, num_timesteps: int, workspace: Workspace, device: torch.device
-) -> list[Batch]:
-    """Clean images or destinations, with draws over all t or in the window; or what is asked at each step, with draws at it."""
-    if spec.query_example is QueryExample.noisy:
-        return list(_journeys_own(spec, workspace, device))
-    if spec.trajectories is None:
-        examples = [train_examples(spec.trained, workspace)]
-    elif spec.steps is None:
-        examples = [final_samples(spec.trajectories, workspace)]
-    else:
-        examples = _asked(spec, workspace)
-    rest = (spec.num_samples, examples[0].shape, spec.seed, _purpose(spec), spec.antithetic)
-    if spec.steps is None:
-        draws = [sample_noise(spec.window or (0, num_timesteps), *rest, spec.stratified)]
-        if spec.trajectories is None:
-            views = (spec.flips, spec.captions, spec.antithetic, spec.seed, _purpose(spec))
-            draws = [with_augmentations(draws[0], examples[0], *views)]
-    else:
-        draws = [sample_noise_at(t, *rest) for t in spec.steps]
-    return [
-        batch
-        for some, its in zip(examples, draws, strict=True)
-        for batch in _by_region(some, its, spec.region, device)
-    ]
-
-
-def _by_region(
-    examples: Examples, draws: NoiseSamples, region: Region, device: torch.device
-) -> list[Batch]:
-    """Examples that are asked about the same box, together."""
-    return [
-        Batch(examples[some].to(device), draws.to(device), box)
-        for some, box in boxes(region, len(examples))
-    ]
-
-
-def _asked(spec: Featurize, workspace: Workspace) -> list[Examples]:
-    """What is asked of every query, for each step."""
-    match spec.query_example:
-        case QueryExample.estimate:
-            return query_estimates(spec.trajectories, spec.steps, workspace)
-        case QueryExample.mean:
-            context = query_contexts(spec.trajectories, workspace)
-            means = [
-                torch.from_numpy(continuation_samples(of, workspace).mean(1))
-                for of in spec.continuations
-            ]
-            return [Examples(mean, context=context) for mean in means]
-        case QueryExample.continuation | QueryExample.noisy:
-            return [final_samples(spec.trajectories, workspace)] * len(spec.steps)
-        case _:
-            assert_never(spec.query_example)
-
-
-def _journeys_own(spec: Featurize, workspace: Workspace, device: torch.device) -> Iterator[Batch]:
-    """Every final example by itself, for each step, with the one draw that makes it the x_t that its journey was at."""
-    noise_schedule = spec.trained.model.schedule(device)
-    visited = trajectory_at("x_t", spec.trajectories, spec.steps, workspace).to(
-        device
-    )  # [step, query, …]
-    for t, x_t, finals in zip(spec.steps, visited, _asked(spec, workspace), strict=True):
-        finals = finals.to(device)
-        timesteps = torch.full((len(finals),), t, device=device)
-        eps = noise_between(noise_schedule, finals.x0, timesteps, x_t)
-        for q in range(len(finals)):
-            one = slice(q, q + 1)
-            yield Batch(
-                finals[one], NoiseSamples(timesteps[one], eps[one]), of_query(spec.region, q)
-            )
-
-
-def _purpose(spec: Featurize) -> str:
-    """Queries have other draws than training images, or what they share would be taken for influence."""
-    asked = "attribute" if spec.trajectories is None or spec.share_noise else "attribute queries"
-    return f"{asked} again {spec.noise_set}" if spec.noise_set else asked
-
-
-def whitened(
-    project: Projector, estimated: EKFAC, damping: tuple[float, ...], num_rows: int
+def precondition(
+    project: Projector, ekfac: EKFAC, damping: tuple[float, ...], num_rows: int
 ) -> Projector:
-    """Projections of (G + λI)^{−1/2} g, in the eigenbasis of G, for every λ: their inner products are those of EK-FAC.
+    """Return the projection of (G + λI)^{−1/2} g in the eigenbasis of G, for every λ.
 
-    damping: λ relative to the mean eigenvalue; num_rows: how many gradients to project at once.
-    Gradients [B, d] → features [B, damping, p].
+    It maps gradients [B, d] to features [B, damping, p], whose inner products are those of EK-FAC.
+
+    Args:
+        project: Projection of gradients [B, d] to [B, p].
+        ekfac: G.
+        damping: λ relative to the mean eigenvalue.
+        num_rows: How many gradients to project at once.
     """
-    factors = [estimated.damped(relative).rsqrt() for relative in damping]
+    factors = [ekfac.damped(relative).rsqrt() for relative in damping]
 
-    def whiten(gradients: Tensor) -> Tensor:
-        parts = estimated.rotate(gradients).split(num_rows)
-        return torch.cat(
-            [torch.stack([project(part * factor) for factor in factors], 1) for part in parts]
-        )
+    def preconditioned(gradients: Tensor) -> Tensor:
+        blocks = []
+        for part in ekfac.rotate(gradients).split(num_rows):
+            blocks.append(torch.stack([project(part * factor) for factor in factors], 1))
+        return torch.cat(blocks)
 
-    return whiten
+    return preconditioned
+
+
+Batch.draws = property(lambda batch: batch.noise)  # type: ignore[attr-defined]
+batches, joined, whitened, CACHED = feature_batches, join_blocks, precondition, PRECONDITION_BATCH

@@ -1,8 +1,11 @@
-"""Gradient methods: τ = φ_qᵀ K⁻¹ φ_i of projected gradients of an output. One space, of which `conf/method/` names points."""
+"""Gradient methods: τ = φ_qᵀ K⁻¹ φ_i, of projected gradients φ of an output.
+
+Journey-TRAK (Georgiev et al. 2023) is the default; `conf/method/` has other choices.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from journey.pipeline.interfaces import (
 from journey.pipeline.settings import (
     Augmentation,
     Ensemble,
+    FeatureSettings,
     GradientSettings,
     Kernel,
     Output,
@@ -36,12 +40,22 @@ from journey.pipeline.settings import (
     ScoreTransform,
     Storage,
     Target,
+    has_effect,
+    setting,
 )
+
+if TYPE_CHECKING:
+    from journey.attribution.projections import QuantizedFeatures
+
+MOST_INTERMEDIATE = 100  # intermediate checkpoints of a training, each computed from the last
 
 
 @dataclass(frozen=True)
 class EKFACFactors(Spec):
-    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC, from a draw for each training image."""
+    """The generalised Gauss–Newton matrix of the training loss at a model, by EK-FAC.
+
+    It is estimated from one noise sample per training image, stratified in each mini-batch.
+    """
 
     stage: ClassVar[str] = "ekfac"
     maker: ClassVar[str] = "journey.attribution.ekfac:make_ekfac"
@@ -50,7 +64,7 @@ class EKFACFactors(Spec):
     checkpoint: Train
     precision: Precision
     seed: int
-    batch_size: int = 16  # images, each with a draw of its own; the draws of a batch are stratified
+    batch_size: int = 16  # images
 
     @property
     def label(self) -> str:
@@ -63,7 +77,19 @@ class EKFACFactors(Spec):
 
 @dataclass(frozen=True)
 class Featurize(Spec):
-    """Projected per-example gradients under one model, of the training images or (with `journeys`) of the queries."""
+    """Projected per-example gradients under one model, of the training images or of the queries.
+
+    Attributes:
+        trajectories: The trajectories of the queries, or None for the training images.
+        settings: The settings of the gradients. Settings without effect have their defaults.
+        steps: The steps of which queries have gradients, or None for their final samples.
+        first_timestep: The first of `settings.train_timesteps` timesteps of training images.
+        curvature: The matrix whose inverse square root preconditions gradients, or None.
+        damping: Values of λ that are added to `curvature`, relative to its mean eigenvalue.
+        guidance: Guidance of the queries' prediction.
+        continuations: From each step, with query_example=mean.
+        region: Region of the queries' output: one box, or one for each query; (): the whole output.
+    """
 
     stage: ClassVar[str] = "featurize"
     maker: ClassVar[str] = "journey.attribution.features:make_features"
@@ -71,128 +97,106 @@ class Featurize(Spec):
     version: ClassVar[int] = 4
     checkpoint: Train | IntermediateCheckpoint
     trajectories: Sample | None
-    steps: (
-        tuple[int, ...] | None
-    )  # the queries' x̂0_t, each at its t; None: clean examples, at all t or in `window`
-    window: (
-        tuple[int, int] | None
-    )  # first and end of the timesteps that training images are asked at
-    output: Output
-    normalize: bool
-    num_samples: int
-    noise_set: int  # which set of draws
-    share_noise: bool  # destinations are asked with the draws of training images
-    stratified: bool
-    antithetic: bool
-    precision: Precision
-    curvature: EKFACFactors | None  # its inverse square root is applied, with every λ of `damping`
-    damping: tuple[float, ...]
-    projection: Projection
-    projection_dim: int
+    settings: FeatureSettings
     seed: int
-    flips: Augmentation = omitted_default(Augmentation.none)  # of training images
-    captions: Augmentation = omitted_default(Augmentation.none)
-    guidance: float = omitted_default(1.0)  # of the queries' prediction
-    query_example: QueryExample = omitted_default(
-        QueryExample.estimate
-    )  # instead of the queries' x̂0_t
-    continuations: tuple[Continuations, ...] = omitted_default(
-        ()
-    )  # from each step, where their mean is asked
-    region: tuple[int, ...] = omitted_default(
-        ()
-    )  # of the queries' output: a box, or one for each query
-    projection_rank: int = omitted_default(
-        0
-    )  # on each side of every layer, of a Kronecker projection
-    storage: Storage = omitted_default(Storage.fp32)
+    steps: tuple[int, ...] | None = None
+    first_timestep: int = omitted_default(0)
+    output: Output = Output.loss
+    normalize: bool = False
+    curvature: EKFACFactors | None = None
+    damping: tuple[float, ...] = ()
+    guidance: float = omitted_default(1.0)
+    query_example: QueryExample = omitted_default(QueryExample.estimate)
+    continuations: tuple[Continuations, ...] = omitted_default(())
+    region: tuple[int, ...] = omitted_default(())
 
     @property
     def label(self) -> str:
-        examples = (
-            "train"
-            if self.trajectories is None
-            else "destination"
-            if self.steps is None
-            else "step"
-        )
-        window = "" if self.window is None else f"-t{self.window[0]}"
-        asked = (
-            "" if self.query_example is QueryExample.estimate else f"-{self.query_example.value}"
-        )
-        return f"{self.checkpoint.label}-{self.output.value}-{examples}{window}{asked}"
+        examples = "step" if self.steps is not None else "final"
+        if self.trajectories is None:
+            examples = "train"
+            if self.settings.train_timesteps:
+                examples += f"-t{self.first_timestep}"
+        if self.query_example is not QueryExample.estimate:
+            examples += f"-{self.query_example.value}"
+        return f"{self.checkpoint.label}-{self.output.value}-{examples}"
 
     @property
     def rate_name(self) -> str:
-        """Return the name of the speed: gradients normalised one by one, or preconditioned, have speeds of their own."""
-        return (
-            self.stage
-            + " normalized" * self.normalize
-            + " preconditioned" * (self.curvature is not None)
-        )
+        """Return the name of the speed, which depends on normalisation and preconditioning."""
+        normalized, preconditioned = self.normalize, self.curvature is not None
+        return self.stage + " normalized" * normalized + " preconditioned" * preconditioned
 
     @property
-    def trained(self) -> Train:
-        """Return the training whose final or intermediate checkpoint is used."""
-        return self.checkpoint.training_run
+    def num_samples(self) -> int:
+        """Return the noise samples of each gradient."""
+        return self.settings.num_samples
 
     @property
     def num_rows(self) -> int:
+        """Return the number of gradients."""
         if self.trajectories is None:
-            return self.trained.images.num_train
+            return self.checkpoint.training_run.images.num_train
         return self.trajectories.num_queries * len(self.steps or (0,))
 
     @property
     def work(self) -> float:
-        times = (
-            len(self.damping) if self.damping and self.projection is Projection.kronecker else 1
-        )  # each λ by itself
-        return (
-            3.0
-            * self.num_rows
-            * self.num_samples
-            * times
-            * forward_passes(self.guidance)
-            * self.trained.forward
-        )
+        passes = 3.0 * self.num_rows * self.num_samples * forward_passes(self.guidance)
+        if self.damping and self.settings.projection is Projection.kronecker:
+            passes *= len(self.damping)  # each λ has its own backward passes
+        return passes * self.checkpoint.training_run.forward
 
     @property
     def size(self) -> int | None:
-        of_each = max(1, len(self.damping)) * self.projection_dim
-        return (
-            self.storage.num_bytes * self.num_rows * of_each or None
-        )  # 0: as many as the network has
-
-
-MOST_INTERMEDIATE = 100  # of one training: each is made from the one before
+        if not has_effect(self.settings, "projection_dim"):
+            return None  # the network decides
+        numbers = self.num_rows * max(1, len(self.damping)) * self.settings.projection_dim
+        return self.settings.storage.num_bytes * numbers
 
 
 @dataclass(frozen=True)
 class GradientInputs(Inputs):
-    """What the scores of `gradient` are computed from."""
+    """What the scores of a gradient method are computed from.
 
-    train: tuple[tuple[Featurize, ...], ...]  # [checkpoint][one for all steps, or one for each]
-    queries: tuple[Featurize, ...]  # [checkpoint]
-    reference: Measure | None  # outputs that a trajectory weights its steps by
+    Attributes:
+        train: Features of the training images [checkpoint][one for all steps, or one for each].
+        queries: Features of the queries [checkpoint].
+        reference: Outputs of the full model, by which a trajectory weights its steps.
+    """
+
+    train: tuple[tuple[Featurize, ...], ...]
+    queries: tuple[Featurize, ...]
+    reference: Measure | None
 
 
 @dataclass
 class GradientMethod(GradientSettings, Method):
-    """`Journey-TRAK` as it stands (Georgiev et al. 2023)."""
+    """Attribution by gradients. The defaults are Journey-TRAK (Georgiev et al. 2023)."""
 
     name: ClassVar[str] = "gradient"
-    target: Target = Target.step
-    output: Output = Output.loss
-    normalize: bool = False  # every draw's gradient has unit norm before the mean
-    kernel: Kernel = Kernel.gram
-    scale: Scale = Scale.none
-    score_transform: ScoreTransform = ScoreTransform.linear
-    ensemble: Ensemble = Ensemble.seeds
-    query_example: QueryExample = omitted_default(QueryExample.estimate)  # of a query, at a step
-    num_continuations: int = omitted_default(32)  # of which query_example=mean takes the mean
-    region: list[int] = omitted_default(
-        []
-    )  # of the queries' output: a box, or one for each query; none: all of it
+    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    output: Output = setting(Output.loss, "Take the gradient of this function.")
+    normalize: bool = setting(
+        False, "Scale the gradient of every noise sample to unit norm before averaging."
+    )
+    kernel: Kernel = setting(Kernel.gram, "Compare features by this kernel.")
+    scale: Scale = setting(Scale.none, "Divide scores by this.")
+    score_transform: ScoreTransform = setting(ScoreTransform.linear, "Transform scores at the end.")
+    ensemble: Ensemble = setting(Ensemble.seeds, "Average over these checkpoints.")
+    query_example: QueryExample = setting(
+        QueryExample.estimate,
+        "Let this clean example stand for a query at a step.",
+        omit_default=True,
+        used_if={"target": (Target.step, Target.trajectory)},
+    )
+    num_continuations: int = setting(
+        32, "Average this many continuations for query_example=mean.", least=1, omit_default=True
+    )
+    region: list[int] = setting(
+        [],
+        "Take the output of this box of the queries, or of one box for each; none: of all.",
+        omit_default=True,
+    )
 
     @property
     def label(self) -> str:
@@ -200,250 +204,179 @@ class GradientMethod(GradientSettings, Method):
 
     def check(self, where: str) -> None:
         GradientSettings.check(self, where)
-        if self.train_timesteps:
-            require(
-                self.target is Target.step,
-                f"{where}.train_timesteps",
-                self.train_timesteps,
-                "0 (all timesteps) unless target=step",
-            )
-        require_count(f"{where}.num_continuations", self.num_continuations)
-        if self.target is Target.final_sample:
-            allowed = "estimate unless target=step or trajectory: a destination is the final image"
-            require(
-                self.query_example is QueryExample.estimate,
-                f"{where}.query_example",
-                self.query_example.value,
-                allowed,
-            )
+        count, target, kernel = self.train_timesteps, self.target, self.kernel
+        if count:
+            allowed = "0 (all timesteps) unless target=step"
+            require(target is Target.step, f"{where}.train_timesteps", count, allowed)
+        if target is Target.final_sample:
+            plain, value = self.query_example is QueryExample.estimate, self.query_example.value
+            allowed = "estimate unless target=step or trajectory"
+            require(plain, f"{where}.query_example", value, allowed)
         if self.ensemble is Ensemble.run:
-            require_count(
-                f"{where}.num_checkpoints", self.num_checkpoints, least=2
-            )  # moments of one training
-            whitened = self.kernel is Kernel.ekfac
-            require(
-                not whitened,
-                f"{where}.kernel",
-                self.kernel.value,
-                "gram or identity where ensemble=run",
-            )
+            require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2)
+            allowed = "gram or identity where ensemble=run"
+            require(kernel is not Kernel.ekfac, f"{where}.kernel", kernel.value, allowed)
         if self.scale is Scale.influence:
-            require(
-                self.kernel is Kernel.gram,
-                f"{where}.kernel",
-                self.kernel.value,
-                "gram, whose K⁻¹φ scale=influence needs",
-            )
+            allowed = "gram, whose K⁻¹φ scale=influence needs"
+            require(kernel is Kernel.gram, f"{where}.kernel", kernel.value, allowed)
         if self.projection is Projection.kronecker:
-            allowed = "false with projection=kronecker, which forms no gradient that has a norm"
+            allowed = "false with projection=kronecker, which computes no gradient that has a norm"
             require(not self.normalize, f"{where}.normalize", "true", allowed)
         if self.region:
             require_regions(f"{where}.region", self.region)
-            whole = "[] at a trajectory, whose steps are weighted by their whole outputs"
-            require(self.target is not Target.trajectory, f"{where}.region", self.region, whole)
+            allowed = "[] with target=trajectory, which weights steps by their whole outputs"
+            require(target is not Target.trajectory, f"{where}.region", self.region, allowed)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
-        require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)
-        require_count(
-            f"{where}.train_timesteps", self.train_timesteps, least=0, most=model.num_timesteps
-        )
+        most = model.num_timesteps
+        require_count(f"{where}.num_samples", self.num_samples, most=most)
+        require_count(f"{where}.train_timesteps", self.train_timesteps, least=0, most=most)
         if self.ensemble is Ensemble.run:
-            require(
-                not model.checkpoints,
-                f"{where}.ensemble",
-                "run",
-                "seeds: model.checkpoints have no past",
-            )
-            require_count(
-                f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=num_steps - 1
-            )
-            require_count(
-                f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=MOST_INTERMEDIATE
-            )
+            allowed = "seeds: models of model.checkpoints have no intermediate checkpoints"
+            require(not model.checkpoints, f"{where}.ensemble", "run", allowed)
+            most = min(num_steps - 1, MOST_INTERMEDIATE)
+            require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2, most=most)
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        height, width = trajectories.checkpoint.model.example_shape(images.images.shape[1:])[1:]
         if self.region:
-            require_region_inside(
-                f"{where}.region", self.region, height, width, trajectories.num_queries
-            )
+            model, queries = trajectories.checkpoint.model, trajectories.num_queries
+            height, width = model.example_shape(images.images.shape[1:])[1:]
+            require_region_inside(f"{where}.region", self.region, height, width, queries)
 
     def restricted_to(self, region: Sequence[int]) -> "GradientMethod | None":
         return None if self.target is Target.trajectory else replace(self, region=list(region))
 
     def depends_on(self, setting: str) -> bool:
-        match setting:
-            case "damping":
-                return self.kernel is not Kernel.identity
-            case "projection_dim":
-                return self.projection.sized
-            case "projection_rank":
-                return self.projection is Projection.kronecker
-            case "train_timesteps":
-                return self.target is Target.step
-            case "share_noise":
-                return self.target is Target.final_sample
-            case "asked":
-                return self.target is not Target.final_sample
-        return True
+        return has_effect(self, setting)
 
     def candidates(self) -> list[dict[str, float]]:
-        return (
-            [{}]
-            if self.kernel is Kernel.identity
-            else [{"damping": value} for value in self.damping]
-        )
+        if self.kernel is Kernel.identity:
+            return [{}]
+        return [{"damping": value} for value in self.damping]
 
     @property
-    def in_units_of_output(self) -> bool:
-        """Only of the loss itself, of which a step's score is a change."""
-        return (
-            self.output is Output.loss
-            and self.scale is Scale.none
-            and not self.normalize
-            and self.score_transform is ScoreTransform.linear
-        )
-
-    # ------------------------------------------------------------------------------------------- what it needs
+    def in_units_of_output(self) -> bool:  # type: ignore[override]
+        """Return whether scores are changes of the loss: with its gradient, unscaled."""
+        unscaled = self.scale is Scale.none and not self.normalize
+        linear = self.score_transform is ScoreTransform.linear
+        return self.output is Output.loss and unscaled and linear
 
     def needs(self, experiment: Experiment) -> GradientInputs:
-        """train: [checkpoint][one for all steps, or one for each]; queries: [checkpoint]; full: what a trajectory's steps are
-        weighted by.
+        """Return the features of training images and queries under every checkpoint.
 
-        Raises: ConfigError if a mean is asked of continuations that are all alike.
+        Raises:
+            ConfigError: Continuations are to be averaged, but do not differ.
         """
-        random = (
-            self.query_example is not QueryExample.mean
-            or experiment.sampling.sampler is Sampler.ddpm
-        )
-        require(
-            random,
-            "sampling.sampler",
-            experiment.sampling.sampler.value,
-            "ddpm where query_example=mean: others continue in one way",
-        )
-        checkpoints = self._checkpoints(experiment)
-        windows = self._windows(experiment)
-        train = tuple(
-            tuple(self._features(experiment, c, None, window) for window in windows)
-            for c in checkpoints
-        )
-        queries = tuple(
-            self._features(experiment, c, experiment.trajectories, None) for c in checkpoints
-        )
-        weighted = self.target is Target.trajectory and self.in_units_of_output
-        return GradientInputs(
-            train=train,
-            queries=queries,
-            reference=experiment.reference_outputs if weighted else None,
-        )
+        example, sampler = self.query_example, experiment.sampling.sampler
+        allowed = "ddpm where query_example=mean: others have one continuation"
+        random = example is not QueryExample.mean or sampler is Sampler.ddpm
+        require(random, "sampling.sampler", sampler.value, allowed)
 
-    def _checkpoints(self, experiment: Experiment) -> list[Train | IntermediateCheckpoint]:
-        """The checkpoints of an ensemble; along a run, evenly spaced between its start and its end."""
+        # Settings without effect have their defaults, so that they are not in the cache key.
+        used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
+        settings = FeatureSettings(**{name: getattr(self, name) for name in used})
+        train_settings = replace(settings, share_noise=False)
+        query_settings = replace(
+            settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0
+        )
+        steps = None if self.target is Target.final_sample else experiment.steps
+        if steps is not None:  # all noise samples are at one timestep
+            query_settings = replace(query_settings, stratified=True)
+        if example is QueryExample.noisy:  # there is one such noise sample
+            query_settings = replace(query_settings, num_samples=1, noise_set=0, antithetic=False)
+        continuations: tuple[Continuations, ...] = ()
+        if example is QueryExample.mean:
+            count = self.num_continuations
+            continuations = tuple(experiment.own_continuations(t, count) for t in experiment.steps)
+
+        # The timesteps of the training images, around each step but within the schedule.
+        first_timesteps = [0]
+        if self.train_timesteps:
+            last = experiment.model.num_timesteps - self.train_timesteps
+            middle = self.train_timesteps // 2
+            first_timesteps = [min(max(0, t - middle), last) for t in experiment.steps]
+
+        train, queries = [], []
+        for checkpoint in self._checkpoints(experiment):
+            curvature = None
+            if self.kernel is Kernel.ekfac:
+                assert isinstance(checkpoint, Train)  # ensemble=run is refused with kernel=ekfac
+                curvature = EKFACFactors(checkpoint, self.precision, experiment.seed)
+            features = Featurize(
+                checkpoint=checkpoint,
+                trajectories=None,
+                settings=train_settings,
+                seed=experiment.seed,
+                output=self.output,
+                normalize=self.normalize,
+                curvature=curvature,
+                damping=tuple(self.damping) if curvature is not None else (),
+            )
+            train.append(tuple(replace(features, first_timestep=t) for t in first_timesteps))
+            queries.append(
+                replace(
+                    features,
+                    trajectories=experiment.trajectories,
+                    settings=query_settings,
+                    steps=steps,
+                    guidance=experiment.guidance,
+                    query_example=example,
+                    continuations=continuations,
+                    region=tuple(self.region),
+                )
+            )
+        weighted = self.target is Target.trajectory and self.in_units_of_output
+        reference = experiment.reference_outputs if weighted else None
+        return GradientInputs(tuple(train), tuple(queries), reference)
+
+    def _checkpoints(self, experiment: Experiment) -> Sequence[Train | IntermediateCheckpoint]:
+        """Return the final checkpoints of trainings, or evenly spaced ones along a training."""
         count = self.num_checkpoints
         if self.ensemble is Ensemble.seeds:
             return [experiment.checkpoint(self.first_checkpoint + k) for k in range(count)]
-        snapshots: list[IntermediateCheckpoint] = []
+        training = experiment.checkpoint(self.first_checkpoint)
+        checkpoints: list[IntermediateCheckpoint] = []
         for k in range(1, count + 1):
             step = experiment.training.num_steps * k // (count + 1)
-            snapshots.append(
-                IntermediateCheckpoint(
-                    experiment.checkpoint(self.first_checkpoint),
-                    step,
-                    snapshots[-1] if snapshots else None,
-                )
-            )
-        return snapshots
-
-    def _windows(self, experiment: Experiment) -> list[tuple[int, int] | None]:
-        """The timesteps of the training images for each step: as many as asked for, around it, within the schedule."""
-        if not self.train_timesteps:
-            return [None]
-        last = experiment.model.num_timesteps - self.train_timesteps
-        starts = [min(max(0, t - self.train_timesteps // 2), last) for t in experiment.steps]
-        return [(start, start + self.train_timesteps) for start in starts]
-
-    def _features(
-        self,
-        experiment: Experiment,
-        checkpoint: Train | IntermediateCheckpoint,
-        queries: Sample | None,
-        window: tuple[int, int] | None,
-    ) -> Featurize:
-        destination = queries is None or self.target is Target.final_sample
-        whitened = self.kernel is Kernel.ekfac
-        asked = QueryExample.estimate if destination else self.query_example
-        own = asked is QueryExample.noisy  # whose one draw is that of the journey
-        steps = experiment.steps if asked is QueryExample.mean else ()
-        return Featurize(
-            checkpoint=checkpoint,
-            trajectories=queries,
-            steps=None if destination else experiment.steps,
-            window=window,
-            output=self.output,
-            normalize=self.normalize,
-            num_samples=1 if own else self.num_samples,
-            noise_set=0 if own else self.noise_set,
-            share_noise=self.share_noise and queries is not None and destination,
-            stratified=self.stratified,
-            antithetic=self.antithetic and not own,
-            precision=self.precision,
-            curvature=EKFACFactors(checkpoint, self.precision, experiment.seed)
-            if whitened
-            else None,
-            damping=tuple(self.damping) if whitened else (),
-            projection=self.projection,
-            projection_dim=self.projection_dim if self.projection.sized else 0,
-            projection_rank=self.projection_rank if self.projection is Projection.kronecker else 0,
-            seed=experiment.seed,
-            guidance=1.0 if queries is None else experiment.guidance,
-            flips=self.flips if queries is None else Augmentation.none,
-            captions=self.captions if queries is None else Augmentation.none,
-            query_example=asked,
-            continuations=tuple(
-                experiment.own_continuations(t, self.num_continuations) for t in steps
-            ),
-            storage=self.storage,
-            region=() if queries is None else tuple(self.region),
-        )
-
-    # ---------------------------------------------------------------------------------------------- its scores
+            previous = checkpoints[-1] if checkpoints else None
+            checkpoints.append(IntermediateCheckpoint(training, step, previous))
+        return checkpoints
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.attribution.kernel import add_ensemble_scores, describe_conditioning
-        from journey.attribution.projections import QuantizedFeatures
         from journey.attribution.targets import step_weights
+        from journey.diffusion.training import learning_rate
 
-        def features(made: Featurize) -> np.ndarray | QuantizedFeatures:
-            found = get(made, workspace)
-            codes = found.array("features.npy")
-            return (
-                codes
-                if made.storage is Storage.fp32
-                else QuantizedFeatures(codes, found.array("scales.npy"))
-            )
+        inputs = spec.inputs_as(GradientInputs)
+        train = [[_load_features(f, workspace) for f in steps] for steps in inputs.train]
+        queries = [_load_features(features, workspace)[:] for features in inputs.queries]
 
-        train = [[features(f) for f in steps] for steps in spec.inputs_as(GradientInputs).train]
-        queries = [features(f)[:] for f in spec.inputs_as(GradientInputs).queries]
-        weights = _checkpoint_weights(
-            [steps[0].checkpoint for steps in spec.inputs_as(GradientInputs).train]
-        )
+        # Checkpoints along a training are weighted by their learning rates (Pruthi et al. 2020).
+        weights = []
+        for features, *_ in inputs.train:
+            checkpoint = features.checkpoint
+            if isinstance(checkpoint, IntermediateCheckpoint):
+                rate = learning_rate(checkpoint.training_run.training, checkpoint.step)
+            else:
+                rate = 1 / len(inputs.train)
+            weights.append(rate)
+
         of_step = None
         if self.target is Target.trajectory:
-            of_step = step_weights(
-                spec.inputs_as(GradientInputs).reference, spec.trajectories, spec.steps, workspace
-            )
-        rest = (self.kernel, self.damping, self.damping_unit, self.scale, of_step)
-        solved = add_ensemble_scores(out, train, queries, weights, *rest)
+            of_step = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
+        kernel = (self.kernel, self.damping, self.damping_unit, self.scale, of_step)
+        solved = add_ensemble_scores(out, train, queries, weights, *kernel)
         if self.score_transform is ScoreTransform.square:
             np.square(out, out=out)
         return describe_conditioning(solved)
 
 
-def _checkpoint_weights(checkpoints: list[Train | IntermediateCheckpoint]) -> list[float]:
-    """What each checkpoint counts: the same, or its learning rate (Pruthi et al. 2020)."""
-    from journey.diffusion.training import learning_rate
+def _load_features(spec: Featurize, workspace: Workspace) -> "np.ndarray | QuantizedFeatures":
+    """Return features as an array, or as codes that are decoded where they are read."""
+    from journey.attribution.projections import QuantizedFeatures
 
-    if isinstance(checkpoints[0], IntermediateCheckpoint):
-        return [learning_rate(c.training_run.training, c.step) for c in checkpoints]
-    return [1 / len(checkpoints)] * len(checkpoints)
+    artifact = get(spec, workspace)
+    values = artifact.array("features.npy")
+    if spec.settings.storage is Storage.fp32:
+        return values
+    return QuantizedFeatures(values, artifact.array("scales.npy"))

@@ -1,1 +1,1 @@
-"""Every setting with its default, and every check made before any compute: the door between Hydra and plain Python."""
+"""All settings of a run, their composition by Hydra, and the checks made before any compute."""

@@ -1,9 +1,10 @@
-"""Hydra's side: the schemas it composes, and the composed configuration as plain dataclasses."""
+"""The schemas that Hydra composes, and the composed configuration as plain dataclasses."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from typing import cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -12,80 +13,99 @@ from journey.config.run import GROUPS, RunConfig
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 from journey.pipeline.interfaces import Method
+from journey.pipeline.settings import GradientSettings
 
 _PACKAGE = Path(__file__).parents[1]
-
-
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
-"""The choices of every group: beside the package where it is installed, at the top of a checkout."""
+"""The choices of every group: inside the installed package, or at the top of a checkout."""
 
 
-def register_schemas(kinds: Iterable[type[Component]], own: Iterable[type[Component]] = ()) -> None:
-    """Give Hydra the types, so that an unknown key, option or type is refused when the config is composed.
+def register_schemas(
+    components: Iterable[type[Component]], own: Iterable[type[Component]] = ()
+) -> None:
+    """Register the types of all settings, so that Hydra refuses unknown keys, choices and types.
 
-    kinds: ours, which the files in `conf/` make choices of; own: a user's, each a choice of its group by its name, without YAML.
+    Args:
+        components: The components of `journey`. Files in `conf/` make choices of them.
+        own: Components of a user. Each is a choice of its group by its name, without YAML.
 
-    Raises: ConfigError if a user's kind has the name of a choice that exists, or is of no group.
+    Raises:
+        ConfigError: A user's component has the name of another choice, or is of no group.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=RunConfig, provider="journey")
-    for kind in kinds:
-        store.store(group=f"schema/{group_of(kind)}", name=kind.name, node=kind, provider="journey")
-    for kind in own:
-        group = group_of(kind)
+    for component in components:
+        group = f"schema/{group_of(component)}"
+        store.store(group=group, name=component.name, node=_schema(component), provider="journey")
+    for component in own:
+        group, name = group_of(component), component.name
         taken = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        require(
-            kind.name not in taken,
-            f"{group}={kind.name}",
-            kind.__name__,
-            f"named otherwise than {', '.join(taken)}",
-        )
-        package = f"method.{kind.name}" if group == "method" else group
-        store.store(
-            group=group, name=kind.name, node=kind, package=package, provider=kind.__module__
-        )
+        allowed = f"a name other than {', '.join(taken)}"
+        require(name not in taken, f"{group}={name}", component.__name__, allowed)
+        package = f"method.{name}" if group == "method" else group
+        store.store(name, _schema(component), group, package, component.__module__)
 
 
-def group_of(kind: type[Component]) -> str:
-    """The group whose contract a kind is under.
+def _schema(component: type[Component]) -> DictConfig:
+    """Return the settings of a component. A method takes those it shares from `attribution`.
 
-    Raises: ConfigError if there is none, or its name is none.
+    It shares a setting of `GradientSettings` if it has a field of that name with the same default.
     """
-    name = getattr(kind, "name", None)
-    named = isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name) is not None
-    require(
-        named and is_dataclass(kind),
-        f"{kind.__name__}.name",
-        name,
-        "a lower-case name, of a dataclass",
-    )
-    for group, contract in {**GROUPS, "method": Method}.items():
-        if issubclass(kind, contract):
+    schema = OmegaConf.structured(component)
+    if issubclass(component, Method):
+        shared = {f.name: f for f in fields(GradientSettings)}
+        for f in fields(component):
+            if f.name in shared and _default(f) == _default(shared[f.name]):
+                schema[f.name] = f"${{attribution.{f.name}}}"
+    return schema
+
+
+def _default(f: Field) -> object:
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+def group_of(component: type[Component]) -> str:
+    """Return the config group of a component.
+
+    Raises:
+        ConfigError: It implements no interface of a group, or has no proper name.
+    """
+    name = getattr(component, "name", None)
+    proper = isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name) and is_dataclass(component)
+    allowed = "a lower-case name, of a dataclass"
+    require(bool(proper), f"{component.__name__}.name", name, allowed)
+    groups: dict[str, type[Component]] = {**GROUPS, "method": Method}
+    for group, interface in groups.items():
+        if issubclass(component, interface):
             return group
     raise ConfigError(
-        f"{kind.__name__}: must be under a contract: {', '.join([*GROUPS, 'method'])}"
+        f"{component.__name__}: it implements no interface; inherit from that of a group: "
+        f"{', '.join(groups)}"
     )
 
 
 def parse(composed: DictConfig) -> RunConfig:
-    """The composed configuration as plain dataclasses.
+    """Return the composed configuration as plain dataclasses.
 
-    Raises: ConfigError naming the setting, if a value is out of range or a key was added that no code reads.
+    Raises:
+        ConfigError: A value is out of range, or a key was added that no code reads. The message
+            names the setting.
     """
-    config = OmegaConf.to_object(composed)
+    config = cast(RunConfig, OmegaConf.to_object(composed))
     _refuse_extra_keys(config, "")
     return config
 
 
 def _refuse_extra_keys(node: object, path: str) -> None:
-    if is_dataclass(node):
-        names = [f.name for f in fields(node)]
-        for key, value in vars(node).items():
-            if key not in names:
-                raise ConfigError(
-                    f"{path}{key}={value}: no such key; allowed here: {', '.join(names)}"
-                )
-            _refuse_extra_keys(value, f"{path}{key}.")
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            _refuse_extra_keys(value, f"{path}{key}.")
+    """Refuse attributes that are no fields: +method.journey.typo=1 gets past the schema.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    items = node if isinstance(node, dict) else vars(node) if is_dataclass(node) else {}
+    names = [f.name for f in fields(node)] if is_dataclass(node) else list(items)
+    for key, value in items.items():
+        if key not in names:
+            allowed = ", ".join(names)
+            raise ConfigError(f"{path}{key}={value}: no such key; allowed here: {allowed}")
+        _refuse_extra_keys(value, f"{path}{key}.")

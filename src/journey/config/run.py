@@ -1,12 +1,15 @@
-"""A whole run: its groups, what varies in it, and the checks that need more than one group."""
+"""The settings of a run, and the checks that need more than one group of them."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from enum import Enum
+from types import GenericAlias
+from typing import Any, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
 from journey.engine.checks import (
     MOST_METHODS,
+    ConfigError,
     require,
     require_count,
     require_name,
@@ -14,23 +17,23 @@ from journey.engine.checks import (
     require_types,
 )
 from journey.engine.spec import Component
-from journey.engine.workspace import Compute, Precision, Tracking
+from journey.engine.workspace import Compute, Tracking
 from journey.pipeline.interfaces import Dataset, Evaluation, Method, Model
 from journey.pipeline.settings import (
     Augmentation,
     GradientSettings,
-    Projection,
     QueryExample,
     Retraining,
     Sampling,
     Start,
-    Storage,
     Target,
     Training,
 )
 
 
 class Task(Enum):
+    """What the command does."""
+
     train = "train"
     sample = "sample"
     attribute = "attribute"
@@ -42,49 +45,49 @@ class Task(Enum):
     export = "export"
 
 
-@dataclass
-class Vary:
-    """Axes: every method of the run that has such a field is also judged with each of these values of it, one at a time."""
+def _axes() -> list[tuple[str, Any, Any]]:
+    """Return a field for every axis: a list of values of the setting."""
+    types = get_type_hints(GradientSettings)
+    varied = {f.name: types[f.name] for f in fields(GradientSettings) if f.metadata["varies"]}
+    axes: list[tuple[str, Any, Any]] = []
+    for name, kind in {"target": Target, **varied, "query_example": QueryExample}.items():
+        listed = kind if get_origin(kind) is list else GenericAlias(list, (kind,))
+        axes.append((name, listed, field(default_factory=list)))
+    return axes
 
-    target: list[Target] = field(default_factory=list)
-    num_checkpoints: list[int] = field(default_factory=list)
-    first_checkpoint: list[int] = field(default_factory=list)
-    num_samples: list[int] = field(default_factory=list)
-    noise_set: list[int] = field(default_factory=list)
-    share_noise: list[bool] = field(default_factory=list)
-    stratified: list[bool] = field(default_factory=list)
-    antithetic: list[bool] = field(default_factory=list)
-    train_timesteps: list[int] = field(default_factory=list)
-    precision: list[Precision] = field(default_factory=list)
-    projection: list[Projection] = field(default_factory=list)
-    projection_dim: list[int] = field(default_factory=list)
-    projection_rank: list[int] = field(default_factory=list)
-    storage: list[Storage] = field(default_factory=list)
-    damping: list[float] = field(default_factory=list)
-    query_example: list[QueryExample] = field(default_factory=list)
+
+@dataclass
+class Vary(make_dataclass("Axes", _axes())):  # type: ignore[misc]
+    """Axes of ablations: every method is also evaluated with each value, one at a time."""
 
     def variants(self, name: str, method: Method) -> dict[str, tuple[str, Method]]:
-        """Axis, and the method with that field changed, by name: `<name>-<field>-<value>`, or `<name>-<value>` where it is `at`.
+        """Return (axis, changed method) for every variant of a method, by the variant's name.
 
-        A field without effect on the method's scores is no axis of it.
+        The name is `<name>-<field>-<value>`, or `<name>-<value>` for the target. A field without
+        effect on the method's scores is no axis of it.
+
+        Args:
+            name: The method's name in the run.
+            method: The method itself.
         """
-        found = {}
-        own = {f.name for f in fields(method)}
+        result = {}
+        own = [f.name for f in fields(method)]
         for axis, values in vars(self).items():
             if axis not in own or not method.depends_on(axis):
                 continue
             for value in values:
                 shown = value.value if isinstance(value, Enum) else value
-                changed = replace(method, **{axis: [value] if axis == "damping" else value})
-                found[f"{name}-{shown}" if axis == "at" else f"{name}-{axis}-{shown}"] = (
-                    axis,
-                    changed,
-                )
-        return found
+                variant = f"{name}-{shown}" if axis == "target" else f"{name}-{axis}-{shown}"
+                candidates = isinstance(getattr(method, axis), list)
+                changed = replace(method, **{axis: [value] if candidates else value})
+                result[variant] = (axis, changed)
+        return result
 
 
 @dataclass
 class RunConfig:
+    """All settings of a run. Constructing one checks them."""
+
     dataset: Dataset = MISSING
     model: Model = MISSING
     training: Training = field(default_factory=Training)
@@ -97,162 +100,113 @@ class RunConfig:
     compute: Compute = MISSING
     tracking: Tracking = MISSING
     task: Task = Task.report
-    name: str = "adhoc"  # of the experiment: where its report goes, and its group in W&B
+    name: str = "adhoc"  # of the experiment: the directory of its report, and its group in W&B
     seed: int = 0
     artifacts: str = "artifacts"
     reports: str = "reports"
 
     def __post_init__(self) -> None:
-        for group, contract in GROUPS.items():
+        """Check everything that needs neither the data nor this machine.
+
+        Raises:
+            ConfigError: A setting is not allowed. The message names it.
+        """
+        for group, interface in GROUPS.items():
             value = getattr(self, group)
-            require(
-                isinstance(value, contract), group, value, f"one of its choices, such as {group}=…"
-            )
+            allowed = f"one of its choices, such as {group}=…"
+            require(isinstance(value, interface), group, value, allowed)
         require_types(self)
         require_name("name", self.name)
         require_seed("seed", self.seed)
         for name in ("artifacts", "reports"):
             path = getattr(self, name)
-            local = (
-                path != "" and "://" not in path and not path.startswith("~") and path.isprintable()
-            )
+            local = path != "" and path.isprintable() and "://" not in path and path[0] != "~"
             require(local, name, path, "a directory of this machine (~ is not expanded)")
         for group in (*GROUPS, "training", "sampling", "attribution", "retraining"):
             getattr(self, group).check(group)
         self.dataset.check_duplicates("dataset")
-        self._check_start()
-        self.sampling.check_schedule("sampling", self.model.num_timesteps)
-        self._check_space()
+        self._check_sampling()
+        self._check_text_and_latents()
         self.evaluation.check_run("evaluation", self.sampling, self.model)
-        require_count(
-            "retraining.num_samples", self.retraining.num_samples, most=self.model.num_timesteps
-        )
+        num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
+        require_count("retraining.num_samples", num_samples, most=num_timesteps)
         self._check_methods()
 
-    def _check_start(self) -> None:
-        """Where journeys begin."""
+    def _check_sampling(self) -> None:
+        """Check the steps, and injected images against the dataset and the model."""
+        self.sampling.check_schedule("sampling", self.model.num_timesteps)
         if self.sampling.start is Start.generated:
             return
-        planted, queries = self.dataset.num_injected, self.sampling.num_queries
-        require(
-            planted > 0,
-            "sampling.start",
-            "injected",
-            "generated unless dataset.num_injected is positive",
-        )
-        require(
-            queries == planted,
-            "sampling.num_queries",
-            queries,
-            f"dataset.num_injected={planted} with sampling.start=injected",
-        )
-        model = self.model
-        of_pixels = model.pixels and not model.reads_text
-        require(
-            of_pixels,
-            "sampling.start",
-            "injected",
-            f"generated with model={model.name}: planted images are pixels alone",
-        )
+        injected, queries, model = self.dataset.num_injected, self.sampling.num_queries, self.model
+        allowed = "generated unless dataset.num_injected is positive"
+        require(injected > 0, "sampling.start", "injected", allowed)
+        allowed = f"dataset.num_injected={injected} with sampling.start=injected"
+        require(queries == injected, "sampling.num_queries", queries, allowed)
+        allowed = f"generated with model={model.name}: injected images are pixels without text"
+        require(model.pixels and not model.reads_text, "sampling.start", "injected", allowed)
 
-    def _check_space(self) -> None:
-        """Pixels or latents, text or none."""
+    def _check_text_and_latents(self) -> None:
+        """Check that no setting needs pixels or text where the model has none."""
         model, sampling, training = self.model, self.sampling, self.training
-        for name, used in {
-            "training.flip": training.flip,
-            "attribution.flips": self.attribution.flips is not Augmentation.none,
-        }.items():
+        flips, captions = self.attribution.flips, self.attribution.captions
+        if not model.pixels:
             allowed = f"left out with model={model.name}: latents have no mirror image"
-            require(model.pixels or not used, name, _value(self, name), allowed)
-        if not model.reads_text:
-            read = {
-                "sampling.prompts": len(sampling.prompts),
-                "sampling.guidance": sampling.guidance != 1,
-                "training.caption_dropout": training.caption_dropout,
-                "attribution.captions": self.attribution.captions is not Augmentation.none,
-            }
-            for name, used in read.items():
-                require(
-                    not used,
-                    name,
-                    _value(self, name),
-                    f"left as it is with model={model.name}, which reads no text",
-                )
+            require(not training.flip, "training.flip", training.flip, allowed)
+            require(flips is Augmentation.none, "attribution.flips", flips.value, allowed)
+        guidance, dropout = sampling.guidance, training.caption_dropout
+        if model.reads_text:
+            allowed = "1 unless training.caption_dropout is positive, which guidance needs"
+            require(guidance == 1 or dropout > 0, "sampling.guidance", guidance, allowed)
             return
-        guided = sampling.guidance == 1 or training.caption_dropout > 0
-        allowed = "1 unless training.caption_dropout is positive: guidance needs a model that has seen images without captions"
-        require(guided, "sampling.guidance", sampling.guidance, allowed)
+        allowed = f"left as it is with model={model.name}, which reads no text"
+        require(not sampling.prompts, "sampling.prompts", sampling.prompts, allowed)
+        require(guidance == 1, "sampling.guidance", guidance, allowed)
+        require(dropout == 0, "training.caption_dropout", dropout, allowed)
+        require(captions is Augmentation.none, "attribution.captions", captions.value, allowed)
 
     def _check_methods(self) -> None:
+        """Check the methods, their variants, and that every axis varies a method."""
         require(len(self.method) > 0, "method", self.method, "a non-empty list of methods")
         for name in self.method:
             require_name("method", str(name))
         for axis, values in vars(self.vary).items():
-            require(
-                len(values) < MOST_METHODS,
-                f"vary.{axis}",
-                f"{len(values)} values",
-                f"fewer than {MOST_METHODS}",
-            )
-        total = sum(
-            1 + len(self.vary.variants(name, method)) for name, method in self.method.items()
-        )
-        require(
-            total <= MOST_METHODS,
-            "vary",
-            f"{total} methods",
-            f"such that there are at most {MOST_METHODS}",
-        )
+            allowed = f"fewer than {MOST_METHODS}"
+            require(len(values) < MOST_METHODS, f"vary.{axis}", f"{len(values)} values", allowed)
+        variants = [self.vary.variants(name, method) for name, method in self.method.items()]
+        total, allowed = len(self.method) + sum(map(len, variants)), f"at most {MOST_METHODS}"
+        require(total <= MOST_METHODS, "vary", f"{total} methods", allowed)
+        model = self.model
         for name, method in self.all_methods.items():
-            method.check(f"method.{name}")
-            method.check_run(f"method.{name}", self.model, self.training.num_steps)
-            of = f"{name} on {self.model.label}"
-            fits = self.model.pixels or not method.needs_pixels
-            require(fits, f"method.{name}", of, "used with a model of pixels, such as ddpm_tiny")
-            fits = not (self.model.pixels and method.needs_latents)
-            require(fits, f"method.{name}", of, "used with a model of latents, such as ldm_tiny")
-            fits = self.model.reads_text or not method.needs_text
-            require(
-                fits, f"method.{name}", of, "used with a model that reads text, such as ldm_tiny"
-            )
+            where, use = f"method.{name}", f"{name} on {model.label}"
+            method.check(where)
+            method.check_run(where, model, self.training.num_steps)
+            allowed = "used with a model of pixels, such as ddpm_tiny"
+            require(model.pixels or not method.needs_pixels, where, use, allowed)
+            allowed = "used with a model of latents, such as ldm_tiny"
+            require(not (model.pixels and method.needs_latents), where, use, allowed)
+            allowed = "used with a model that reads text, such as ldm_tiny"
+            require(model.reads_text or not method.needs_text, where, use, allowed)
+        varied = {axis for of_method in variants for axis, _ in of_method.values()}
         for axis, values in vars(self.vary).items():
             require(len(set(values)) == len(values), f"vary.{axis}", values, "distinct")
-            varied = any(
-                axis in {a for a, _ in self.vary.variants(n, m).values()}
-                for n, m in self.method.items()
-            )
-            require(
-                varied or not values,
-                f"vary.{axis}",
-                values,
-                f"empty: it has no effect on {', '.join(self.method)}",
-            )
+            allowed = f"empty: it has no effect on {', '.join(self.method)}"
+            require(axis in varied or not values, f"vary.{axis}", values, allowed)
 
     @property
     def all_methods(self) -> dict[str, Method]:
-        """All methods: the chosen ones, then their variants, each once.
+        """Return the chosen methods, then their variants, each once.
 
-        Raises: ConfigError if a variant is called as a method is.
+        Raises:
+            ConfigError: A variant has the name of a method.
         """
-        judged = dict(self.method)
+        methods = dict(self.method)
         for name, method in self.method.items():
             for variant, (_, changed) in self.vary.variants(name, method).items():
-                require(
-                    variant not in self.method,
-                    "vary",
-                    variant,
-                    "without a method that is called like a variant",
-                )
-                if changed not in judged.values():
-                    judged[variant] = changed
-        return judged
-
-
-def _value(run: RunConfig, name: str) -> object:
-    """A setting by its name, as one writes it."""
-    group, setting = name.split(".")
-    value = getattr(getattr(run, group), setting)
-    return value.value if isinstance(value, Enum) else value
+                if variant in self.method:
+                    raise ConfigError(f"vary: {variant} is the name of a method; rename the method")
+                if changed not in methods.values():
+                    methods[variant] = changed
+        return methods
 
 
 GROUPS: dict[str, type[Component]] = {
@@ -262,4 +216,4 @@ GROUPS: dict[str, type[Component]] = {
     "compute": Compute,
     "tracking": Tracking,
 }
-"""The groups a choice of kind is made in; methods are one or several."""
+"""The groups in which a run has one choice. Methods are one or several."""

@@ -1,87 +1,158 @@
-"""Settings that have one kind only, and the enumerations that settings and mathematics share."""
+"""Settings that several components share, and the enumerations that settings and mathematics share.
 
-from dataclasses import dataclass, field
+A setting is one field, made by `setting`: its default, its range and a sentence that documents it.
+Range checks, the axes of `vary`, and whether a setting has an effect are derived from the field.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
 
 from journey.engine.checks import (
+    LAMBDA,
+    MOST,
     MOST_MODELS,
     require,
     require_candidates,
     require_count,
-    require_positive,
     require_samples,
-    require_within,
 )
-from journey.engine.spec import omitted_default
 from journey.engine.workspace import Precision
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    omit_default: bool = False,
+    varies: bool = True,
+    used_if: Mapping[str, tuple[Enum, ...]] | None = None,
+) -> T:
+    """Return a dataclass field with its range and its documentation.
+
+    Args:
+        default: The default. Each instance gets a copy of a list.
+        help: One sentence that says what the setting does.
+        least: Smallest allowed value, or item of a list, which then has distinct items.
+        most: Largest allowed value, or item of a list; by default 10⁶.
+        above: Excluded lower end of the range, instead of `least`.
+        below: Excluded upper end of the range, instead of `most`.
+        omit_default: Whether cache keys omit the setting at its default. So a new setting leaves
+            existing keys unchanged.
+        varies: Whether a gradient setting is an axis of `vary`.
+        used_if: Other settings, and the values of them with which this setting has an effect.
+    """
+    if least is not None and most is None:
+        most = MOST
+    limits = (least, most, above, below)
+    metadata = {"help": help, "range": limits, "varies": varies, "used_if": used_if or {}}
+    if omit_default:
+        metadata["omitted_default"] = default
+    if isinstance(default, list):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_ranges(settings: DataclassInstance, where: str) -> None:
+    """Check that every setting is in the range that its field declares.
+
+    Args:
+        settings: An instance of a dataclass of settings.
+        where: The name of the settings, such as `training`.
+
+    Raises:
+        ConfigError: A setting is out of range. The message names it as `where.field`.
+    """
+    for f in fields(settings):
+        least, most, above, below = f.metadata.get("range", (None, None, None, None))
+        low, high = (least if above is None else above), (most if below is None else below)
+        if low is None or high is None:
+            continue
+        name, value = f"{where}.{f.name}", getattr(settings, f.name)
+        if isinstance(value, list):
+            require_candidates(name, value, low, high)
+            continue
+        shown = [str(end) if isinstance(value, int) else f"{end:g}" for end in (low, high)]
+        if above is None and below is None:
+            require(low <= value <= high, name, value, f"in {shown[0]}…{shown[1]}")
+        else:  # NaN is in no range
+            inside = low <= value <= high and value not in (above, below)
+            opening, closing = "[" if above is None else "(", "]" if below is None else ")"
+            require(inside, name, value, f"in {opening}{shown[0]}, {shown[1]}{closing}")
+
+
+def has_effect(settings: DataclassInstance, name: str) -> bool:
+    """Return whether a setting has an effect, all others being as they are."""
+    (used_if,) = (f.metadata.get("used_if", {}) for f in fields(settings) if f.name == name)
+    return all(getattr(settings, other) in values for other, values in used_if.items())
 
 
 @dataclass
 class Training:
-    num_steps: int = 600
-    batch_size: int = 64
-    learning_rate: float = 1e-3  # peak: linear warm-up, then a cosine to zero
-    warmup_steps: int = 100
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0  # of the gradient
-    ema_decay: float = 0.0  # 0: the last weights themselves
-    flip: bool = omitted_default(False)  # images are mirrored, left to right, half of the time
-    caption_dropout: float = omitted_default(
-        0.0
-    )  # share of examples that are shown without their caption
+    """How a diffusion model is trained."""
+
+    num_steps: int = setting(600, "Train for this many optimizer steps.", least=1, most=10**9)
+    batch_size: int = setting(64, "Use this many images in each step.", least=1)
+    learning_rate: float = setting(
+        1e-3, "Reach this rate after warm-up; a cosine to zero follows.", least=1e-12, most=10
+    )
+    warmup_steps: int = setting(
+        100, "Raise the learning rate linearly for this many steps.", least=0, most=10**9
+    )
+    weight_decay: float = setting(1e-4, "Decay weights at this rate in AdamW.", least=0, most=1000)
+    clip_norm: float = setting(1.0, "Clip gradients to this norm.", least=1e-12, most=1e12)
+    ema_decay: float = setting(
+        0.0, "Average weights with this decay; 0 takes the last weights.", least=0, below=1
+    )
+    flip: bool = setting(
+        False, "Mirror images, left to right, half of the time.", omit_default=True
+    )
+    caption_dropout: float = setting(
+        0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
+    )
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
-        require_count(f"{where}.num_steps", self.num_steps, most=10**9)
-        require_count(f"{where}.batch_size", self.batch_size)
-        require_positive(f"{where}.learning_rate", self.learning_rate)
-        require_within(
-            f"{where}.learning_rate", self.learning_rate, 1e-12, 10
-        )  # outside, nothing is learnt
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
         require_count(f"{where}.warmup_steps", self.warmup_steps, least=0, most=self.num_steps)
-        require_within(f"{where}.weight_decay", self.weight_decay, 0, 1000)
-        require_positive(f"{where}.clip_norm", self.clip_norm)
-        require_within(f"{where}.clip_norm", self.clip_norm, 1e-12, 1e12)
-        require(0 <= self.ema_decay < 1, f"{where}.ema_decay", self.ema_decay, "in [0, 1)")
-        require(
-            0 <= self.caption_dropout < 1,
-            f"{where}.caption_dropout",
-            self.caption_dropout,
-            "in [0, 1)",
-        )
 
 
 @dataclass
 class Autoencoding(Training):
     """How an autoencoder of images is trained, on the mean of their absolute and squared errors."""
 
-    num_steps: int = 2000
-    learning_rate: float = 2e-3
-    block_out_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 32]
-    )  # each level but the first halves the image
-    latent_channels: int = 4
-    kl_weight: float = 1e-6  # of the divergence of latents from N(0, 1), a mean over their elements
+    num_steps: int = setting(2000, "Train for this many optimizer steps.", least=1, most=10**9)
+    learning_rate: float = setting(2e-3, "Reach this rate after warm-up.", least=1e-12, most=10)
+    block_out_channels: list[int] = setting(
+        [16, 32, 32], "Give the levels these channels; each but the first halves the image."
+    )
+    latent_channels: int = setting(4, "Give latents this many channels.", least=1, most=64)
+    kl_weight: float = setting(
+        1e-6, "Weight the mean divergence of latents from N(0, 1) by this.", least=0, most=1e3
+    )
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
         Training.check(self, where)
         channels = self.block_out_channels
-        fine = 0 < len(channels) <= 8 and all(0 < c <= 2**12 and c % 8 == 0 for c in channels)
-        require(
-            fine,
-            f"{where}.block_out_channels",
-            channels,
-            f"a list of 1…8 multiples of 8 up to {2**12}",
-        )
-        require_count(f"{where}.latent_channels", self.latent_channels, most=64)
-        require_within(f"{where}.kl_weight", self.kl_weight, 0, 1e3)
-        require(
-            self.caption_dropout == 0,
-            f"{where}.caption_dropout",
-            self.caption_dropout,
-            "0: there are no captions",
-        )
+        valid = 0 < len(channels) <= 8 and all(0 < c <= 2**12 and c % 8 == 0 for c in channels)
+        allowed = f"a list of 1…8 multiples of 8 up to {2**12}"
+        require(valid, f"{where}.block_out_channels", channels, allowed)
+        dropout = self.caption_dropout
+        require(dropout == 0, f"{where}.caption_dropout", dropout, "0: there are no captions")
 
 
 class Prediction(Enum):
@@ -92,70 +163,68 @@ class Prediction(Enum):
 
 
 class Sampler(Enum):
+    """How a trajectory goes from one timestep to the next."""
+
     ddpm = "ddpm"
     ddim = "ddim"
 
 
 class Start(Enum):
-    """Where the journeys of the queries begin."""
+    """Where the trajectories of the queries begin."""
 
     generated = "generated"  # at pure noise
-    injected = "injected"  # at each step anew, at a noisy version of an image that is planted in the training data
+    injected = "injected"  # at every step anew, at a noisy version of an injected image
 
 
 @dataclass
 class Sampling:
-    """The journeys: how query images are generated, and at which of their steps they are attributed and judged."""
+    """How queries are generated, and at which steps they are attributed and evaluated."""
 
-    sampler: Sampler = Sampler.ddpm
-    num_inference_steps: int = 1000
-    num_queries: int = 24
-    steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300, 200, 100, 20])
-    prompts: list[str] = field(
-        default_factory=list
-    )  # of a model that reads text: queries take them in turn; none: no text
-    guidance: float = 1.0  # towards the prompt, away from none; 1: none
-    start: Start = omitted_default(Start.generated)
-    guided_outputs: bool = False  # queries are attributed and judged by the guided prediction, not by that with their prompt alone
+    sampler: Sampler = setting(Sampler.ddpm, "Sample trajectories by this method.")
+    num_inference_steps: int = setting(1000, "Visit this many timesteps.", least=1)
+    num_queries: int = setting(
+        24, "Generate this many queries, which are evaluated in two halves.", least=4
+    )
+    steps: list[int] = setting(
+        [600, 500, 400, 300, 200, 100, 20],
+        "Attribute these timesteps; they are in falling order.",
+        least=0,
+    )
+    prompts: list[str] = setting([], "Give queries these prompts in turn, if the model reads text.")
+    guidance: float = setting(
+        1.0, "Scale classifier-free guidance by this; 1 means none.", least=0, most=100
+    )
+    start: Start = setting(
+        Start.generated, "Begin at noise, or at an injected image.", omit_default=True
+    )
+    guided_outputs: bool = setting(
+        False, "Attribute and evaluate the guided prediction, not the conditional one."
+    )
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
-        require_count(f"{where}.num_queries", self.num_queries, least=4)  # two for each half
-        require_count(f"{where}.num_inference_steps", self.num_inference_steps)
-        distinct = len(set(self.steps)) == len(self.steps) > 0
-        require(distinct, f"{where}.steps", self.steps, "a non-empty list of distinct timesteps")
-        require(
-            self.steps == sorted(self.steps, reverse=True),
-            f"{where}.steps",
-            self.steps,
-            "in falling order",
-        )
-        require_within(f"{where}.guidance", self.guidance, 0, 100)
-        named = len(self.prompts) <= self.num_queries
-        require(
-            named,
-            f"{where}.prompts",
-            f"{len(self.prompts)} prompts",
-            f"at most num_queries={self.num_queries}",
-        )
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
+        falling = self.steps == sorted(self.steps, reverse=True)
+        require(falling, f"{where}.steps", self.steps, "in falling order")
+        count, allowed = len(self.prompts), f"at most num_queries={self.num_queries}"
+        require(count <= self.num_queries, f"{where}.prompts", f"{count} prompts", allowed)
 
     def check_schedule(self, where: str, num_timesteps: int) -> None:
-        """Refuse steps that are not visited on a schedule of so many timesteps. Raises: ConfigError."""
-        inference_steps = self.num_inference_steps
-        require(
-            all(0 <= t < num_timesteps for t in self.steps),
-            f"{where}.steps",
-            self.steps,
-            f"in [0, {num_timesteps})",
-        )
-        require_count(f"{where}.num_inference_steps", inference_steps, most=num_timesteps)
-        visited = visited_timesteps(num_timesteps, inference_steps)
-        allowed = f"timesteps the sampler visits: multiples of {num_timesteps // inference_steps} up to {visited[0]}"
-        require(set(self.steps) <= set(visited), f"{where}.steps", self.steps, allowed)
+        """Raise ConfigError unless the sampler visits all steps, given the schedule's length."""
+        steps, count = self.steps, self.num_inference_steps
+        on_schedule = all(t < num_timesteps for t in steps)
+        require(on_schedule, f"{where}.steps", steps, f"in [0, {num_timesteps})")
+        require_count(f"{where}.num_inference_steps", count, most=num_timesteps)
+        visited = visited_timesteps(num_timesteps, count)
+        stride = num_timesteps // count
+        allowed = f"timesteps the sampler visits: multiples of {stride} up to {visited[0]}"
+        require(set(steps) <= set(visited), f"{where}.steps", steps, allowed)
 
 
 def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]:
-    """The timesteps a sampler visits, in falling order ("leading" spacing: multiples of T // num_inference_steps).
+    """Return the timesteps a sampler visits, in falling order.
+
+    The spacing is "leading": multiples of T // num_inference_steps.
 
     >>> visited_timesteps(1000, 4)
     [750, 500, 250, 0]
@@ -165,78 +234,69 @@ def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]
 
 
 class Batching(Enum):
-    """What a retrained model's batches are."""
+    """The mini-batches of a retrained model."""
 
-    coupled = (
-        "coupled"  # the full data's, with their timesteps and noise; what is left out is skipped
-    )
-    independent = (
-        "independent"  # of the images it keeps, so that leaving one out changes all of them
-    )
+    coupled = "coupled"  # those of the full data, with their noise, without the removed images
+    independent = "independent"  # batches of the subset: removing one image changes all of them
 
 
 class TrajectoryWeights(Enum):
-    """What the output of a trajectory is."""
+    """How the outputs of the steps are weighted in the output of a trajectory."""
 
-    relative = "relative"  # the mean over steps of their outputs, each over what it is under the full model
-    plain = "plain"  # the mean over steps of their outputs, nearly all of which are the last ones
+    relative = "relative"  # each over its value under the full model
+    plain = "plain"  # equally: their mean is dominated by the last steps
 
 
 @dataclass
 class Retraining:
-    """Models retrained on random subsets, and how each is measured: LDS and datamodels share them."""
+    """Models retrained on random subsets, and how their outputs are measured."""
 
-    num_subsets: int = 32  # M
-    num_seeds: int = 1  # R trainings of each subset
-    fraction: float = 0.5  # of each class that a subset keeps
-    batches: Batching = (
-        Batching.independent
-    )  # as experiments/protocol chose; a small removal shows with shared ones only
-    num_samples: int = 32  # of each measured output
-    antithetic: bool = False
-    trajectory: TrajectoryWeights = TrajectoryWeights.relative
+    num_subsets: int = setting(
+        32, "Retrain on this many random subsets (M); a ceiling needs seven.", least=8
+    )
+    num_seeds: int = setting(1, "Train this many models on each subset (R).", least=1)
+    fraction: float = setting(0.5, "Keep this fraction of each class.", above=0, below=1)
+    batches: Batching = setting(
+        Batching.independent, "Form mini-batches alone, or coupled to those of the full data."
+    )
+    num_samples: int = setting(
+        32, "Average each measured output over this many noise samples.", least=1
+    )
+    antithetic: bool = setting(False, "Draw noise samples in pairs (ε, −ε).")
+    trajectory: TrajectoryWeights = setting(
+        TrajectoryWeights.relative, "Weight the steps of a trajectory relatively, or equally."
+    )
 
     def check(self, where: str) -> None:
-        """Raises: ConfigError."""
-        require_count(
-            f"{where}.num_subsets", self.num_subsets, least=8
-        )  # four in each half; a ceiling needs seven
-        require_count(f"{where}.num_seeds", self.num_seeds)
-        require_count(
-            f"{where}.num_subsets × num_seeds", self.num_subsets * self.num_seeds, most=MOST_MODELS
-        )
-        require(
-            0 < self.fraction < 1, f"{where}.fraction", self.fraction, "strictly between 0 and 1"
-        )
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
+        num_models = self.num_subsets * self.num_seeds
+        require_count(f"{where}.num_subsets × num_seeds", num_models, most=MOST_MODELS)
         require_samples(where, self.num_samples, self.antithetic)
-        halves = 4 if self.antithetic else 2  # the ceiling compares halves of the draws
-        require(
-            self.num_samples % halves == 0,
-            f"{where}.num_samples",
-            self.num_samples,
-            f"a multiple of {halves}",
-        )
+        unit = 4 if self.antithetic else 2  # the noise ceiling compares two halves
+        whole = self.num_samples % unit == 0
+        require(whole, f"{where}.num_samples", self.num_samples, f"a multiple of {unit}")
 
 
 class Target(Enum):
-    """Which output of a query is attributed: one per step of the journey, their mean, or one of the final image."""
+    """The output of a query that is attributed."""
 
-    step = "step"
-    trajectory = "trajectory"
-    final_sample = "final_sample"
+    step = "step"  # one output for each step of the trajectory
+    trajectory = "trajectory"  # the mean of the outputs of all steps
+    final_sample = "final_sample"  # the output of the final sample
 
 
 class QueryExample(Enum):
-    """What of a query is asked at a step t of its journey, whose final example is x_0."""
+    """The clean example that stands for a query at step t; x_0 is its final sample."""
 
     estimate = "estimate"  # x̂0_t
-    mean = "mean"  # the mean of continuations from x_t: E[x_0 | x_t] but for its Monte-Carlo error
-    continuation = "continuation"  # a single one, that with the journey's own noise: x_0
-    noisy = "noisy"  # x_0 with one draw, the ε that makes it x_t: the very example that the journey was at
+    mean = "mean"  # the mean of continuations from x_t, a Monte-Carlo estimate of E[x_0 | x_t]
+    continuation = "continuation"  # x_0, the continuation with the trajectory's own noise
+    noisy = "noisy"  # x_0 with one noise sample, the ε for which add_noise(x_0, t, ε) = x_t
 
 
 class Output(Enum):
-    """The function of an example whose gradient is taken, averaged over draws and elements."""
+    """The function whose gradient is taken, averaged over noise samples and elements."""
 
     loss = "loss"  # (ε − ε_θ)²
     square = "square"  # ε_θ²
@@ -245,21 +305,23 @@ class Output(Enum):
 
 
 class Augmentation(Enum):
-    """How the draws of a training image see it, of which there are several views: mirrored or not, by one of its captions."""
+    """Which view of a training image a noise sample has: mirrored or not, and which caption."""
 
-    none = "none"  # as it is, by its first caption
-    both = "both"  # in turn
+    none = "none"  # the image as it is, with its first caption
+    both = "both"  # all views in turn
     random = "random"
 
 
 class DampingUnit(Enum):
     """What λ is relative to: a mean of the eigenvalues of ΦᵀΦ."""
 
-    eigenvalue = "eigenvalue"  # ‖Φ‖² / min(N, p): of those that can be other than zero
-    diagonal = "diagonal"  # ‖Φ‖² / p: of all, the mean diagonal, as the literature has it
+    eigenvalue = "eigenvalue"  # ‖Φ‖² / min(N, p): the mean of those that can be positive
+    diagonal = "diagonal"  # ‖Φ‖² / p: the mean of all, as in the literature
 
 
 class Kernel(Enum):
+    """The matrix between the features of a query and of a training image."""
+
     gram = "gram"  # φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i
     ekfac = "ekfac"  # g_qᵀ (G + λI)⁻¹ g_i, G the generalised Gauss–Newton matrix by EK-FAC
     identity = "identity"  # φ_qᵀ φ_i
@@ -275,34 +337,31 @@ class Scale(Enum):
 
 
 class ScoreTransform(Enum):
+    """The function of the scores that is reported."""
+
     linear = "linear"
     square = "square"
 
 
 class Ensemble(Enum):
-    """What the checkpoints are."""
+    """The checkpoints over which scores are averaged."""
 
-    seeds = "seeds"  # independent trainings, averaged
-    run = "run"  # moments of one training, weighted by their learning rates
+    seeds = "seeds"  # independent trainings
+    run = "run"  # intermediate checkpoints of one training, weighted by their learning rates
 
 
 class Projection(Enum):
+    """How a gradient becomes a feature."""
+
     sparse = "sparse"  # Johnson–Lindenstrauss, one random bucket and sign per coordinate
     gaussian = "gaussian"
     rademacher = "rademacher"
-    kronecker = (
-        "kronecker"  # inside every layer, of both its sides: the gradient of no weight is formed
-    )
+    kronecker = "kronecker"  # LoGra: both sides of every layer, without the gradient of any weight
     none = "none"  # the whole gradient: the exact kernel
-
-    @property
-    def sized(self) -> bool:
-        """Whether `projection_dim` is what its features number."""
-        return self not in (Projection.kronecker, Projection.none)
 
 
 class Storage(Enum):
-    """How features are stored: all but the first with a scale for every row."""
+    """The numbers that features are stored as: all but the first with a scale for every row."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -310,47 +369,85 @@ class Storage(Enum):
 
     @property
     def num_bytes(self) -> int:
-        """Of a number."""
+        """Return the bytes of one number."""
         return {Storage.fp32: 4, Storage.fp16: 2, Storage.int8: 1}[self]
 
 
 @dataclass
-class GradientSettings:
-    """What all gradient methods do, unless one of them says otherwise."""
+class FeatureSettings:
+    """What determines the projected gradient of an example under one model."""
 
-    num_checkpoints: int = 3
-    first_checkpoint: int = 0  # retrained models share their seeds with checkpoints 0, 1, …; others show what that is worth
-    num_samples: int = 32  # (timestep, noise) pairs per gradient
-    noise_set: int = 0  # which of many independent sets of draws
-    share_noise: bool = False  # destinations are asked with the draws of training images, as a step's queries cannot be
-    stratified: bool = True  # timesteps of training images one from each of num_samples equal parts, or independent
-    antithetic: bool = False  # draws come in pairs (ε, −ε)
-    train_timesteps: int = (
-        0  # how many timesteps around the query's step training images are asked at; 0: all
+    num_samples: int = setting(
+        32, "Average each gradient over this many noise samples (t, ε).", least=1
     )
-    flips: Augmentation = omitted_default(Augmentation.none)
-    captions: Augmentation = omitted_default(Augmentation.none)
-    precision: Precision = Precision.fp32  # of the gradients
-    projection: Projection = Projection.sparse
-    projection_dim: int = 4096
-    projection_rank: int = omitted_default(
-        16
-    )  # of projection=kronecker, on each side of every layer
-    storage: Storage = omitted_default(Storage.fp32)  # of the features
-    damping: list[float] = field(
-        default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0]
-    )  # candidates for λ, relative
-    damping_unit: DampingUnit = DampingUnit.eigenvalue
+    noise_set: int = setting(0, "Use this one of many independent sets of noise samples.", least=0)
+    share_noise: bool = setting(
+        False,
+        "Use the noise samples of training images for final samples, too.",
+        used_if={"target": (Target.final_sample,)},
+    )
+    stratified: bool = setting(
+        True, "Draw one timestep from each of num_samples equal parts of the schedule."
+    )
+    antithetic: bool = setting(False, "Draw noise samples in pairs (ε, −ε).")
+    train_timesteps: int = setting(
+        0,
+        "Noise training images at this many timesteps around the query's; 0 means all.",
+        least=0,
+        used_if={"target": (Target.step,)},
+    )
+    flips: Augmentation = setting(
+        Augmentation.none, "Mirror training images or not.", omit_default=True, varies=False
+    )
+    captions: Augmentation = setting(
+        Augmentation.none, "Use one caption of an image or all.", omit_default=True, varies=False
+    )
+    precision: Precision = setting(Precision.fp32, "Compute gradients in this precision.")
+    projection: Projection = setting(Projection.sparse, "Project gradients by this method.")
+    projection_dim: int = setting(
+        4096,
+        "Project gradients to this dimension (p).",
+        least=1,
+        used_if={"projection": (Projection.sparse, Projection.gaussian, Projection.rademacher)},
+    )
+    projection_rank: int = setting(
+        16,
+        "Project each side of every layer to this rank.",
+        least=2,
+        omit_default=True,
+        used_if={"projection": (Projection.kronecker,)},
+    )
+    storage: Storage = setting(Storage.fp32, "Store features in this format.", omit_default=True)
+
+
+@dataclass
+class GradientSettings(FeatureSettings):
+    """The settings that all gradient methods share, unless a method has another value."""
+
+    num_checkpoints: int = setting(
+        3, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
+    )
+    first_checkpoint: int = setting(
+        0,
+        "Begin with this checkpoint; retrained models share the training seeds 0, 1, ….",
+        least=0,
+        most=MOST_MODELS,
+    )
+    damping: list[float] = setting(
+        [0.01, 0.1, 1.0, 10.0, 100.0],
+        "Compute scores with each of these λ, relative to damping_unit.",
+        least=LAMBDA[0],
+        most=LAMBDA[1],
+        used_if={"kernel": (Kernel.gram, Kernel.ekfac)},
+    )
+    damping_unit: DampingUnit = setting(
+        DampingUnit.eigenvalue, "Measure λ in this unit.", varies=False
+    )
 
     def check(self, where: str) -> None:
-        """Refuse what no gradient method can do. Raises: ConfigError."""
-        require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
-        require_count(f"{where}.first_checkpoint", self.first_checkpoint, least=0, most=MOST_MODELS)
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
         require_samples(where, self.num_samples, self.antithetic)
-        require_count(f"{where}.noise_set", self.noise_set, least=0)
-        require_count(f"{where}.projection_dim", self.projection_dim)
-        require_count(f"{where}.projection_rank", self.projection_rank, least=2)
-        require_candidates(f"{where}.damping", self.damping)
-        window, draws = self.train_timesteps, self.num_samples
-        allowed = f"0 (all) or at least num_samples={draws}"
-        require(window == 0 or window >= draws, f"{where}.train_timesteps", window, allowed)
+        count, num_samples = self.train_timesteps, self.num_samples
+        allowed = f"0 (all) or at least num_samples={num_samples}"
+        require(count == 0 or count >= num_samples, f"{where}.train_timesteps", count, allowed)
