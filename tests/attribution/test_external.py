@@ -132,6 +132,8 @@ def renamed(axis, change):
 
 NOT_FINITE = SCORES.copy()
 NOT_FINITE[1, 2, 3] = np.nan
+SHAPE, FILE = r"must be of the shape of its axes, \(2, 4, 60\)", "must be a file with scores, steps"
+FINITE = "must be finite numbers throughout"
 REFUSED = {
     "an image missing": (
         renamed("train", lambda ids: [*ids[:-1], ids[0]]),
@@ -161,31 +163,19 @@ REFUSED = {
         changed(train=np.arange(60)),
         r"train: 60 expected, 60 found: 60 missing.*60 unknown",
     ),
-    "another shape": (
-        changed(scores=SCORES[:, :2]),
-        r"with scores \(2, 2, 60\): must be of the shape of its axes, \(2, 4, 60\)",
-    ),
+    "another shape": (changed(scores=SCORES[:, :2]), r"with scores \(2, 2, 60\): " + SHAPE),
     "another order": (
         changed(scores=SCORES.transpose(0, 2, 1)),
-        r"with scores \(2, 60, 4\): must be of the shape",
+        r"with scores \(2, 60, 4\): " + SHAPE,
     ),
-    "candidates": (
-        changed(scores=SCORES[None]),
-        r"with scores \(1, 2, 4, 60\): must be of the shape",
-    ),
-    "NaN": (changed(scores=NOT_FINITE), "must be finite numbers throughout"),
-    "infinity": (changed(scores=np.full_like(SCORES, np.inf)), "must be finite numbers throughout"),
-    "texts": (changed(scores=SCORES.astype(str)), "must be finite numbers throughout"),
-    "complex numbers": (changed(scores=SCORES + 1j), "must be finite"),
-    "no scores": (
-        changed(scores=None),
-        r"with queries, steps, train: must be a file with scores, steps, queries, train",
-    ),
-    "no ids": (changed(train=None), r"with queries, scores, steps: must be a file with"),
-    "another array": (
-        changed(extra=np.zeros(3)),
-        r"with extra, queries, scores, steps, train: must be a file with",
-    ),
+    "candidates": (changed(scores=SCORES[None]), r"with scores \(1, 2, 4, 60\): " + SHAPE),
+    "NaN": (changed(scores=NOT_FINITE), FINITE),
+    "infinity": (changed(scores=np.full_like(SCORES, np.inf)), FINITE),
+    "texts": (changed(scores=SCORES.astype(str)), FINITE),
+    "complex numbers": (changed(scores=SCORES + 1j), FINITE),
+    "no scores": (changed(scores=None), f"with queries, steps, train: {FILE}, queries, train"),
+    "no ids": (changed(train=None), f"with queries, scores, steps: {FILE}"),
+    "another array": (changed(extra=np.zeros(3)), f"with extra, queries, scores, steps.*: {FILE}"),
     "a number for steps": (changed(steps=np.array(600)), "one-dimensional steps"),
     "two columns of ids": (changed(train=np.array([["a", "b"]] * 60)), "one-dimensional train"),
     "pickled names": (

@@ -120,12 +120,9 @@ def test_patch_scores_are_the_naive_softmax():
     total = torch.zeros(5)
     for row in range(4):
         for column in range(4):
-            patch = (
-                slice(None),
-                slice(max(0, row - 1), row + 2),
-                slice(max(0, column - 1), column + 2),
-            )
-            distance = torch.stack([((x_t[0, 0] - 0.4**0.5 * x)[patch] ** 2).sum() for x in train])
+            rows, columns = slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2)
+            difference = (x_t[0, 0] - 0.4**0.5 * train)[:, :, rows, columns]
+            distance = (difference**2).sum((1, 2, 3))
             total += (-distance / (2 * 0.6)).softmax(0) / 16
     np.testing.assert_allclose(scores, total.numpy(), rtol=1e-5)
 

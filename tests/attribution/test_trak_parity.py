@@ -35,10 +35,9 @@ def test_same_ranks_as_traker(net, linear_schedule, clean, draws, tmp_path):
     d = sum(p.numel() for p in net.parameters())
     project = make_projection(Projection.gaussian, d, P, 0, "a", torch.device("cpu"))
 
-    traker = TRAKer(
-        net, LossOutput(linear_schedule, draws), len(train), str(tmp_path), device="cpu", proj_dim=P, logging_level=40,
-        projector=SameProjector(project, d), use_half_precision=False,
-    )  # fmt: skip
+    task, projector = LossOutput(linear_schedule, draws), SameProjector(project, d)
+    settings = {"device": "cpu", "proj_dim": P, "use_half_precision": False, "logging_level": 40}
+    traker = TRAKer(net, task, len(train), str(tmp_path), projector=projector, **settings)
     traker.load_checkpoint(net.state_dict(), model_id=0)
     for batch in train.x0.split(32):
         traker.featurize([batch], num_samples=len(batch))
