@@ -1,33 +1,30 @@
-"""Draw the figures of an experiment again, each from its result.json alone (trajectories.png shows images, and comes with a run).
+"""Draw the figures of experiments again from their result.json.
 
     python experiments/redraw.py experiments/counterfactual
 
-Of further results, result-<of>.json, the figures are called <figure>-<of>.png.
+The figures of a further result, result-<name>.json, are called <figure>-<name>.png. The figure
+trajectories.png shows images and comes with a run.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 from journey.components import EVALUATIONS
 
 
 def redraw(folder: Path, into: Path) -> list[str]:
-    """Write every figure that is in a folder, from its results, as reports have it; returns the names."""
+    """Write the figures that a folder has, from its results, and return their names."""
+    evaluations = {evaluation.name: evaluation for evaluation in EVALUATIONS}
     names = []
     for path in sorted(folder.glob("result*.json")):
         result = json.loads(path.read_text())
-        (kind,) = [
-            kind for kind in EVALUATIONS if kind.name == result["settings"]["evaluation"]["kind"]
-        ]
-        for name, figure in kind().figures(result).items():
-            called = Path(name).stem + path.stem.removeprefix("result") + ".png"
-            if (folder / called).exists():
-                figure.savefig(into / called, dpi=160)
-                names.append(called)
-        plt.close("all")
+        evaluation = evaluations[result["settings"]["evaluation"]["name"]]()
+        for file, figure in evaluation.figures(result).items():
+            name = Path(file).stem + path.stem.removeprefix("result") + ".png"
+            if (folder / name).exists():
+                figure.savefig(into / name, dpi=160)
+                names.append(name)
     return names
 
 

@@ -39,18 +39,30 @@ def table() -> str:
                 cells[row["method"]] = _interval(row)
             elif row["quantity"] == "ceiling" and row["method"] == "noise_samples":
                 cells["ceiling"] = _interval(row)
-        sizes = (result["num_train"], result["num_subsets"], result["num_seeds"], result["num_queries"])
+        sizes = (
+            result["num_train"],
+            result["num_subsets"],
+            result["num_seeds"],
+            result["num_queries"],
+        )
         cells["sizes"] = "{:,} / {} × {} / {}".format(*sizes)
         columns[folder] = cells
     lines = ["| | " + " | ".join(DATASETS.values()) + " |", "|---" * (1 + len(DATASETS)) + "|"]
-    titles = METHODS | {"ceiling": "ceiling, these models", "sizes": "images / subsets × seeds / queries"}
+    titles = METHODS | {
+        "ceiling": "ceiling, these models",
+        "sizes": "images / subsets × seeds / queries",
+    }
     for name, title in titles.items():
-        lines.append(f"| {title} | " + " | ".join(cells.get(name, "") for cells in columns.values()) + " |")
+        lines.append(
+            f"| {title} | " + " | ".join(cells.get(name, "") for cells in columns.values()) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def _interval(row: dict[str, float]) -> str:
-    value, low, high = (f"{100 * row[end]:z.0f}".replace("-", "−") for end in ("value", "low", "high"))
+    value, low, high = (
+        f"{100 * row[end]:z.0f}".replace("-", "−") for end in ("value", "low", "high")
+    )
     return f"{value} [{low}, {high}]"
 
 

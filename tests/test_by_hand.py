@@ -1,4 +1,4 @@
-"""The framework against one page that was written without it: the same settings give the same numbers at every station."""
+"""The package against one script written without it: the same numbers at every stage."""
 
 import contextlib
 import importlib.util

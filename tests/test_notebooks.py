@@ -1,4 +1,4 @@
-"""Notebooks run as they are committed, and say what their paired files say."""
+"""Notebooks run as they are committed, and agree with their paired files."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def test_a_notebook_runs(source):
         kernel_name="python3",
         resources={"metadata": {"path": str(source.parent)}},
     ).execute()
-    said = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert said
-    assert not [output for output in said if output.get("name") == "stderr"]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_its_pair_says_the_same_and_has_small_outputs(source):
+def test_its_pair_has_the_same_cells_and_small_outputs(source):
     pair = source.with_suffix(".ipynb")
     cells, paired = (jupytext.read(path).cells for path in (source, pair))
     assert [(cell.cell_type, cell.source) for cell in cells] == [

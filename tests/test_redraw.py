@@ -1,4 +1,4 @@
-"""What is committed is drawn from its result.json alone."""
+"""Committed figures are drawn from their result.json alone."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ FOLDERS = sorted({path.parent for path in EXPERIMENTS.glob("*/result.json")})
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_every_figure_but_that_of_images_is_drawn_again(folder, tmp_path, monkeypatch):
+def test_every_figure_without_images_is_drawn_again(folder, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     from redraw import redraw
 

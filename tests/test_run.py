@@ -1,10 +1,9 @@
-"""A run is opened in Python by the words of the command: what it reads, and what it says is missing."""
+"""Runs opened in Python: results, figures, and errors that name what is missing."""
 
 import os
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import TINY
@@ -18,7 +17,7 @@ GUIDE = (Path(__file__).parents[1] / "docs/python.md").read_text()
 
 @pytest.fixture(scope="module")
 def run(tiny):
-    return journey.open(*TINY, f"artifacts={tiny[0]}/artifacts")
+    return journey.load(*TINY, f"artifacts={tiny[0]}/artifacts")
 
 
 def test_scores_are_those_of_the_artifact(run, tiny):
@@ -27,54 +26,55 @@ def test_scores_are_those_of_the_artifact(run, tiny):
     assert scores.index.unique("step").tolist() == [600, 200]
     first = next((tiny[0] / "artifacts/scores").glob("*gram-loss-step*/scores.npy"))
     stored = np.load(first).reshape(5, 8, 60)
-    assert any((scores.to_numpy() == of).all() for of in stored)
-    assert run.scores("trak").index.unique("step").tolist() == ["destination"]
+    assert any((scores.to_numpy() == candidate).all() for candidate in stored)
+    assert run.scores("trak").index.unique("step").tolist() == ["final_sample"]
 
 
 def test_proponents_are_a_table_in_the_order_of_scores(run):
     best = run.proponents("journey", query=3, step=200, k=7)
-    of = run.scores("journey").loc[(200, 3)]
-    assert best["id"].tolist() == of.sort_values(ascending=False, kind="stable").index[:7].tolist()
-    assert best["score"].tolist() == of[best["id"]].tolist()
+    scores = run.scores("journey").loc[(200, 3)]
+    assert (
+        best["id"].tolist() == scores.sort_values(ascending=False, kind="stable").index[:7].tolist()
+    )
+    assert best["score"].tolist() == scores[best["id"]].tolist()
     assert best["image"][1].shape == (8, 8)
     worst = run.opponents("journey", query=3, step=200, k=1)
-    assert worst["score"][1] == of.min()
+    assert worst["score"][1] == scores.min()
 
 
 def test_lds_and_every_row_are_frames(run):
     lds = run.lds()
-    assert set(lds["method"]) == {"journey", "trak", "pixel", "random", "draws"}
+    assert set(lds["method"]) == {"journey", "trak", "pixel", "random", "noise_samples"}
     assert (lds["low"] <= lds["value"]).all()
     assert len(run.rows()) == len(run.result["rows"])
     assert set(run.rows(quantity="difference")["against"]) == {"trak", "pixel", "random"}
 
 
-def test_a_journey_is_a_figure(run):
+def test_a_trajectory_is_a_figure(run):
     figure = run.show(query=2)
     assert "journey" in figure.get_suptitle()
     assert len([axes for axes in figure.axes if axes.images]) == 2 * 7
     assert list(run.figures()) == ["lds_by_step.png"]
-    plt.close("all")
 
 
-def test_what_is_missing_is_named_with_its_command(tmp_path):
-    run = journey.open(*TINY, f"artifacts={tmp_path}", "method=[journey,pixel]")
-    for ask, said in (
+def test_a_missing_artifact_is_named_with_its_command(tmp_path):
+    run = journey.load(*TINY, f"artifacts={tmp_path}", "method=[journey,pixel]")
+    for read, message in (
         (
             run.lds,
-            r"evaluations/\S+ has not been made; make it: journey experiment=smoke .*'method=\[journey,pixel\]'$",
+            r"evaluations/\S+ does not exist; compute it by: journey experiment=smoke .*'method=\[journey,pixel\]'$",
         ),
         (lambda: run.scores("pixel"), r"scores/\S+ .* task=attribute$"),
         (lambda: run.images, r"images/\S+ .* task=train$"),
     ):
-        with pytest.raises(MissingResultError, match=said):
-            ask()
+        with pytest.raises(MissingResultError, match=message):
+            read()
     assert list(tmp_path.iterdir()) == [], "nothing is computed"
 
 
-def test_what_the_command_refuses_is_refused(run):
+def test_settings_are_checked_as_by_the_command(run):
     with pytest.raises(ConfigError, match="seed=-1: must be"):
-        journey.open(*TINY, "seed=-1")
+        journey.load(*TINY, "seed=-1")
     with pytest.raises(ConfigError, match="method=nothing: must be one of journey, trak"):
         run.scores("nothing")
     with pytest.raises(ConfigError, match="step=5: must be one of 600, 200"):
@@ -82,10 +82,9 @@ def test_what_the_command_refuses_is_refused(run):
 
 
 def test_the_examples_of_the_guide_run(tiny, monkeypatch):
-    """On the smallest experiment, whose steps and queries are fewer."""
+    """On the smallest experiment, which has fewer steps and queries."""
     monkeypatch.chdir(tiny[0])
     words = ", ".join(map(repr, TINY))
     (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     assert os.path.isdir("artifacts")
     exec(code.replace('"experiment=digits"', words).replace("step=400", "step=200"), {})
-    plt.close("all")

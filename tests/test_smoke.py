@@ -1,4 +1,4 @@
-"""The whole road through the real entry point, once, and a number that must not move."""
+"""The smallest experiment through the real entry point, and golden numbers."""
 
 import json
 import re
@@ -22,41 +22,41 @@ def journey(directory, *words):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """As users start it, in processes that begin with nothing."""
+    """Run it as users do, in a new process."""
     directory = tmp_path_factory.mktemp("smoke")
-    done = python(directory, "-m", "journey", "experiment=smoke")
-    succeeds(done)
-    return directory, done
+    process = python(directory, "-m", "journey", "experiment=smoke")
+    succeeds(process)
+    return directory, process
 
 
 def result_of(directory):
     return json.loads((directory / "reports/smoke/result.json").read_text())
 
 
-def test_report_is_complete_and_named_last(finished):
-    directory, done = finished
-    assert done.stdout.rstrip().endswith(
+def test_the_report_is_complete_and_its_files_are_listed_last(finished):
+    directory, process = finished
+    assert process.stdout.rstrip().endswith(
         "reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, trajectories.png"
     )
-    assert done.stderr == ""
+    assert process.stderr == ""
     for name in ("lds_by_step.png", "trajectories.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
     result = result_of(directory)
     rows = result["rows"]
     assert method_names(rows, "lds") == ["journey", "trak", "pixel", "random"]
-    judged = [
-        select(rows, quantity="lds", method=name, score_transform="best")
+    evaluated = [
+        select(rows, quantity="lds", method=name, score_transform="chosen")
         for name in method_names(rows, "lds")
     ]
-    for found in (*judged, select(rows, quantity="ceiling", method="draws")):
-        of_steps = select(found, target="step")
-        assert [row["step"] for row in of_steps] == result["steps"] == [600, 300, 100]
-        assert all(row["low"] <= row["value"] <= row["high"] for row in found)
-        assert {row["target"] for row in found} == {
+    for rows_of in (*evaluated, select(rows, quantity="ceiling", method="noise_samples")):
+        at_steps = select(rows_of, target="step")
+        assert [row["step"] for row in at_steps] == result["steps"] == [600, 300, 100]
+        assert all(row["low"] <= row["value"] <= row["high"] for row in rows_of)
+        assert {row["target"] for row in rows_of} == {
             "step",
             "paired_steps",
             "trajectory",
-            "destination",
+            "final_sample",
         }
     paired = {(row["method"], row["against"]) for row in select(rows, quantity="difference")}
     assert paired == {("journey", m) for m in ("trak", "pixel", "random")}
@@ -73,20 +73,15 @@ def test_report_is_complete_and_named_last(finished):
     assert sorted(p.name for p in directory.iterdir()) == ["artifacts", "reports"]
 
 
-def test_a_result_says_what_made_it(finished):
+def test_a_result_records_its_provenance(finished):
     directory, _ = finished
     result = result_of(directory)
-    wanted = {"num_steps": 60, "batch_size": 32, "warmup_steps": 10}.items()
-    assert wanted <= result["settings"]["training"].items()
-    addresses = result["addresses"]
-    each = [
-        addresses["evaluation"],
-        addresses["images"],
-        addresses["journeys"],
-        *addresses["checkpoints"],
-    ]
-    for address in [*each, *addresses["scores"].values()]:
-        assert (directory / "artifacts" / address / "manifest.json").exists()
+    expected = {"num_steps": 60, "batch_size": 32, "warmup_steps": 10}.items()
+    assert expected <= result["settings"]["training"].items()
+    keys = result["cache_keys"]
+    single = [keys["evaluation"], keys["images"], keys["trajectories"]]
+    for key in [*single, *keys["checkpoints"], *keys["scores"].values()]:
+        assert (directory / "artifacts" / key / "manifest.json").exists()
     assert set(result["versions"]) > {"python", "torch", "diffusers", "numpy"}
     for method, cost in result["cost"].items():
         assert cost["bytes"] > 0, method
@@ -107,14 +102,14 @@ def test_golden_numbers(finished):
     )
     assert outputs.tolist() == pytest.approx(GOLDEN_OUTPUTS, rel=1e-3)
     scores = np.load(
-        artifacts / result_of(finished[0])["addresses"]["scores"]["journey"] / "scores.npy"
+        artifacts / result_of(finished[0])["cache_keys"]["scores"]["journey"] / "scores.npy"
     )
     assert np.sqrt(np.square(scores).sum((1, 2, 3))).tolist() == pytest.approx(
         GOLDEN_SCORE_NORMS, rel=1e-2
     )
 
 
-def test_second_run_makes_nothing_and_says_the_same(finished):
+def test_a_second_run_computes_nothing_and_prints_the_same(finished):
     directory, first = finished
     before = {p: p.stat().st_mtime_ns for p in (directory / "artifacts").rglob("*")}
     again = journey(directory)
@@ -126,32 +121,32 @@ def test_second_run_makes_nothing_and_says_the_same(finished):
     )
 
 
-def test_plan_says_what_is_cached_and_what_is_not(finished):
+def test_the_plan_counts_cached_and_missing_artifacts(finished):
     directory, _ = finished
     plan = journey(directory, "task=plan", "retraining.num_subsets=10").stdout
     train = next(line for line in plan.splitlines() if "train" in line)
     assert [cell.strip() for cell in train.split("│")[2:5]] == ["11", "9", "2"]
 
 
-def test_a_corrupted_artifact_is_one_line(finished):
+def test_a_corrupted_artifact_is_reported_in_one_line(finished):
     directory, _ = finished
-    judged = next((directory / "artifacts/evaluations").glob("*/result.json"))
-    text, times = judged.read_text(), judged.stat()
-    judged.write_text(text.replace("journey", "journez"))
+    artifact = next((directory / "artifacts/evaluations").glob("*/result.json"))
+    text, times = artifact.read_text(), artifact.stat()
+    artifact.write_text(text.replace("journey", "journez"))
     done, verified = journey(directory), journey(directory, "task=verify")
-    judged.write_text(text)
+    artifact.write_text(text)
     assert done.returncode == verified.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "result.json: corrupted" in done.stderr
     assert verified.stdout.count("\n") == 1
     assert "result.json: corrupted" in verified.stdout
-    assert verified.stderr.startswith("error: artifacts: 1 damaged")
-    assert times.st_size == judged.stat().st_size
+    assert verified.stderr.startswith("error: artifacts: 1 damaged artifacts")
+    assert times.st_size == artifact.stat().st_size
     sound = journey(directory, "task=verify")
     assert (sound.returncode, sound.stdout) == (
         0,
-        "artifacts: every payload is what its manifest says\n",
+        "artifacts: every artifact matches its manifest\n",
     )
 
 
@@ -178,7 +173,7 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
 
 
 def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
-    """Over damping and draws; as many as it was allowed, each with a report and a line in the table."""
+    """Over damping and noise samples: as many points as allowed, each with a report and a line."""
     space = ("method=[journey]", "attribution.num_samples=2,4", "method.journey.damping=[1],[10]")
     done = command(
         tmp_path,
@@ -194,7 +189,9 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
         json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")
     ]
     headlines = [
-        select(r["rows"], quantity="lds", score_transform="best", target="paired_steps")[0]["value"]
+        select(r["rows"], quantity="lds", score_transform="chosen", target="paired_steps")[0][
+            "value"
+        ]
         for r in results
     ]
     assert len(results) == 2
@@ -202,11 +199,11 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     assert float(best) == pytest.approx(max(headlines)), "the larger, the better"
     table = done.stdout[done.stdout.rindex("lds (× 100") :]
     assert table.count(" ± ") == 1 + 2, "in the title, and a cell for each point"
-    assert "retraining" not in table, "what all points have in common is not said"
+    assert "retraining" not in table, "settings that all points share are left out"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["-m", "hydra.sweeper.direction=minimize"],
@@ -224,10 +221,10 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_search_that_cannot_be_is_refused_before_it_begins(tmp_path, words, said):
+def test_an_impossible_search_is_refused_before_it_starts(tmp_path, words, message):
     done = command(tmp_path, *words[:1], *TINY, "hydra/sweeper=optuna", *words[1:])
     assert done.returncode == 1
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -240,37 +237,40 @@ def test_a_sweep_with_a_bad_point_runs_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pack_judges_scores_of_others_beside_ours(finished, tmp_path):
-    """As its card says: nothing is trained, and our own scores come out as they were."""
+def test_a_bundle_evaluates_scores_of_others_beside_ours(finished, tmp_path):
+    """As its card says: nothing is trained, and our own results are the same."""
     directory, _ = finished
     done = journey(directory, "task=export")
     assert done.returncode == 0, done.stderr
-    shutil.unpack_archive(directory / "reports/smoke-pack.tar.gz", tmp_path)
-    pack = tmp_path / "smoke-pack"
-    card = (pack / "README.md").read_text()
-    (said,) = re.findall(r"^    journey (.*)$", card, re.MULTILINE)
+    shutil.unpack_archive(directory / "reports/smoke-bundle.tar.gz", tmp_path)
+    bundle = tmp_path / "smoke-bundle"
+    card = (bundle / "README.md").read_text()
+    (words,) = re.findall(r"^    journey (.*)$", card, re.MULTILINE)
     ours = result_of(directory)
-    scores = np.load(pack / ours["addresses"]["scores"]["pixel"] / "scores.npy")[0]
-    np.savez(pack / "mine.npz", scores=scores, **json.loads((pack / "axes.json").read_text()))
-    masks, outputs = np.load(pack / "masks.npz"), list((pack / "outputs").iterdir())
+    scores = np.load(bundle / ours["cache_keys"]["scores"]["pixel"] / "scores.npy")[0]
+    np.savez(bundle / "mine.npz", scores=scores, **json.loads((bundle / "axes.json").read_text()))
+    masks, outputs = np.load(bundle / "masks.npz"), list((bundle / "outputs").iterdir())
     assert sorted(masks.files) == sorted(path.name for path in outputs)
     assert sorted({int(masks[name].sum()) for name in masks.files}) == [100, 200], (
         "halves, and the full model"
     )
 
-    done = command(pack, *shlex.split(said), "method.external.in_units_of_output=false")
+    done = command(bundle, *shlex.split(words), "method.external.in_units_of_output=false")
     assert done.returncode == 0, done.stderr
-    rows = result_of(pack)["rows"]
-    for quantity, methods in (("lds", method_names(ours["rows"], "lds")), ("ceiling", ["draws"])):
+    rows = result_of(bundle)["rows"]
+    for quantity, methods in (
+        ("lds", method_names(ours["rows"], "lds")),
+        ("ceiling", ["noise_samples"]),
+    ):
         for method in methods:
             assert select(rows, quantity=quantity, method=method) == select(
                 ours["rows"], quantity=quantity, method=method
             )
-    judged = [
+    values = [
         [row["value"] for row in select(rows, quantity="lds", method=method)]
         for method in ("external", "pixel")
     ]
-    assert judged[0] == judged[1]
-    assert len(list((pack / "models").iterdir())) == 1, (
+    assert values[0] == values[1]
+    assert len(list((bundle / "models").iterdir())) == 1, (
         "the checkpoint alone, and nothing is trained"
     )

@@ -11,12 +11,12 @@ from journey.components import COMPONENTS, METHODS
 from journey.config import compose
 from journey.report import methods
 
-README = Path(__file__).parents[2] / "docs/methods.md"
+GUIDE = Path(__file__).parents[2] / "docs/methods.md"
 NAMES = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
 
 
 def rows_of(table: str) -> dict[str, dict[str, str]]:
-    """The table read back: cells by heading, rows by method."""
+    """Return the cells of a table by heading, its rows by method."""
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
     return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
 
@@ -37,8 +37,8 @@ def composed(*overrides: str) -> dict:
         return compose.parse(hydra_compose("config", list(overrides))).method
 
 
-def test_the_readme_holds_this_very_table(table):
-    between = README.read_text().partition("<!-- methods -->")[2].partition("<!-- /methods -->")[0]
+def test_the_guide_has_this_table(table):
+    between = GUIDE.read_text().partition("<!-- methods -->")[2].partition("<!-- /methods -->")[0]
     assert between.strip() == table.strip(), "python -m journey.report.methods"
 
 
@@ -51,24 +51,24 @@ def test_every_method_has_one_aligned_row(table):
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name not in ("external", "trak_store")]
 )  # refused without files
-def test_a_row_says_all_that_makes_the_method(name, rows):
-    """The kind's defaults with what the row says are the method that the command line composes."""
-    kind = {kind.name: kind for kind in METHODS}[rows[name]["kind"]]
-    said = [f"{field}={rows[name][field]}" for field in methods.FIELDS if rows[name][field]]
+def test_a_row_has_all_settings_of_the_method(name, rows):
+    """The component's defaults with the row's settings are the method that the command composes."""
+    component = {method.name: method for method in METHODS}[rows[name]["component"]]
+    settings = [f"{field}={rows[name][field]}" for field in methods.FIELDS if rows[name][field]]
     if rows[name]["other settings"]:
-        said.append(rows[name]["other settings"])  # of no method more than one
+        settings.append(rows[name]["other settings"])  # of no method more than one
     rebuilt = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(said))
+        OmegaConf.merge(OmegaConf.structured(component), OmegaConf.from_dotlist(settings))
     )
-    model = "ldm_tiny" if kind.needs_latents or kind.needs_text else "ddpm_tiny"
+    model = "ldm_tiny" if component.needs_latents or component.needs_text else "ddpm_tiny"
     assert rebuilt == composed(f"method=[{name}]", f"model={model}")[name]
 
 
-def test_a_row_says_nothing_that_is_default(rows):
+def test_a_row_has_no_defaults(rows):
     journey = rows["journey"]
     assert {heading for heading, cell in journey.items() if cell} == {
         "method",
-        "kind",
+        "component",
         "what it is",
     }
     assert rows["das"] == {
@@ -76,12 +76,12 @@ def test_a_row_says_nothing_that_is_default(rows):
         "method": "das",
         "output": "mean",
         "normalize": "true",
-        "readout": "square",
+        "score_transform": "square",
         "what it is": "Diffusion attribution score (Lin et al. 2025): as its released code reads, which squares",
     }
 
 
-def test_a_setting_of_every_gradient_method_is_a_difference_where_it_arrives():
+def test_a_shared_setting_is_a_difference_of_the_methods_that_have_it():
     settings = composed(
         "method=[tracin,pixel]", "attribution.num_samples=8", "method.tracin.damping=[0.001,10]"
     )
@@ -94,7 +94,12 @@ def test_a_setting_of_every_gradient_method_is_a_difference_where_it_arrives():
     assert methods.differences(settings["pixel"]) == {}
 
 
-def test_it_is_printed_without_torch(table):
-    code = "import runpy, sys; runpy.run_module('journey.report.methods', run_name='__main__'); assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, table), done.stderr
+def test_the_table_is_printed_without_torch(table):
+    code = (
+        "import runpy, sys; runpy.run_module('journey.report.methods', run_name='__main__'); "
+        "assert 'torch' not in sys.modules"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert (process.returncode, process.stdout) == (0, table), process.stderr

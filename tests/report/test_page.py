@@ -1,4 +1,4 @@
-"""The page in a real browser: what slider, keys and pickers change, and that it says nothing on the console."""
+"""The page in a real browser: slider, keys and menus, without a message on the console."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from selenium.webdriver.support.select import Select
 from journey.components import EVALUATIONS
 from journey.pipeline.images import ImageSet
 from journey.report.page import (
-    SHOWN,
+    NUM_SHOWN,
     PageTrajectories,
     page_contents,
     page_html,
@@ -59,17 +59,19 @@ def browser():
 
 @pytest.fixture
 def page(browser, tiny):
-    """That of the smallest run there is: steps 600 and 200, four queries, four methods."""
+    """Yield the page of the tiny run: steps 600 and 200, four queries, four methods."""
     browser.get((tiny[0] / "reports/smoke/index.html").absolute().as_uri())
     yield browser
     assert browser.get_log("browser") == [], "nothing on the console"
 
 
 def shown(page, name):
-    """Which tile of which sheet an element shows, and its text alternative."""
+    """Return sheet and tile of an element, and its text alternative."""
     tile = page.find_element(By.CSS_SELECTOR, name)
-    look = [tile.value_of_css_property(f"background-{part}") for part in ("image", "position")]
-    return (*look, tile.get_attribute("aria-label"))
+    background = [
+        tile.value_of_css_property(f"background-{part}") for part in ("image", "position")
+    ]
+    return (*background, tile.get_attribute("aria-label"))
 
 
 def press(page, *keys):
@@ -94,7 +96,7 @@ def test_keys_change_every_picture(page):
     assert "query 1 at t = 600" in shown(page, "#x_t")[2]
 
 
-def test_the_slider_travels_too_and_marks_the_step(page):
+def test_the_slider_changes_the_step_and_marks_it(page):
     slider = page.find_element(By.ID, "step")
     page.execute_script(
         "arguments[0].value = 0; arguments[0].dispatchEvent(new Event('input'))", slider
@@ -110,7 +112,7 @@ def test_the_slider_travels_too_and_marks_the_step(page):
     assert slider.get_attribute("aria-valuetext") == "t = 200"
 
 
-def test_two_methods_stand_side_by_side_with_scores_ids_and_labels(page):
+def test_two_methods_are_side_by_side_with_scores_ids_and_labels(page):
     names = [
         option.text
         for option in Select(page.find_element(By.CSS_SELECTOR, "#second select")).options
@@ -121,24 +123,24 @@ def test_two_methods_stand_side_by_side_with_scores_ids_and_labels(page):
     assert first.location["y"] == second.location["y"]
     items = second.find_elements(By.CSS_SELECTOR, ".proponents li")
     scores = [float(item.find_element(By.TAG_NAME, "b").text) for item in items]
-    assert len(scores) == SHOWN
+    assert len(scores) == NUM_SHOWN
     assert scores == sorted(scores, reverse=True)
     assert all(re.search(r"\ndigits/\d+$", item.text) for item in items)
-    said = page.find_element(By.CSS_SELECTOR, ".curve ul").text
-    assert re.search(r"^journey .* \[.*, .*\]$", said, re.MULTILINE)
-    assert "pixel" in said
-    assert "ceiling, these models" in said
+    text = page.find_element(By.CSS_SELECTOR, ".curve ul").text
+    assert re.search(r"^journey .* \[.*, .*\]$", text, re.MULTILINE)
+    assert "pixel" in text
+    assert "ceiling, these models" in text
 
 
 def test_every_picture_has_a_text_alternative(page):
     for image in page.find_elements(By.TAG_NAME, "img"):
         assert image.get_attribute("alt")
     tiles = page.find_elements(By.CLASS_NAME, "tile")
-    assert len(tiles) == 2 + 2 * 2 * SHOWN
+    assert len(tiles) == 2 + 2 * 2 * NUM_SHOWN
     assert all(tile.get_attribute("aria-label") for tile in tiles)
 
 
-def test_a_phone_need_not_scroll_sideways(page):
+def test_a_phone_does_not_scroll_sideways(page):
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     wide, window = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
@@ -154,11 +156,8 @@ def test_nothing_is_fetched(tiny):
     assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
 
 
-# --------------------------------------------------------------------------------------------------- what it holds
-
-
 def colourful(steps: int, queries: int, side: int) -> tuple[PageTrajectories, ImageSet]:
-    """Journeys of noise, which no format makes small, and training images of it."""
+    """Return trajectories and training images of noise, which no format compresses."""
     random = np.random.default_rng(0)
     x = random.standard_normal((2, steps, queries, 3, side, side), np.float32)
     images = random.integers(0, 256, (2000, 3, side, side), np.uint8)
@@ -171,10 +170,10 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     trajectories, train = colourful(steps=50, queries=100, side=32)
     random = np.random.default_rng(1)
     scores = {f"method{i}": random.standard_normal((50, 100, 2000), np.float32) for i in range(4)}
-    methods = {name: rank_images(of, "") for name, of in scores.items()}
+    methods = {name: rank_images(values, "") for name, values in scores.items()}
     path = tmp_path / "index.html"
     path.write_text(
-        page_html("large", "noise", page_contents(trajectories, methods, train, {}), [])
+        page_html("large", "noise", page_contents(trajectories, methods, train, {}), {})
     )
     assert path.stat().st_size < 30e6
     browser.get(path.as_uri())
@@ -197,10 +196,8 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 )
 def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
-    (kind,) = [
-        kind for kind in EVALUATIONS if kind.name == result["settings"]["evaluation"]["kind"]
-    ]
-    curves = kind().curves(result)
+    names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
+    curves = names[result["settings"]["evaluation"]["name"]]().curves(result)
     assert list(curves) == titles
     for rows in curves.values():
         by_method = {
@@ -211,31 +208,31 @@ def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
         assert all(steps == result["steps"] for steps in by_method.values())
 
 
-def test_first_and_last_are_what_scores_say():
+def test_the_first_and_last_images_follow_the_scores():
     scores = np.array([[[0.1, 0.9, -0.5, 0.4]]])
-    found = rank_images(scores, "")
-    assert found.rows.tolist() == [[[1, 3, 0, 2, 2, 0, 3, 1]]]
-    assert found.scores.tolist() == [[[0.9, 0.4, 0.1, -0.5, -0.5, 0.1, 0.4, 0.9]]]
+    ranked = rank_images(scores, "")
+    assert ranked.rows.tolist() == [[[1, 3, 0, 2, 2, 0, 3, 1]]]
+    assert ranked.scores.tolist() == [[[0.9, 0.4, 0.1, -0.5, -0.5, 0.1, 0.4, 0.9]]]
 
 
-def test_what_is_called_like_markup_is_text(tmp_path):
+def test_markup_in_names_is_text(tmp_path):
     trajectories, train = colourful(steps=1, queries=1, side=4)
     trajectories = PageTrajectories((20,), trajectories.x_t, trajectories.x0_hat, ("</script><b>",))
-    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), [])
+    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), {})
     assert text.count("</script>") == 2
     assert "<title>&lt;i&gt;" in text
 
 
-def test_sheets_hold_every_picture_in_its_place():
+def test_sheets_have_every_picture_in_its_place():
     import base64
     import io
 
     from PIL import Image
 
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(3, 3) * 50
-    of = sprite_sheets(pictures, columns=2, rows=2)
+    uris = sprite_sheets(pictures, columns=2, rows=2)
     sheets = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in of.uris
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in uris
     ]
     np.testing.assert_array_equal(sheets[0], np.kron([[0, 50], [100, 150]], np.ones((2, 3))))
     np.testing.assert_array_equal(sheets[1], np.kron([[200, 0]], np.ones((2, 3))))

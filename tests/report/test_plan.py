@@ -1,4 +1,4 @@
-"""What a plan says before anything runs: how much there is, of what size, and at which rate."""
+"""Plans: numbers of artifacts, their sizes, and their costs."""
 
 import dataclasses
 import re
@@ -11,11 +11,10 @@ from journey.attribution.baselines import Pixel
 from journey.attribution.gradient import Featurize
 from journey.engine.costs import RATES, Cost, Rate, Rates, StageCost, estimate_cost, write_rates
 from journey.engine.graph import ancestors
-from journey.engine.manifest import StoreError
+from journey.engine.store import StoreError
 from journey.engine.workspace import get
 from journey.experiment import load_experiment
 from journey.launch.local import Local
-from journey.pipeline.interfaces import Train
 from journey.pipeline.settings import Kernel, Training
 from journey.report import plan
 
@@ -34,7 +33,7 @@ def target(run, workspace):
 
 
 def lines(capsys) -> dict[str, list[str]]:
-    """Cells by stage, and what is below."""
+    """Return the cells by stage, and the caption."""
     *table, below = capsys.readouterr().out.partition("└")
     rows = [re.split("[│┃]", line)[1:-1] for line in table[0].splitlines() if line[0] in "│┃"]
     text = " ".join(line.strip() for line in below.splitlines()[1:])
@@ -53,23 +52,21 @@ def test_sizes_are_those_of_the_arrays(run, workspace):
         experiment.outputs(experiment.checkpoint(0)),
     ]
     sized = [spec for spec in every if spec.size is not None]
-    assert {spec.folder for spec in sized} == {"scores", "features", "journeys", "outputs"}
+    assert {spec.folder for spec in sized} == {"scores", "features", "trajectories", "outputs"}
     for spec in sized:
         arrays = get(spec, workspace).path.glob("*.npy")
         assert spec.size == sum(np.load(path).nbytes for path in arrays), spec.label
 
 
-def test_what_was_made_comes_first_if_it_is_alike_then_what_was_measured(target):
-    (spec,) = (
-        made for made in ancestors(target) if isinstance(made, Train) and made.subset.label == ""
-    )
-    alike, other = StageCost(spec.work / 2, 10.0, 100.0), StageCost(spec.work / 100, 1.0, 7.0)
+def test_similar_artifacts_come_before_measured_rates(target):
+    spec = target.trajectories.checkpoint
+    similar, other = StageCost(spec.work / 2, 10.0, 100.0), StageCost(spec.work / 100, 1.0, 7.0)
     rate = Rate(spec.work / 4, 1.0, size=80)
     assert estimate_cost(spec, [], None) == Cost(None, None)
     assert estimate_cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
     assert estimate_cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
-    assert estimate_cost(spec, [other, alike], rate) == Cost(20.0, 80)
-    assert estimate_cost(spec, [other, alike], None) == Cost(20.0, 200.0)
+    assert estimate_cost(spec, [other, similar], rate) == Cost(20.0, 80)
+    assert estimate_cost(spec, [other, similar], None) == Cost(20.0, 200.0)
 
 
 def test_whitened_and_normalised_gradients_have_rates_of_their_own(run, workspace):
@@ -80,42 +77,45 @@ def test_whitened_and_normalised_gradients_have_rates_of_their_own(run, workspac
     assert names == {"featurize", "featurize normalized", "featurize whitened"}
 
 
-def test_a_plan_says_how_much_there_is_and_what_is_unknown(target, workspace, capsys):
+def test_a_plan_has_numbers_sizes_and_unknown_costs(target, workspace, capsys):
     plan.show_plan(target, workspace.store, workspace.compute)
-    said = lines(capsys)
-    assert said["stage"] == ["artifacts", "cached", "to make", "worker-hours", "MiB"]
-    assert said["train"] == ["9", "0", "9", "unknown", "unknown"]
-    assert said["featurize"] == ["2", "0", "2", "unknown", "0.066"], "68 × 256 numbers"
-    assert said["total"][3:] == ["unknown", "> 0.078"], (
-        "and 1,440 scores, 216 outputs, 1,280 numbers of journeys"
+    cells = lines(capsys)
+    assert cells["stage"] == ["artifacts", "cached", "to compute", "worker-hours", "MiB"]
+    assert cells["train"] == ["9", "0", "9", "unknown", "unknown"]
+    assert cells["featurize"] == ["2", "0", "2", "unknown", "0.066"], "68 × 256 numbers"
+    assert cells["total"][3:] == ["unknown", "> 0.078"], (
+        "and 1,440 scores, 216 outputs, 1,280 numbers of trajectories"
     )
-    assert "models: 1 of all images, 8 retrained; gradients: 544 images × draws" in said["below"][0]
-    assert "measured" not in said["below"][0]
+    assert (
+        "models: 1 on all images, 8 retrained; gradients: 544 images × noise samples"
+        in cells["below"][0]
+    )
+    assert "measured" not in cells["below"][0]
 
 
-def test_a_plan_goes_by_rates_that_were_measured_for_this_way_to_compute(target, workspace, capsys):
+def test_a_plan_uses_rates_measured_on_this_kind_of_device(target, workspace, capsys):
     train = target.trajectories.checkpoint
     cuda, store = Local(device="cuda:0"), workspace.store
-    of = {"train": Rate(train.work / 10, 360.0, size=2**20), "measure": Rate(1e-6, 1e9)}
-    write_rates(store.root, train.model.label, cuda, Rates("as measured on a card", of))
+    rates = {"train": Rate(train.work / 10, 360.0, size=2**20), "measure": Rate(1e-6, 1e9)}
+    write_rates(store.root, train.model.label, cuda, Rates("as measured on a card", rates))
     write_rates(
         store.root,
         train.model.label,
         Local(device="cuda"),
-        Rates("as measured on a card", {"train": of["train"]}),
+        Rates("as measured on a card", {"train": rates["train"]}),
     )
     write_rates(
         store.root,
         dataclasses.replace(train.model, block_out_channels=[8]).label,
         cuda,
-        Rates("as another", of),
+        Rates("as another", rates),
     )
     plan.show_plan(target, store, cuda)
-    said = lines(capsys)
-    assert said["stage"][3] == "GPU-hours"
-    assert said["train"] == ["9", "0", "9", "9.0", "9.0"]
-    assert (said["measure"][3], said["total"][3]) == ("unknown", "> 9.0")
-    assert "of what was not made before, as measured on a card" in said["below"][0]
+    cells = lines(capsys)
+    assert cells["stage"][3] == "GPU-hours"
+    assert cells["train"] == ["9", "0", "9", "9.0", "9.0"]
+    assert (cells["measure"][3], cells["total"][3]) == ("unknown", "> 9.0")
+    assert "where there are none, as measured on a card" in cells["below"][0]
     plan.show_plan(target, store, workspace.compute)
     assert lines(capsys)["train"][3:] == ["unknown", "unknown"], "on another device"
 
@@ -126,8 +126,8 @@ def test_damaged_rates_are_one_line(target, workspace):
     for text in (
         "{",
         "[1]",
-        '{"ddpm8-16 cpu fp32": {"how": "x"}}',
-        '{"ddpm8-16 cpu fp32": {"how": "x", "of": {"train": {"a": 1}}}}',
+        '{"ddpm8-16 cpu fp32": {"source": "x"}}',
+        '{"ddpm8-16 cpu fp32": {"source": "x", "by_name": {"train": {"a": 1}}}}',
     ):
         (store.root / RATES).write_text(text)
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""How far a run is, as its store and a launcher tell."""
+"""The states of artifacts, from the store and a launcher."""
 
 import pytest
 from conftest import TINY, command, small_run, succeeds
@@ -9,7 +9,7 @@ from journey.engine.store import Store
 from journey.engine.workspace import get
 from journey.launch.jobs import log_path, write_log
 from journey.launch.local import Local
-from journey.report.plan import last_line, standings
+from journey.report.plan import artifact_states, last_line
 
 
 @pytest.fixture
@@ -18,26 +18,28 @@ def target(small):
     return small.evaluation(run.evaluation, run.all_methods)
 
 
-def test_everything_stands_somewhere(target, small, workspace):
+def test_every_artifact_has_a_state(target, small, workspace):
     get(small.images, workspace)
     trained, trajectories = cache_key(small.checkpoint(0)), cache_key(small.trajectories)
     write_log(workspace.store.root, trajectories, "Traceback\nValueError: broken\n\n")
-    found = standings([target, *ancestors(target)], workspace.store, {trained: "queued"})
-    where = {key: standing for key, (_, standing) in found.items()}
-    assert where.pop(cache_key(small.images)) == "done"
-    assert where.pop(trained) == "queued"
-    assert where.pop(trajectories) == "failed"
-    assert set(where.values()) == {"not begun"}
+    specs = [target, *ancestors(target)]
+    states = artifact_states(specs, workspace.store, {trained: "queued"})
+    assert states.pop(cache_key(small.images)) == "done"
+    assert states.pop(trained) == "queued"
+    assert states.pop(trajectories) == "failed"
+    assert set(states.values()) == {"not started"}
     assert last_line(log_path(workspace.store.root, trajectories)) == "ValueError: broken"
 
 
-def test_what_failed_and_is_tried_again_is_no_failure(small, workspace):
+def test_a_failed_artifact_that_is_retried_is_running(small, workspace):
     key = cache_key(small.checkpoint(0))
     write_log(workspace.store.root, key, "broken")
-    assert standings([small.checkpoint(0)], workspace.store, {key: "running"})[key][1] == "running"
+    assert artifact_states([small.checkpoint(0)], workspace.store, {key: "running"}) == {
+        key: "running"
+    }
 
 
-def test_what_is_being_made_here_is_known_by_its_lock(small, workspace):
+def test_a_lock_marks_an_artifact_that_is_computed_here(small, workspace):
     spec = small.checkpoint(0)
     assert Local().at_work(workspace.store) == {}
     with workspace.store.writing(spec):
@@ -45,7 +47,7 @@ def test_what_is_being_made_here_is_known_by_its_lock(small, workspace):
     assert Local().at_work(workspace.store) == {}
 
 
-def test_asking_touches_nothing(tmp_path):
-    said = succeeds(command(tmp_path, *TINY, "task=status"))
-    assert "not begun" in said
+def test_the_status_writes_nothing(tmp_path):
+    output = succeeds(command(tmp_path, *TINY, "task=status"))
+    assert "not started" in output
     assert list(tmp_path.iterdir()) == []
