@@ -163,7 +163,7 @@ def test_a_training_that_cannot_be_repeated_is_refused(experiment, workspace, mo
     spec = experiment.scores(Magic(num_samples=4)).inputs.scores[0][0]
     get(spec.checkpoint, workspace)
     monkeypatch.setattr(training, "learning_rate", lambda settings, step: 1e-3)
-    message = r"ddpm8-16-s0: the repeated training ends at a distance of 0\.\d+"
+    message = r"ddpm8-16-s0: the repeated training ends 0\.\d+ away"
     with pytest.raises(ValueError, match=message):
         get(spec, workspace)
 

@@ -116,7 +116,7 @@ def test_datamodels_are_ridge_regressions(random):
 def test_patch_scores_are_the_naive_softmax():
     torch.manual_seed(0)
     train, x_t = torch.randn(5, 2, 4, 4), torch.randn(1, 1, 2, 4, 4)
-    scores = patch_scores(train, x_t, torch.tensor([0.4]), [3])[0, 0, 0]
+    scores = patch_scores(train, x_t, torch.tensor([0.4]), torch.tensor([0.6]), [3])[0, 0, 0]
     total = torch.zeros(5)
     for row in range(4):
         for column in range(4):

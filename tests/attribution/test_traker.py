@@ -14,11 +14,10 @@ from scipy.stats import spearmanr
 from trak import TRAKer
 from trak.projectors import BasicProjector, ProjectionType
 
-from journey.attribution.features import batches
 from journey.attribution.kernel import kernel_scores
 from journey.attribution.outputs import sample_noise, sample_noise_at
 from journey.attribution.traker import TrakerMethod
-from journey.attribution.traker.stage import LossOutput, load_batches
+from journey.attribution.traker.stage import LossOutput
 from journey.attribution.traker.store import TrakStore
 from journey.data.images import train_images
 from journey.diffusion.trajectories import query_estimates
@@ -147,18 +146,14 @@ def test_damping_relative_to_the_diagonal_is_converted(scores_of, scores):
     "changes",
     [{}, {"noise_set": 2, "stratified": False}, {"antithetic": True, "first_checkpoint": 1}],
 )
-def test_examples_and_noise_samples_are_ours(experiment, workspace, changes):
-    ours = experiment.scores(journey_trak(projection=Projection.none, **changes)).inputs
-    expected = []
-    for spec in (ours.train[0][0], ours.queries[0]):
-        expected += batches(spec, 1000, workspace, CPU)
+def test_examples_and_noise_samples_are_ours(experiment, changes):
+    inputs = experiment.scores(journey_trak(projection_dim=P, **changes)).inputs
+    train, queries = inputs.train[0][0], inputs.queries[0]
     (spec,) = experiment.scores(traker_method(**changes)).inputs.scores
-    assert spec.checkpoint == ours.queries[0].checkpoint
-    actual = load_batches(spec, RUN.model.schedule(CPU), workspace, CPU)
-    for (examples, noise), batch in zip(actual, expected, strict=True):
-        assert torch.equal(examples.x0, batch.examples.x0)
-        assert torch.equal(noise.t, batch.draws.t)
-        assert torch.equal(noise.eps, batch.draws.eps)
+    assert (spec.checkpoint, spec.settings) == (train.checkpoint, train.settings)
+    assert (spec.trajectories, spec.steps) == (queries.trajectories, queries.steps)
+    stratified = spec.settings.stratified  # without effect on queries
+    assert spec.settings == dataclasses.replace(queries.settings, stratified=stratified)
 
 
 def test_the_store_of_an_interrupted_run_is_not_used(experiment, workspace, scores, tmp_path):

@@ -12,7 +12,7 @@ N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -20,18 +20,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from journey.data.images import train_images
-from journey.engine.checks import (
-    ConfigError,
-    require,
-    require_count,
-    require_region_inside,
-    require_regions,
-)
+from journey.engine.checks import ConfigError, require, require_region_inside, require_regions
 from journey.engine.seeding import numpy_generator
-from journey.engine.spec import Spec, omitted_default
+from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, as_pixels, read_images
 from journey.pipeline.interfaces import Images, Method, Model, Sample, Score
+from journey.pipeline.settings import check_ranges, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,8 +61,11 @@ class Pixel(Method):
 
     name: ClassVar[str] = "pixel"
     in_units_of_output: ClassVar[bool] = False
-    # The pixels that are compared: one box, or one for each query; []: all.
-    region: list[int] = omitted_default([])
+    region: list[int] = setting(
+        [],
+        "Compare the pixels of this box, or of one for each query; none: all.",
+        omit_default=True,
+    )
 
     def check(self, where: str) -> None:
         if self.region:
@@ -164,9 +162,13 @@ class Encoder(ImageEncoderMethod):
 
     name: ClassVar[str] = "encoder"
     in_units_of_output: ClassVar[bool] = False
-    encoder: ImageEncoder = ImageEncoder.efficientnet_lite0
-    path: str = "openai/clip-vit-base-patch32"  # of CLIP: a directory, or a name in the Hub's cache
-    side: int = omitted_default(224)  # pixels to which images are resized: 224 as in training
+    encoder: ImageEncoder = setting(ImageEncoder.efficientnet_lite0, "Embed images by this.")
+    path: str = setting(
+        "openai/clip-vit-base-patch32", "Read CLIP from this directory, or from the Hub's cache."
+    )
+    side: int = setting(
+        224, "Resize images to this many pixels a side.", least=32, most=1024, omit_default=True
+    )
 
     @property
     def label(self) -> str:
@@ -176,7 +178,7 @@ class Encoder(ImageEncoderMethod):
         is_clip = self.encoder is ImageEncoder.clip
         allowed = "left as it is unless encoder=clip"
         require(is_clip or self.path == type(self).path, f"{where}.path", self.path, allowed)
-        require_count(f"{where}.side", self.side, least=32, most=1024)
+        check_ranges(self, where)
         require(
             self.side == 224 or not is_clip, f"{where}.side", self.side, "224 with encoder=clip"
         )
@@ -309,14 +311,14 @@ class NonparametricScore(Method):
     name: ClassVar[str] = "nonparametric"
     in_units_of_output: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = True
-    patch_size: list[int] = field(default_factory=lambda: [3, 5, 7])  # odd widths: candidates
+    patch_size: list[int] = setting(
+        [3, 5, 7], "Denoise from patches of each of these odd widths.", least=1, most=999
+    )
 
     def check(self, where: str) -> None:
-        sizes = self.patch_size
-        distinct = 0 < len(sizes) == len(set(sizes))
-        require(distinct, f"{where}.patch_size", sizes, "a non-empty list of distinct sizes")
-        odd = all(0 < size < 1000 and size % 2 == 1 for size in sizes)
-        require(odd, f"{where}.patch_size", sizes, "odd sizes below 1000")
+        check_ranges(self, where)
+        odd = all(size % 2 == 1 for size in self.patch_size)
+        require(odd, f"{where}.patch_size", self.patch_size, "odd")
 
     def candidates(self) -> list[dict[str, float]]:
         return [{"patch_size": size} for size in self.patch_size]
@@ -329,23 +331,30 @@ class NonparametricScore(Method):
         schedule = spec.trajectories.checkpoint.model.schedule(torch.device("cpu"))
         x_t = trajectory_at("x_t", spec.trajectories, spec.steps, workspace)
         train = as_pixels(train_images(spec.images, workspace).images[:])
-        out[:] = patch_scores(train, x_t, schedule.alpha_bar[list(spec.steps)], self.patch_size)
+        steps = list(spec.steps)
+        squares = (schedule.signal_squared[steps], schedule.noise_squared[steps])
+        out[:] = patch_scores(train, x_t, *squares, self.patch_size)
         return {}
 
 
 def patch_scores(
-    train: "Tensor", x_t: "Tensor", alpha_bar: "Tensor", patch_sizes: Sequence[int]
+    train: "Tensor",
+    x_t: "Tensor",
+    signal_squared: "Tensor",
+    noise_squared: "Tensor",
+    patch_sizes: Sequence[int],
 ) -> np.ndarray:
     """Return the weight of each training image in the optimal local denoiser of x_t.
 
     The optimal denoiser that estimates a pixel from a patch Ω around it is a softmax over training
-    images of −‖x_t[Ω] − √ᾱ_t x_i[Ω]‖² / (2 (1 − ᾱ_t)) (Kamb and Ganguli 2024, local score without
+    images of −‖x_t[Ω] − a_t x_i[Ω]‖² / (2 b_t²) (Kamb and Ganguli 2024, local score without
     translation). The score of image i is its weight, averaged over pixels.
 
     Args:
         train: Clean images [N, C, H, W].
         x_t: Noisy queries [S, Q, C, H, W].
-        alpha_bar: ᾱ_t at each step [S].
+        signal_squared: a_t² at each step [S].
+        noise_squared: b_t² at each step [S].
         patch_sizes: Odd widths of Ω, in pixels.
 
     Returns:
@@ -354,13 +363,14 @@ def patch_scores(
     from torch.nn.functional import avg_pool2d
 
     scores = np.empty((len(patch_sizes), *x_t.shape[:2], len(train)), np.float32)
-    for step, alpha in enumerate(alpha_bar.tolist()):
+    squares = zip(signal_squared.tolist(), noise_squared.tolist(), strict=True)
+    for step, (signal, noise) in enumerate(squares):
         for query, noisy in enumerate(x_t[step]):
-            square = (noisy - alpha**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
+            square = (noisy - signal**0.5 * train).square().sum(1, keepdim=True)  # [N, 1, H, W]
             for i, size in enumerate(patch_sizes):
                 # The sum over a patch; images do not differ outside their borders.
                 distance = avg_pool2d(square, size, 1, size // 2) * size**2
-                weights = (-distance / (2 * (1 - alpha))).softmax(0)
+                weights = (-distance / (2 * noise)).softmax(0)
                 scores[i, step, query] = weights.mean((1, 2, 3)).numpy()
     return scores
 

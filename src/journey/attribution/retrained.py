@@ -5,7 +5,7 @@ outputs  outputs of the models [M, T, Q]
 M  models;  N  training images;  T  targets: steps, the trajectory or the final sample;  Q  queries
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from journey.attribution.targets import step_weights, with_aggregates
 from journey.data.images import train_images
-from journey.engine.checks import MOST_MODELS, require_candidates, require_count
+from journey.engine.checks import LAMBDA, MOST_MODELS
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import Experiment, Inputs, Measure, Method, RandomSubset, Score
-from journey.pipeline.settings import Target
+from journey.pipeline.settings import Target, check_ranges, has_effect, setting
 from journey.pipeline.subsets import subset_mask
 
 
@@ -74,18 +74,24 @@ class Datamodel(Method):
     """Scores from retrained models, without any gradient."""
 
     name: ClassVar[str] = "datamodel"
-    target: Target = Target.step
-    estimator: Estimator = Estimator.ridge
-    num_subsets: int = 32
-    # Candidates for λ of the ridge, relative.
-    damping: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0])
+    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    estimator: Estimator = setting(Estimator.ridge, "Estimate scores by this.")
+    num_subsets: int = setting(
+        32, "Retrain on this many random subsets.", least=2, most=MOST_MODELS
+    )
+    damping: list[float] = setting(
+        [0.1, 1.0, 10.0],
+        "Compute ridge regressions with each of these λ, relative.",
+        least=LAMBDA[0],
+        most=LAMBDA[1],
+        used_if={"estimator": (Estimator.ridge,)},
+    )
 
     def check(self, where: str) -> None:
-        require_count(f"{where}.num_subsets", self.num_subsets, least=2, most=MOST_MODELS)
-        require_candidates(f"{where}.damping", self.damping)
+        check_ranges(self, where)
 
     def depends_on(self, setting: str) -> bool:
-        return setting != "damping" or self.estimator is Estimator.ridge
+        return has_effect(self, setting)
 
     def candidates(self) -> list[dict[str, float]]:
         if self.estimator is Estimator.difference:

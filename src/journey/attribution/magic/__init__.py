@@ -24,7 +24,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import GradientSettings, Target
+from journey.pipeline.settings import GradientSettings, Target, check_ranges, setting
 
 MOST_WORK = 1e15  # multiply-adds, as specs count them: a day of one core
 
@@ -71,14 +71,19 @@ class Magic(Method):
     """The exact metagradient of the training."""
 
     name: ClassVar[str] = "magic"
-    target: Target = Target.step
-    num_checkpoints: int = 1
-    first_checkpoint: int = GradientSettings.first_checkpoint
-    num_samples: int = GradientSettings.num_samples  # of each output; their cost is negligible
+    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    num_checkpoints: int = setting(
+        1, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
+    )
+    first_checkpoint: int = setting(
+        GradientSettings.first_checkpoint, "Begin with this checkpoint.", least=0, most=MOST_MODELS
+    )
+    num_samples: int = setting(
+        GradientSettings.num_samples, "Average each output over this many noise samples.", least=1
+    )
 
     def check(self, where: str) -> None:
-        require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
-        require_count(f"{where}.first_checkpoint", self.first_checkpoint, least=0, most=MOST_MODELS)
+        check_ranges(self, where)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)

@@ -194,8 +194,8 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     difference = float((repeated - weights).norm() / weights.norm())
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"{spec.checkpoint.label}: the repeated training ends at a distance of {difference:.2g},"
-            " relative to the norm of the weights; use the device that trained the checkpoint"
+            f"{spec.checkpoint.label}: the repeated training ends {difference:.2g} away, relative"
+            " to the norm of the weights; use the device that trained the checkpoint"
         )
 
     # Begin at the end of the training, or continue where an interrupted run stopped.

@@ -4,7 +4,7 @@ Models, images, noise samples and λ are those of `method=journey`. Gradients, p
 solve are TRAKer's own, in fp32.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from journey.engine.checks import require, require_count
 from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import Experiment, Inputs, Method, Model, Sample, Score, Train
-from journey.pipeline.settings import DampingUnit, GradientSettings
+from journey.pipeline.settings import DampingUnit, FeatureSettings, GradientSettings
 
 LEAST_DIM = 101  # traker 0.3.2 loses projection matrices of 100 dimensions or fewer
 
@@ -29,11 +29,7 @@ class TrakerScores(Spec):
     checkpoint: Train
     trajectories: Sample
     steps: tuple[int, ...]
-    num_samples: int
-    noise_set: int
-    stratified: bool
-    antithetic: bool
-    projection_dim: int
+    settings: FeatureSettings
     damping: tuple[float, ...]
     damping_unit: DampingUnit
     seed: int
@@ -50,7 +46,8 @@ class TrakerScores(Spec):
     @property
     def num_gradients(self) -> int:
         """Return the number of gradients, one for each noise sample of each example."""
-        return (self.checkpoint.images.num_train + self.num_queries) * self.num_samples
+        num_examples = self.checkpoint.images.num_train + self.num_queries
+        return num_examples * self.settings.num_samples
 
     @property
     def work(self) -> float:
@@ -98,17 +95,15 @@ class TrakerMethod(Method):
     def needs(self, experiment: Experiment) -> TrakerInputs:
         allowed = "false with method=traker, which attributes the unguided prediction"
         require(experiment.guidance == 1, "sampling.guided_outputs", "true", allowed)
+        names = {f.name for f in fields(FeatureSettings)} & set(vars(self))
+        settings = FeatureSettings(**{name: getattr(self, name) for name in names})
         scores = []
         for index in range(self.first_checkpoint, self.first_checkpoint + self.num_checkpoints):
             spec = TrakerScores(
                 checkpoint=experiment.checkpoint(index),
                 trajectories=experiment.trajectories,
                 steps=experiment.steps,
-                num_samples=self.num_samples,
-                noise_set=self.noise_set,
-                stratified=self.stratified,
-                antithetic=self.antithetic,
-                projection_dim=self.projection_dim,
+                settings=settings,
                 damping=tuple(self.damping),
                 damping_unit=self.damping_unit,
                 seed=experiment.seed,

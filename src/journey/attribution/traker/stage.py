@@ -13,6 +13,7 @@ import io
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trak import TRAKer
 from trak.modelout_functions import AbstractModelOutput
 
+from journey.attribution.features import Batch, feature_batches
+from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import VMAP_COPIES, Objective, activation_bytes
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
-from journey.attribution.outputs import (
-    NoiseSamples,
-    output,
-    sample_noise,
-    sample_noise_at,
-    with_augmentations,
-)
+from journey.attribution.outputs import NoiseSamples, output
 from journey.attribution.traker import TrakerScores
 from journey.diffusion.network import bind, load_denoiser
-from journey.diffusion.trajectories import query_estimates, train_examples
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
@@ -41,16 +37,12 @@ from journey.engine.seeding import entropy
 from journey.engine.workspace import Precision, Workspace
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule
-from journey.pipeline.settings import Augmentation
 
 # Of activations: torch.func.grad, which TRAKer uses, keeps what second derivatives would need.
 ACTIVATION_COPIES = 2 * VMAP_COPIES
 PROJECTION_COLUMNS = 100  # that TRAKer has in memory at once
 LARGEST_BATCH = 64  # examples: TRAKer samples its projection again for every batch, so many pay
 
-
-Batch = tuple[Examples, NoiseSamples]
-"""Examples that share their noise samples."""
 
 Named = dict[str, Tensor]
 """Tensors of a network, by name."""
@@ -102,8 +94,12 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     network, schedule, device = denoiser.network, denoiser.schedule, denoiser.device
     supported = device.type in ("cpu", "cuda")
     require(supported, "compute.device", device, "cpu or cuda, where traker runs")
-    train, *queries = load_batches(spec, schedule, workspace, device)
-    num_train, objective = len(train[0]), Objective(network, schedule, Precision.fp32)
+    # The examples have the noise samples of our own features.
+    train_spec = Featurize(spec.checkpoint, None, spec.settings, spec.seed)
+    query_spec = replace(train_spec, trajectories=spec.trajectories, steps=spec.steps)
+    (train,) = feature_batches(train_spec, schedule.num_timesteps, workspace, device)
+    queries = feature_batches(query_spec, schedule.num_timesteps, workspace, device)
+    num_train, objective = len(train.examples), Objective(network, schedule, Precision.fp32)
     size = _batch_size(objective, train, workspace.compute.gradient_memory_gib)
     shape = (len(spec.damping), spec.num_queries, num_train)
     scores = new_array(partial / "scores.npy", shape)
@@ -112,7 +108,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     store, key = partial / "trak", spec.checkpoint.training_seed
     shutil.rmtree(store, ignore_errors=True)
     network.requires_grad_(False)  # else the graph of every gradient stays until its projection
-    task = LossOutput(schedule, train[1])
+    task = LossOutput(schedule, train.noise)
     new_traker = functools.partial(
         TRAKer,
         network,
@@ -120,7 +116,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
         num_train,
         store,
         device="cpu" if device.type == "cpu" else str(device),
-        proj_dim=spec.projection_dim,
+        proj_dim=spec.settings.projection_dim,
         projector_seed=entropy(spec.seed, "traker") % 2**31,
         use_half_precision=False,
         logging_level=logging.CRITICAL,
@@ -131,7 +127,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     traker.load_checkpoint(network.state_dict(), key)
     _in_batches(traker.featurize, task, train, size)
     norms = feature_norms(traker.saver.current_store["grads"], "training example")
-    unit = mean_eigenvalue(norms, spec.projection_dim, spec.damping_unit)
+    unit = mean_eigenvalue(norms, spec.settings.projection_dim, spec.damping_unit)
 
     # Score with every λ. The gradients of the queries are stored the first time, one TRAKer
     # experiment for each step.
@@ -145,7 +141,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
             traker.finalize_features([key])
             if i == 0:
                 for t, batch in zip(spec.steps, queries, strict=True):
-                    weights, num_targets = traker.model.state_dict(), len(batch[0])
+                    weights, num_targets = traker.model.state_dict(), len(batch.examples)
                     traker.start_scoring_checkpoint(f"step{t}", weights, key, num_targets)
                     _in_batches(traker.score, task, batch, size)
             by_step = [traker.finalize_scores(f"step{t}", [key]).T for t in spec.steps]
@@ -158,32 +154,9 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     return {"gradients": spec.num_gradients, "projector": type(traker.projector).__name__}
 
 
-def load_batches(
-    spec: TrakerScores, schedule: Schedule, workspace: Workspace, device: torch.device
-) -> list[Batch]:
-    """Return the training images, then the queries at each step, with their noise samples.
-
-    They are those of the features of `method=journey`.
-    """
-    again = f" again {spec.noise_set}" if spec.noise_set else ""
-    train = train_examples(spec.checkpoint, workspace)
-    shared, seed, antithetic = (spec.num_samples, train.shape), spec.seed, spec.antithetic
-    purpose, timesteps = "attribute" + again, (0, schedule.num_timesteps)
-    noise = sample_noise(timesteps, *shared, seed, purpose, antithetic, spec.stratified)
-    plain = Augmentation.none
-    noise = with_augmentations(noise, train, plain, plain, antithetic, seed, purpose)
-    batches = [(train.to(device), noise.to(device))]
-    for t, queries in zip(
-        spec.steps, query_estimates(spec.trajectories, spec.steps, workspace), strict=True
-    ):
-        noise = sample_noise_at(t, *shared, seed, "attribute queries" + again, antithetic)
-        batches.append((queries.to(device), noise.to(device)))
-    return batches
-
-
 def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, size: int) -> None:
     """Call `TRAKer.featurize` or `TRAKer.score` with at most `size` examples at a time."""
-    examples, task.noise = batch
+    examples, task.noise = batch.examples, batch.noise
     task.parts = tuple(name for name, tensor in vars(examples).items() if tensor is not None)
     for first in range(0, len(examples), size):
         block = examples[first : first + size]
@@ -192,7 +165,7 @@ def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, 
 
 def _batch_size(objective: Objective, batch: Batch, memory_gib: float) -> int:
     """Return how many examples fit into memory beside a block of the projection."""
-    (examples, noise), memory = batch, memory_gib * 2**30
+    examples, noise, memory = batch.examples, batch.noise, memory_gib * 2**30
     d = sum(p.numel() for p in objective.network.parameters())
     projection = 4 * PROJECTION_COLUMNS * d
     # An example has its gradient, by name, flattened and projected, and its activations.

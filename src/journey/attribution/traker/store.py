@@ -38,7 +38,7 @@ class TrakStore(Method):
     damping: list[float] = field(default_factory=lambda: GradientSettings().damping)
     damping_unit: DampingUnit = GradientSettings.damping_unit
     # Whether scores predict changes of the loss: false if the store's output is another one.
-    in_units_of_output: bool = field(default=True, kw_only=True)
+    in_units_of_output: bool = field(default=True, kw_only=True)  # type: ignore[misc]
 
     @property
     def label(self) -> str:

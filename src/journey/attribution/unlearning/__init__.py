@@ -1,13 +1,13 @@
 """Attribution by unlearning (Wang et al. 2024): whose loss increases when a query is unlearned."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from journey.attribution.gradient import EKFACFactors
 from journey.attribution.targets import step_weights
-from journey.engine.checks import MOST_MODELS, require_candidates, require_count
+from journey.engine.checks import LAMBDA, MOST_MODELS, require_count
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
 from journey.pipeline.interfaces import (
@@ -20,7 +20,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import Target
+from journey.pipeline.settings import Target, check_ranges, setting
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,24 @@ class Unlearning(Method):
     """The increase of a training image's loss when the model unlearns the query."""
 
     name: ClassVar[str] = "unlearning"
-    target: Target = Target.step
-    num_checkpoints: int = 1
-    num_samples: int = 16
-    precision: Precision = Precision.fp32
-    damping: float = 0.01  # of the Fisher matrix, relative to its mean eigenvalue
-    # Candidates for the relative rise of the query's output, to first order.
-    rise: list[float] = field(default_factory=lambda: [0.1, 1.0])
+    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    num_checkpoints: int = setting(
+        1, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
+    )
+    num_samples: int = setting(16, "Average each loss over this many noise samples.", least=1)
+    precision: Precision = setting(Precision.fp32, "Compute losses and gradients in this.")
+    damping: float = setting(
+        0.01, "Add this λ, relative to the mean eigenvalue of G.", least=LAMBDA[0], most=LAMBDA[1]
+    )
+    rise: list[float] = setting(
+        [0.1, 1.0],
+        "Raise the query's output by each of these fractions, to first order.",
+        least=LAMBDA[0],
+        most=LAMBDA[1],
+    )
 
     def check(self, where: str) -> None:
-        require_count(f"{where}.num_checkpoints", self.num_checkpoints, most=MOST_MODELS)
-        require_candidates(f"{where}.damping", [self.damping])
-        require_candidates(f"{where}.rise", self.rise)
+        check_ranges(self, where)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)
