@@ -143,12 +143,7 @@ def final_pictures(parts: tuple[Continuations, ...], workspace: Workspace) -> Fi
 
 
 def same_noise_distances(before: FinalPictures, after: FinalPictures) -> Effects:
-    """Return the distances of the images that the trajectory's own noise leads to.
-
-    Args:
-        before: Continuations of the full model, to the end. [1, Q, …]
-        after: Those of a retrained model. [W, Q, …]
-    """
+    """Return the distances of the images that the trajectory's own noise leads to. [W, Q] each"""
     old, new = before.pictures[0, :, 0], after.pictures[:, :, 0]
     return {
         "l2": np.stack([l2(old, window) for window in new]),
@@ -165,7 +160,7 @@ def distribution_distances(
     axes: tuple[np.ndarray, np.ndarray],
     classifiers: Classifiers | None,
 ) -> Effects:
-    """Return the distances of samples of continuations, before and after.
+    """Return the distances of samples of continuations, before and after. [W, Q] each
 
     frechet       Fréchet distance along principal axes of the features
     class_change  change of the share of continuations in the class that was most frequent before
@@ -298,20 +293,21 @@ class RemovalEffects:
                 rows.append({**row, "p": p})
         return rows
 
-    def rows_beside_lds(self, lds: list[Row]) -> list[Row]:
+    def rows_beside_lds(self, lds: list[Row], counts: list[int]) -> list[Row]:
         """Return the linear LDS of the methods, and Kendall's τ with the effects of their removals.
 
         The intervals of τ resample the queries of the removals and hold the LDS fixed.
 
         Args:
             lds: The rows of the evaluation by LDS.
+            counts: Numbers of removed proponents.
         """
         rows = []
         for step in self.before:
             linear = select(lds, quantity="lds", score_transform="linear", step=step)
             rows += linear
             values = np.array([row["value"] for row in linear])
-            for count in self._counts(step):
+            for count in sorted(counts):
                 effects = [
                     self.effects[Removal(str(row["method"]), PROPONENTS, count, step)]
                     for row in linear
@@ -331,27 +327,17 @@ class RemovalEffects:
                     rows.append(make_row(conditions, *_kendall(values, by_method, self.seed)))
         return rows
 
-    def pictures(self) -> dict[str, dict]:
-        """Return packed pictures before and after the largest removal of each method, by step."""
+    def pictures(self, count: int) -> dict[str, dict]:
+        """Return packed pictures before and after the removal of `count` proponents, by step."""
         pictures = {}
         for step, before in self.before.items():
-            packed, largest = {"before": pack_pictures(before)}, max(self._counts(step))
+            packed = {"before": pack_pictures(before)}
             for removal, after in self.after.items():
-                is_largest = removal.side == PROPONENTS and removal.count in (largest, 0)
-                if removal.step == step and is_largest:
+                is_shown = removal.side == PROPONENTS and removal.count in (count, 0)
+                if removal.step == step and is_shown:
                     packed[removal.method] = pack_pictures(after)
             pictures[str(step)] = packed
         return pictures
-
-    def windows_at(self, step: int) -> list[int]:
-        """Return all windows of a step in rising order."""
-        windows = [self.windows[removal] for removal in self.windows if removal.step == step]
-        return sorted(set().union(*windows))
-
-    def _counts(self, step: int) -> list[int]:
-        """Return the numbers of proponents that methods remove at a step."""
-        removals = [r for r in self.effects if r.step == step and r.side == PROPONENTS]
-        return sorted({removal.count for removal in removals if not removal.is_control})
 
 
 def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> RemovalEffects:

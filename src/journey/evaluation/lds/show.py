@@ -10,20 +10,8 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
+from journey.evaluation import plots
 from journey.evaluation.lds import CEILINGS
-from journey.evaluation.plots import (
-    COLOURS,
-    GREY,
-    LIGHT,
-    format_step_axis,
-    heatmap,
-    legend_below,
-    method_colour,
-    method_marker,
-    new_figure,
-    plot_curve,
-    plot_points,
-)
 from journey.evaluation.rows import (
     Row,
     format_half_width,
@@ -188,13 +176,13 @@ def lds_by_step(result: dict) -> Figure:
 
     Of many methods, the first and the best are named; the others are grey, without intervals.
     """
-    figure, ((by_step, aggregates),) = new_figure(
+    figure, ((by_step, aggregates),) = plots.new_figure(
         1, 2, (9.5, 4.6), sharey=True, width_ratios=(3, 1)
     )
     ceilings = select(result["rows"], quantity="ceiling")
     for name, dashes in zip(method_names(ceilings, "ceiling"), ("--", ":"), strict=False):
         values = [row["value"] for row in select(ceilings, method=name, target=STEP)]
-        by_step.plot(result["steps"], values, dashes, color=GREY, label=CEILINGS[name])
+        by_step.plot(result["steps"], values, dashes, color=plots.GREY, label=CEILINGS[name])
 
     chosen = select(result["rows"], quantity="lds", score_transform="chosen")
     methods = plain_methods(result)
@@ -205,24 +193,26 @@ def lds_by_step(result: dict) -> Figure:
     for i, name in enumerate(others):
         values = [row["value"] for row in select(chosen, method=name, target=STEP)]
         label = None if i else f"{len(others)} other methods"
-        by_step.plot(result["steps"], values, color=LIGHT, linewidth=0.9, label=label, zorder=0)
+        by_step.plot(
+            result["steps"], values, color=plots.LIGHT, linewidth=0.9, label=label, zorder=0
+        )
     for i, name in enumerate(name for name in methods if name in named):
         place = i - len(named) / 2
-        rows, colour = select(chosen, method=name), method_colour(name)
-        line = f"{method_marker(name)}-"
-        plot_curve(by_step, select(rows, target=STEP), colour, name, place, line)
+        rows, colour = select(chosen, method=name), plots.method_colour(name)
+        line = f"{plots.method_marker(name)}-"
+        plots.plot_curve(by_step, select(rows, target=STEP), colour, name, place, line)
         _plot_aggregates(aggregates, rows, colour, place, line)
     these_models = select(ceilings, method="noise_samples")
-    _plot_aggregates(aggregates, these_models, GREY, len(named) / 2, "o")
+    _plot_aggregates(aggregates, these_models, plots.GREY, len(named) / 2, "o")
 
-    format_step_axis(by_step)
+    plots.format_step_axis(by_step)
     by_step.set_ylabel("LDS (Spearman, mean over queries)")
     aggregates.set_xticks([0, 1], ["trajectory", "final sample"])
     aggregates.set_xlim(-0.6, 1.6)
     aggregates.spines[["top", "right"]].set_visible(False)
     for axes in (by_step, aggregates):
         axes.axhline(0, color="black", linewidth=0.6)
-    legend_below(figure, 5)
+    plots.legend_below(figure, 5)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}, 95% intervals", fontsize=10)
     return figure
 
@@ -230,7 +220,7 @@ def lds_by_step(result: dict) -> Figure:
 def _plot_aggregates(axes: Axes, rows: list[Row], colour: str, place: float, line: str) -> None:
     """Draw the trajectory and the final sample."""
     for i, target in enumerate((TRAJECTORY, FINAL_SAMPLE)):
-        plot_points(axes, [i + 0.1 * place], select(rows, target=target), colour, line=line)
+        plots.plot_points(axes, [i + 0.1 * place], select(rows, target=target), colour, line=line)
 
 
 def lds_by_method(result: dict) -> Figure:
@@ -242,14 +232,14 @@ def lds_by_method(result: dict) -> Figure:
     columns = [*result["steps"], "traj.", "final"]
     names = [*methods, *titles]
     size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * len(names))
-    figure, (panels,) = new_figure(1, 2, size, sharey=True)
+    figure, (panels,) = plots.new_figure(1, 2, size, sharey=True)
     for axes, transform in zip(panels, ("chosen", "linear"), strict=True):
         values = [
             _values(rows, quantity="lds", method=name, score_transform=transform)
             for name in methods
         ]
         values += [line for line in ceilings if line]
-        heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
+        plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
         axes.axhline(len(methods) - 0.5, color="black", linewidth=0.8)
         axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
         axes.set_xlabel("step t", fontsize=8)
@@ -270,7 +260,7 @@ def ablation_figure(result: dict) -> Figure:
     columns = min(5, len(variant_axes))
     rows = -(-len(variant_axes) // columns)
     size = (max(6.0, 2.3 * columns + 0.6), 2.7 * rows + 0.7)
-    figure, grid = new_figure(rows, columns, size, sharey=True)
+    figure, grid = plots.new_figure(rows, columns, size, sharey=True)
     chosen = select(result["rows"], quantity="lds", score_transform="chosen")
     targets = {
         PAIRED_STEPS: "steps " + ", ".join(map(str, result["paired_steps"])),
@@ -283,7 +273,7 @@ def ablation_figure(result: dict) -> Figure:
             of_target = select(chosen, target=target)
             variants = [select(of_target, method=name)[0] for _, name in points]
             positions = np.arange(len(points)) + 0.1 * i
-            plot_points(axes, positions, variants, COLOURS[i], label, line)
+            plots.plot_points(axes, positions, variants, plots.COLOURS[i], label, line)
         axes.set_xticks(range(len(points)), [value for value, _ in points], fontsize=7)
         axes.set_xlim(-0.5, len(points) - 0.4)
         axes.set_xlabel(setting, fontsize=8)
