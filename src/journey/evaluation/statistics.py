@@ -46,9 +46,6 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.einsum("rij,bj->bri", below, weights, optimize=True)
 
 
-# --------------------------------------------------------------------------------------- bootstrap
-
-
 def bootstrap_weights(num: int, num_replicates: int, random: np.random.Generator) -> np.ndarray:
     """Return how often `num` draws with replacement hold each of `num` items. int [B, num]"""
     return random.multinomial(num, np.full(num, 1 / num), num_replicates)
@@ -94,9 +91,6 @@ def rank_correlation(
     rhos = weighted_spearman(np.broadcast_to(a, shuffled.shape), shuffled, np.ones((1, len(a))))[0]
     null_low, null_high = np.percentile(rhos, (2.5, 97.5))
     return (float(value), float(low), float(high)), (float(null_low), float(null_high))
-
-
-# --------------------------------------------------------------------------------------- intervals
 
 
 def interval(

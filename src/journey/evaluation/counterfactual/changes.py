@@ -194,22 +194,6 @@ def output_rises(full: Measure, retrained: Measure, workspace: Workspace) -> np.
     return after / before - 1
 
 
-def _rises(spec: Evaluate, change: Change, workspace: Workspace) -> Effects:
-    """Return the rises of the outputs of a change's queries. [1, Q] each
-
-    centred_rise is the rise less the mean rise of all other queries.
-    """
-    reference = spec.inputs_as(CounterfactualInputs).reference
-    rises = output_rises(reference, change.measured, workspace)
-    at_step, queries = rises[spec.steps.index(change.removal.step)], list(change.queries)
-    others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
-    return {
-        "rise": at_step[queries][None],
-        "centred_rise": (at_step[queries] - others)[None],
-        "final_sample_rise": rises[-1, queries][None],
-    }
-
-
 # ---------------------------------------------------------------------------- effects of all models
 
 
@@ -257,16 +241,12 @@ class RemovalEffects:
         self, removal: Removal, quantity: str, values: np.ndarray, against: str = ""
     ) -> list[Row]:
         """Return a row for each window of values [R, W, Q]."""
+        target, rows = FINAL_SAMPLE if quantity == "final_sample_rise" else STEP, []
         conditions: Row = {"quantity": quantity, "method": removal.method}
         if against:
             conditions["against"] = against
-        conditions |= {
-            "side": removal.side,
-            "count": removal.count,
-            "target": FINAL_SAMPLE if quantity == "final_sample_rise" else STEP,
-            "step": removal.step,
-        }
-        rows = []
+        conditions |= {"side": removal.side, "count": removal.count}
+        conditions |= {"target": target, "step": removal.step}
         windows = self.windows[removal][-values.shape[1] :]  # of outputs, the last one alone
         for w, window in enumerate(windows):
             of_window = values[:, w]
@@ -308,22 +288,12 @@ class RemovalEffects:
             rows += linear
             values = np.array([row["value"] for row in linear])
             for count in sorted(counts):
-                effects = [
-                    self.effects[Removal(str(row["method"]), PROPONENTS, count, step)]
-                    for row in linear
-                ]
-                for quantity in effects[0]:
-                    by_method = np.stack([effect[quantity][0, -1] for effect in effects])
-                    by_method = by_method * SIGN.get(quantity, 1)  # [method, Q]
-                    conditions: Row = {
-                        "quantity": "tau",
-                        "method": quantity,
-                        "side": PROPONENTS,
-                        "count": count,
-                        "target": STEP,
-                        "step": step,
-                        "window": step,
-                    }
+                removals = [Removal(str(r["method"]), PROPONENTS, count, step) for r in linear]
+                for quantity in self.effects[removals[0]]:
+                    whole = [self.effects[removal][quantity][0, -1] for removal in removals]
+                    by_method = np.stack(whole) * SIGN.get(quantity, 1)  # [method, Q]
+                    conditions: Row = {"quantity": "tau", "method": quantity, "side": PROPONENTS}
+                    conditions |= {"count": count, "target": STEP, "step": step, "window": step}
                     rows.append(make_row(conditions, *_kendall(values, by_method, self.seed)))
         return rows
 
@@ -370,10 +340,18 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
             half = full.pictures.shape[2] // 2
             old = FinalPictures(full.pictures[:, queries, :half], full.features[:, queries, :half])
             new = final_pictures(change.continuations, workspace)
-            distances = distribution_distances(old, new, axes, classifiers)
-            rises = _rises(spec, change, workspace)
-            by_model.append(same_noise_distances(old, new) | distances | rises)
+            of_model = same_noise_distances(old, new)
+            of_model |= distribution_distances(old, new, axes, classifiers)
             pictures.append(new.pictures[-1, :NUM_PICTURED, 0])
+
+            # Rises of outputs; the centred one is minus the mean rise of all other queries.
+            rises = output_rises(inputs.reference, change.measured, workspace)
+            at_step = rises[spec.steps.index(removal.step)]
+            others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
+            of_model["rise"] = at_step[queries][None]
+            of_model["centred_rise"] = (at_step[queries] - others)[None]
+            of_model["final_sample_rise"] = rises[-1, queries][None]
+            by_model.append(of_model)
         windows[removal] = group[0].windows
         effects[removal] = {}
         for quantity in by_model[0]:
@@ -382,9 +360,8 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
                 effects[removal][quantity] = np.stack(values)
             else:
                 effects[removal][quantity] = np.concatenate(values, 1)[None]
-        after[removal] = (
-            pictures[0] if removal.is_control else np.concatenate(pictures)[:NUM_PICTURED]
-        )
+        shown = pictures[:1] if removal.is_control else pictures
+        after[removal] = np.concatenate(shown)[:NUM_PICTURED]
 
     # Two halves of the full model's continuations: the distance of two samples of one distribution.
     for step, full in before.items():
@@ -398,7 +375,7 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
 
     accuracy = {}
     if classifiers is not None:
-        accuracy = {**classifiers.accuracy, "agreement": classifiers.agreement}
+        accuracy = classifiers.accuracy | {"agreement": classifiers.agreement}
     pictured = {step: full.pictures[0, :NUM_PICTURED, 0] for step, full in before.items()}
     return RemovalEffects(effects, windows, pictured, after, accuracy, spec.seed)
 

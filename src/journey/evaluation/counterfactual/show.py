@@ -134,9 +134,6 @@ def _window_table(result: dict) -> tuple[str, DataFrame]:
     return "By window Δ", DataFrame(lines)
 
 
-# ----------------------------------------------------------------------------------------- figures
-
-
 def counterfactual_figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
     figures = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}

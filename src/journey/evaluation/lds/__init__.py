@@ -219,8 +219,6 @@ class LDS(Evaluation):
             rows.append(make_row({**conditions, "target": target}, *interval_of(indices)))
         return rows
 
-    # ------------------------------------------------------------------------------ presentation
-
     def headline(self, result: dict) -> list[Row]:
         return select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)
 

@@ -143,9 +143,6 @@ def _kernel_lines(result: dict) -> list[dict[str, str]]:
     return lines
 
 
-# ----------------------------------------------------------------------------------------- figures
-
-
 def lds_figures(result: dict) -> dict[str, Figure]:
     """Return the figures that a result can fill, by file name."""
     figures = {"lds_by_step.png": lds_by_step(result)}
