@@ -360,8 +360,8 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
                 effects[removal][quantity] = np.stack(values)
             else:
                 effects[removal][quantity] = np.concatenate(values, 1)[None]
-        shown = pictures[:1] if removal.is_control else pictures
-        after[removal] = np.concatenate(shown)[:NUM_PICTURED]
+        selected = pictures[:1] if removal.is_control else pictures
+        after[removal] = np.concatenate(selected)[:NUM_PICTURED]
 
     # Two halves of the full model's continuations: the distance of two samples of one distribution.
     for step, full in before.items():

@@ -37,18 +37,13 @@ def lds_tables(result: dict) -> list[Table]:
     """Return the LDS × 100 ± half the width of its interval, and the differences of methods."""
     rows = result["rows"]
     chosen = select(rows, quantity="lds", score_transform="chosen")
-    sizes = (
-        f"{result['num_subsets']} subsets × {result['num_seeds']} seeds, "
-        f"{result['num_queries']} queries"
-    )
     paired = "paired steps: mean of t=" + ", ".join(map(str, result["paired_steps"]))
-    tables = [
-        rich_table(
-            pivot(chosen, "method", target_name, format_half_width),
-            f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({sizes}); {paired}",
-            pivot(select(rows, quantity="ceiling"), _ceiling_title, target_name, format_half_width),
-        )
-    ]
+    title = f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({_sizes(result)})"
+    frame = pivot(chosen, "method", target_name, format_half_width)
+    ceilings = select(rows, quantity="ceiling")
+    limits = [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
+    limits_frame = pivot(limits, "method", target_name, format_half_width)
+    tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
     differences = [r for r in select(rows, quantity="difference") if r["target"] != STEP]
     if differences:
         frame = pivot(
@@ -62,20 +57,14 @@ def lds_tables(result: dict) -> list[Table]:
     return tables
 
 
-def _ceiling_title(row: Row) -> str:
-    """Return the title of a ceiling."""
-    return CEILINGS[str(row["method"])]
-
-
 def lds_markdown(result: dict) -> str:
     """Return all LDS and ceilings with intervals, the chosen candidates, the costs and kernels."""
     rows, lines = result["rows"], []
     for name in method_names(rows, "lds"):
         for transform in ("chosen", "linear"):
-            line = {"method": name, "scores": transform}
+            lds = select(rows, quantity="lds", method=name, score_transform=transform)
             ceiling = "ceiling" if transform == "chosen" else ""
-            found = select(rows, quantity="lds", method=name, score_transform=transform)
-            line |= _cells(found, rows, ceiling)
+            line = {"method": name, "scores": transform} | _cells(lds, rows, ceiling)
             choices = result["chosen"][name][transform][STEP]
             line["chosen for the steps"] = _format_choices(choices, result["candidates"][name])
             if transform == "chosen":
@@ -84,9 +73,9 @@ def lds_markdown(result: dict) -> str:
                 line["gradients"] = f"{cost['gradients']:,}"
                 line["MB"] = f"{cost['bytes'] / 1e6:.1f}"
             lines.append(line)
-        found = select(rows, quantity="query_centred", method=name)
+        centred = select(rows, quantity="query_centred", method=name)
         line = {"method": name, "scores": "query-centred"}
-        lines.append(line | _cells(found, rows, "query_centred_ceiling"))
+        lines.append(line | _cells(centred, rows, "query_centred_ceiling"))
     for quantity, scores in {"ceiling": "", "query_centred_ceiling": "query-centred"}.items():
         for name in method_names(rows, quantity):
             line = {"method": CEILINGS[name], "scores": scores}
@@ -160,11 +149,8 @@ def plain_methods(result: dict) -> list[str]:
 
 def by_paired_steps(result: dict, methods: Iterable[str]) -> list[str]:
     """Return methods in the order of their LDS over the paired steps, the highest first."""
-    lds = {}
-    for row in select(
-        result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS
-    ):
-        lds[row["method"]] = float(row["value"])
+    chosen = select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)
+    lds = {row["method"]: float(row["value"]) for row in chosen}
     return sorted(methods, key=lambda name: -lds[name])
 
 
@@ -190,9 +176,8 @@ def lds_by_step(result: dict) -> Figure:
     for i, name in enumerate(others):
         values = [row["value"] for row in select(chosen, method=name, target=STEP)]
         label = None if i else f"{len(others)} other methods"
-        by_step.plot(
-            result["steps"], values, color=plots.LIGHT, linewidth=0.9, label=label, zorder=0
-        )
+        style = {"color": plots.LIGHT, "linewidth": 0.9, "zorder": 0}
+        by_step.plot(result["steps"], values, label=label, **style)
     for i, name in enumerate(name for name in methods if name in named):
         place = i - len(named) / 2
         rows, colour = select(chosen, method=name), plots.method_colour(name)
@@ -231,10 +216,8 @@ def lds_by_method(result: dict) -> Figure:
     size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * len(names))
     figure, (panels,) = plots.new_figure(1, 2, size, sharey=True)
     for axes, transform in zip(panels, ("chosen", "linear"), strict=True):
-        values = [
-            _values(rows, quantity="lds", method=name, score_transform=transform)
-            for name in methods
-        ]
+        lds = select(rows, quantity="lds", score_transform=transform)
+        values = [_values(lds, method=name) for name in methods]
         values += [line for line in ceilings if line]
         plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
         axes.axhline(len(methods) - 0.5, color="black", linewidth=0.8)
