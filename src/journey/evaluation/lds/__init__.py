@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-DIAGNOSTICS = "how.json"  # what a method reports about its scores
+DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
 CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling, over seeds"}
 """Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
