@@ -161,9 +161,6 @@ def test_query_centred_outputs_lack_the_mean_of_their_half(random):
     np.testing.assert_allclose(datamodeling.query_centred(shifted, half), centred, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------- ceilings
-
-
 def outputs_of_reliability(random, rho, num_subsets, num_seeds, noise_from):
     """Outputs [M, R, 2, 1, Q] whose mean has reliability rho [Q], with one source of noise."""
     from_seeds = noise_from == "seeds"

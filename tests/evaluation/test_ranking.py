@@ -18,60 +18,44 @@ STEPS, QUERIES, TRAIN, K = 3, 4, 30, 7
 
 @pytest.fixture
 def scores():
-    return (
-        np.random.default_rng(0).integers(0, 12, (STEPS, QUERIES, TRAIN)).astype(np.float32)
-    )  # with ties
+    random = np.random.default_rng(0)
+    return random.integers(0, 12, (STEPS, QUERIES, TRAIN)).astype(np.float32)  # with ties
 
 
 def test_rank_correlations_are_scipys(scores):
-    own, others = rank_correlations(scores)
-    for s in range(STEPS):
-        for u in range(STEPS):
-            for q in range(QUERIES):
-                assert own[s, u, q] == pytest.approx(
-                    spearmanr(scores[s, q], scores[u, q]).statistic
-                )
-                rest = [
-                    spearmanr(scores[s, q], scores[u, r]).statistic
-                    for r in range(QUERIES)
-                    if r != q
-                ]
-                assert others[s, u, q] == pytest.approx(np.mean(rest))
+    same, others = rank_correlations(scores)
+    for s, u, q in np.ndindex(STEPS, STEPS, QUERIES):
+        rhos = [spearmanr(scores[s, q], scores[u, r]).statistic for r in range(QUERIES)]
+        assert same[s, u, q] == pytest.approx(rhos[q])
+        assert others[s, u, q] == pytest.approx(np.mean(np.delete(rhos, q)))
 
 
-def test_the_top_its_classes_and_what_is_kept_of_it(scores):
+def test_top_images_their_classes_and_overlap_are_those_of_loops(scores):
     labels, classes = np.arange(TRAIN) % 3, np.array([0, 1, 2, 0])
-    of_top = top_images(scores, K)
-    shares, kept = class_share(of_top, labels, classes), top_overlap(of_top)
-    for q in range(QUERIES):
-        ranked = [
-            sorted(range(TRAIN), key=lambda i, s=s: (-scores[s, q, i], i))[:K] for s in range(STEPS)
-        ]
-        for s in range(STEPS):
-            assert of_top[s, q].tolist() == ranked[s]
-            assert shares[s, q] == np.mean([labels[i] == classes[q] for i in ranked[s]])
-            assert s == 0 or kept[s - 1, q] == len({*ranked[s]} & {*ranked[s - 1]}) / K
+    top = top_images(scores, K)
+    shares, overlap = class_share(top, labels, classes), top_overlap(top)
+    for s, q in np.ndindex(STEPS, QUERIES):
+        ranked = sorted(range(TRAIN), key=lambda i, s=s, q=q: (-scores[s, q, i], i))[:K]
+        assert top[s, q].tolist() == ranked
+        assert shares[s, q] == np.mean([labels[i] == classes[q] for i in ranked])
+        assert s == 0 or overlap[s - 1, q] == len({*ranked} & {*top[s - 1, q]}) / K
     np.testing.assert_allclose(base_rate(labels, classes), 1 / 3)
 
 
-def test_distances_are_those_of_a_world_whose_means_are_known():
-    """x_0 | x_t is normal around a known mean, and x̂0 is beside it by a known offset."""
+def test_distances_are_those_of_normal_distributions_with_known_means():
+    """x_0 | x_t is normal around a known mean; x̂0 differs from it by a known offset."""
     random = np.random.default_rng(0)
     num, count, shape, scale, offset = 4000, 5, (1, 3, 4), 0.5, 0.3
     mean = random.normal(size=(num, *shape))
-    draws = mean[:, None] + scale * random.normal(size=(num, count, *shape))
+    samples = mean[:, None] + scale * random.normal(size=(num, count, *shape))
     final = mean + scale * random.normal(size=(num, *shape))
-    found = {
-        name: values.mean()
-        for name, values in estimate_distances(mean + offset, draws, final).items()
+    distances = estimate_distances(mean + offset, samples, final)
+    expected = {
+        "estimate_to_mean": offset**2,
+        "monte_carlo": scale**2 / count,
+        "spread": scale**2,
+        "mean_to_final": scale**2,
+        "estimate_to_final": offset**2 + scale**2,
     }
-    assert found == pytest.approx(
-        {
-            "estimate_to_mean": offset**2,
-            "monte_carlo": scale**2 / count,
-            "spread": scale**2,
-            "mean_to_final": scale**2,
-            "estimate_to_final": offset**2 + scale**2,
-        },
-        rel=0.02,
-    )
+    means = {name: values.mean() for name, values in distances.items()}
+    assert means == pytest.approx(expected, rel=0.02)

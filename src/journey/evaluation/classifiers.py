@@ -42,12 +42,7 @@ class Classifiers:
     num_held_out: int
 
     def labels(self, pictures: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the class of each picture by both classifiers. int64 [...]
-
-        Args:
-            pictures: Pictures in −1…1. [..., C, H, W]
-            features: Their features. [..., E]
-        """
+        """Return the classes of pictures in −1…1 [..., C, H, W] and their features [..., E]."""
         shape = pictures.shape[:-3]
         return {
             "pixels": self.pixels.predict(_flatten(pictures, 3)).reshape(shape),
@@ -56,12 +51,7 @@ class Classifiers:
 
 
 def train_classifiers(embeddings: Embeddings, workspace: Workspace) -> Classifiers:
-    """Return classifiers of the classes of a dataset, which has at least two.
-
-    Args:
-        embeddings: The features of its images.
-        workspace: Where artifacts are.
-    """
+    """Return classifiers of the classes of a dataset, of which there must be several."""
     folder = get(embeddings.images, workspace).path
     train, held_out = read_images(folder / "train"), read_images(folder / "held_out")
     features = get(embeddings, workspace)

@@ -68,16 +68,7 @@ def new_figure(
     sharey: bool = False,
     width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure and the grid of its axes. [rows, columns]
-
-    Args:
-        rows: Rows of the grid.
-        columns: Columns of the grid.
-        size: Width and height in inches.
-        sharex: Whether all axes have one horizontal scale.
-        sharey: Whether all axes have one vertical scale.
-        width_ratios: Relative width of each column.
-    """
+    """Return a figure of width and height `size`, in inches, and its axes [rows, columns]."""
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(
         rows, columns, sharex=sharex, sharey=sharey, width_ratios=width_ratios, squeeze=False
@@ -96,34 +87,17 @@ def plot_points(
     hollow: bool = False,
     horizontal: bool = False,
 ) -> None:
-    """Draw rows with their intervals.
+    """Draw rows with their intervals at positions on the x axis, or on the y axis if horizontal.
 
-    Args:
-        axes: Where to draw.
-        positions: Position of each row on the other axis.
-        rows: The rows; their values are the heights.
-        colour: Colour of markers, lines and error bars.
-        label: Text in the legend.
-        line: Marker and line style, such as "o-".
-        times: A factor of the values, such as 100 for percent.
-        hollow: Whether the markers are white inside.
-        horizontal: Whether the values go to the right and the positions up.
+    `line` is the marker and the line style, `times` a factor of the values.
     """
     values, bars = times * np.array([row["value"] for row in rows], float), times * error_bars(rows)
-    x, y = (values, positions) if horizontal else (positions, values)
-    axes.errorbar(
-        x,
-        y,
-        xerr=bars if horizontal else None,
-        yerr=None if horizontal else bars,
-        fmt=line,
-        color=colour,
-        markerfacecolor="white" if hollow else colour,
-        label=label,
-        capsize=2,
-        markersize=4,
-        elinewidth=1,
-    )
+    x, y, xerr, yerr = positions, values, None, bars
+    if horizontal:
+        x, y, xerr, yerr = values, positions, bars, None  # type: ignore[assignment]
+    face = "white" if hollow else colour
+    style = {"fmt": line, "color": colour, "mfc": face, "capsize": 2, "ms": 4, "elinewidth": 1}
+    axes.errorbar(x, y, yerr, xerr, label=label, **style)  # type: ignore[arg-type]
 
 
 def plot_curve(
@@ -135,16 +109,9 @@ def plot_curve(
     line: str = "o-",
     times: float = 1.0,
 ) -> None:
-    """Draw rows of steps with their intervals against t.
+    """Draw rows of steps with their intervals against t, as `plot_points` does.
 
-    Args:
-        axes: Where to draw.
-        rows: One row for each step.
-        colour: Colour of the curve.
-        label: Text in the legend.
-        place: Shift to smaller t, in hundredths of its range, so that error bars do not overlap.
-        line: Marker and line style.
-        times: A factor of the values.
+    `place` is a shift in hundredths of the range of t, so that the error bars do not overlap.
     """
     steps = np.array([row["step"] for row in rows], float)
     shift = 0.01 * place * (steps.max() - steps.min()) if len(steps) > 1 else 0.0
@@ -167,25 +134,16 @@ def heatmap(
     colours: str = "RdBu_r",
     fontsize: float = 6.5,
 ) -> None:
-    """Draw a matrix as colours with the rounded numbers on them.
+    """Draw values [rows, columns] as colours with the rounded numbers on them.
 
-    Args:
-        axes: Where to draw.
-        values: The numbers. [rows, columns]
-        rows: Name of each row.
-        columns: Name of each column.
-        limits: The values at both ends of the colours.
-        colours: A colour map of matplotlib.
-        fontsize: Size of the numbers in points.
+    `rows` and `columns` are their names; `limits` are the values at both ends of the colours.
     """
     axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     shares = (values - limits[0]) / (limits[1] - limits[0])
     luminances = colormaps[colours](shares)[..., :3] @ (0.299, 0.587, 0.114)
     for (i, j), value in np.ndenumerate(values):
-        text, colour = (
-            f"{value:z.0f}".replace("-", "−"),
-            "white" if luminances[i, j] < 0.5 else "black",
-        )
+        text = f"{value:z.0f}".replace("-", "−")
+        colour = "white" if luminances[i, j] < 0.5 else "black"
         axes.text(j, i, text, ha="center", va="center", fontsize=fontsize, color=colour)
     axes.set_xticks(range(len(columns)), [str(name) for name in columns], fontsize=7)
     axes.set_yticks(range(len(rows)), [str(name) for name in rows], fontsize=7)
@@ -198,11 +156,5 @@ def legend_below(figure: Figure, num_columns: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside lower center",
-        ncols=num_columns,
-        frameon=False,
-        fontsize=8,
-    )
+    style = {"ncols": num_columns, "frameon": False, "fontsize": 8}
+    figure.legend(handles.values(), handles, loc="outside lower center", **style)

@@ -48,13 +48,7 @@ def top_images(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def class_share(top: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the share of the top images that have the class of the query. [S, Q]
-
-    Args:
-        top: Indices of training images. [S, Q, k]
-        labels: Class of each training image. [N]
-        classes: Class of each query. [Q]
-    """
+    """Return the share of the top that has the query's class, of labels [N], classes [Q]. [S, Q]"""
     return (labels[top] == classes[:, None]).mean(-1)
 
 

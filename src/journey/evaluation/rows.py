@@ -3,7 +3,7 @@
 quantity  what the number is: lds, query_centred, ceiling, difference, …
 method    whose number it is; against: the method that is subtracted
 score_transform  how scores became predictions: chosen (on held-out data) or linear
-by        the classifier that the number depends on
+classifier  the classifier whose labels the number depends on
 target    step, paired_steps, trajectory or final_sample
 step      the timestep, where the target is a step
 value, low, high     the number and its 95% interval
@@ -39,12 +39,7 @@ def make_row(
 def rows_of_targets(
     intervals: dict[str, Interval], steps: Sequence[int], **conditions: str
 ) -> list[Row]:
-    """Return the rows of a quantity at several targets.
-
-    Args:
-        intervals: Value, low and high by target; arrays [S] of the target `step`, else scalars.
-        steps: The S timesteps.
-        conditions: What all rows have in common, such as quantity and method.
+    """Return the rows of several targets: arrays [S] of the target `step`, scalars of others.
 
     >>> ends = np.float64(0.2), np.float64(0.1), np.float64(0.3)
     >>> rows_of_targets({"trajectory": ends}, [], quantity="lds")
@@ -82,13 +77,7 @@ def error_bars(rows: list[Row]) -> np.ndarray:
 
 
 def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
-    """Return a value with its interval as text.
-
-    Args:
-        row: The row.
-        digits: Digits after the decimal point.
-        times: A factor, such as 100 for percent.
-        sign: "+" to write the sign of positive numbers.
+    """Return a value with its interval, times a factor; a sign of "+" marks positive numbers.
 
     >>> format_interval({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
     '−12.3 [−20.0, 0.1]'
@@ -105,7 +94,7 @@ def format_half_width(row: Row) -> str:
     '20 ± 12'
     """
     value, low, high = (float(row[end]) for end in ("value", "low", "high"))
-    return f"{100 * value:.0f} ± {50 * (high - low):.0f}"
+    return f"{100 * value:z.0f} ± {50 * (high - low):.0f}".replace("-", "−")
 
 
 def target_name(row: Row) -> str:
@@ -130,10 +119,10 @@ def pivot(
 
     Args:
         rows: The rows.
-        index: What names the line of a row: a key, or a function of the row.
-        columns: What names its column.
+        index: The name of a row's line: a key, or a function of the row.
+        columns: The name of its column, likewise.
         cell: The text of its cell.
-        heading: The name of the first column; by default the key `index`, or "".
+        heading: Heading of the first column; by default the key `index`, or "".
 
     >>> rows = [{"method": "trak", "step": t, "value": t / 1000} for t in (600, 300)]
     >>> pivot(rows, "method", target_name, lambda row: f"{row['value']}").to_dict("records")
@@ -154,12 +143,9 @@ def pivot(
 
 
 def rich_table(frame: "DataFrame", title: str, *sections: "DataFrame") -> "Table":
-    """Return a table for the terminal. Nothing in it is markup: brackets are intervals.
+    """Return a table for the terminal, with further lines in sections below rules.
 
-    Args:
-        frame: Its texts; the first column is on the left, the others are right-justified.
-        title: Its title.
-        sections: Further lines with the same columns, each below a rule.
+    Nothing is markup: brackets are intervals.
     """
     from rich.table import Table
     from rich.text import Text

@@ -12,15 +12,10 @@ BLOCK = 2**22  # elements of the largest temporary array
 
 
 def weighted_spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Spearman's ρ of the rows of a and b under the weights of each replicate. [B, R]
+    """Return Spearman's ρ of the rows of a and b [R, M] under the weights [B, M]. [B, R]
 
     It equals Spearman's ρ, with mean ranks for ties, after repeating each observation as often as
     its weight. ρ of a constant is 0.
-
-    Args:
-        a: R rows of M observations. [R, M]
-        b: As many. [R, M]
-        weights: Number of times that each replicate holds each observation. [B, M]
     """
     num_rows, num_observations = a.shape
     size = max(1, BLOCK // (num_observations * max(len(weights), num_observations)))
@@ -51,9 +46,6 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.einsum("rij,bj->bri", below, weights, optimize=True)
 
 
-# --------------------------------------------------------------------------------------- bootstrap
-
-
 def bootstrap_weights(num: int, num_replicates: int, random: np.random.Generator) -> np.ndarray:
     """Return how often `num` draws with replacement hold each of `num` items. int [B, num]"""
     return random.multinomial(num, np.full(num, 1 / num), num_replicates)
@@ -68,12 +60,7 @@ def bootstrap_with_observed(
 
 
 def mean_over_queries(values: np.ndarray, query_weights: np.ndarray) -> np.ndarray:
-    """Return the mean over queries that are not NaN, in every replicate. [1 + B, …]
-
-    Args:
-        values: A number, or NaN, of each query. [..., Q]
-        query_weights: Weights of the queries. [1 + B, Q]
-    """
+    """Return the mean of values [..., Q] over queries that are not NaN, by replicate. [1 + B, …]"""
     is_number = np.isfinite(values)
     total = np.einsum("...q,bq->b...", np.where(is_number, values, 0.0), query_weights)
     count = np.einsum("...q,bq->b...", is_number.astype(np.float64), query_weights)
@@ -91,22 +78,19 @@ def rank_correlation(
 ) -> tuple[tuple[float, float, float], tuple[float, float]]:
     """Return Spearman's ρ over queries with its 95% bootstrap interval, and its null distribution.
 
-    The null distribution, of which the central 95% are returned, shuffles the queries of `b`.
+    The central 95% of the null distribution are returned: of 1 + B random permutations of `b`.
 
     Args:
         a: A number of each query. [Q]
         b: Another. [Q]
-        query_weights: Bootstrap weights; as many shuffles are drawn. [1 + B, Q]
-        random: Source of the shuffles.
+        query_weights: Bootstrap weights. [1 + B, Q]
+        random: Source of the permutations.
     """
     value, low, high = percentiles(weighted_spearman(a[None], b[None], query_weights)[:, 0])
     shuffled = random.permuted(np.broadcast_to(b, (len(query_weights), len(b))), axis=1)
     rhos = weighted_spearman(np.broadcast_to(a, shuffled.shape), shuffled, np.ones((1, len(a))))[0]
     null_low, null_high = np.percentile(rhos, (2.5, 97.5))
     return (float(value), float(low), float(high)), (float(null_low), float(null_high))
-
-
-# --------------------------------------------------------------------------------------- intervals
 
 
 def interval(
@@ -166,11 +150,7 @@ def query_mean_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def models_and_queries_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of values [R, Q] and its 95% interval over models and queries.
-
-    Args:
-        values: A number of each query under each of R models, which all queries share.
-    """
+    """Return the mean of values [R, Q] of R models and its 95% interval over models and queries."""
     num_models, num_queries = values.shape
     from_queries = values.mean(0).var(ddof=1) / num_queries
     if num_models == 1:

@@ -117,29 +117,19 @@ class Counterfactual(Evaluation):
     """The effects of removing what each method ranks first, beside those of controls."""
 
     name: ClassVar[str] = "counterfactual"
-    steps: list[int] = field(
-        default_factory=lambda: [400]
-    )  # t of the rankings, from which trajectories are continued
-    counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of proponents to remove
-    opponents: list[int] = field(default_factory=list)  # numbers of opponents to remove
-    windows: list[int] = field(
-        default_factory=lambda: [100]
-    )  # Δ: timesteps that the retrained model is used for, beside all of them
-    short_windows: list[int] = omitted_default(
-        []
-    )  # further Δ, only for the largest number of proponents
+    steps: list[int] = field(default_factory=lambda: [400])  # t of rankings and continuations
+    counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of removed proponents
+    opponents: list[int] = field(default_factory=list)  # numbers of removed opponents
+    windows: list[int] = field(default_factory=lambda: [100])  # Δ, timesteps of the retrained model
+    short_windows: list[int] = omitted_default([])  # further Δ, for the largest of counts alone
     num_queries: int = 12  # the first queries of the run
     num_continuations: int = 32  # of each query
     num_random: int = 6  # random removals of each size
     num_seeds: int = 4  # retrained models of all images
     dimensions: int = 16  # principal axes of the features, for the Fréchet distance
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the features
-    beside_lds: bool = omitted_default(
-        True
-    )  # compute the LDS of the same scores too, which needs models of random subsets
-    candidates: dict[str, float] = omitted_default(
-        {}
-    )  # the hyper-parameter of each method that has several
+    beside_lds: bool = omitted_default(True)  # compare with the LDS, which needs subset models
+    candidates: dict[str, float] = omitted_default({})  # the hyper-parameter, if there are several
 
     def check(self, where: str) -> None:
         for name in ("steps", "counts", "opponents", "windows", "short_windows"):
@@ -179,7 +169,6 @@ class Counterfactual(Evaluation):
                 require_removable(f"{where}.{name}", count, images.labels)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> CounterfactualInputs:
-        """Return the inputs. See `candidate_index` for the error about a missing candidate."""
         queries, full = tuple(range(self.num_queries)), experiment.checkpoint(0)
         before = []
         for t in self.steps:
@@ -252,7 +241,7 @@ class Counterfactual(Evaluation):
             result = json.loads((get(inputs.lds, workspace).path / "result.json").read_text())
             sizes = {key: result[key] for key in ("num_subsets", "num_seeds", "num_queries")}
             lds = {"lds": sizes}
-            rows += effects.rows_beside_lds(result["rows"])
+            rows += effects.rows_beside_lds(result["rows"], self.counts)
         return {
             "num_train": spec.trajectories.checkpoint.images.num_train,
             "num_queries": self.num_queries,
@@ -263,12 +252,14 @@ class Counterfactual(Evaluation):
             "steps": list(self.steps),
             "counts": list(self.counts),
             "opponents": list(self.opponents),
-            "windows": {str(t): effects.windows_at(t) for t in self.steps},
+            "windows": {
+                str(t): sorted({*self.short_windows, *self.windows, t}) for t in self.steps
+            },
             "accuracy": effects.accuracy,
             "candidates": candidate_settings(spec.scores, self.candidates),
             **lds,
             "rows": rows,
-            "pictures": effects.pictures(),
+            "pictures": effects.pictures(max(self.counts)),
         }
 
     def headline(self, result: dict) -> list[Row]:

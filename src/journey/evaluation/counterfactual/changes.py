@@ -143,12 +143,7 @@ def final_pictures(parts: tuple[Continuations, ...], workspace: Workspace) -> Fi
 
 
 def same_noise_distances(before: FinalPictures, after: FinalPictures) -> Effects:
-    """Return the distances of the images that the trajectory's own noise leads to.
-
-    Args:
-        before: Continuations of the full model, to the end. [1, Q, …]
-        after: Those of a retrained model. [W, Q, …]
-    """
+    """Return the distances of the images that the trajectory's own noise leads to. [W, Q] each"""
     old, new = before.pictures[0, :, 0], after.pictures[:, :, 0]
     return {
         "l2": np.stack([l2(old, window) for window in new]),
@@ -165,7 +160,7 @@ def distribution_distances(
     axes: tuple[np.ndarray, np.ndarray],
     classifiers: Classifiers | None,
 ) -> Effects:
-    """Return the distances of samples of continuations, before and after.
+    """Return the distances of samples of continuations, before and after. [W, Q] each
 
     frechet       Fréchet distance along principal axes of the features
     class_change  change of the share of continuations in the class that was most frequent before
@@ -197,22 +192,6 @@ def output_rises(full: Measure, retrained: Measure, workspace: Workspace) -> np.
         get(spec, workspace).array("outputs.npy").mean(0) for spec in (full, retrained)
     )
     return after / before - 1
-
-
-def _rises(spec: Evaluate, change: Change, workspace: Workspace) -> Effects:
-    """Return the rises of the outputs of a change's queries. [1, Q] each
-
-    centred_rise is the rise less the mean rise of all other queries.
-    """
-    reference = spec.inputs_as(CounterfactualInputs).reference
-    rises = output_rises(reference, change.measured, workspace)
-    at_step, queries = rises[spec.steps.index(change.removal.step)], list(change.queries)
-    others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
-    return {
-        "rise": at_step[queries][None],
-        "centred_rise": (at_step[queries] - others)[None],
-        "final_sample_rise": rises[-1, queries][None],
-    }
 
 
 # ---------------------------------------------------------------------------- effects of all models
@@ -262,16 +241,12 @@ class RemovalEffects:
         self, removal: Removal, quantity: str, values: np.ndarray, against: str = ""
     ) -> list[Row]:
         """Return a row for each window of values [R, W, Q]."""
+        target, rows = FINAL_SAMPLE if quantity == "final_sample_rise" else STEP, []
         conditions: Row = {"quantity": quantity, "method": removal.method}
         if against:
             conditions["against"] = against
-        conditions |= {
-            "side": removal.side,
-            "count": removal.count,
-            "target": FINAL_SAMPLE if quantity == "final_sample_rise" else STEP,
-            "step": removal.step,
-        }
-        rows = []
+        conditions |= {"side": removal.side, "count": removal.count}
+        conditions |= {"target": target, "step": removal.step}
         windows = self.windows[removal][-values.shape[1] :]  # of outputs, the last one alone
         for w, window in enumerate(windows):
             of_window = values[:, w]
@@ -298,60 +273,41 @@ class RemovalEffects:
                 rows.append({**row, "p": p})
         return rows
 
-    def rows_beside_lds(self, lds: list[Row]) -> list[Row]:
+    def rows_beside_lds(self, lds: list[Row], counts: list[int]) -> list[Row]:
         """Return the linear LDS of the methods, and Kendall's τ with the effects of their removals.
 
         The intervals of τ resample the queries of the removals and hold the LDS fixed.
 
         Args:
             lds: The rows of the evaluation by LDS.
+            counts: Numbers of removed proponents.
         """
         rows = []
         for step in self.before:
             linear = select(lds, quantity="lds", score_transform="linear", step=step)
             rows += linear
             values = np.array([row["value"] for row in linear])
-            for count in self._counts(step):
-                effects = [
-                    self.effects[Removal(str(row["method"]), PROPONENTS, count, step)]
-                    for row in linear
-                ]
-                for quantity in effects[0]:
-                    by_method = np.stack([effect[quantity][0, -1] for effect in effects])
-                    by_method = by_method * SIGN.get(quantity, 1)  # [method, Q]
-                    conditions: Row = {
-                        "quantity": "tau",
-                        "method": quantity,
-                        "side": PROPONENTS,
-                        "count": count,
-                        "target": STEP,
-                        "step": step,
-                        "window": step,
-                    }
+            for count in sorted(counts):
+                removals = [Removal(str(r["method"]), PROPONENTS, count, step) for r in linear]
+                for quantity in self.effects[removals[0]]:
+                    whole = [self.effects[removal][quantity][0, -1] for removal in removals]
+                    by_method = np.stack(whole) * SIGN.get(quantity, 1)  # [method, Q]
+                    conditions: Row = {"quantity": "tau", "method": quantity, "side": PROPONENTS}
+                    conditions |= {"count": count, "target": STEP, "step": step, "window": step}
                     rows.append(make_row(conditions, *_kendall(values, by_method, self.seed)))
         return rows
 
-    def pictures(self) -> dict[str, dict]:
-        """Return packed pictures before and after the largest removal of each method, by step."""
+    def pictures(self, count: int) -> dict[str, dict]:
+        """Return packed pictures before and after the removal of `count` proponents, by step."""
         pictures = {}
         for step, before in self.before.items():
-            packed, largest = {"before": pack_pictures(before)}, max(self._counts(step))
+            packed = {"before": pack_pictures(before)}
             for removal, after in self.after.items():
-                is_largest = removal.side == PROPONENTS and removal.count in (largest, 0)
-                if removal.step == step and is_largest:
+                is_shown = removal.side == PROPONENTS and removal.count in (count, 0)
+                if removal.step == step and is_shown:
                     packed[removal.method] = pack_pictures(after)
             pictures[str(step)] = packed
         return pictures
-
-    def windows_at(self, step: int) -> list[int]:
-        """Return all windows of a step in rising order."""
-        windows = [self.windows[removal] for removal in self.windows if removal.step == step]
-        return sorted(set().union(*windows))
-
-    def _counts(self, step: int) -> list[int]:
-        """Return the numbers of proponents that methods remove at a step."""
-        removals = [r for r in self.effects if r.step == step and r.side == PROPONENTS]
-        return sorted({removal.count for removal in removals if not removal.is_control})
 
 
 def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> RemovalEffects:
@@ -384,10 +340,18 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
             half = full.pictures.shape[2] // 2
             old = FinalPictures(full.pictures[:, queries, :half], full.features[:, queries, :half])
             new = final_pictures(change.continuations, workspace)
-            distances = distribution_distances(old, new, axes, classifiers)
-            rises = _rises(spec, change, workspace)
-            by_model.append(same_noise_distances(old, new) | distances | rises)
+            of_model = same_noise_distances(old, new)
+            of_model |= distribution_distances(old, new, axes, classifiers)
             pictures.append(new.pictures[-1, :NUM_PICTURED, 0])
+
+            # Rises of outputs; the centred one is minus the mean rise of all other queries.
+            rises = output_rises(inputs.reference, change.measured, workspace)
+            at_step = rises[spec.steps.index(removal.step)]
+            others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
+            of_model["rise"] = at_step[queries][None]
+            of_model["centred_rise"] = (at_step[queries] - others)[None]
+            of_model["final_sample_rise"] = rises[-1, queries][None]
+            by_model.append(of_model)
         windows[removal] = group[0].windows
         effects[removal] = {}
         for quantity in by_model[0]:
@@ -396,9 +360,8 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
                 effects[removal][quantity] = np.stack(values)
             else:
                 effects[removal][quantity] = np.concatenate(values, 1)[None]
-        after[removal] = (
-            pictures[0] if removal.is_control else np.concatenate(pictures)[:NUM_PICTURED]
-        )
+        selected = pictures[:1] if removal.is_control else pictures
+        after[removal] = np.concatenate(selected)[:NUM_PICTURED]
 
     # Two halves of the full model's continuations: the distance of two samples of one distribution.
     for step, full in before.items():
@@ -412,7 +375,7 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
 
     accuracy = {}
     if classifiers is not None:
-        accuracy = {**classifiers.accuracy, "agreement": classifiers.agreement}
+        accuracy = classifiers.accuracy | {"agreement": classifiers.agreement}
     pictured = {step: full.pictures[0, :NUM_PICTURED, 0] for step, full in before.items()}
     return RemovalEffects(effects, windows, pictured, after, accuracy, spec.seed)
 

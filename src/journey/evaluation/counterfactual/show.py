@@ -6,16 +6,9 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from rich.table import Table
 
+from journey.evaluation import plots
 from journey.evaluation.counterfactual import CONTROLS, OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
 from journey.evaluation.counterfactual.changes import unpack_pictures
-from journey.evaluation.plots import (
-    GREY,
-    legend_below,
-    method_colour,
-    method_marker,
-    new_figure,
-    plot_points,
-)
 from journey.evaluation.rows import (
     Row,
     error_bars,
@@ -38,12 +31,13 @@ COLUMNS = {
 }
 """Heading of each quantity, its factor and its digits."""
 
-NOTES = """Means over queries [95% interval]. Rises: of the query's output under the retrained model. L2,
-SSIM, cosine: of the images that the same noise leads to, before and after, as pixels and as features of
-an encoder. Fréchet: of the continuations of one x_t, along {dimensions} principal axes of the features
-(no FID). Class share: of the continuations in the class that was most frequent before, its change.
-Controls: {num_random} random removals and {num_seeds} other training seeds, which all queries share:
-their intervals are over models and queries; and two samples of continuations of the same model."""
+NOTES = """Means over queries [95% interval]. Rises: of the query's output under the retrained
+model. L2, SSIM, cosine: of the images that the same noise leads to, before and after; in pixels
+and, the cosine, in an encoder's features. Fréchet: of continuations of one x_t, along {dimensions}
+principal axes of the features (no FID). Class share: change of the share of continuations in the
+class that was most frequent before. Controls: {num_random} random removals and {num_seeds} other
+training seeds that all queries share, with intervals over models and queries; two samples of the
+same model."""
 
 LINES = {RANDOM: "--", SEED: ":", SAME: "-."}
 
@@ -59,7 +53,7 @@ def counterfactual_tables(result: dict) -> list[Table]:
 
 
 def counterfactual_markdown(result: dict) -> str:
-    """Return all effects with intervals, and the differences between methods and from controls."""
+    """Return all effects with intervals, and the paired differences."""
     tables = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
     taus = []
     for row in select(result["rows"], quantity="tau"):
@@ -114,7 +108,7 @@ def _effect_tables(result: dict) -> list[tuple[str, DataFrame]]:
 
 
 def _difference_tables(result: dict) -> list[tuple[str, DataFrame]]:
-    """Return, for every removal, the differences between methods and those from the control."""
+    """Return the differences between methods, and those from the control, of every removal."""
     first, tables = next(iter(result["candidates"])), []
     for step, side, count in _removals(result):
         rows = select(result["rows"], step=step, window=step, side=side, count=count)
@@ -140,9 +134,6 @@ def _window_table(result: dict) -> tuple[str, DataFrame]:
     return "By window Δ", DataFrame(lines)
 
 
-# ----------------------------------------------------------------------------------------- figures
-
-
 def counterfactual_figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
     figures = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
@@ -157,9 +148,9 @@ def counterfactual_figures(result: dict) -> dict[str, Figure]:
 
 def effect_by_count(result: dict, step: int) -> Figure:
     """Return plots of effects against the number of removed images; opponents have open markers."""
-    quantities = ("rise", "centred_rise", "l2", "cosine", "frechet", "class_change")
+    quantities = ["rise", "centred_rise", "l2", "cosine", "frechet", "class_change"]
     quantities = [name for name in quantities if select(result["rows"], quantity=name)]
-    figure, panels = new_figure(2, -(-len(quantities) // 2), (11, 6.4))
+    figure, panels = plots.new_figure(2, -(-len(quantities) // 2), (11, 6.4))
     counts = result["counts"]
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         effects = _effects(result, quantity=quantity, step=step, window=step)
@@ -179,7 +170,7 @@ def effect_by_count(result: dict, step: int) -> Figure:
 
 def effect_by_window(result: dict, step: int) -> Figure:
     """Return plots of the largest removal against the timesteps of the retrained model."""
-    figure, (panels,) = new_figure(1, 3, (11, 3.9))
+    figure, (panels,) = plots.new_figure(1, 3, (11, 3.9))
     windows, count = result["windows"][str(step)], max(result["counts"])
     for axes, quantity in zip(panels, ("l2", "cosine", "frechet"), strict=True):
         effects = _effects(result, quantity=quantity, step=step)
@@ -189,7 +180,7 @@ def effect_by_window(result: dict, step: int) -> Figure:
         for name, removed in ((RANDOM, count), (SEED, 0)):
             rows = select(effects, method=name, count=removed)
             x, y = ([row[key] for row in rows] for key in ("window", "value"))
-            axes.plot(x, y, LINES[name], color=GREY, label=name)
+            axes.plot(x, y, LINES[name], color=plots.GREY, label=name)
         _format_axes(axes, quantity, windows, "Δ: timesteps with the retrained model")
     _add_title(figure, result, f"continued from t = {step}, {count} images removed")
     return figure
@@ -200,7 +191,7 @@ def before_after(result: dict, step: int) -> Figure:
     pictures = result["pictures"][str(step)]
     num_queries = pictures["before"]["shape"][0]
     size = (0.95 * len(pictures) + 0.3, 0.95 * num_queries + 0.8)
-    figure, grid = new_figure(num_queries, len(pictures), size)
+    figure, grid = plots.new_figure(num_queries, len(pictures), size)
     for column, (name, packed) in enumerate(pictures.items()):
         grid[0, column].set_title(name.replace(" ", "\n"), fontsize=7)
         for axes, picture in zip(grid[:, column], unpack_pictures(packed), strict=True):
@@ -215,11 +206,11 @@ def before_after(result: dict, step: int) -> Figure:
 
 
 def lds_against_removal(result: dict) -> Figure:
-    """Return plots of the effect of the largest removal against the LDS, a point for each method."""
+    """Return plots of the effect of the largest removal against the LDS, a point per method."""
     quantities = ("rise", "centred_rise", "l2", "frechet")
     steps, count = result["steps"], max(result["counts"])
     size = (3.1 * len(quantities), 3.2 * len(steps) + 0.4)
-    figure, panels = new_figure(len(steps), len(quantities), size)
+    figure, panels = plots.new_figure(len(steps), len(quantities), size)
     for line, step in zip(panels, steps, strict=True):
         for axes, quantity in zip(line, quantities, strict=True):
             title, times, _ = COLUMNS[quantity]
@@ -227,13 +218,11 @@ def lds_against_removal(result: dict) -> Figure:
             effects = _effects(result, quantity=quantity, **removal)
             for name in result["candidates"]:
                 (lds,) = select(result["rows"], quantity="lds", method=name, step=step)
-                rows = select(effects, method=name)
-                colour, marker, x = method_colour(name), method_marker(name), 100 * lds["value"]
-                plot_points(axes, [x], rows, colour, name, marker, times)
-                heights = [times * rows[0]["value"]]
-                axes.errorbar(
-                    [x], heights, xerr=100 * error_bars([lds]), color=colour, elinewidth=1
-                )
+                (effect,) = select(effects, method=name)
+                bars = times * error_bars([effect]), 100 * error_bars([lds])
+                colour, marker = plots.method_colour(name), plots.method_marker(name)
+                x, y = 100 * float(lds["value"]), times * float(effect["value"])
+                axes.errorbar(x, y, *bars, marker, color=colour, elinewidth=1, label=name)
             (tau,) = select(result["rows"], quantity="tau", method=quantity, step=step, count=count)
             axes.set_title(f"t = {step}: τ = {format_interval(tau, 2)}", fontsize=8)
             axes.set_xlabel("LDS × 100")
@@ -254,9 +243,11 @@ def _plot_method(
     """Draw the effects of a method against a key of the rows."""
     if rows:
         positions = [shift * float(row[key]) for row in rows]
-        line = method_marker(name) if hollow else f"{method_marker(name)}-"
+        line = plots.method_marker(name) if hollow else f"{plots.method_marker(name)}-"
         label, times = None if hollow else name, COLUMNS[str(rows[0]["quantity"])][1]
-        plot_points(axes, positions, rows, method_colour(name), label, line, times, hollow)
+        plots.plot_points(
+            axes, positions, rows, plots.method_colour(name), label, line, times, hollow
+        )
 
 
 def _plot_controls(axes: Axes, effects: list[Row], counts: list[int]) -> None:
@@ -267,12 +258,13 @@ def _plot_controls(axes: Axes, effects: list[Row], counts: list[int]) -> None:
             continue
         times = COLUMNS[str(rows[0]["quantity"])][1]
         positions = [float(row["count"]) for row in rows]
-        if positions == [0] or len(positions) == 1:  # a line over the whole axis
-            positions = [min(counts) / MARGIN, max(counts) * MARGIN]
-            rows = rows * 2
+        if len(rows) == 1:  # a line over the whole axis
+            positions, rows = [min(counts) / MARGIN, max(counts) * MARGIN], rows * 2
         ends = times * np.array([[row[end] for end in ("value", "low", "high")] for row in rows])
-        axes.plot(positions, ends[:, 0], line, color=GREY, label=name)
-        axes.fill_between(positions, ends[:, 1], ends[:, 2], color=GREY, alpha=0.15, linewidth=0)
+        axes.plot(positions, ends[:, 0], line, color=plots.GREY, label=name)
+        axes.fill_between(
+            positions, ends[:, 1], ends[:, 2], color=plots.GREY, alpha=0.15, linewidth=0
+        )
 
 
 def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> None:
@@ -289,6 +281,6 @@ def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> Non
 
 def _add_title(figure: Figure, result: dict, text: str) -> None:
     """Add a title with the sizes of the experiment, and one legend below."""
-    legend_below(figure, 9)
+    plots.legend_below(figure, 9)
     sizes = f"{result['num_train']} training images, {result['num_queries']} queries, 95% intervals"
     figure.suptitle(f"{result['experiment']}: {text}; {sizes}", fontsize=9)

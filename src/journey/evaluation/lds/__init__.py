@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-DIAGNOSTICS = "how.json"  # what a method reports about its scores
+DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
 CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling, over seeds"}
 """Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
@@ -218,8 +218,6 @@ class LDS(Evaluation):
         for target, indices in aggregates.items():
             rows.append(make_row({**conditions, "target": target}, *interval_of(indices)))
         return rows
-
-    # ------------------------------------------------------------------------------ presentation
 
     def headline(self, result: dict) -> list[Row]:
         return select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)

@@ -131,13 +131,7 @@ class MethodLDS:
 
 
 def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) -> MethodLDS:
-    """Return the LDS of one method, with candidates chosen on the opposite cell.
-
-    Args:
-        predictions: Predicted outputs. [C, T, Q, M]
-        measured: Measured outputs. [T, Q, M]
-        resampled: The halves and the bootstrap weights.
-    """
+    """Return the LDS of a method from predictions [C, T, Q, M] and measured outputs [T, Q, M]."""
     num_targets = len(measured)
     targets = {
         STEP: list(range(num_targets - 2)),
@@ -156,20 +150,19 @@ def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) ->
     # Each cell with the candidate that is best on the opposite cell.
     replicates = np.zeros((len(resampled.subset_weights), *measured.shape[:2]))
     chosen: dict[str, list[int]] = {name: [] for name in targets}
-    for query_half in (0, 1):
-        for subset_half in (0, 1):
-            queries = resampled.query_half == query_half
-            subsets = resampled.subset_half == subset_half
-            weights = resampled.subset_weights[:, subsets]
-            for name, target in targets.items():
-                opposite = by_half[1 - subset_half][:, target][:, :, ~queries]
-                best = int(opposite.mean((1, 2)).argmax())
-                predicted = predictions[best][target][:, queries][..., subsets]
-                outputs = measured[target][:, queries][..., subsets]
-                rho = _spearman(predicted, outputs, weights)  # [1 + B, targets, queries]
-                cell = np.ix_(np.arange(len(replicates)), np.array(target), np.flatnonzero(queries))
-                replicates[cell] += rho / 2
-                chosen[name].append(best)
+    for query_half, subset_half in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        queries = resampled.query_half == query_half
+        subsets = resampled.subset_half == subset_half
+        weights = resampled.subset_weights[:, subsets]
+        for name, target in targets.items():
+            opposite = by_half[1 - subset_half][:, target][:, :, ~queries]
+            best = int(opposite.mean((1, 2)).argmax())
+            predicted = predictions[best][target][:, queries][..., subsets]
+            outputs = measured[target][:, queries][..., subsets]
+            rho = _spearman(predicted, outputs, weights)  # [1 + B, targets, queries]
+            cell = np.ix_(np.arange(len(replicates)), np.array(target), np.flatnonzero(queries))
+            replicates[cell] += rho / 2
+            chosen[name].append(best)
     return MethodLDS(replicates, chosen)
 
 

@@ -57,11 +57,7 @@ class Shares:
 
 
 def given_seed(outputs: np.ndarray) -> Shares:
-    """Return the share of noise if these models were measured again with other noise samples.
-
-    Args:
-        outputs: Measured outputs. [M, R, 2, T, Q]
-    """
+    """Return the noise in outputs [M, R, 2, T, Q] if these models were measured again."""
     num_subsets, num_seeds = outputs.shape[:2]
     first, second = np.moveaxis(outputs, 2, 0)  # [M, R, T, Q]
     noise = (first - second).var(0, ddof=1).mean(0) / 4 / num_seeds
@@ -69,11 +65,7 @@ def given_seed(outputs: np.ndarray) -> Shares:
 
 
 def over_seeds(outputs: np.ndarray) -> Shares:
-    """Return the share of noise if other models were trained on these subsets and measured.
-
-    Args:
-        outputs: Measured outputs, of at least two training seeds. [M, R, 2, T, Q]
-    """
+    """Return the noise in outputs [M, R, 2, T, Q], R ≥ 2, if other models were trained too."""
     num_subsets, num_seeds = outputs.shape[:2]
     means = outputs.mean(2)  # [M, R, T, Q]
     residual = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean((0, 1))
@@ -98,16 +90,12 @@ def expected_spearman(correlation: np.ndarray, num: int) -> np.ndarray:
 
 
 def ceiling(shares: Shares, num_ranked: int) -> np.ndarray:
-    """Return the expected rank correlation of the best predictor, mean over queries. [T]
+    """Return the best predictor's expected rank correlation over `num_ranked` subsets. [T]
 
     √ρ of the mean of ρ is too high where queries differ, and the estimate of ρ of one query can be
     negative. The reliabilities of the queries are therefore modelled as Beta distributed, with
     the mean and the variance of the estimates beyond their own noise. Where the mean is negative,
     the ceiling is minus that of its absolute value: nothing is clipped.
-
-    Args:
-        shares: The share of noise.
-        num_ranked: Number of subsets that are ranked.
     """
     from scipy.stats import beta
 
@@ -169,13 +157,7 @@ class Jackknife:
 def ceilings(
     outputs: np.ndarray, shares_of: Callable[[np.ndarray], Shares], num_ranked: int
 ) -> Jackknife:
-    """Return the ceilings of all targets.
-
-    Args:
-        outputs: Measured outputs. [M, R, 2, T, Q]
-        shares_of: `given_seed` or `over_seeds`.
-        num_ranked: Number of subsets that are ranked.
-    """
+    """Return the ceilings of outputs [M, R, 2, T, Q] by `given_seed` or `over_seeds`."""
     num_subsets, num_queries = len(outputs), outputs.shape[-1]
     observed = shares_of(outputs)
     value = ceiling(observed, num_ranked)

@@ -10,20 +10,8 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
+from journey.evaluation import plots
 from journey.evaluation.lds import CEILINGS
-from journey.evaluation.plots import (
-    COLOURS,
-    GREY,
-    LIGHT,
-    format_step_axis,
-    heatmap,
-    legend_below,
-    method_colour,
-    method_marker,
-    new_figure,
-    plot_curve,
-    plot_points,
-)
 from journey.evaluation.rows import (
     Row,
     format_half_width,
@@ -49,18 +37,13 @@ def lds_tables(result: dict) -> list[Table]:
     """Return the LDS × 100 ± half the width of its interval, and the differences of methods."""
     rows = result["rows"]
     chosen = select(rows, quantity="lds", score_transform="chosen")
-    sizes = (
-        f"{result['num_subsets']} subsets × {result['num_seeds']} seeds, "
-        f"{result['num_queries']} queries"
-    )
     paired = "paired steps: mean of t=" + ", ".join(map(str, result["paired_steps"]))
-    tables = [
-        rich_table(
-            pivot(chosen, "method", target_name, format_half_width),
-            f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({sizes}); {paired}",
-            pivot(select(rows, quantity="ceiling"), _ceiling_title, target_name, format_half_width),
-        )
-    ]
+    title = f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({_sizes(result)})"
+    frame = pivot(chosen, "method", target_name, format_half_width)
+    ceilings = select(rows, quantity="ceiling")
+    limits = [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
+    limits_frame = pivot(limits, "method", target_name, format_half_width)
+    tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
     differences = [r for r in select(rows, quantity="difference") if r["target"] != STEP]
     if differences:
         frame = pivot(
@@ -74,20 +57,14 @@ def lds_tables(result: dict) -> list[Table]:
     return tables
 
 
-def _ceiling_title(row: Row) -> str:
-    """Return the title of a ceiling."""
-    return CEILINGS[str(row["method"])]
-
-
 def lds_markdown(result: dict) -> str:
     """Return all LDS and ceilings with intervals, the chosen candidates, the costs and kernels."""
     rows, lines = result["rows"], []
     for name in method_names(rows, "lds"):
         for transform in ("chosen", "linear"):
-            line = {"method": name, "scores": transform}
+            lds = select(rows, quantity="lds", method=name, score_transform=transform)
             ceiling = "ceiling" if transform == "chosen" else ""
-            found = select(rows, quantity="lds", method=name, score_transform=transform)
-            line |= _cells(found, rows, ceiling)
+            line = {"method": name, "scores": transform} | _cells(lds, rows, ceiling)
             choices = result["chosen"][name][transform][STEP]
             line["chosen for the steps"] = _format_choices(choices, result["candidates"][name])
             if transform == "chosen":
@@ -96,9 +73,9 @@ def lds_markdown(result: dict) -> str:
                 line["gradients"] = f"{cost['gradients']:,}"
                 line["MB"] = f"{cost['bytes'] / 1e6:.1f}"
             lines.append(line)
-        found = select(rows, quantity="query_centred", method=name)
+        centred = select(rows, quantity="query_centred", method=name)
         line = {"method": name, "scores": "query-centred"}
-        lines.append(line | _cells(found, rows, "query_centred_ceiling"))
+        lines.append(line | _cells(centred, rows, "query_centred_ceiling"))
     for quantity, scores in {"ceiling": "", "query_centred_ceiling": "query-centred"}.items():
         for name in method_names(rows, quantity):
             line = {"method": CEILINGS[name], "scores": scores}
@@ -155,9 +132,6 @@ def _kernel_lines(result: dict) -> list[dict[str, str]]:
     return lines
 
 
-# ----------------------------------------------------------------------------------------- figures
-
-
 def lds_figures(result: dict) -> dict[str, Figure]:
     """Return the figures that a result can fill, by file name."""
     figures = {"lds_by_step.png": lds_by_step(result)}
@@ -175,11 +149,8 @@ def plain_methods(result: dict) -> list[str]:
 
 def by_paired_steps(result: dict, methods: Iterable[str]) -> list[str]:
     """Return methods in the order of their LDS over the paired steps, the highest first."""
-    lds = {}
-    for row in select(
-        result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS
-    ):
-        lds[row["method"]] = float(row["value"])
+    chosen = select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)
+    lds = {row["method"]: float(row["value"]) for row in chosen}
     return sorted(methods, key=lambda name: -lds[name])
 
 
@@ -188,13 +159,13 @@ def lds_by_step(result: dict) -> Figure:
 
     Of many methods, the first and the best are named; the others are grey, without intervals.
     """
-    figure, ((by_step, aggregates),) = new_figure(
+    figure, ((by_step, aggregates),) = plots.new_figure(
         1, 2, (9.5, 4.6), sharey=True, width_ratios=(3, 1)
     )
     ceilings = select(result["rows"], quantity="ceiling")
     for name, dashes in zip(method_names(ceilings, "ceiling"), ("--", ":"), strict=False):
         values = [row["value"] for row in select(ceilings, method=name, target=STEP)]
-        by_step.plot(result["steps"], values, dashes, color=GREY, label=CEILINGS[name])
+        by_step.plot(result["steps"], values, dashes, color=plots.GREY, label=CEILINGS[name])
 
     chosen = select(result["rows"], quantity="lds", score_transform="chosen")
     methods = plain_methods(result)
@@ -205,24 +176,25 @@ def lds_by_step(result: dict) -> Figure:
     for i, name in enumerate(others):
         values = [row["value"] for row in select(chosen, method=name, target=STEP)]
         label = None if i else f"{len(others)} other methods"
-        by_step.plot(result["steps"], values, color=LIGHT, linewidth=0.9, label=label, zorder=0)
+        style = {"color": plots.LIGHT, "linewidth": 0.9, "zorder": 0}
+        by_step.plot(result["steps"], values, label=label, **style)
     for i, name in enumerate(name for name in methods if name in named):
         place = i - len(named) / 2
-        rows, colour = select(chosen, method=name), method_colour(name)
-        line = f"{method_marker(name)}-"
-        plot_curve(by_step, select(rows, target=STEP), colour, name, place, line)
+        rows, colour = select(chosen, method=name), plots.method_colour(name)
+        line = f"{plots.method_marker(name)}-"
+        plots.plot_curve(by_step, select(rows, target=STEP), colour, name, place, line)
         _plot_aggregates(aggregates, rows, colour, place, line)
     these_models = select(ceilings, method="noise_samples")
-    _plot_aggregates(aggregates, these_models, GREY, len(named) / 2, "o")
+    _plot_aggregates(aggregates, these_models, plots.GREY, len(named) / 2, "o")
 
-    format_step_axis(by_step)
+    plots.format_step_axis(by_step)
     by_step.set_ylabel("LDS (Spearman, mean over queries)")
     aggregates.set_xticks([0, 1], ["trajectory", "final sample"])
     aggregates.set_xlim(-0.6, 1.6)
     aggregates.spines[["top", "right"]].set_visible(False)
     for axes in (by_step, aggregates):
         axes.axhline(0, color="black", linewidth=0.6)
-    legend_below(figure, 5)
+    plots.legend_below(figure, 5)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}, 95% intervals", fontsize=10)
     return figure
 
@@ -230,7 +202,7 @@ def lds_by_step(result: dict) -> Figure:
 def _plot_aggregates(axes: Axes, rows: list[Row], colour: str, place: float, line: str) -> None:
     """Draw the trajectory and the final sample."""
     for i, target in enumerate((TRAJECTORY, FINAL_SAMPLE)):
-        plot_points(axes, [i + 0.1 * place], select(rows, target=target), colour, line=line)
+        plots.plot_points(axes, [i + 0.1 * place], select(rows, target=target), colour, line=line)
 
 
 def lds_by_method(result: dict) -> Figure:
@@ -242,14 +214,12 @@ def lds_by_method(result: dict) -> Figure:
     columns = [*result["steps"], "traj.", "final"]
     names = [*methods, *titles]
     size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * len(names))
-    figure, (panels,) = new_figure(1, 2, size, sharey=True)
+    figure, (panels,) = plots.new_figure(1, 2, size, sharey=True)
     for axes, transform in zip(panels, ("chosen", "linear"), strict=True):
-        values = [
-            _values(rows, quantity="lds", method=name, score_transform=transform)
-            for name in methods
-        ]
+        lds = select(rows, quantity="lds", score_transform=transform)
+        values = [_values(lds, method=name) for name in methods]
         values += [line for line in ceilings if line]
-        heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
+        plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
         axes.axhline(len(methods) - 0.5, color="black", linewidth=0.8)
         axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
         axes.set_xlabel("step t", fontsize=8)
@@ -270,7 +240,7 @@ def ablation_figure(result: dict) -> Figure:
     columns = min(5, len(variant_axes))
     rows = -(-len(variant_axes) // columns)
     size = (max(6.0, 2.3 * columns + 0.6), 2.7 * rows + 0.7)
-    figure, grid = new_figure(rows, columns, size, sharey=True)
+    figure, grid = plots.new_figure(rows, columns, size, sharey=True)
     chosen = select(result["rows"], quantity="lds", score_transform="chosen")
     targets = {
         PAIRED_STEPS: "steps " + ", ".join(map(str, result["paired_steps"])),
@@ -283,7 +253,7 @@ def ablation_figure(result: dict) -> Figure:
             of_target = select(chosen, target=target)
             variants = [select(of_target, method=name)[0] for _, name in points]
             positions = np.arange(len(points)) + 0.1 * i
-            plot_points(axes, positions, variants, COLOURS[i], label, line)
+            plots.plot_points(axes, positions, variants, plots.COLOURS[i], label, line)
         axes.set_xticks(range(len(points)), [value for value, _ in points], fontsize=7)
         axes.set_xlim(-0.5, len(points) - 0.4)
         axes.set_xlabel(setting, fontsize=8)
