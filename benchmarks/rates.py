@@ -27,7 +27,7 @@ from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import Objective, choose_plan
 from journey.attribution.outputs import (
     batches,
-    draws_of,
+    measurement_noise,
     sample_losses,
     sample_noise,
     with_augmentations,
@@ -114,7 +114,7 @@ def random_examples(
         return Examples(x0).to(device), None
     context = torch.randn(NUM_IMAGES, NUM_CAPTIONS, model.text_length, model.context_width)
     if model.pretrained:
-        encoder = TextEncoder.of_pipeline(
+        encoder = TextEncoder.from_pipeline(
             locate("model.pretrained", model.pretrained, "a pipeline"), model.text_length
         )
         tokens = torch.stack(
@@ -217,7 +217,7 @@ def measure(spec: Measure, on: Setting) -> Iterator[float]:
     predict = on.predict(spec.checkpoint.precision, spec.guidance)
     for some, region in itertools.cycle(batches((), NUM_IMAGES, spec.num_samples)):
         draws = [
-            draws_of(spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape).to(
+            measurement_noise(spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape).to(
                 on.device
             )
             for q in some

@@ -10,7 +10,7 @@ from conftest import journey_trak, small_run
 
 from journey.attribution import kronecker
 from journey.attribution.features import batches
-from journey.attribution.outputs import draws_of
+from journey.attribution.outputs import measurement_noise
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import Precision, Workspace, get
 from journey.experiment import load_experiment
@@ -173,8 +173,8 @@ def test_checkpoints_of_other_seeds_are_the_next_ones(needed):
 
 def test_every_query_is_measured_with_draws_of_its_own(small, workspace):
     spec = small.outputs(small.checkpoint(0))
-    of_query = [draws_of(spec, 300, q, 1000, (1, 8, 8)) for q in (0, 1)]
-    assert not torch.equal(of_query[0].eps, of_query[1].eps)
+    of_queries = [measurement_noise(spec, 300, q, 1000, (1, 8, 8)) for q in (0, 1)]
+    assert not torch.equal(query_region[0].eps, query_region[1].eps)
     outputs = get(spec, workspace).array("outputs.npy")
     again = get(dataclasses.replace(spec, steps=(300,)), workspace).array("outputs.npy")
     np.testing.assert_allclose(outputs[:, 1], again[:, 0], rtol=1e-6)

@@ -124,7 +124,8 @@ def test_a_mean_is_refused_where_continuations_are_all_alike(workspace):
 def test_a_destination_is_asked_in_one_way():
     assert not journey_trak(target=Target.final_sample).depends_on("asked")
     with pytest.raises(
-        ConfigError, match=r"method\.a\.query_example=mean: must be estimate unless target=step or trajectory"
+        ConfigError,
+        match=r"method\.a\.query_example=mean: must be estimate unless target=step or trajectory",
     ):
         small_run(
             method={"a": journey_trak(target=Target.final_sample, query_example=QueryExample.mean)}

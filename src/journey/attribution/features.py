@@ -46,7 +46,7 @@ from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.resume import Clock, load_state
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.examples import Examples, Region, boxes, of_query
+from journey.pipeline.examples import Examples, Region, boxes, query_region
 from journey.pipeline.schedule import noise_between
 from journey.pipeline.settings import Projection, QueryExample, Storage
 
@@ -155,7 +155,7 @@ def feature_batches(
             eps = noise_between(schedule, clean.x0, timesteps, x_t)
             for q in range(len(clean)):
                 noise = NoiseSamples(timesteps[q : q + 1], eps[q : q + 1])
-                batches.append(Batch(clean[q : q + 1], noise, of_query(spec.region, q)))
+                batches.append(Batch(clean[q : q + 1], noise, query_region(spec.region, q)))
             continue
         rest = (settings.num_samples, clean.shape, spec.seed, purpose, settings.antithetic)
         if t is not None:

@@ -312,6 +312,3 @@ def make_outputs(spec: Measure, partial: Path, workspace: Workspace) -> None:
     if not np.isfinite(outputs).all():
         raise FloatingPointError(f"outputs of {spec.label} are not finite")
     np.save(partial / "outputs.npy", outputs)
-
-
-augmented, batches, draws_of = augment, query_batches, measurement_noise

@@ -76,7 +76,7 @@ class LatentDiffusion(Model):
         missing = [name for name in ENCODERS if not (pipeline / name).is_dir()]
         allowed = f"a pipeline with {', '.join(ENCODERS)}; {', '.join(missing)} missing"
         require(not missing, "model.pretrained", self.pretrained, allowed)
-        return TextEncoder.of_pipeline(pipeline, self.text_length)
+        return TextEncoder.from_pipeline(pipeline, self.text_length)
 
     def _latent_geometry(self) -> tuple[int, int]:
         """Return the channels of latents, and the pixels per latent along a side."""

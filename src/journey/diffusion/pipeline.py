@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import AutoModel, AutoTokenizer
 
 from journey.diffusion.text import TextEncoder
-from journey.engine.manifest import MANIFEST
+from journey.engine.store import MANIFEST
 from journey.pipeline.interfaces import Latents
 from journey.pipeline.pretrained import locate
 
@@ -30,7 +30,7 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     latents = [parent for parent in manifest["parents"] if parent.startswith(f"{Latents.folder}/")]
     if not latents:
         raise ValueError(f"{directory}: a model of pixels, which needs no pipeline")
-    settings = manifest["contents"]["model"]
+    settings = manifest["key_fields"]["model"]
     if settings["pretrained"]:
         allowed = "a pipeline as diffusers saves it"
         path = locate("model.pretrained", settings["pretrained"], allowed)

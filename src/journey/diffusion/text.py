@@ -43,8 +43,6 @@ class TextEncoder:
         """Return the text encoder of a text-to-image pipeline, as diffusers saves it."""
         return cls(path / "text_encoder", path / "tokenizer", length, masked=False)
 
-    of_pipeline = from_pipeline
-
     @property
     def width(self) -> int:
         """Return E."""

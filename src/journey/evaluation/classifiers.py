@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 from journey.attribution.baselines import Embeddings
 from journey.diffusion.trajectories import decode_pictures
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.images import Decoded, as_pixels, read_images
+from journey.pipeline.images import ImageFiles, as_pixels, read_images
 from journey.pipeline.interfaces import Sample
 from journey.pipeline.subsets import balanced_order
 
@@ -83,7 +83,7 @@ def classify_final_samples(
     return classifiers.labels(pictures, features)
 
 
-def _pixels(images: np.ndarray | Decoded) -> np.ndarray:
+def _pixels(images: np.ndarray | ImageFiles) -> np.ndarray:
     """Return images as pixels in −1…1."""
     return np.asarray(as_pixels(np.asarray(images)))
 

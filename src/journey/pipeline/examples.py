@@ -77,9 +77,6 @@ def query_region(region: Region, query: int) -> Region:
     return region[4 * query : 4 * query + 4] if len(region) > 4 else region
 
 
-of_query = query_region
-
-
 def boxes(region: Region, num_queries: int) -> list[tuple[slice, Region]]:
     """Return each box with the queries that have it.
 
