@@ -195,19 +195,3 @@ def test_a_full_disk_loses_nothing(root, undisturbed, size):
     assert exit_code(child("training", root, partial(limit_file_size, size))) == 1
     assert Store(root).find(spec_of("training", root)) is None
     assert make("training", root) == undisturbed("training")
-
-
-def test_half_written_files_do_not_become_part_of_an_artifact(root, undisturbed):
-    unfinished = root / (cache_key(spec_of("training", root)) + ".partial")
-    unfinished.mkdir(parents=True)
-    for name in ("manifest.json.1.tmp", "resume.50.tmp", "resume.json.1.tmp"):
-        (unfinished / name).write_text("{")
-    assert make("training", root) == undisturbed("training")
-
-
-def test_two_runs_at_once_compute_an_artifact_once(root, undisturbed):
-    first, second = child("training", root), child("training", root)
-    assert exit_code(first) == exit_code(second) == 0
-    spec = spec_of("training", root)
-    assert [p.name for p in (root / "models").iterdir()] == [cache_key(spec).split("/")[1]]
-    assert Store(root).find(spec).manifest["checksums"] == undisturbed("training")

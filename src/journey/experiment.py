@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from journey.config.run import RunConfig
-from journey.data.duplicates import HELD_OUT, INJECTED, TRAIN, split_parts
+from journey.data.duplicates import TRAIN, split_parts
 from journey.diffusion import weights
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
@@ -16,8 +16,6 @@ from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
 from journey.pipeline.interfaces import Dataset, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
-
-PART_NAMES = {TRAIN: "training", HELD_OUT: "held-out", INJECTED: "injected"}
 
 
 def load_experiment(run: RunConfig, store: Store) -> Experiment:
@@ -56,7 +54,7 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
         return recorded, read_images(artifact.path / "train")
     parts = split_parts(dataset)
     for name, part in parts.items():
-        check_images(part, f"dataset={dataset.name}, {PART_NAMES[name]} images")
+        check_images(part, f"dataset={dataset.name}, part {name}")
     train = parts[TRAIN]
     return Images(content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
 
