@@ -188,9 +188,10 @@ class RunConfig:
             require(model.reads_text or not method.needs_text, where, use, allowed)
         varied = {axis for of_method in variants for axis, _ in of_method.values()}
         for axis, values in vars(self.vary).items():
-            require(len(set(values)) == len(values), f"vary.{axis}", values, "distinct")
+            shown = [value.value if isinstance(value, Enum) else value for value in values]
+            require(len(set(values)) == len(values), f"vary.{axis}", shown, "distinct")
             allowed = f"empty: it has no effect on {', '.join(self.method)}"
-            require(axis in varied or not values, f"vary.{axis}", values, allowed)
+            require(axis in varied or not values, f"vary.{axis}", shown, allowed)
 
     @property
     def all_methods(self) -> dict[str, Method]:
