@@ -318,7 +318,7 @@ class NonparametricScore(Method):
     def check(self, where: str) -> None:
         check_ranges(self, where)
         odd = all(size % 2 == 1 for size in self.patch_size)
-        require(odd, f"{where}.patch_size", self.patch_size, "odd")
+        require(odd, f"{where}.patch_size", self.patch_size, "odd sizes")
 
     def candidates(self) -> list[dict[str, float]]:
         return [{"patch_size": size} for size in self.patch_size]

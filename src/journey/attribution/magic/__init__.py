@@ -79,7 +79,7 @@ class Magic(Method):
         GradientSettings.first_checkpoint, "Begin with this checkpoint.", least=0, most=MOST_MODELS
     )
     num_samples: int = setting(
-        GradientSettings.num_samples, "Average each output over this many noise samples.", least=1
+        GradientSettings.num_samples, "Average each output over this many noise samples."
     )
 
     def check(self, where: str) -> None:
@@ -103,7 +103,8 @@ class Magic(Method):
             checkpoint.training.num_steps,
             len(specs) * trajectories.num_queries,
         )
-        value = f"{work:.0e} multiply-adds ({num_steps:,} training steps for {num_outputs} outputs)"
+        course = f"{num_steps:,} training steps and back for {num_outputs} outputs"
+        value = f"{work:.0e} multiply-adds ({course})"
         advice = "use fewer sampling.steps or queries, shorter training or a smaller model"
         require(work <= MOST_WORK, where, value, f"at most {MOST_WORK:.0e}; {advice}")
 
