@@ -45,7 +45,7 @@ def test_bf16_keeps_the_direction_of_every_feature(needed, workspace, at):
         assert not torch.equal(a, b)
         assert (torch.cosine_similarity(a, b) > 0.99).all()
         plans = [
-            get(spec, workspace).manifest["facts"]["plan"]["strategy"] for spec in (one, other)
+            get(spec, workspace).manifest["metadata"]["plan"]["strategy"] for spec in (one, other)
         ]
         assert plans == ["vmap", "loop"]
 
@@ -94,13 +94,13 @@ def test_kronecker_features_are_those_of_the_rows_whatever_the_batch(
     changes = {"projection": Projection.kronecker, "projection_rank": 4}
     spec = needed(**changes)["queries"][0]
     made = get(spec, workspace)
-    plan = made.manifest["facts"]["plan"]
+    plan = made.manifest["metadata"]["plan"]
     assert (plan["strategy"], plan["chunk"]) == ("kronecker", 8)
     assert plan["batch"] > 4
     whole = features(spec, workspace).reshape(2, 4, -1)
     monkeypatch.setattr(kronecker, "ACTIVATIONS", 2**20)
     one_step = dataclasses.replace(spec, steps=(300,))
-    assert get(one_step, workspace).manifest["facts"]["plan"]["batch"] < 4
+    assert get(one_step, workspace).manifest["metadata"]["plan"]["batch"] < 4
     torch.testing.assert_close(features(one_step, workspace), whole[1], rtol=1e-4, atol=1e-6)
     other = needed(**{**changes, "projection_rank": 5})["queries"][0]
     assert get(other, workspace).array("features.npy").shape[1] > whole.shape[2]
@@ -128,7 +128,7 @@ def test_features_are_of_the_rows_their_scores_are_of(needed, workspace):
 
 def test_the_plan_and_its_cost_are_facts(needed, workspace):
     made = get(needed()["train"][0][0], workspace)
-    assert made.manifest["facts"] == {
+    assert made.manifest["metadata"] == {
         "gradients": 60 * 8,
         "plan": {"strategy": "vmap", "batch": 16, "chunk": 8},
     }

@@ -79,7 +79,7 @@ def test_gradients_are_those_of_a_loop(of, workspace, asked):
                 case QueryExample.noisy:
                     x_t, alpha_bar = (
                         torch.from_numpy(kept.array("x_t.npy")[s, q].copy()),
-                        schedule.alpha_bar[t].float(),
+                        schedule.signal_squared[t].float(),
                     )
                     x0, draws = (
                         final,
