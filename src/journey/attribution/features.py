@@ -281,5 +281,4 @@ def precondition(
     return preconditioned
 
 
-Batch.draws = property(lambda batch: batch.noise)  # type: ignore[attr-defined]
 batches, joined, whitened, CACHED = feature_batches, join_blocks, precondition, PRECONDITION_BATCH
