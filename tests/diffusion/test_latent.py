@@ -189,8 +189,7 @@ METHODS = [
     "datamodel", "magic", "traker", "pixel", "latent", "caption",
 ]  # fmt: skip
 PROMPTED = (
-    *TINY, "dataset=twemoji", "dataset.num_train=300", "model=ldm_tiny",
-    "model.autoencoder={num_steps:3,warmup_steps:1,block_out_channels:[8,8]}",
+    *TINY, "dataset=twemoji", "dataset.num_train=300", "model=ldm_smoke",
     "training.caption_dropout=0.5", "sampling.guidance=2", "sampling.prompts=[red apple,dog face]",
     f"method=[{','.join(METHODS)}]",
     "attribution={num_samples:2,projection_dim:101,num_checkpoints:2}",
