@@ -27,7 +27,10 @@ METHODS = {
 
 
 def table() -> str:
-    """Return a Markdown table: linear LDS × 100 with its 95% interval, a line per method, a column per dataset."""
+    """Return a Markdown table of linear LDS × 100 with its 95% interval.
+
+    It has a line for each method and a column for each dataset.
+    """
     columns = {}
     for folder in DATASETS:
         result = json.loads((HERE / folder / "result.json").read_text())

@@ -11,8 +11,10 @@
 # %% [markdown]
 # # Compare methods, and add your own scores
 #
-# A method is right if it predicts what retraining does. The linear datamodeling score (LDS) is the rank correlation, over models that
-# were retrained on random halves of the data, of what the scores predict with what was measured: 1 is perfect, 0 is chance.
+# A good method predicts what retraining does. The linear datamodeling score (LDS) is a rank
+# correlation over models that were retrained on random 50% subsets of the training images. It
+# compares the outputs that the scores predict with those that were measured: 1 is perfect, 0 is
+# chance.
 
 # %%
 # %matplotlib inline
@@ -27,12 +29,12 @@ import numpy as np
 
 import journey
 
-place = tempfile.mkdtemp()
-with tarfile.open("../experiments/methods/methods-pack.tar.gz") as pack:
-    pack.extractall(place, filter="data")
-words = ["experiment=methods", f"artifacts={place}/methods-pack", "vary.target=[]"]
-words += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
-run = journey.open(*words, "method=[journey,trak,ekfac,pixel,random]")
+folder = tempfile.mkdtemp()
+with tarfile.open("../experiments/methods/methods-pack.tar.gz") as bundle:
+    bundle.extractall(folder, filter="data")
+overrides = ["experiment=methods", f"artifacts={folder}/methods-pack", "vary.target=[]"]
+overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
+run = journey.load(*overrides, "method=[journey,trak,ekfac,pixel,random]")
 
 # %%
 lds = run.lds()
@@ -40,53 +42,46 @@ by_step = lds[lds["target"] == "step"].pivot(index="method", columns="step", val
 (100 * by_step).round(0).astype(int)[sorted(by_step, reverse=True)]
 
 # %% [markdown]
-# `draws` and `seeds` are ceilings: what a perfect predictor could reach, if only the measurement were noise, and if training were noise
-# too. With 95% intervals:
+# `noise_samples` and `training_seeds` are ceilings: the LDS of a perfect predictor. The first
+# assumes that only the noise samples of the measurement vary, the second that training varies too.
+# With 95% intervals:
 
 # %%
 run.figures()["lds_by_step.png"]
 
 # %% [markdown]
-# Is one method better than another? Their difference has an interval of its own, because both are judged by the same models.
+# Is one method better than another? Both are evaluated on the same models, so their difference has
+# an interval of its own.
 
 # %%
-run.rows(quantity="difference", target="paired_steps")[
-    ["method", "against", "value", "low", "high"]
-].round(3)
+differences = run.rows(quantity="difference", target="paired_steps")
+differences[["method", "against", "value", "low", "high"]].round(3)
 
 # %% [markdown]
 # ## Your own scores
 #
-# Any array of a score for each step, query and training image is judged by `method=external`. Here it is the mean of two methods, each
-# divided by its spread at every step and query: an example, not a claim. The names of the axes say what is what; a mismatch is refused.
+# `method=external` evaluates any array that has a score for each step, query and training image. As
+# an example, take the mean of two methods, each divided by its standard deviation at every step and
+# query. The file names the steps, queries and training images; a mismatch is an error.
 
 # %%
-spread = [
-    run.scores(name).pipe(lambda scores: scores.div(scores.std(axis=1), axis=0))
-    for name in ("ekfac", "pixel")
-]
-axes = json.loads(Path(f"{place}/methods-pack/axes.json").read_text())
-tau = (
-    (sum(spread) / 2)
-    .to_numpy()
-    .reshape([len(axes[name]) for name in ("steps", "queries", "train")])
-)
-np.savez(f"{place}/mine.npz", scores=tau, **axes)
+scaled = []
+for name in ("ekfac", "pixel"):
+    scores = run.scores(name)
+    scaled.append(scores.div(scores.std(axis=1), axis=0))
+axes = json.loads(Path(f"{folder}/methods-pack/axes.json").read_text())
+shape = [len(axes[name]) for name in ("steps", "queries", "train")]
+tau = ((scaled[0] + scaled[1]) / 2).to_numpy().reshape(shape)
+np.savez(f"{folder}/my_scores.npz", scores=tau, **axes)
 
-mine = [
-    "method=[journey,ekfac,pixel,external]",
-    f"method.external.path={place}/mine.npz",
-    "method.external.in_units_of_output=false",
-]
-done = subprocess.run(
-    [sys.executable, "-m", "journey", *words, *mine, f"reports={place}"],
-    capture_output=True,
-    text=True,
-)
-print(done.returncode, done.stderr)
+overrides += ["method=[journey,ekfac,pixel,external]"]
+overrides += [f"method.external.path={folder}/my_scores.npz"]
+overrides += ["method.external.in_units_of_output=false"]
+command = [sys.executable, "-m", "journey", *overrides, f"reports={folder}"]
+process = subprocess.run(command, capture_output=True, text=True)
+print(process.returncode, process.stderr)
 
 # %%
-judged = journey.open(*words, *mine).lds()
-judged[judged["target"].isin(["paired_steps", "trajectory"]) & (judged["quantity"] == "lds")].round(
-    3
-).drop(columns="step")
+lds = journey.load(*overrides).lds()
+lds = lds[lds["target"].isin(["paired_steps", "trajectory"]) & (lds["quantity"] == "lds")]
+lds.round(3).drop(columns="step")

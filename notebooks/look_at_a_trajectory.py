@@ -9,37 +9,36 @@
 # ---
 
 # %% [markdown]
-# # Look at a journey
+# # Look at a trajectory
 #
-# A diffusion model begins with noise and removes some of it at every step. At step t it believes to be on the way to an image, x̂0_t.
-# Which training images guided it there? Here we look at 24 such journeys, with what `experiment=methods` found about them.
+# A diffusion model begins with noise and removes a part of it at every step. At step t it estimates
+# the clean image, x̂0_t. Which training images influenced this estimate? We look at 24 sampling
+# trajectories with the attributions of `experiment=methods`.
 #
-# Everything is read: five methods and all that judges them are packed in this repository. With a run of your own, leave out all but
-# `experiment=…`, and read what is in your `artifacts/`.
+# Nothing is computed here: a benchmark bundle in this repository contains five methods and their
+# evaluation. To see a run of your own, pass only `experiment=…` to `journey.load`, which then reads
+# your `artifacts/`.
 
 # %%
 # %matplotlib inline
 import tarfile
 import tempfile
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 import journey
 
-place = tempfile.mkdtemp()
-with tarfile.open("../experiments/methods/methods-pack.tar.gz") as pack:
-    pack.extractall(place, filter="data")
-words = [
-    "method=[journey,trak,ekfac,pixel,random]",
-    "vary.target=[]",
-    "attribution.damping=[10]",
-    "method.ekfac.damping=[0.01]",
-]
-run = journey.open("experiment=methods", f"artifacts={place}/methods-pack", *words)
+folder = tempfile.mkdtemp()
+with tarfile.open("../experiments/methods/methods-pack.tar.gz") as bundle:
+    bundle.extractall(folder, filter="data")
+overrides = ["experiment=methods", f"artifacts={folder}/methods-pack", "vary.target=[]"]
+overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
+run = journey.load(*overrides, "method=[journey,trak,ekfac,pixel,random]")
 
 # %% [markdown]
-# One journey, from noise on the left to the image on the right: above, x̂0_t; below, the training images that Journey-TRAK ranks first
-# (proponents: without them, the model would denoise this image worse) and last (opponents).
+# One trajectory, from noise on the left to the final sample on the right. The first row is x̂0_t.
+# Below are the training images that Journey-TRAK ranks first (proponents: without them, the model
+# is predicted to denoise this image worse) and last (opponents).
 
 # %%
 run.show(query=12)
@@ -51,18 +50,20 @@ run.show(query=12)
 run.proponents("journey", query=12, step=400, k=5).drop(columns="image")
 
 # %%
-first = run.proponents("ekfac", query=12, step=300, k=8)
-figure, panels = plt.subplots(1, len(first), figsize=(8, 1.4))
-for axes, image, label in zip(panels, first["image"], first["label"], strict=True):
-    axes.imshow(image, cmap="gray")
-    axes.set_title(label, fontsize=8)
-    axes.set_axis_off()
+proponents = run.proponents("ekfac", query=12, step=300, k=8)
+figure = Figure(figsize=(8, 1.4))
+panels = figure.subplots(1, len(proponents))
+for panel, image, label in zip(panels, proponents["image"], proponents["label"], strict=True):
+    panel.imshow(image, cmap="gray")
+    panel.set_title(label, fontsize=8)
+    panel.set_axis_off()
 figure
 
 # %% [markdown]
-# All scores of a method: a line for each step and query, a column for each training image. Does the ranking change along the journey?
-# These are rank correlations of the scores of one query at every two steps.
+# `run.scores` returns all scores of a method: a line for each step and query, a column for each
+# training image. Does the ranking change along the trajectory? These are the rank correlations,
+# over training images, of one query's scores at every two steps.
 
 # %%
-of_query = run.scores("journey").xs(12, level="query")
-of_query.T.corr("spearman").round(2)
+scores = run.scores("journey").xs(12, level="query")
+scores.T.corr("spearman").round(2)

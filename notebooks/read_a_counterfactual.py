@@ -11,11 +11,13 @@
 # %% [markdown]
 # # Read a counterfactual
 #
-# The most direct question: leave out the images that a method ranks first for a query at a step, train again from scratch, enter the
-# same journey at that step with the same noise. Where does it lead now?
+# The most direct test of an attribution: remove the images that a method ranks first for a query at
+# a step, retrain from scratch, and continue the query's trajectory from that step with the same
+# noise. How does the final sample differ?
 #
-# `journey experiment=counterfactual` takes hours, so this reads its committed result. With your own,
-# `journey.open("experiment=counterfactual")` gives the same by `.rows()` and `.figures()`.
+# `journey experiment=counterfactual` takes hours, so this notebook reads the committed result. For
+# your own run, `journey.load("experiment=counterfactual")` has the same in `.rows()` and
+# `.figures()`.
 
 # %%
 # %matplotlib inline
@@ -27,37 +29,32 @@ import pandas as pd
 from journey.evaluation.counterfactual import Counterfactual
 
 result = json.loads(Path("../experiments/counterfactual/result.json").read_text())
-step, most = result["steps"][0], max(result["counts"])
-print(
-    f"{result['num_queries']} queries entered at t = {step}; {most} of {result['num_train']} images left out"
-)
+step, largest = result["steps"][0], max(result["counts"])
+print(f"{result['num_queries']} queries, continued from t = {step}")
+print(f"{largest} of {result['num_train']} images removed")
 
 # %% [markdown]
-# What one noise led to: before, and after each method's removal. On digits of 8×8 the eye sees little of it; numbers see more.
+# Final samples from the same noise, before and after the removal of each method's proponents. On
+# digits of 8×8 pixels, differences are hard to see; the numbers below measure them.
 
 # %%
 figures = Counterfactual().figures(result)
 figures[f"before_after_t{step}.png"]
 
 # %% [markdown]
-# Numbers. `rise` is how much worse the retrained model denoises the query at the step, as a share of what it was. Beside the methods
-# stand the floors: as many random images left out, and nothing left out but another seed.
+# `rise` is the relative increase of the query's denoising loss at the step under the retrained
+# model. Controls are the removal of as many random images, and retraining on all images with
+# another seed.
 
 # %%
 rows = pd.DataFrame(result["rows"])
-largest = rows[
-    (rows["step"] == step)
-    & rows["count"].isin([most, 0])
-    & rows["against"].isna()
-    & (rows["side"] == "proponents")
-]
-rise = largest[(largest["quantity"] == "rise") & (largest["target"] == "step")]
-(100 * rise.set_index("method")[["value", "low", "high"]]).round(1).sort_values(
-    "value", ascending=False
-)
+rows = rows[(rows["quantity"] == "rise") & (rows["target"] == "step") & (rows["step"] == step)]
+rows = rows[rows["count"].isin([largest, 0]) & rows["against"].isna()]
+rows = rows[rows["side"] == "proponents"].set_index("method")
+(100 * rows[["value", "low", "high"]]).round(1).sort_values("value", ascending=False)
 
 # %% [markdown]
-# Does LDS, which is cheaper, rank methods as removal does?
+# Does the LDS, which is cheaper, rank methods as removal does?
 
 # %%
 figures["lds_against_removal.png"]

@@ -62,7 +62,8 @@ def test_a_missing_artifact_is_named_with_its_command(tmp_path):
     for read, message in (
         (
             run.lds,
-            r"evaluations/\S+ does not exist; compute it by: journey experiment=smoke .*'method=\[journey,pixel\]'$",
+            r"evaluations/\S+ does not exist; "
+            r"compute it by: journey experiment=smoke .*'method=\[journey,pixel\]'$",
         ),
         (lambda: run.scores("pixel"), r"scores/\S+ .* task=attribute$"),
         (lambda: run.images, r"images/\S+ .* task=train$"),

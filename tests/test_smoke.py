@@ -89,9 +89,9 @@ def test_a_result_records_its_provenance(finished):
 
 
 def test_golden_numbers(finished):
-    """Losses of the full model, outputs of a retrained one by target, norms of the scores by damping.
+    """Check losses of the full model, outputs of a retrained one, and norms of scores by damping.
 
-    Other processors differ by rounding only, which training amplifies.
+    Processors differ by rounding only, which training amplifies.
     """
     artifacts = finished[0] / "artifacts"
     metrics = next(artifacts.glob("models/digits200-ddpm8-16-s0-*/metrics.jsonl"))

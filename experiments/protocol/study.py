@@ -1,21 +1,29 @@
-"""How should models be retrained and measured, if attributions are to be judged by them? By signal alone: no method is judged
-here.
+"""How should models be retrained and measured to evaluate attributions?
 
     command   python experiments/protocol/study.py [artifacts]
-    result    study.json, one row for each protocol and step
+    result    study.json, one row for each protocol and step; no method is evaluated
 
-A protocol is how batches are made (shared: the full data's, skipping what is left out; own: of what is kept), which fraction
-is kept, and how often an image is seen (as often as by the full model, or in as many steps of as many images). Of each, M
-subsets × R seeds are trained on the embedded digits and asked about the same queries.
+A protocol is a choice of three things:
 
-    spread       standard deviation of an output over subsets, relative to its mean
-    common       share of that variance which all queries have in common
-    draws        reliability of a measurement given the models: one minus the share of noise of measuring draws
-    seeds        reliability of one training: correlation of two trainings on one subset, over subsets
+    mini-batches    coupled: those of the full data without the removed images;
+                    independent: those of the subset
+    fraction        of the training images in a subset
+    training steps  as many as of the full model, or so many that each image is seen as often
 
-The rule, written before the study was run: the protocol with the largest correlation over seeds, mean over t = 600…100, is
-taken; one within 0.05 of it is taken instead if it costs a third less. After 12 subsets of each, shared and own batches of
-halves were 0.07 apart, with errors as large, so both were given 12 more, and the rule is applied to 24.
+With each protocol, M subsets × R training seeds of models are trained on the digits, and the
+outputs of the same queries are measured. The quantities of a row:
+
+    spread          standard deviation of an output over subsets, relative to its mean
+    common          share of that variance that all queries have in common
+    noise_samples   reliability of a measurement given the models: one minus the share of the
+                    variance that is due to the noise samples
+    training_seeds  reliability of one training: correlation, over subsets, of two trainings on
+                    the same subset
+
+This rule was written before the study was run: take the protocol with the largest correlation over
+training seeds, mean over t = 600…100. Take one within 0.05 of it if it costs a third less. After 12
+subsets of each, coupled and independent mini-batches of halves were 0.07 apart, with equally large
+errors. Both got 12 more subsets, and the rule is applied to all 24.
 """
 
 import json
@@ -36,118 +44,104 @@ from journey.pipeline.interfaces import Experiment, Measure, RandomSubset
 from journey.pipeline.settings import Batching, Retraining, Sampling, Training
 from journey.tracking import JSONLines
 
-HERE = Path(__file__).parent
-R, STEPS = 2, 600
-ASKED = [900, 700, 600, 500, 400, 300, 200, 100, 20]
-JUDGED = (600, 500, 400, 300, 200, 100)
-PROTOCOLS = [  # batches, fraction, steps of the full model, steps of a subset model, M
-    (Batching.coupled, 0.5, STEPS, STEPS, 24),
-    (Batching.independent, 0.5, STEPS, STEPS, 24),
-    (Batching.coupled, 0.9, STEPS, STEPS, 12),
-    (Batching.independent, 0.9, STEPS, STEPS, 12),
-    (Batching.coupled, 0.5, STEPS, 2 * STEPS, 12),
-    (Batching.coupled, 0.5, STEPS // 2, STEPS // 2, 12),
-    (Batching.coupled, 0.5, 2 * STEPS, 2 * STEPS, 12),
-    (Batching.independent, 0.5, STEPS, STEPS // 2, 12),
-    (Batching.coupled, 0.75, STEPS, STEPS, 12),
-    (Batching.coupled, 0.95, STEPS, STEPS, 12),
-    (Batching.independent, 0.95, STEPS, STEPS, 12),
-    (Batching.independent, 0.75, STEPS, STEPS, 12),
-    (Batching.coupled, 0.75, STEPS, STEPS * 4 // 3, 12),
-    (Batching.independent, 0.75, STEPS, STEPS * 3 // 4, 12),
+PATH = Path(__file__).parent / "study.json"
+R, NUM_STEPS = 2, 600
+STEPS = [900, 700, 600, 500, 400, 300, 200, 100, 20]
+RULE_STEPS = (600, 500, 400, 300, 200, 100)
+PROTOCOLS = [  # batches, fraction, training steps of the full model and of a subset model, M
+    (Batching.coupled, 0.5, NUM_STEPS, NUM_STEPS, 24),
+    (Batching.independent, 0.5, NUM_STEPS, NUM_STEPS, 24),
+    (Batching.coupled, 0.9, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.independent, 0.9, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.coupled, 0.5, NUM_STEPS, 2 * NUM_STEPS, 12),
+    (Batching.coupled, 0.5, NUM_STEPS // 2, NUM_STEPS // 2, 12),
+    (Batching.coupled, 0.5, 2 * NUM_STEPS, 2 * NUM_STEPS, 12),
+    (Batching.independent, 0.5, NUM_STEPS, NUM_STEPS // 2, 12),
+    (Batching.coupled, 0.75, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.coupled, 0.95, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.independent, 0.95, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.independent, 0.75, NUM_STEPS, NUM_STEPS, 12),
+    (Batching.coupled, 0.75, NUM_STEPS, NUM_STEPS * 4 // 3, 12),
+    (Batching.independent, 0.75, NUM_STEPS, NUM_STEPS * 3 // 4, 12),
 ]
 
 
 def main(root: Path) -> None:
-    """Train, measure and write study.json, one protocol after another."""
+    """Train, measure, print and write study.json, one protocol after another."""
     store = Store(root)
     workspace = Workspace(store, Local(), JSONLines(), "protocol")
-    rows = []
+    result = {"num_seeds": R, "rows": []}
     for batches, fraction, full_steps, steps, num_subsets in PROTOCOLS:
-        needed = measures(store, batches, fraction, full_steps, steps, num_subsets)
-        for _ in workspace.compute.make([m for of_subset in needed for m in of_subset], workspace):
+        by_subset = measures(store, batches, fraction, full_steps, steps, num_subsets)
+        flat = [measure for seeds in by_subset for measure in seeds]
+        for _ in workspace.compute.make(flat, workspace):
             pass
-        halves = [
-            [get(m, workspace).array("outputs.npy") for m in of_subset] for of_subset in needed
-        ]
-        seconds = np.mean(
-            [
-                get(m.checkpoint, workspace).manifest["seconds"]
-                for of_subset in needed
-                for m in of_subset
-            ]
-        )
-        what = {
+        outputs = np.stack([get(measure, workspace).array("outputs.npy") for measure in flat])
+        outputs = outputs.reshape(num_subsets, R, *outputs.shape[1:])
+        seconds = [get(measure.checkpoint, workspace).manifest["seconds"] for measure in flat]
+        protocol = {
             "batches": batches.value,
             "fraction": fraction,
             "full_steps": full_steps,
             "steps": steps,
             "subsets": num_subsets,
+            "seconds_per_model": round(float(np.mean(seconds)), 1),
         }
-        found = signal(np.array(halves), needed[0][0].steps)
-        rows += [{**what, "seconds_a_model": round(float(seconds), 1), **row} for row in found]
-        (HERE / "study.json").write_text(json.dumps({"seeds": R, "rows": rows}, indent=1) + "\n")
-        show(what, seconds, found)
+        rows = quantities(outputs, flat[0].steps)
+        result["rows"] += [{**protocol, **row} for row in rows]
+        PATH.write_text(json.dumps(result, indent=1) + "\n")
+
+        mean = np.mean([row["training_seeds"] for row in rows if row["step"] in RULE_STEPS])
+        print(protocol, f"training_seeds, mean over t = 600…100: {mean:.2f}", flush=True)
+        for row in rows:
+            print("   ", row, flush=True)
 
 
 def measures(
     store: Store, batches: Batching, fraction: float, full_steps: int, steps: int, num_subsets: int
 ) -> list[list[Measure]]:
-    """[subset][seed]"""
-    images = experiment.dataset_images(Digits(), store)
-    retraining = Retraining(num_samples=64, batches=batches)
+    """Return the outputs of a protocol's models. [subset][training seed]"""
     full = Experiment(
-        images,
-        DDPM(),
-        Training(num_steps=full_steps),
-        Sampling(steps=ASKED),
-        retraining,
-        Precision.fp32,
-        0,
+        images=experiment.dataset_images(Digits(), store),
+        model=DDPM(),
+        training=Training(num_steps=full_steps),
+        sampling=Sampling(steps=STEPS),
+        retraining=Retraining(num_samples=64, batches=batches),
+        precision=Precision.fp32,
+        seed=0,
     )
     part = replace(full, training=Training(num_steps=steps))
-    subsets = [RandomSubset(i, fraction, 0) for i in range(num_subsets)]
-    return [[full.outputs(part.retrained(subset, r)) for r in range(R)] for subset in subsets]
+    by_subset = []
+    for i in range(num_subsets):
+        models = [part.retrained(RandomSubset(i, fraction, 0), seed) for seed in range(R)]
+        by_subset.append([full.outputs(model) for model in models])
+    return by_subset
 
 
-def signal(halves: np.ndarray, steps: tuple[int, ...]) -> list[dict]:
-    """Of every step and the destination. halves: [M, R, 2, T, Q]"""
-    one = halves.mean(2)  # [M, R, T, Q]
-    spread = one.std(0, ddof=1) / one.mean(0)
-    centred = (one - one.mean(0)) / one.mean(0)
+def quantities(outputs: np.ndarray, steps: tuple[int, ...]) -> list[dict]:
+    """Return a row for every step and the final sample.
+
+    Args:
+        outputs: Measured outputs; 2 are halves of the noise samples. [M, R, 2, T, Q]
+        steps: The timesteps of the T targets but the last, which is the final sample.
+    """
+    means = outputs.mean(2)  # [M, R, T, Q]
+    spread = means.std(0, ddof=1) / means.mean(0)
+    centred = (means - means.mean(0)) / means.mean(0)
     common = centred.mean(-1).var(0, ddof=1) / centred.var(0, ddof=1).mean(-1)
-    drawn = np.mean([given_seed(halves[:, [r]]).reliability() for r in range(R)], 0)
-    of_mean = np.clip(over_seeds(halves).reliability(), -0.99, 0.99)
-    of_one = of_mean / (R - (R - 1) * of_mean)  # Spearman–Brown, backwards
-    rows = zip(
-        [*steps, "destination"], spread.mean((0, 2)), common.mean(0), drawn, of_one, strict=True
-    )
-    return [
-        dict(
-            zip(
-                ("step", "spread", "common", "draws", "seeds"),
-                (t, *(round(float(x), 4) for x in rest)),
-                strict=True,
-            )
-        )
-        for t, *rest in rows
-    ]
-
-
-def show(what: dict, seconds: float, rows: list[dict]) -> None:
-    """A line for each step."""
-    judged = [row["seeds"] for row in rows if row["step"] in JUDGED]
-    print(
-        what,
-        f"{seconds:.1f} s a model; seeds, mean of {JUDGED[0]}…{JUDGED[-1]}: {np.mean(judged):.2f}",
-        flush=True,
-    )
-    for row in rows:
-        print(
-            "   ",
-            {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()},
-            flush=True,
-        )
+    noise_samples = np.mean([given_seed(outputs[:, [r]]).reliability() for r in range(R)], 0)
+    of_mean = np.clip(over_seeds(outputs).reliability(), -0.99, 0.99)
+    of_one = of_mean / (R - (R - 1) * of_mean)  # the inverse of the Spearman–Brown formula
+    rows = []
+    for i, step in enumerate([*steps, "final_sample"]):
+        row = {
+            "spread": spread.mean((0, 2))[i],
+            "common": common.mean(0)[i],
+            "noise_samples": noise_samples[i],
+            "training_seeds": of_one[i],
+        }
+        rows.append({"step": step, **{name: round(float(v), 4) for name, v in row.items()}})
+    return rows
 
 
 if __name__ == "__main__":
