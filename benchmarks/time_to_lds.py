@@ -30,7 +30,7 @@ from hydra import compose, initialize_config_dir
 from journey import experiment
 from journey.attribution import kronecker
 from journey.attribution.ekfac import EKFAC, ekfac_batches, estimate_ekfac
-from journey.attribution.features import CACHED, whitened
+from journey.attribution.features import CACHED, precondition
 from journey.attribution.gradient import EKFACFactors
 from journey.attribution.gradients import choose_plan
 from journey.attribution.kronecker import project_layers_kfac
@@ -134,17 +134,17 @@ def reference() -> list[tuple[float, float]]:
 def ours(
     num_samples: int, estimated: EKFAC | None = None, damping: tuple[float, ...] = ()
 ) -> float:
-    """Seconds of an image, its projections included; whitened for every λ where there is a curvature."""
+    """Seconds of an image, its projections included; precondition for every λ where there is a curvature."""
     setting = featurize.setting(replace(DIGITS, num_samples=num_samples))
     plan = choose_plan(*setting, featurize.MEMORY_GIB)
     project = featurize.sparse(setting[0], DIGITS.projection_dim)
     if estimated is not None:
-        project = whitened(project, estimated, damping, CACHED)
+        project = precondition(project, estimated, damping, CACHED)
     return of_an_image(featurize.ours, *setting, plan, project)
 
 
 def within_layers(num_samples: int, estimated: EKFAC | None = None) -> float:
-    """Seconds of an image, projected inside the layers; whitened there for one λ where there is a curvature."""
+    """Seconds of an image, projected inside the layers; precondition there for one λ where there is a curvature."""
     objective, *rest = featurize.setting(replace(DIGITS, num_samples=num_samples))
     if estimated is None:
         adapted = project_layers(objective.network, ROWS, 0, "benchmark")

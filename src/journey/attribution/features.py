@@ -279,6 +279,3 @@ def precondition(
         return torch.cat(blocks)
 
     return preconditioned
-
-
-batches, joined, whitened, CACHED = feature_batches, join_blocks, precondition, PRECONDITION_BATCH
