@@ -30,9 +30,9 @@ import numpy as np
 import journey
 
 folder = tempfile.mkdtemp()
-with tarfile.open("../experiments/methods/methods-pack.tar.gz") as bundle:
+with tarfile.open("../experiments/methods/methods-bundle.tar.gz") as bundle:
     bundle.extractall(folder, filter="data")
-overrides = ["experiment=methods", f"artifacts={folder}/methods-pack", "vary.target=[]"]
+overrides = ["experiment=methods", f"artifacts={folder}/methods-bundle", "vary.target=[]"]
 overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
 run = journey.load(*overrides, "method=[journey,trak,ekfac,pixel,random]")
 
@@ -69,7 +69,7 @@ scaled = []
 for name in ("ekfac", "pixel"):
     scores = run.scores(name)
     scaled.append(scores.div(scores.std(axis=1), axis=0))
-axes = json.loads(Path(f"{folder}/methods-pack/axes.json").read_text())
+axes = json.loads(Path(f"{folder}/methods-bundle/axes.json").read_text())
 shape = [len(axes[name]) for name in ("steps", "queries", "train")]
 tau = ((scaled[0] + scaled[1]) / 2).to_numpy().reshape(shape)
 np.savez(f"{folder}/my_scores.npz", scores=tau, **axes)

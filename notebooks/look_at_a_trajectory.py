@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 import journey
 
 folder = tempfile.mkdtemp()
-with tarfile.open("../experiments/methods/methods-pack.tar.gz") as bundle:
+with tarfile.open("../experiments/methods/methods-bundle.tar.gz") as bundle:
     bundle.extractall(folder, filter="data")
-overrides = ["experiment=methods", f"artifacts={folder}/methods-pack", "vary.target=[]"]
+overrides = ["experiment=methods", f"artifacts={folder}/methods-bundle", "vary.target=[]"]
 overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
 run = journey.load(*overrides, "method=[journey,trak,ekfac,pixel,random]")
 

@@ -1,6 +1,5 @@
 """Runs opened in Python: results, figures, and errors that name what is missing."""
 
-import os
 import re
 from pathlib import Path
 
@@ -86,6 +85,7 @@ def test_the_examples_of_the_guide_run(tiny, monkeypatch):
     """On the smallest experiment, which has fewer steps and queries."""
     monkeypatch.chdir(tiny[0])
     words = ", ".join(map(repr, TINY))
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert os.path.isdir("artifacts")
-    exec(code.replace('"experiment=digits"', words).replace("step=400", "step=200"), {})
+    code = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[-1]
+    assert "journey.load" in code
+    code = code.replace('"experiment=digits"', words).replace("step=400", "step=200")
+    exec(code, {"journey": journey})
