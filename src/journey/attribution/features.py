@@ -197,17 +197,12 @@ def _feature_blocks(
         blocks = _layer_blocks(objectives, _remaining(batches, done), plan, ekfac is not None)
         return feature_dimension(networks[0]), plan, blocks
 
-    # Other projections are of gradients. A dense one draws its matrix anew for every block, so
-    # blocks are joined. Joined gradients are in memory twice; preconditioned, four times.
+    # Other projections are of gradients.
     d = sum(p.numel() for p in network.parameters())
     p = d if settings.projection is Projection.none else settings.projection_dim
     project = make_projection(settings.projection, d, p, spec.seed, key, device)
-    num_rows, gradient_gib = 1, memory_gib
-    if settings.projection in (Projection.gaussian, Projection.rademacher):
-        copies = 2 if ekfac is None else 4
-        num_rows = max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
-    if num_rows > 1:
-        gradient_gib = memory_gib * (1 - JOINED_MEMORY)
+    num_rows = _at_once(spec, d, memory_gib)
+    gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
     if ekfac is not None:
         project = precondition(project, ekfac, spec.damping, max(num_rows, PRECONDITION_BATCH))
     plan = choose_plan(objective, first.examples, first.noise, gradient_gib)
@@ -216,6 +211,17 @@ def _feature_blocks(
         for batch in _remaining(batches, done)
     )
     return p, plan, map(project, join_blocks(gradients, num_rows))
+
+
+def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
+    """Return how many gradients a projection takes at once: a dense one draws its matrix each time.
+
+    Joined gradients are in memory twice; preconditioned, four times.
+    """
+    if spec.settings.projection not in (Projection.gaussian, Projection.rademacher):
+        return 1
+    copies = 2 if spec.curvature is None else 4
+    return max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:
@@ -279,3 +285,5 @@ def precondition(
         return torch.cat(blocks)
 
     return preconditioned
+
+
