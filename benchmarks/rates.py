@@ -217,9 +217,9 @@ def measure(spec: Measure, on: Setting) -> Iterator[float]:
     predict = on.predict(spec.checkpoint.precision, spec.guidance)
     for some, region in itertools.cycle(batches((), NUM_IMAGES, spec.num_samples)):
         draws = [
-            measurement_noise(spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape).to(
-                on.device
-            )
+            measurement_noise(
+                spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape
+            ).to(on.device)
             for q in some
         ]
         sample_losses(
