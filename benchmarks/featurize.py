@@ -9,8 +9,8 @@
     kronecker  LoGra projections, at some ranks
     bar        ours: at most 1.8× the floor on the digits U-Net and 1.15× on larger ones; 7×, 3× and
                8× faster than the reference
-               kronecker: at most 0.75× the floor on the digits and middle U-Nets, 0.80× on the last,
-               there within 2 GiB
+               kronecker: at most 0.75× the floor on the digits and middle U-Nets; at most 0.80× on
+               the last, within 2 GiB
 
 What limits kronecker: of the three products of a convolution (forward, backward to its inputs,
 backward to its weights) it leaves out only the last. Two thirds of the floor's convolutions and all
