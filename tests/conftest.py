@@ -68,7 +68,7 @@ def draws() -> NoiseSamples:
 
 def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
     """Return the denoising loss of one example and one noise sample."""
-    alpha_bar = noise_schedule.alpha_bar[t].float()
+    alpha_bar = noise_schedule.signal_squared[t].float()
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
     inputs = (x_t[None], t[None]) if context is None else (x_t[None], t[None], context[None])
     return ((eps - net(*inputs).sample[0]) ** 2).mean()

@@ -70,7 +70,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         show(target, store, run.compute)
         return None
     for directory in (store, Store(reports.parent)):
-        directory.writable()
+        directory.check_writable()
     record_images(experiment.images, store)
     if run.task is Task.report:
         from journey.report import write

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac, load_ekfac, save_ekfac
-from journey.attribution.features import whitened
+from journey.attribution.features import precondition
 from journey.attribution.outputs import NoiseSamples
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import add_noise
@@ -106,7 +106,7 @@ def test_eigenvalues_are_those_of_the_dense_matrix_and_scores_are_closer_than_wi
 @pytest.mark.parametrize("num_rows", [1, 2, 5])
 def test_inner_products_of_preconditioned_gradients_are_influences(ekfac, num_rows):
     g, gradients = matrix(ekfac), random_gradients(ekfac, 5)
-    features = whitened(lambda g: g, ekfac, (0.01, 1.0), num_rows)(gradients)
+    features = precondition(lambda g: g, ekfac, (0.01, 1.0), num_rows)(gradients)
     mean = ekfac.eigenvalues[ekfac.eigenvalues.isfinite()].mean()
     for k, relative in enumerate((0.01, 1.0)):
         damped = g + relative * mean * torch.eye(len(g))

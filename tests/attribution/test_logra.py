@@ -8,7 +8,7 @@ from test_gradients import conditional, text_examples
 from torch import nn
 
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
-from journey.attribution.features import whitened
+from journey.attribution.features import precondition
 from journey.attribution.gradients import GradientPlan, Objective
 from journey.attribution.kronecker import (
     kronecker_features,
@@ -167,7 +167,7 @@ def test_kfac_is_ekfac_at_full_rank_where_eigenvalues_are_a_product(
     inputs = (linear_schedule, clean[:5], draws)
     projected = project_layers_kfac(network, ekfac, 1e-9, 10_000, 0, "any")
     phi = features(projected, *inputs, PLANS[0])
-    expected = whitened(lambda g: g, ekfac, (1e-9,), 4)(exact(network, *inputs))[:, 0]
+    expected = precondition(lambda g: g, ekfac, (1e-9,), 4)(exact(network, *inputs))[:, 0]
     assert phi.shape[1] == ekfac.eigenvalues.isfinite().sum()
     torch.testing.assert_close(phi @ phi.T, expected @ expected.T, rtol=5e-3, atol=1e-4)
 

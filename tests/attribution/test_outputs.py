@@ -74,7 +74,7 @@ def test_all_ranges_of_timesteps_share_the_noise_of_a_timestep():
 def test_outputs_are_their_formulas(function, net, linear_schedule, clean, draws):
     x0, total = clean.x0[0], 0
     for t, eps in zip(draws.t, draws.eps, strict=True):
-        alpha_bar = linear_schedule.alpha_bar[t].float()
+        alpha_bar = linear_schedule.signal_squared[t].float()
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
         predicted = net(x_t[None], t[None]).sample[0]
         formulas = {

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from journey.attribution.features import joined
+from journey.attribution.features import join_blocks
 from journey.attribution.projections import make_projection
 from journey.pipeline.settings import Projection
 
@@ -51,7 +51,7 @@ def test_no_projection_keeps_the_gradient():
 )
 def test_a_dense_projection_receives_joined_blocks_in_order(num_rows, sizes):
     rows = torch.randn(7, 5)
-    groups = list(joined(iter(rows.split(3)), num_rows))
+    groups = list(join_blocks(iter(rows.split(3)), num_rows))
     assert [len(group) for group in groups] == sizes
     assert torch.equal(torch.cat(groups), rows)
-    assert list(joined(iter([]), num_rows)) == []
+    assert list(join_blocks(iter([]), num_rows)) == []

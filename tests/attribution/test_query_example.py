@@ -1,11 +1,11 @@
-"""Gradients of queries by what is asked of them, against a naive loop; and what it is that is asked."""
+"""The examples that stand for queries, and their gradients against a naive loop."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import journey_trak, naive_gradient, small_run
 
-from journey.attribution.features import batches
+from journey.attribution.features import feature_batches
 from journey.attribution.outputs import NoiseSamples
 from journey.engine.checks import ConfigError
 from journey.engine.spec import describe, digest, key_fields
@@ -15,118 +15,99 @@ from journey.pipeline.schedule import add_noise
 from journey.pipeline.settings import Projection, QueryExample, Sampler, Sampling, Target, Training
 
 CPU = torch.device("cpu")
-SAMPLING = Sampling(Sampler.ddpm, 50, num_queries=4, steps=[600, 300])
 
 
 @pytest.fixture
-def of(workspace):
-    run = small_run(
-        sampling=SAMPLING, training=Training(num_steps=20, batch_size=16, warmup_steps=4)
-    )
-    return load_experiment(run, workspace.store)
+def experiment(workspace):
+    sampling = Sampling(Sampler.ddpm, 50, num_queries=4, steps=[600, 300])
+    training = Training(num_steps=20, batch_size=16, warmup_steps=4)
+    return load_experiment(small_run(sampling=sampling, training=training), workspace.store)
 
 
-def queries(of, asked, **changes):
-    method = journey_trak(
-        query_example=asked, projection=Projection.none, num_continuations=3, **changes
-    )
-    return of.scores(method).inputs.queries[0]
+def query_features(experiment, example, **changes):
+    settings = {"projection": Projection.none, "num_continuations": 3, **changes}
+    return experiment.scores(journey_trak(query_example=example, **settings)).inputs.queries[0]
 
 
-def test_the_draw_that_is_asked_makes_the_very_x_t(of, workspace):
-    schedule = of.model.schedule(CPU)
-    kept = get(of.trajectories, workspace)
-    together = batches(queries(of, QueryExample.noisy), 1000, workspace, CPU)
-    assert [int(batch.draws.t) for batch in together] == [600] * 4 + [300] * 4
-    for i, batch in enumerate(together):
-        x_t = add_noise(schedule, batch.examples.x0, batch.draws.t, batch.draws.eps)[0]
-        np.testing.assert_allclose(x_t, kept.array("x_t.npy")[i // 4, i % 4], atol=1e-5)
-        np.testing.assert_array_equal(batch.examples.x0[0], kept.array("final.npy")[i % 4])
+def batches(experiment, example, workspace):
+    return feature_batches(query_features(experiment, example), 1000, workspace, CPU)
 
 
-def test_the_mean_is_of_continuations_with_other_noise_than_the_journeys(of, workspace):
-    together = batches(queries(of, QueryExample.mean), 1000, workspace, CPU)
-    for t, batch in zip((600, 300), together, strict=True):
-        ends = get(of.continuations(t, 3), workspace).array("final.npy")[0]  # [query, 1 + 3, …]
-        assert ends.shape[1] == 4
-        np.testing.assert_allclose(batch.examples.x0, ends[:, 1:].mean(1), atol=1e-6)
-    assert "features.npy" not in [
-        path.name for path in get(of.continuations(300, 3), workspace).path.iterdir()
-    ]
+def array(spec, name, workspace, index=slice(None)) -> torch.Tensor:
+    return torch.from_numpy(np.array(get(spec, workspace).array(name)[index]))
 
 
-@pytest.mark.parametrize("asked", QueryExample)
-def test_gradients_are_those_of_a_loop(of, workspace, asked):
-    spec = queries(of, asked)
-    net = of.model.load(get(of.checkpoint(0), workspace).path, CPU)
-    schedule = of.model.schedule(CPU)
-    kept = get(of.trajectories, workspace)
-    estimated = batches(queries(of, QueryExample.estimate), 1000, workspace, CPU)
-    features = get(spec, workspace).array("features.npy").reshape(2, 4, -1)
+def test_the_noise_of_the_noisy_example_makes_the_trajectorys_x_t(experiment, workspace):
+    schedule = experiment.model.schedule(CPU)
+    x_t = array(experiment.trajectories, "x_t.npy", workspace)
+    final = array(experiment.trajectories, "final.npy", workspace)
+    noisy = batches(experiment, QueryExample.noisy, workspace)
+    assert [int(batch.noise.t) for batch in noisy] == [600] * 4 + [300] * 4
+    for i, batch in enumerate(noisy):
+        noised = add_noise(schedule, batch.examples.x0, batch.noise.t, batch.noise.eps)[0]
+        torch.testing.assert_close(noised, x_t[i // 4, i % 4], atol=1e-5, rtol=0)
+        assert torch.equal(batch.examples.x0[0], final[i % 4])
+
+
+def test_the_mean_is_over_continuations_without_the_trajectorys_noise(experiment, workspace):
+    mean = batches(experiment, QueryExample.mean, workspace)
+    for t, batch in zip((600, 300), mean, strict=True):
+        spec = experiment.own_continuations(t, 3)
+        samples = array(spec, "final.npy", workspace, 0)  # [query, 1 + 3, …]
+        assert samples.shape[1] == 4
+        torch.testing.assert_close(batch.examples.x0, samples[:, 1:].mean(1), atol=1e-6, rtol=0)
+        assert not (get(spec, workspace).path / "features.npy").exists()
+
+
+@pytest.mark.parametrize("example", QueryExample)
+def test_gradients_are_those_of_a_loop(experiment, workspace, example):
+    features = array(query_features(experiment, example), "features.npy", workspace)
+    features = features.reshape(2, 4, -1)
+    net = experiment.model.load(get(experiment.checkpoint(0), workspace).path, CPU)
+    schedule, trajectories = experiment.model.schedule(CPU), experiment.trajectories
+    estimates = batches(experiment, QueryExample.estimate, workspace)
     for s, t in enumerate((600, 300)):
         for q in (0, 3):
-            final = torch.from_numpy(kept.array("final.npy")[q].copy())
-            draws = estimated[s].draws  # the same, whatever is asked, but for the journey's own
-            match asked:
+            x0 = array(trajectories, "final.npy", workspace, q)
+            noise = estimates[s].noise  # that of every example but the noisy one
+            match example:
                 case QueryExample.estimate:
-                    x0 = torch.from_numpy(kept.array("x0_hat.npy")[s, q].copy())
+                    x0 = array(trajectories, "x0_hat.npy", workspace, (s, q))
                 case QueryExample.mean:
-                    x0 = torch.from_numpy(
-                        get(of.continuations(t, 3), workspace).array("final.npy")[0, q, 1:].mean(0)
-                    )
-                case QueryExample.continuation:
-                    x0 = final
+                    spec = experiment.own_continuations(t, 3)
+                    x0 = array(spec, "final.npy", workspace, (0, q, slice(1, None))).mean(0)
                 case QueryExample.noisy:
-                    x_t, alpha_bar = (
-                        torch.from_numpy(kept.array("x_t.npy")[s, q].copy()),
-                        schedule.alpha_bar[t].float(),
-                    )
-                    x0, draws = (
-                        final,
-                        NoiseSamples(
-                            torch.tensor([t]),
-                            ((x_t - alpha_bar.sqrt() * final) / (1 - alpha_bar).sqrt())[None],
-                        ),
-                    )
-            expected = naive_gradient(net, schedule, x0, draws)
-            torch.testing.assert_close(
-                torch.from_numpy(features[s, q].copy()), expected, rtol=1e-3, atol=1e-5
-            )
+                    x_t = array(trajectories, "x_t.npy", workspace, (s, q))
+                    alpha_bar = schedule.signal_squared[t].float()
+                    eps = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+                    noise = NoiseSamples(torch.tensor([t]), eps[None])
+            expected = naive_gradient(net, schedule, x0, noise)
+            torch.testing.assert_close(features[s, q], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_nothing_old_is_addressed_anew_and_what_is_asked_changes_queries_only(of):
-    needs = {asked: of.scores(journey_trak(query_example=asked)).inputs for asked in QueryExample}
-    assert len({digest(of_method["queries"][0]) for of_method in needs.values()}) == 4
-    assert len({digest(of_method["train"][0][0]) for of_method in needs.values()}) == 1
-    plain = needs[QueryExample.estimate]["queries"][0]
-    assert (plain.query_example, plain.continuations) == (QueryExample.estimate, ())
-    assert not {"asked", "continued"} & set(key_fields(plain))
-    assert not {"asked", "num_continuations"} & set(describe(journey_trak()))
-    again = [
-        queries(of, QueryExample.noisy, **changes)
-        for changes in ({}, {"num_samples": 4}, {"noise_set": 1}, {"antithetic": True})
-    ]
-    assert len({digest(spec) for spec in again}) == 1, "there is one draw of the journey's own"
+def test_the_example_changes_the_cache_keys_of_queries_only(experiment):
+    inputs = {e: experiment.scores(journey_trak(query_example=e)).inputs for e in QueryExample}
+    assert len({digest(method.queries[0]) for method in inputs.values()}) == 4
+    assert len({digest(method.train[0][0]) for method in inputs.values()}) == 1
+    plain = inputs[QueryExample.estimate].queries[0]
+    assert not {"query_example", "continuations"} & set(key_fields(plain))
+    assert not {"query_example", "num_continuations"} & set(describe(journey_trak()))
+    settings = ({}, {"num_samples": 4}, {"noise_set": 1}, {"antithetic": True})
+    noisy = [query_features(experiment, QueryExample.noisy, **changes) for changes in settings]
+    assert len({digest(spec) for spec in noisy}) == 1, "there is one such noise sample"
 
 
-def test_a_mean_is_refused_where_continuations_are_all_alike(workspace):
-    of = load_experiment(small_run(), workspace.store)
-    with pytest.raises(
-        ConfigError, match=r"^sampling\.sampler=ddim: must be ddpm where query_example=mean"
-    ):
-        of.scores(journey_trak(query_example=QueryExample.mean))
-    assert (
-        of.scores(journey_trak(query_example=QueryExample.noisy)).inputs.queries[0].query_example
-        is QueryExample.noisy
-    )
+def test_a_mean_is_refused_where_continuations_do_not_differ(workspace):
+    experiment = load_experiment(small_run(), workspace.store)
+    with pytest.raises(ConfigError, match=r"^sampling\.sampler=ddim: must be ddpm where query_exa"):
+        experiment.scores(journey_trak(query_example=QueryExample.mean))
+    noisy = experiment.scores(journey_trak(query_example=QueryExample.noisy)).inputs.queries[0]
+    assert noisy.query_example is QueryExample.noisy
 
 
-def test_a_destination_is_asked_in_one_way():
-    assert not journey_trak(target=Target.final_sample).depends_on("asked")
-    with pytest.raises(
-        ConfigError,
-        match=r"method\.a\.query_example=mean: must be estimate unless target=step or trajectory",
-    ):
-        small_run(
-            method={"a": journey_trak(target=Target.final_sample, query_example=QueryExample.mean)}
-        )
+def test_a_final_sample_has_one_example():
+    method = journey_trak(target=Target.final_sample)
+    assert not method.depends_on("query_example")
+    method.query_example = QueryExample.mean
+    with pytest.raises(ConfigError, match=r"method\.a\.query_example=mean: must be estimate unles"):
+        small_run(method={"a": method})

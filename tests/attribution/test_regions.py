@@ -1,4 +1,4 @@
-"""Outputs of a part of an example, beside masks written out; and scores that are asked about a part."""
+"""Outputs of a region of an example against a mask, and scores of regional outputs."""
 
 from dataclasses import replace
 
@@ -22,38 +22,39 @@ from journey.pipeline.schedule import add_noise
 from journey.pipeline.settings import Output, QueryExample, Target
 
 REGION = (1, 2, 4, 8)
-TILES = {(0, 0, 3, 8): 24, (3, 0, 8, 5): 25, (3, 5, 8, 8): 15}  # of 8×8: how many elements each has
+TILES = {(0, 0, 3, 8): 24, (3, 0, 8, 5): 25, (3, 5, 8, 8): 15}  # of 8×8 elements: a region's count
 
 
-def masked(net, schedule, x0, draws, kind, region):
-    """Written out: a mean over the elements that a mask holds."""
+def masked(net, schedule, x0, noise, kind, region):
+    """Return the mean over the elements of a mask, written out."""
     mask = torch.zeros(8, 8, dtype=torch.bool)
     for row in range(region[0], region[2]):
         for column in range(region[1], region[3]):
             mask[row, column] = True
-    x_t = add_noise(schedule, x0.expand(len(draws), -1, -1, -1), draws.t, draws.eps)
-    predicted = net(x_t, draws.t).sample
+    x_t = add_noise(schedule, x0.expand(len(noise), -1, -1, -1), noise.t, noise.eps)
+    predicted = net(x_t, noise.t).sample
     values = {
-        "loss": (draws.eps - predicted) ** 2,
+        "loss": (noise.eps - predicted) ** 2,
         "square": predicted**2,
         "mean": predicted,
-        "absolute": (draws.eps - predicted).abs(),
+        "absolute": (noise.eps - predicted).abs(),
     }
     return values[kind.value][:, :, mask].mean()
 
 
 @pytest.mark.parametrize("kind", Output)
 def test_the_output_of_a_region_is_the_mean_over_its_mask(kind, net, linear_schedule, clean, draws):
-    ours = output(bind(net, Precision.fp32), linear_schedule, clean[0], draws, kind, REGION)
+    predict = bind(net, Precision.fp32)
+    ours = output(predict, linear_schedule, clean[0], draws, kind, REGION)
     torch.testing.assert_close(ours, masked(net, linear_schedule, clean.x0[0], draws, kind, REGION))
 
 
 @pytest.mark.parametrize("kind", Output)
-def test_regions_that_tile_an_image_make_up_its_output(kind, net, linear_schedule, clean, draws):
-    asked = (bind(net, Precision.fp32), linear_schedule, clean[0], draws, kind)
-    parts = sum(share / 64 * output(*asked, region) for region, share in TILES.items())
-    torch.testing.assert_close(parts, output(*asked))
-    torch.testing.assert_close(output(*asked, (0, 0, 8, 8)), output(*asked))
+def test_the_outputs_of_tiles_add_up_to_the_whole(kind, net, linear_schedule, clean, draws):
+    function = (bind(net, Precision.fp32), linear_schedule, clean[0], draws, kind)
+    parts = sum(count / 64 * output(*function, region) for region, count in TILES.items())
+    torch.testing.assert_close(parts, output(*function))
+    torch.testing.assert_close(output(*function, (0, 0, 8, 8)), output(*function))
 
 
 @pytest.mark.parametrize(
@@ -63,128 +64,106 @@ def test_the_gradient_of_a_region_is_autograds(plan, net, linear_schedule, clean
     objective = Objective(net, linear_schedule, Precision.fp32, region=REGION)
     (block,) = objective.gradients(clean[:2], draws, plan)
     for row, x0 in zip(block, clean.x0[:2], strict=True):
-        gradients = torch.autograd.grad(
-            masked(net, linear_schedule, x0, draws, Output.loss, REGION), net.parameters()
-        )
-        torch.testing.assert_close(
-            row, torch.cat([g.flatten() for g in gradients]), rtol=1e-4, atol=1e-6
-        )
+        loss = masked(net, linear_schedule, x0, draws, Output.loss, REGION)
+        expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, net.parameters())])
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_quarters_tile_any_image():
     for height, width in ((8, 8), (7, 10)):
-        seen = np.zeros((height, width), int)
+        counts = np.zeros((height, width), int)
         for top, left, bottom, right in quarters(height, width).values():
-            seen[top:bottom, left:right] += 1
-        assert (seen == 1).all()
+            counts[top:bottom, left:right] += 1
+        assert (counts == 1).all()
 
 
-def test_only_queries_are_asked_about_a_region_and_only_a_region_is_addressed(small):
+def test_a_region_changes_queries_and_outputs_and_no_region_is_not_in_the_cache_key(small):
     plain, part = small.scores(journey_trak()), small.scores(journey_trak(region=list(REGION)))
     assert part.inputs.train == plain.inputs.train
-    assert [f.region for f in part.inputs.queries] == [REGION]
+    assert [features.region for features in part.inputs.queries] == [REGION]
     assert cache_key(small.scores(journey_trak(region=[]))) == cache_key(plain) != cache_key(part)
-    assert cache_key(small.outputs(small.checkpoint(0), ())) == cache_key(
-        small.outputs(small.checkpoint(0))
-    )
-    assert cache_key(small.outputs(small.checkpoint(0), REGION)) != cache_key(
-        small.outputs(small.checkpoint(0))
-    )
+    checkpoint = small.checkpoint(0)
+    whole = cache_key(small.outputs(checkpoint))
+    assert cache_key(small.outputs(checkpoint, ())) == whole
+    assert cache_key(small.outputs(checkpoint, REGION)) != whole
 
 
-def test_measured_outputs_of_tiles_make_up_the_whole_through_the_stages(small, workspace):
-    whole = get(small.outputs(small.checkpoint(0)), workspace).array("outputs.npy")
-    parts = [
-        get(small.outputs(small.checkpoint(0), r), workspace).array("outputs.npy") * n / 64
-        for r, n in TILES.items()
-    ]
-    np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
+def test_the_measured_outputs_of_tiles_add_up_to_the_whole(small, workspace):
+    def outputs(region):
+        return get(small.outputs(small.checkpoint(0), region), workspace).array("outputs.npy")
+
+    parts = sum(outputs(region) * count / 64 for region, count in TILES.items())
+    np.testing.assert_allclose(parts, outputs(()), rtol=1e-5)
 
 
-def test_linear_scores_of_tiles_make_up_the_whole(small, workspace):
-    """An inner product is linear in the query's gradient, and that in its regions."""
+def test_linear_scores_of_tiles_add_up_to_the_whole(small, workspace):
+    """An inner product is linear in the query's gradient, which is a sum over regions."""
 
     def scores(region):
         return get(small.scores(journey_trak(region=list(region))), workspace).array("scores.npy")
 
-    parts = sum(scores(region) * n / 64 for region, n in TILES.items())
+    parts = sum(scores(region) * count / 64 for region, count in TILES.items())
     np.testing.assert_allclose(parts, scores(()), atol=1e-4 * np.abs(parts).max())
 
 
-def test_the_cosine_of_a_regions_pixels(small, workspace):
-    found = get(small.scores(Pixel(region=list(REGION))), workspace).array("scores.npy")
+def test_the_cosine_of_the_pixels_of_a_region(small, workspace):
+    scores = get(small.scores(Pixel(region=list(REGION))), workspace).array("scores.npy")
     train = as_pixels(train_images(small.images, workspace).images)[:, :, 1:4, 2:8].flatten(1)
-    x0_hat = torch.from_numpy(get(small.trajectories, workspace).array("x0_hat.npy").copy())[
-        ..., 1:4, 2:8
-    ].flatten(2)
+    x0_hat = torch.from_numpy(np.array(get(small.trajectories, workspace).array("x0_hat.npy")))
+    x0_hat = x0_hat[..., 1:4, 2:8].flatten(2)
     expected = torch.cosine_similarity(x0_hat[:, :, None], train, dim=-1)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(scores[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "asked", [QueryExample.estimate, QueryExample.noisy], ids=lambda asked: asked.name
-)
-def test_a_box_for_each_query_is_that_box_of_that_query(asked, small, workspace):
+@pytest.mark.parametrize("example", [QueryExample.estimate, QueryExample.noisy])
+def test_every_query_may_have_a_box_of_its_own(example, small, workspace):
     num_queries = small.sampling.num_queries
     boxes = [REGION if q % 2 else (0, 0, 8, 8) for q in range(num_queries)]
-    each = [number for box in boxes for number in box]
 
-    def made(region):
-        method = journey_trak(query_example=asked).restricted_to(region)
-        (of_queries,) = small.scores(method).inputs.queries
-        features = get(of_queries, workspace).array("features.npy")  # [S·Q, p]
-        pixels = get(small.scores(Pixel().restricted_to(region)), workspace).array("scores.npy")[
-            0
-        ]  # [S, Q, N]
-        outputs = get(small.outputs(small.checkpoint(0), tuple(region)), workspace).array(
-            "outputs.npy"
-        )  # [2, S + 1, Q]
-        return features.reshape(-1, num_queries, features.shape[-1]), pixels, outputs
+    def results(region):
+        """Return features [S, Q, p], pixel scores [S, Q, N] and outputs [2, S + 1, Q]."""
+        method = journey_trak(query_example=example).restricted_to(region)
+        (queries,) = small.scores(method).inputs.queries
+        features = get(queries, workspace).array("features.npy")
+        pixels = get(small.scores(Pixel().restricted_to(region)), workspace).array("scores.npy")
+        outputs = get(small.outputs(small.checkpoint(0), tuple(region)), workspace)
+        phi = features.reshape(-1, num_queries, features.shape[-1])
+        return phi, pixels[0], outputs.array("outputs.npy")
 
-    whole, part, own = made((0, 0, 8, 8)), made(REGION), made(each)
-    for of_whole, of_part, of_own, axis in zip(whole, part, own, (1, 1, 2), strict=True):
+    whole, part = results((0, 0, 8, 8)), results(REGION)
+    mixed = results([number for box in boxes for number in box])
+    for of_whole, of_part, of_mixed, axis in zip(whole, part, mixed, (1, 1, 2), strict=True):
         for q, box in enumerate(boxes):
-            expected = of_part if box == REGION else of_whole
-            np.testing.assert_allclose(
-                of_own.take(q, axis), expected.take(q, axis), rtol=1e-3, atol=1e-6
-            )
+            expected = (of_part if box == REGION else of_whole).take(q, axis)
+            np.testing.assert_allclose(of_mixed.take(q, axis), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_boxes_for_other_than_every_query_are_refused(workspace):
-    with pytest.raises(
-        ConfigError,
-        match=r"method\.a\.region=.*: must be one box, or one for each of the \d+ queries",
-    ):
-        checked(journey_trak(region=[*REGION, *REGION, *REGION]), workspace)
-
-
-def checked(method, workspace):
-    """As a run is before its first job."""
-    run = small_run(method={"a": method})
-    check_data(run, *prepare_experiment(run, workspace.store))
+ONE_BOX = r"must be \[first row, first column, end row, end column\]"
+WRONG = {
+    (0, 0, 9, 8): ONE_BOX,
+    (-1, 0, 4, 8): ONE_BOX,
+    (4, 0, 4, 8): ONE_BOX,
+    (0, 8, 4, 4): ONE_BOX,
+    (0, 0, 4): ONE_BOX,
+    (0, 0, 4, 9): ONE_BOX,
+    REGION * 3: r"must be one box, or one for each of the \d+ queries",
+}
 
 
 @pytest.mark.parametrize("method", [journey_trak(), Pixel()], ids=lambda method: method.name)
-@pytest.mark.parametrize(
-    "region",
-    [[0, 0, 9, 8], [-1, 0, 4, 8], [4, 0, 4, 8], [0, 8, 4, 4], [0, 0, 4], [0, 0, 4, 9]],
-    ids=str,
-)
-def test_a_region_outside_the_image_or_empty_is_refused_before_any_compute(
-    region, method, workspace
-):
-    with pytest.raises(
-        ConfigError,
-        match=r"method\.a\.region=\[.*\]: must be \[first row, first column, end row, end column\]",
-    ):
-        checked(replace(method, region=region), workspace)
+@pytest.mark.parametrize(("region", "message"), WRONG.items(), ids=map(str, WRONG))
+def test_wrong_regions_are_refused_before_any_compute(region, message, method, workspace):
+    def prepare():
+        run = small_run(method={"a": replace(method, region=list(region))})
+        check_data(run, *prepare_experiment(run, workspace.store))
+
+    with pytest.raises(ConfigError, match=rf"method\.a\.region=\[.*\]: {message}"):
+        prepare()
     assert not (workspace.store.root / "models").exists()
 
 
 def test_a_trajectory_has_no_regions():
     method = journey_trak(target=Target.trajectory)
     assert method.restricted_to(REGION) is None
-    with pytest.raises(
-        ConfigError, match=r"method\.a\.region=\[1, 2, 4, 8\]: must be \[\] at a trajectory"
-    ):
+    with pytest.raises(ConfigError, match=r"method\.a\.region=\[1, 2, 4, 8\]: must be \[\] with"):
         small_run(method={"a": replace(method, region=list(REGION))})

@@ -1,4 +1,4 @@
-"""A positive score must mean: leaving the example out raises the query's loss. Proven by training with and without."""
+"""A positive score means that removing the example raises the query's loss: training shows it."""
 
 import numpy as np
 import torch
@@ -16,47 +16,33 @@ def train(examples, model, schedule):
     settings = Training(num_steps=250, batch_size=32, learning_rate=3e-3, warmup_steps=20)
     training.initialise(0, "sign")
     state = training.new_state(model.build((1, 8, 8)), settings)
-    batches = training.Batches(
-        Batching.independent,
-        torch.arange(len(examples)),
-        len(examples),
-        32,
-        schedule.num_timesteps,
-        0,
-        "sign",
-    )
-    course = training.TrainingInputs(examples, batches, settings, Precision.fp32, schedule)
-    for _ in training.train(state, course, settings.num_steps):
+    indices, count = torch.arange(len(examples)), len(examples)
+    rest = (32, schedule.num_timesteps, 0, "sign")
+    batches = training.Batches(Batching.independent, indices, count, *rest)
+    inputs = training.TrainingInputs(examples, batches, settings, Precision.fp32, schedule)
+    for _ in training.train(state, inputs, settings.num_steps):
         pass
     return state.network.eval()
 
 
 def test_removing_proponents_raises_the_loss_at_the_step(model, clean, linear_schedule):
-    t, num_queries = 300, 4
-    draws = sample_noise_at(t, 32, (1, 8, 8), 0, "sign", antithetic=True)
-    queries, examples = clean[:num_queries], clean[num_queries:]
+    noise = sample_noise_at(300, 32, (1, 8, 8), 0, "sign", antithetic=True)
+    queries, examples = clean[:4], clean[4:]
     full = train(examples, model, linear_schedule)
-
     objective = Objective(full, linear_schedule, Precision.fp32)
-    phi, phi_q = (
-        torch.cat(list(objective.gradients(some, draws, GradientPlan("vmap", 14, 32)))).numpy()
-        for some in (examples, queries)
-    )
-    scores = np.zeros((1, num_queries, len(examples)), np.float32)
-    kernel_scores(scores, phi, phi_q, [1.0])
-    tau = scores[0].mean(0)  # [N], of the queries' mean loss
-    order = np.argsort(-tau)
 
-    def loss_without(index):
-        kept = np.setdiff1d(np.arange(len(examples)), index)
-        predict = bind(
-            train(examples[torch.from_numpy(kept)], model, linear_schedule), Precision.fp32
-        )
+    def features(some):
+        return torch.cat(list(objective.gradients(some, noise, GradientPlan("vmap", 14, 32))))
+
+    scores = np.zeros((1, len(queries), len(examples)), np.float32)
+    kernel_scores(scores, features(examples).numpy(), features(queries).numpy(), [1.0])
+    order = np.argsort(-scores[0].mean(0))  # by the scores of the queries' mean loss
+
+    def loss_without(removed):
+        rest = torch.from_numpy(np.setdiff1d(np.arange(len(examples)), removed))
+        predict = bind(train(examples[rest], model, linear_schedule), Precision.fp32)
         with torch.no_grad():
-            return (
-                torch.stack([output(predict, linear_schedule, x0, draws) for x0 in queries])
-                .mean()
-                .item()
-            )
+            losses = [output(predict, linear_schedule, x0, noise) for x0 in queries]
+        return torch.stack(losses).mean().item()
 
     assert loss_without(order[:60]) > loss_without(order[-60:])

@@ -1,4 +1,4 @@
-"""Composing, refusing, planning and reading cached results import no torch, so they take a second."""
+"""Composing, refusing, planning and reading cached results take a second: they import no torch."""
 
 import pytest
 from conftest import TINY, command, python, succeeds

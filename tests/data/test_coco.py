@@ -285,7 +285,7 @@ def test_a_file_that_is_repaired_in_place_is_noticed_until_images_are_written(
     path, store = root / "train2017" / name(9), workspace.store
     whole, time = path.read_bytes(), os.stat(path.parent).st_mtime_ns
     path.write_bytes(whole[:-100])
-    store.writable()
+    store.check_writable()
     record_images(dataset_images(dataset, store), store)
     with pytest.raises(ConfigError, match="truncated"):
         get(dataset_images(dataset, store), workspace)

@@ -71,7 +71,7 @@ def all_cache_keys(file: Path, store) -> set[str]:
 def test_one_pixel_changes_every_cache_key(file, workspace, recorded):
     before = all_cache_keys(file, workspace.store)
     if recorded:
-        workspace.store.writable()
+        workspace.store.check_writable()
         record_images(dataset_images(Files(str(file)), workspace.store), workspace.store)
     assert all_cache_keys(file, workspace.store) == before
     change(file, "images", change_pixel)
@@ -186,7 +186,7 @@ def test_an_inconsistent_image_set_is_refused_by_name(
 def test_a_damaged_record_of_images_is_ignored(file, workspace):
     store, dataset = workspace.store, Files(str(file))
     images = dataset_images(dataset, store)
-    store.writable()
+    store.check_writable()
     record_images(images, store)
     (record,) = (store.root / "images").iterdir()
     assert json.loads(record.read_text())["content"] == images.content

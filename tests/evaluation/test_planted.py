@@ -94,7 +94,7 @@ def test_queries_are_noisy_injected_images_and_their_estimates(evaluated):
     weights = get(experiment.checkpoint(0), workspace).path
     network = bind(experiment.model.load(weights, device), Precision.fp32)
     for step, t in enumerate((600, 20)):
-        alpha_bar = float(schedule.alpha_bar[t])
+        alpha_bar = float(schedule.signal_squared[t])
         for q in range(4):
             eps = torch.randn(1, 8, 8, generator=generator(experiment.seed, "journey", q))
             x_t = alpha_bar**0.5 * x0[q] + (1 - alpha_bar) ** 0.5 * eps

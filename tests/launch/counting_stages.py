@@ -36,7 +36,7 @@ class Count(Spec):
 
 def count(spec: Count, partial: Path, workspace: Workspace) -> None:
     state = resume.load_state(partial) or {"rows": 0, "digest": spec.label}
-    saved = time.monotonic()
+    clock = resume.Clock(partial, workspace.compute.checkpoint_seconds)
     for row in range(state["rows"], spec.rows):
         if row == spec.rows // 2 and spec.waits_for:
             wait(Path(spec.waits_for))
@@ -46,9 +46,8 @@ def count(spec: Count, partial: Path, workspace: Workspace) -> None:
             "digest": hashlib.sha256(f"{state['digest']} {row}".encode()).hexdigest(),
         }
         write_log(spec, str(row))
-        if resume.is_due(saved, workspace.compute.checkpoint_seconds):
-            resume.save_state(partial, state)
-            saved = time.monotonic()
+        if clock.due():
+            clock.save(state)
     (partial / "digest.txt").write_text(state["digest"])
     write_log(spec, "done")
 

@@ -122,7 +122,7 @@ def test_a_plan_uses_rates_measured_on_this_kind_of_device(target, workspace, ca
 
 def test_damaged_rates_are_one_line(target, workspace):
     store = workspace.store
-    store.writable()
+    store.check_writable()
     for text in (
         "{",
         "[1]",

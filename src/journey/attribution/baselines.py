@@ -10,7 +10,6 @@
 N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -25,7 +24,14 @@ from journey.engine.seeding import numpy_generator
 from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, as_pixels, read_images
-from journey.pipeline.interfaces import Images, Method, Model, Sample, Score
+from journey.pipeline.interfaces import (
+    ImageEncoderMethod,
+    Images,
+    Method,
+    Model,
+    Sample,
+    Score,
+)
 from journey.pipeline.settings import check_ranges, setting
 
 if TYPE_CHECKING:
@@ -139,14 +145,6 @@ class Caption(Method):
             captions.append(block.mean((1, 2)).cpu().numpy())
         out[:] = cosine_scores(np.concatenate(captions), prompts.mean((1, 2))[None].numpy())
         return {}
-
-
-class ImageEncoderMethod(Method):
-    """A method that compares images in the space of an encoder, which evaluations use as well."""
-
-    @abstractmethod
-    def load(self) -> "Callable[[Tensor], Tensor]":
-        """Return the encoder: a function of images in −1…1 [B, 1 or 3, H, W] to [B, E]."""
 
 
 class ImageEncoder(Enum):
@@ -319,6 +317,10 @@ class NonparametricScore(Method):
         check_ranges(self, where)
         odd = all(size % 2 == 1 for size in self.patch_size)
         require(odd, f"{where}.patch_size", self.patch_size, "odd sizes")
+
+    def check_run(self, where: str, model: Model, num_steps: int) -> None:
+        allowed = "used with a model whose x_t given x_0 is N(signal x_0, noise² I)"
+        require(model.nonparametric_scores, where, f"{self.name} on {model.label}", allowed)
 
     def candidates(self) -> list[dict[str, float]]:
         return [{"patch_size": size} for size in self.patch_size]

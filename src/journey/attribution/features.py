@@ -279,7 +279,3 @@ def precondition(
         return torch.cat(blocks)
 
     return preconditioned
-
-
-Batch.draws = property(lambda batch: batch.noise)  # type: ignore[attr-defined]
-batches, joined, whitened, CACHED = feature_batches, join_blocks, precondition, PRECONDITION_BATCH

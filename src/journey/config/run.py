@@ -135,6 +135,7 @@ class RunConfig:
     def _check_sampling(self) -> None:
         """Check the steps, and injected images against the dataset and the model."""
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
+        self.model.check_sampler("sampling.sampler", self.sampling.sampler)
         if self.sampling.start is Start.generated:
             return
         injected, queries, model = self.dataset.num_injected, self.sampling.num_queries, self.model

@@ -11,7 +11,7 @@ from journey.engine.store import MANIFEST
 from journey.pipeline.interfaces import Latents
 from journey.pipeline.pretrained import locate
 
-PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction"}
+PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction", "sample": "sample"}
 
 
 def pipeline(directory: Path | str) -> StableDiffusionPipeline:

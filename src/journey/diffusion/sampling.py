@@ -208,7 +208,7 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
     shape = tuple(x_t.shape[1:])
     context = query_contexts(trajectories, workspace)
-    encode = None if spec.encoder is None else spec.encoder.load()  # type: ignore[attr-defined]
+    encode = None if spec.encoder is None else spec.encoder.load()
 
     def random_of(query: int, j: int) -> torch.Generator:
         """Return the noise generator of a continuation: for j = 0, that of the trajectory."""

@@ -44,13 +44,8 @@ def stop_requested() -> bool:
     return _stop_requested
 
 
-def is_due(saved_at: float, seconds: float) -> bool:
-    """Return whether to save a state: `seconds` after the last one, in `time.monotonic`."""
-    return stop_requested() or time.monotonic() - saved_at >= seconds
-
-
 class Clock:
-    """Return whether to save: `seconds` after the last save, in the time of `time.monotonic`."""
+    """When to save a state: every `seconds`, and when a stop is requested."""
 
     def __init__(self, partial: Path, seconds: float) -> None:
         self._partial, self._seconds = partial, seconds
@@ -58,7 +53,7 @@ class Clock:
 
     def due(self) -> bool:
         """Return whether to save the state now: flush arrays, then call `save`."""
-        return is_due(self._saved_at, self._seconds)
+        return stop_requested() or time.monotonic() - self._saved_at >= self._seconds
 
     def save(self, state: dict, files: Sequence[str] = ()) -> None:
         """Save a state, as `save_state` does, and restart the clock."""

@@ -185,8 +185,6 @@ class Store:
         locks = self.root.glob("[!.]*/[!.]*.lock")
         return [f"{path.parent.name}/{path.stem}" for path in locks if is_locked(path)]
 
-    writable, held = check_writable, locked_keys
-
     @contextlib.contextmanager
     def writing(self, spec: Spec) -> Iterator[Path]:
         """Hold the lock of an artifact, after waiting for any other process that holds it.

@@ -88,4 +88,4 @@ class Local(Compute):
         queue.raise_failures()
 
     def at_work(self, store: Store) -> dict[str, str]:
-        return dict.fromkeys(store.held(), "running")
+        return dict.fromkeys(store.locked_keys(), "running")

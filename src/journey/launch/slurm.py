@@ -113,7 +113,7 @@ class Slurm(Compute):
         queue.raise_failures()
 
     def at_work(self, store: Store) -> dict[str, str]:
-        at_work = dict.fromkeys(store.held(), "running")
+        at_work = dict.fromkeys(store.locked_keys(), "running")
         for task, state in self._task_states().items():
             tasks = submitted_tasks(store.root, task.token)
             if state not in cluster.OVER and task.index < len(tasks):

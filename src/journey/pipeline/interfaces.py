@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -331,6 +331,14 @@ class Method(Component):
         """
 
 
+class ImageEncoderMethod(Method):
+    """A method that compares images in the space of an encoder, which evaluations use as well."""
+
+    @abstractmethod
+    def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the encoder: a function of images in −1…1 [B, 1 or 3, H, W] to [B, E]."""
+
+
 @dataclass
 class Evaluation(Component):
     """A way to evaluate attribution methods."""
@@ -617,7 +625,7 @@ class Continuations(Spec):
     windows: tuple[int, ...]
     queries: tuple[int, ...]
     count: int
-    encoder: Method | None
+    encoder: ImageEncoderMethod | None
     seed: int
 
     @property
@@ -820,7 +828,7 @@ class Experiment:
         step: int,
         queries: tuple[int, ...],
         count: int,
-        encoder: Method | None,
+        encoder: ImageEncoderMethod | None,
         windows: tuple[int, ...] = (),
     ) -> Continuations:
         """Return continuations of queries from a step under a model; to the end by default."""
@@ -829,7 +837,7 @@ class Experiment:
         )
 
     def own_continuations(
-        self, step: int, count: int, encoder: Method | None = None
+        self, step: int, count: int, encoder: ImageEncoderMethod | None = None
     ) -> Continuations:
         """Return `1 + count` continuations of each query under its model; the first repeats it."""
         queries = tuple(range(self.sampling.num_queries))

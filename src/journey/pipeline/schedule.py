@@ -123,11 +123,6 @@ class Schedule:
         """Return T."""
         return len(self.signal_squared)
 
-    @property
-    def alpha_bar(self) -> Tensor:
-        """Return ᾱ_t = a_t², float64 [T]."""
-        return self.signal_squared
-
     @cached_property
     def signal(self) -> Tensor:
         """Return a_t, float32 [T], on the device."""

@@ -160,6 +160,7 @@ class Prediction(Enum):
 
     noise = "noise"  # ε
     velocity = "velocity"  # √ᾱ ε − √(1 − ᾱ) x_0
+    sample = "sample"  # x_0
 
 
 class Sampler(Enum):

@@ -20,7 +20,7 @@ from journey.diffusion.trajectories import decode_pictures
 from journey.engine.seeding import numpy_generator
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.classifiers import Classifiers, train_classifiers
-from journey.evaluation.counterfactual import (
+from journey.evaluation.counterfactual.removals import (
     PROPONENTS,
     RANDOM,
     SAME,

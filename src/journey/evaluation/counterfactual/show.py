@@ -7,8 +7,15 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.evaluation import plots
-from journey.evaluation.counterfactual import CONTROLS, OPPONENTS, PROPONENTS, RANDOM, SAME, SEED
 from journey.evaluation.counterfactual.changes import unpack_pictures
+from journey.evaluation.counterfactual.removals import (
+    CONTROLS,
+    OPPONENTS,
+    PROPONENTS,
+    RANDOM,
+    SAME,
+    SEED,
+)
 from journey.evaluation.rows import (
     Row,
     error_bars,

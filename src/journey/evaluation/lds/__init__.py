@@ -20,6 +20,7 @@ from journey.engine.checks import require, require_count
 from journey.engine.spec import describe
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
+from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.rows import Number, Row, make_row, select
 from journey.evaluation.statistics import interval
 from journey.pipeline.interfaces import (
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
-
-CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling, over seeds"}
-"""Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ LOG_STEP = 1e-4  # of a numerical derivative
 
 MIN_RATIO = 1e-300  # where measurements agree to the last bit
 
+CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling, over seeds"}
+"""Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
+
 
 @dataclass(frozen=True)
 class Shares:

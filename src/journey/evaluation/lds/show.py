@@ -11,7 +11,7 @@ from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.lds import CEILINGS
+from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.rows import (
     Row,
     format_half_width,
