@@ -1,84 +1,70 @@
-"""Does the interval of a ceiling hold the true one? Simulated worlds of known truth: a share of 0.93 to 0.97 is right.
+"""Do the 95% intervals of ceilings cover the true ceiling? A coverage of 0.93 to 0.97 is right.
 
-    command   OMP_NUM_THREADS=1 python benchmarks/ceilings.py [worlds] [first seed]
+    command   OMP_NUM_THREADS=1 python benchmarks/ceilings.py [simulations] [seed]
 
-Outputs of 32 subsets × R seeds × 2 halves of the draws and 24 queries, normal, with a part that all queries have in common.
-Reliabilities are equal (0.5) or differ between queries as a Beta(2, 2) does. Of these models' draws, and over seeds.
+Simulated outputs of 32 subsets × R training seeds × 2 halves of the noise samples and 24 queries
+are normal, with a part that all queries have in common. Reliabilities are equal (0.5), or have a
+Beta(2, 2) distribution over queries. Both ceilings are simulated: given the trained models, and
+over training seeds.
 """
 
 import sys
-from functools import cache
 
 import numpy as np
 from scipy.stats import beta
 
 from journey.evaluation.lds import reliability
 
-M, Q, RANKED, COMMON = 32, 24, 16, 0.3
+M, Q, NUM_RANKED, COMMON = 32, 24, 16, 0.3
+CASES = (
+    ("given_seed", 1),
+    ("given_seed", 2),
+    ("given_seed", 5),
+    ("over_seeds", 2),
+    ("over_seeds", 5),
+)
 
 
-def main(num_worlds: int, seed: int) -> None:
-    """A line for each kind of world."""
-    for kind, num_seeds in (
-        ("given_seed", 1),
-        ("given_seed", 2),
-        ("given_seed", 5),
-        ("over_seeds", 2),
-        ("over_seeds", 5),
-    ):
+def main(num_simulations: int = 400, seed: int = 0) -> None:
+    """Print a line for each ceiling and distribution of reliabilities."""
+    for name, num_seeds in CASES:
+        shares_of = getattr(reliability, name)
         for unequal in (False, True):
-            random = np.random.default_rng(seed)
-            truth = true_ceiling(unequal)
-            found = np.array(
-                [evaluate(random, kind, num_seeds, unequal) for _ in range(num_worlds)]
-            )
-            value, low, high = found.T
-            holds = np.mean((low <= truth) & (truth <= high))
-            where = f"{kind} R={num_seeds} {'unequal' if unequal else 'equal'}"
+            rho = np.array([0.5])
+            if unequal:
+                rho = beta.ppf((np.arange(100_000) + 0.5) / 100_000, 2, 2)
+            truth = reliability.expected_spearman(np.sqrt(rho), NUM_RANKED).mean()
+            random, intervals = np.random.default_rng(seed), []
+            for _ in range(num_simulations):
+                rho = np.full(Q, 0.5)
+                if unequal:
+                    rho = beta.rvs(2, 2, size=Q, random_state=random)
+                outputs = simulate(random, name, num_seeds, rho)
+                limits = reliability.ceilings(outputs, shares_of, NUM_RANKED)
+                intervals.append(limits.interval([0]))
+            value, low, high = np.array(intervals).T
+            coverage = np.mean((low <= truth) & (truth <= high))
             print(
-                f"{where:28} truth {truth:.3f}  mean {value.mean():.3f}  width {np.mean(high - low):.3f}  holds {holds:.3f}",
+                f"{name} R={num_seeds} {'unequal' if unequal else 'equal':7}",
+                f"truth {truth:.3f}  mean {value.mean():.3f}",
+                f"width {np.mean(high - low):.3f}  coverage {coverage:.3f}",
                 flush=True,
             )
 
 
-def evaluate(
-    random: np.random.Generator, kind: str, num_seeds: int, unequal: bool
-) -> tuple[float, float, float]:
-    """Ceiling and interval in one world."""
-    outputs = world(
-        random,
-        kind,
-        num_seeds,
-        beta.rvs(2, 2, size=Q, random_state=random) if unequal else np.full(Q, 0.5),
-    )
-    value, low, high = reliability.ceilings(outputs, getattr(reliability, kind), RANKED).interval()
-    return value[0], low[0], high[0]
-
-
-def world(random: np.random.Generator, kind: str, num_seeds: int, rho: np.ndarray) -> np.ndarray:
-    """Outputs [M, R, 2, 1, Q] of which the mean over seeds and draws has reliability rho [Q]."""
-    common, own = random.standard_normal((M, 1, 1, 1, 1)), random.standard_normal((M, 1, 1, 1, Q))
-    subset = np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * own
+def simulate(random: np.random.Generator, name: str, num_seeds: int, rho: np.ndarray) -> np.ndarray:
+    """Return outputs [M, R, 2, 1, Q] whose mean over seeds and halves has reliability rho [Q]."""
+    common = random.standard_normal((M, 1, 1, 1, 1))
+    subset = random.standard_normal((M, 1, 1, 1, Q))
+    subset = np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * subset
     training = random.standard_normal((M, num_seeds, 1, 1, Q))
-    drawing = random.standard_normal((M, num_seeds, 2, 1, Q))
-    noise = (1 - rho) / rho  # in the mean, where the signal is 1
-    if kind == "given_seed":
-        return (
-            np.sqrt(0.5) * subset
-            + np.sqrt(0.5 * num_seeds) * training
-            + np.sqrt(2 * num_seeds * noise) * drawing
-        )
-    return subset + np.sqrt(num_seeds * noise / 2) * training + np.sqrt(num_seeds * noise) * drawing
-
-
-@cache
-def true_ceiling(unequal: bool) -> float:
-    """Expected over queries."""
-    rho = beta.ppf((np.arange(100_000) + 0.5) / 100_000, 2, 2) if unequal else np.array([0.5])
-    return float(reliability.expected_spearman(np.sqrt(rho), RANKED).mean())
+    noise = random.standard_normal((M, num_seeds, 2, 1, Q))
+    variance = num_seeds * (1 - rho) / rho  # of one seed's noise, where the signal has variance 1
+    if name == "given_seed":
+        signal = np.sqrt(0.5) * subset + np.sqrt(0.5 * num_seeds) * training
+        return signal + np.sqrt(2 * variance) * noise
+    return subset + np.sqrt(variance / 2) * training + np.sqrt(variance) * noise
 
 
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]) if len(sys.argv) > 1 else 400, int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    )
+    main(*map(int, sys.argv[1:]))

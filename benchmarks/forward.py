@@ -1,10 +1,11 @@
-"""Measuring outputs and sampling journeys against the bare forward passes that they take.
+"""Measuring outputs and sampling trajectories, compared with the bare forward passes they need.
 
-command    OMP_NUM_THREADS=1 python benchmarks/forward.py [digits] [latent]
-measuring  64 draws of each of some queries at a step, in two halves, their making included
-sampling   some journeys side by side, 10 steps of a DDPM
-floor      the network alone, on as many images, measuring's at its own best batch and sampling's at the journeys'
-bar        at most 1.1× the floor
+    command    OMP_NUM_THREADS=1 python benchmarks/forward.py [digits] [latent]
+    measuring  64 noise samples of each query at one step, including the generation of noise
+    sampling   all trajectories side by side, 10 steps of a DDPM
+    floor      the network alone on as many images, in batches of the best size for measuring, and
+               of the number of trajectories for sampling
+    bar        at most 1.1× the floor
 
 Ours and the floor alternate; medians are printed.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from journey.attribution.outputs import batches, half_means, sample_losses, sample_noise_at
+from journey.attribution.outputs import half_means, query_batches, sample_losses, sample_noise_at
 from journey.diffusion import network, training
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
@@ -29,16 +30,16 @@ from journey.pipeline.settings import Sampler
 
 REPETITIONS = 5
 CPU = torch.device("cpu")
-STEP, NUM_DRAWS, NUM_STEPS = 400, 64, 10
+STEP, NUM_SAMPLES, NUM_STEPS = 400, 64, 10
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the queries, and which batch sizes of the floor are tried."""
+    """A model, the queries, and the batch sizes of the floor that are tried."""
 
     model: Model
     queries: Examples
-    batches: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
 
 
 CASES = {
@@ -51,85 +52,79 @@ CASES = {
 }
 
 
-def measuring(case: Case, predict: network.Predict) -> None:
-    """As the stage does it."""
-    schedule, shape = case.model.schedule(CPU), case.queries.shape
-    for some, region in batches((), len(case.queries), NUM_DRAWS):
-        draws = [sample_noise_at(STEP, NUM_DRAWS, shape, 0, f"measure {q}", False) for q in some]
-        half_means(
-            sample_losses(predict, schedule, case.queries[some.start : some.stop], draws, region),
-            False,
-        )
+def measuring(queries: Examples, denoiser: network.Denoiser) -> None:
+    """Measure outputs as `journey.attribution.outputs.make_outputs` does."""
+    for batch, region in query_batches((), len(queries), NUM_SAMPLES):
+        noise = []
+        for q in batch:
+            noise.append(
+                sample_noise_at(STEP, NUM_SAMPLES, queries.shape, 0, f"measure {q}", False)
+            )
+        examples = queries[batch.start : batch.stop]
+        losses = sample_losses(denoiser.predict, denoiser.schedule, examples, noise, region)
+        half_means(losses, False)
 
 
-def sampling(case: Case, predict: network.Predict) -> None:
-    """As the stage does it, for some steps."""
-    noise = trajectory_noise(range(len(case.queries)), case.queries.shape, 0)
+def sampling(queries: Examples, denoiser: network.Denoiser) -> None:
+    """Sample trajectories as `journey.diffusion.sampling.make_trajectories` does."""
+    noise = trajectory_noise(range(len(queries)), queries.shape, 0)
     timesteps = list(range(999, 999 - NUM_STEPS, -1))
-    context = None if case.queries.context is None else case.queries.context[:, 0]
-    for _ in sample_trajectories(
-        predict, case.model.schedule(CPU), Sampler.ddpm, timesteps, noise, CPU, context
-    ):
+    condition = None if queries.context is None else queries.context[:, 0]
+    for _ in sample_trajectories(denoiser, Sampler.ddpm, timesteps, noise, condition):
         pass
 
 
-def forward(case: Case, predict: network.Predict, num_images: int, batch: int) -> None:
-    """Nothing but the network."""
-    x, t = torch.randn(batch, *case.queries.shape), torch.full((batch,), STEP)
-    context = (
-        None if case.queries.context is None else case.queries.context[:1, 0].repeat(batch, 1, 1)
-    )
-    for _ in range(num_images // batch):
-        predict(x, t, context)
+def forward(queries: Examples, denoiser: network.Denoiser, num_images: int, size: int) -> None:
+    """Compute forward passes of the network only, in batches of a size."""
+    x, t = torch.randn(size, *queries.shape), torch.full((size,), STEP)
+    condition = None
+    if queries.context is not None:
+        condition = queries.context[:1, 0].repeat(size, 1, 1)
+    for _ in range(num_images // size):
+        denoiser.predict(x, t, condition)
 
 
-def seconds(run: Callable[..., None], *arguments: object) -> float:
+def seconds(function: Callable[..., None], *arguments: object) -> float:
+    """Return the seconds of one call."""
     started = time.perf_counter()
-    run(*arguments)
+    function(*arguments)
     return time.perf_counter() - started
 
 
-def best_batch(case: Case, predict: network.Predict, num_images: int) -> int:
-    """That of the quickest forward passes."""
-    tried = [batch for batch in case.batches if batch <= num_images]
-    return min(
-        tried,
-        key=lambda batch: min(seconds(forward, case, predict, num_images, batch) for _ in range(2)),
-    )
-
-
-def compared(
-    case: Case, predict: network.Predict, ours: Callable[..., None], num_images: int, batch: int
-) -> str:
-    """Both, in turn."""
-    ours(case, predict)
-    pairs = [
-        (seconds(ours, case, predict), seconds(forward, case, predict, num_images, batch))
-        for _ in range(REPETITIONS)
-    ]
-    ratio = statistics.median(a / b for a, b in pairs)
-    return f"{statistics.median(a for a, _ in pairs):.3f} s, {ratio:.2f}× the floor in batches of {batch}"
-
-
 @torch.no_grad()
-def main() -> None:
-    """Two lines for each network."""
-    for name in sys.argv[1:] or CASES:
-        case = CASES[name]
-        training.initialise(0, "benchmark")
-        predict = network.bind(case.model.build(case.queries.shape).eval(), Precision.fp32)
-        num_queries = len(case.queries)
-        num_measured = num_queries * NUM_DRAWS
-        best = best_batch(case, predict, num_measured)
-        print(
-            f"{name}, measuring: {compared(case, predict, measuring, num_measured, best)}",
-            flush=True,
+def compare(name: str) -> None:
+    """Print a line for measuring and one for sampling."""
+    case = CASES[name]
+    training.initialise(0, "benchmark")
+    model, queries = case.model, case.queries
+    net = model.build(queries.shape).eval()
+    predict = network.bind(net, Precision.fp32)
+    inputs = (queries, network.Denoiser(net, predict, model.schedule(CPU), None, CPU))
+
+    # The best batch size of the floor.
+    num_measured, trials = len(queries) * NUM_SAMPLES, {}
+    for size in case.batch_sizes:
+        if size <= num_measured:
+            times = [seconds(forward, *inputs, num_measured, size) for _ in range(2)]
+            trials[size] = min(times)
+    best = min(trials, key=trials.get)
+
+    for ours, num_images, size in (
+        (measuring, num_measured, best),
+        (sampling, len(queries) * NUM_STEPS, len(queries)),
+    ):
+        ours(*inputs)
+        pairs = []
+        for _ in range(REPETITIONS):
+            pairs.append((seconds(ours, *inputs), seconds(forward, *inputs, num_images, size)))
+        median, ratio = (
+            statistics.median(a for a, _ in pairs),
+            statistics.median(a / b for a, b in pairs),
         )
-        print(
-            f"{name}, sampling: {compared(case, predict, sampling, num_queries * NUM_STEPS, num_queries)}",
-            flush=True,
-        )
+        print(f"{name}, {ours.__name__}: {median:.3f} s, ", end="")
+        print(f"{ratio:.2f}× the floor in batches of {size}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or CASES:
+        compare(name)

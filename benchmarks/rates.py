@@ -1,13 +1,16 @@
-"""How fast an experiment goes on this machine: training, sampling, featurizing, measuring, encoding. `task=plan` estimates by it.
+"""Measure how fast the stages of an experiment run on this machine, for `task=plan`.
 
-command   python benchmarks/rates.py experiment=cifar10 compute.device=cuda compute.precision=bf16 artifacts=…
-writes    rates.json in `artifacts`: for this network, kind of device and precision, seconds of some work of each stage
-cost      SECONDS for each stage, after WARM_UP of its units: steps, blocks of images, queries
+    command   python benchmarks/rates.py experiment=cifar10 compute.device=cuda artifacts=…
+    writes    rates.json in `artifacts`: for this network, kind of device and precision, the seconds
+              of some work of each stage
+    cost      SECONDS for each stage, after WARM_UP of its units (steps, blocks of images, queries)
 
-It takes the words of an experiment, whose sizes of batches and draws it keeps. Weights are untrained and images random, and of
-datasets that no package carries settings say the shape, so it needs no data. Left out is EK-FAC, the start of workers, and what
-they read and write, some seconds an artifact. A pipeline's text encoder reads captions as they are asked for, as for COCO; where
-the pipeline is not on this machine, the network is measured without.
+It takes the overrides of an experiment, and uses its batch sizes and numbers of noise samples.
+Weights are untrained and images random. The settings of datasets that no package carries give the
+shape of their images, so no data is needed. EK-FAC is not measured, nor are the start of workers
+and reading and writing, which take some seconds per artifact. A pipeline's text encoder encodes
+captions when they are used, as for COCO. If the pipeline is not on this machine, the network is
+measured without encoders.
 """
 
 import itertools
@@ -26,8 +29,8 @@ from journey.__main__ import one_line_errors
 from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import Objective, choose_plan
 from journey.attribution.outputs import (
-    batches,
     measurement_noise,
+    query_batches,
     sample_losses,
     sample_noise,
     with_augmentations,
@@ -38,10 +41,10 @@ from journey.config.compose import CONF, parse, register_schemas
 from journey.config.run import RunConfig
 from journey.data.archive import Archive, TorchvisionArchive
 from journey.data.coco import COCO, NUM_CAPTIONS
-from journey.diffusion import autoencoder, network, sampling, training
+from journey.diffusion import autoencoder, sampling, training
 from journey.diffusion.autoencoder import BATCH_ENCODE
-from journey.diffusion.network import Predict
-from journey.diffusion.sampling import TOGETHER
+from journey.diffusion.network import Denoiser, Guidance, bind, get_device
+from journey.diffusion.sampling import QUERY_BATCH
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import ConfigError
 from journey.engine.costs import RATES, Rate, Rates, write_rates
@@ -66,69 +69,58 @@ from journey.pipeline.settings import Autoencoding, visited_timesteps
 
 SECONDS, WARM_UP = 10.0, 2
 NUM_IMAGES = 256
-AS_STABLE_DIFFUSION = Autoencoding(block_out_channels=[8] * 4)  # an eighth of a side, in 4 channels
+# Latents of Stable Diffusion: an eighth of an image's side, in 4 channels.
+STABLE_DIFFUSION = Autoencoding(block_out_channels=[8] * 4)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all stages are measured with. examples: random ones, on the device; nothing: the context of no text."""
+    """What all stages are measured with."""
 
     model: Model
     shape: tuple[int, int, int]  # of an image
     compute: Compute
     device: torch.device
     schedule: Schedule
-    examples: Examples
-    nothing: Tensor | None
+    examples: Examples  # random, on the device
+    null_condition: Tensor | None  # of no text [L, E]
 
     def network(self) -> nn.Module:
-        """A new one, as it is trained."""
+        """Return a new network, in training mode."""
         return self.model.build(self.examples.shape).to(self.device)
 
-    def predict(self, precision: Precision, guidance: float) -> Predict:
-        """Of a new one, as it is asked."""
-        guided = None if guidance == 1 else network.Guidance(guidance, self.nothing)
-        return network.bind(self.network().eval(), precision, guidance=guided)
+    def denoiser(self, precision: Precision, scale: float) -> Denoiser:
+        """Return a new denoiser with a scale of guidance."""
+        guidance = None if scale == 1 else Guidance(scale, self.null_condition)
+        net = self.network().eval()
+        predict = bind(net, precision, guidance=guidance)
+        return Denoiser(net, predict, self.schedule, guidance, self.device)
 
 
 def setting(model: Model, shape: tuple[int, int, int], compute: Compute) -> Setting:
-    """Raises: ConfigError if this machine has no such device."""
-    device = network.get_device(compute)
+    """Return a setting. Raises ConfigError if this machine does not have the device."""
+    device = get_device(compute)
     training.initialise(0, "benchmark")
-    return Setting(
-        model,
-        shape,
-        compute,
-        device,
-        model.schedule(device),
-        *random_examples(model, shape, device),
-    )
-
-
-def random_examples(
-    model: Model, shape: tuple[int, int, int], device: torch.device
-) -> tuple[Examples, Tensor | None]:
-    """As a model sees them, and the context of no text, if it reads any."""
     x0 = torch.rand(NUM_IMAGES, *model.example_shape(shape)) * 2 - 1
-    if not model.reads_text:
-        return Examples(x0).to(device), None
-    context = torch.randn(NUM_IMAGES, NUM_CAPTIONS, model.text_length, model.context_width)
-    if model.pretrained:
-        encoder = TextEncoder.from_pipeline(
-            locate("model.pretrained", model.pretrained, "a pipeline"), model.text_length
-        )
-        tokens = torch.stack(
-            encoder.tokens(["a photograph of this and of that"] * NUM_IMAGES * NUM_CAPTIONS)
-        )
-        context = LazyCaptions(tokens.unflatten(1, (NUM_IMAGES, NUM_CAPTIONS)), encoder)
-    deviation = torch.rand_like(x0) if model.samples_latents else None
-    return Examples(x0, deviation, context).to(device), torch.randn(
-        model.text_length, model.context_width
-    ).to(device)
+    examples, null_condition = Examples(x0), None
+    if model.reads_text:
+        size = (model.text_length, model.context_width)
+        context = torch.randn(NUM_IMAGES, NUM_CAPTIONS, *size)
+        if model.pretrained:
+            pipeline = locate("model.pretrained", model.pretrained, "a pipeline")
+            encoder = TextEncoder.from_pipeline(pipeline, model.text_length)
+            captions = ["a photograph of this and of that"] * NUM_IMAGES * NUM_CAPTIONS
+            tokens = torch.stack(encoder.tokens(captions))
+            context = LazyCaptions(tokens.unflatten(1, (NUM_IMAGES, NUM_CAPTIONS)), encoder)
+        deviation = torch.rand_like(x0) if model.samples_latents else None
+        examples = Examples(x0, deviation, context)
+        null_condition = torch.randn(size).to(device)
+    schedule = model.schedule(device)
+    return Setting(model, shape, compute, device, schedule, examples.to(device), null_condition)
 
 
-def shape_of(dataset: Dataset) -> tuple[int, int, int]:
-    """Of one image, C, H, W."""
+def image_shape(dataset: Dataset) -> tuple[int, int, int]:
+    """Return the shape [C, H, W] of one image."""
     match dataset:
         case TorchvisionArchive():
             return 3 if dataset.archive is Archive.cifar10 else 1, dataset.size, dataset.size
@@ -139,100 +131,100 @@ def shape_of(dataset: Dataset) -> tuple[int, int, int]:
 
 
 def at_hand(model: Model, shape: tuple[int, int, int]) -> tuple[Model, str]:
-    """A model, or one of the same network if its encoders are not on this machine; and what there is to say of it."""
+    """Return the model, or one with the same network if its encoders are not on this machine.
+
+    The text says so.
+    """
     try:
         model.fits(shape)
     except ConfigError as error:
         if model.pixels or not model.pretrained:
             raise
         print(f"without encoders: {error}", file=sys.stderr)
-        return replace(model, pretrained="", autoencoder=AS_STABLE_DIFFUSION), ", without encoders"
+        return replace(model, pretrained="", autoencoder=STABLE_DIFFUSION), ", without encoders"
     return model, ""
 
 
-# ---------------------------------------------------------------------- stages, which yield the work of each unit
+# ------------------------------------------------------- stages, which yield the work of each unit
 
 
 def train(spec: Train, on: Setting) -> Iterator[float]:
-    """Steps."""
+    """Take training steps."""
     settings, count = spec.training, len(on.examples)
     batches = training.Batches(
-        spec.batches, torch.arange(count), count, settings.batch_size, on.schedule.num_timesteps, spec.seed, "benchmark",
+        batching=spec.batches,
+        rows=torch.arange(count),
+        num_examples=count,
+        size=settings.batch_size,
+        num_timesteps=on.schedule.num_timesteps,
+        seed=spec.seed,
+        stream="benchmark",
         samples_latents=on.examples.deviation is not None,
-    )  # fmt: skip
-    state, nothing = (
-        training.new_state(on.network(), settings),
-        on.nothing if settings.caption_dropout else None,
     )
-    course = training.TrainingInputs(
-        on.examples, batches, settings, spec.precision, on.schedule, nothing
+    null_condition = on.null_condition if settings.caption_dropout else None
+    inputs = training.TrainingInputs(
+        on.examples, batches, settings, spec.precision, on.schedule, null_condition
     )
-    for _ in training.train(state, course, sys.maxsize):
+    state = training.new_state(on.network(), settings)
+    for _ in training.train(state, inputs, sys.maxsize):
         yield spec.work / settings.num_steps
 
 
 def featurize(spec: Featurize, on: Setting) -> Iterator[float]:
-    """Blocks of training images."""
-    denoiser = on.network().eval()
-    draws = sample_noise(
-        (0, on.schedule.num_timesteps),
-        spec.num_samples,
-        on.examples.shape,
-        spec.seed,
-        "benchmark",
-        spec.antithetic,
-    )
-    draws = with_augmentations(
-        draws, on.examples, spec.flips, spec.captions, spec.antithetic, spec.seed, "benchmark"
-    ).to(on.device)
-    objective = Objective(denoiser, on.schedule, spec.precision, spec.output, spec.normalize)
-    d = sum(p.numel() for p in denoiser.parameters())
-    project = make_projection(
-        spec.projection, d, spec.projection_dim or d, spec.seed, "benchmark", on.device
-    )
-    plan = choose_plan(objective, on.examples, draws, on.compute.gradient_memory_gib)
+    """Compute features of blocks of training images."""
+    settings, seed, examples = spec.settings, spec.seed, on.examples
+    net, antithetic = on.network().eval(), settings.antithetic
+    timesteps, num_samples = (0, on.schedule.num_timesteps), settings.num_samples
+    noise = sample_noise(timesteps, num_samples, examples.shape, seed, "benchmark", antithetic)
+    augmentations = (settings.flips, settings.captions)
+    noise = with_augmentations(noise, examples, *augmentations, antithetic, seed, "benchmark")
+    noise = noise.to(on.device)
+    objective = Objective(net, on.schedule, settings.precision, spec.output, spec.normalize)
+    d = sum(p.numel() for p in net.parameters())
+    p = settings.projection_dim or d
+    project = make_projection(settings.projection, d, p, seed, "benchmark", on.device)
+    plan = choose_plan(objective, examples, noise, on.compute.gradient_memory_gib)
     for _ in itertools.count():
-        for gradients in objective.gradients(on.examples, draws, plan):
+        for gradients in objective.gradients(examples, noise, plan):
             yield len(project(gradients).cpu()) * spec.work / spec.num_rows
 
 
 def sample(spec: Sample, on: Setting) -> Iterator[float]:
-    """Steps of as many queries as are sampled together."""
-    together = min(TOGETHER, spec.num_queries)
-    predict = on.predict(spec.checkpoint.precision, spec.guidance)
-    context = None if on.nothing is None else on.nothing.expand(together, *on.nothing.shape)
+    """Take sampling steps of a batch of queries."""
+    size = min(QUERY_BATCH, spec.num_queries)
+    denoiser = on.denoiser(spec.checkpoint.precision, spec.guidance)
+    condition = None
+    if on.null_condition is not None:
+        condition = on.null_condition.expand(size, *on.null_condition.shape)
     timesteps = visited_timesteps(on.schedule.num_timesteps, spec.num_inference_steps)
     for _ in itertools.count():
-        noise = sampling.trajectory_noise(range(together), on.examples.shape, spec.seed)
+        noise = sampling.trajectory_noise(range(size), on.examples.shape, spec.seed)
         for step in sampling.sample_trajectories(
-            predict, on.schedule, spec.sampler, timesteps, noise, on.device, context
+            denoiser, spec.sampler, timesteps, noise, condition
         ):
-            step.x0_hat.isfinite().all().item()  # as the stage looks at each
-            yield spec.work / spec.num_inference_steps * together / spec.num_queries
+            step.x0_hat.isfinite().all().item()  # the stage checks every step, too
+            yield spec.work / spec.num_inference_steps * size / spec.num_queries
 
 
 @torch.no_grad()
 def measure(spec: Measure, on: Setting) -> Iterator[float]:
-    """Outputs of some queries at a step."""
-    predict = on.predict(spec.checkpoint.precision, spec.guidance)
-    for some, region in itertools.cycle(batches((), NUM_IMAGES, spec.num_samples)):
-        draws = [
-            measurement_noise(spec, spec.steps[0], q, on.schedule.num_timesteps, on.examples.shape).to(
-                on.device
-            )
-            for q in some
-        ]
-        sample_losses(
-            predict, on.schedule, on.examples[some.start : some.stop], draws, region
-        ).cpu()
-        yield spec.work * len(some) / (spec.trajectories.num_queries * (len(spec.steps) + 1))
+    """Measure outputs of batches of queries at a step."""
+    predict = on.denoiser(spec.checkpoint.precision, spec.guidance).predict
+    step, num_timesteps, shape = spec.steps[0], on.schedule.num_timesteps, on.examples.shape
+    num_outputs = spec.trajectories.num_queries * (len(spec.steps) + 1)
+    for batch, region in itertools.cycle(query_batches((), NUM_IMAGES, spec.num_samples)):
+        noise = []
+        for query in batch:
+            noise.append(measurement_noise(spec, step, query, num_timesteps, shape).to(on.device))
+        examples = on.examples[batch.start : batch.stop]
+        sample_losses(predict, on.schedule, examples, noise, region).cpu()
+        yield spec.work * len(batch) / num_outputs
 
 
 def encode(spec: Latents, on: Setting) -> Iterator[float]:
-    """Batches of images; their captions take no time if they are not kept."""
-    vae = autoencoder.load(
-        locate("model.pretrained", spec.pretrained, "a pipeline") / "vae", on.device
-    )
+    """Encode batches of images. Captions take no time, because tokens are stored."""
+    path = locate("model.pretrained", spec.pretrained, "a pipeline") / "vae"
+    vae = autoencoder.load(path, on.device)
     images = torch.rand(BATCH_ENCODE, *on.shape)
     for _ in itertools.count():
         autoencoder.encode(vae, images.to(on.device))[0].cpu()
@@ -242,18 +234,15 @@ def encode(spec: Latents, on: Setting) -> Iterator[float]:
 UNITS = {Train: train, Featurize: featurize, Sample: sample, Measure: measure, Latents: encode}
 
 
-def specs_of(run: RunConfig, model: Model, shape: tuple[int, int, int]) -> dict[str, Spec]:
-    """What an experiment makes, one of each rate that can be measured."""
-    images = Images("random", run.dataset, NUM_IMAGES, shape)
-    experiment = Experiment(
-        images, model, run.training, run.sampling, run.retraining, run.compute.precision, run.seed
-    )
-    everything = ancestors(experiment.evaluation(run.evaluation, run.all_methods))
-    return {spec.rate_name: spec for spec in everything if is_measured(spec)}
+# ---------------------------------------------------------------------------------------- the rates
 
 
 def is_measured(spec: Spec) -> bool:
-    """Queries are featurized as images are; whitening takes a curvature; an autoencoder of one's own is not trained yet."""
+    """Return whether the rate of an artifact's stage is measured by that artifact.
+
+    Queries are featurized as images are. Preconditioning needs EK-FAC factors. An autoencoder that
+    is part of the experiment is not trained yet.
+    """
     match spec:
         case Featurize():
             return spec.trajectories is None and spec.curvature is None
@@ -265,65 +254,60 @@ def is_measured(spec: Spec) -> bool:
             return type(spec) in UNITS
 
 
-def rate(units: Iterator[float], device: torch.device) -> Rate:
-    """Of so many units as take SECONDS, the first ones left out."""
+def measure_rate(units: Iterator[float], device: torch.device) -> Rate:
+    """Return the rate of as many units as take SECONDS, after the warm-up."""
     for _ in range(WARM_UP):
         next(units)
-    wait = torch.get_device_module(device).synchronize
-    wait()
+    synchronize = torch.get_device_module(device).synchronize
+    synchronize()
     started, work = time.perf_counter(), 0.0
     while not work or time.perf_counter() - started < SECONDS:
         work += next(units)
-    wait()
+    synchronize()
     return Rate(work, time.perf_counter() - started)
 
 
-def size_of(model: nn.Module) -> int:
-    """Bytes of a network as it is kept."""
-    with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        return sum(path.stat().st_size for path in Path(directory).iterdir())
-
-
-def name_of(device: torch.device) -> str:
-    """What it is, for people."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return (
-        device.type if device.type != "cpu" else f"{threads} thread{'s' * (threads > 1)} of a CPU"
-    )
-
-
 def measure_all(run: RunConfig) -> None:
-    """Measure, print and write. Raises: ConfigError."""
+    """Measure, print and write the rates. Raises ConfigError."""
     if run.compute.device == "cpu":
         torch.set_num_threads(run.compute.num_threads)
-    shape = shape_of(run.dataset)
-    model, said = at_hand(run.model, shape)
+    shape, precision = image_shape(run.dataset), run.compute.precision
+    model, note = at_hand(run.model, shape)
     on = setting(model, shape, run.compute)
-    machine = f"{name_of(on.device)}{said}"
-    print(
-        f"{run.model.label} in {run.compute.precision.value} on {machine}: seconds for 10¹² multiply-adds"
-    )
-    found = {}
-    for name, spec in specs_of(run, model, shape).items():
-        found[name] = rate(UNITS[type(spec)](spec, on), on.device)
-        print(f"  {name:22}{1e12 * found[name].seconds / found[name].work:8.3g}", flush=True)
-    found["train"] = replace(found["train"], size=size_of(on.network()))
-    print(f"  bytes of a model {found['train'].size:,}")
-    write_rates(
-        Path(run.artifacts),
-        run.model.label,
-        run.compute,
-        Rates(f"as benchmarks/rates.py measured on {machine}", found),
-    )
-    print(f"{Path(run.artifacts) / RATES}: task=plan with the same words estimates by it")
+    threads, machine = torch.get_num_threads(), on.device.type
+    if machine == "cuda":
+        machine = torch.cuda.get_device_name(on.device)
+    elif machine == "cpu":
+        machine = f"{threads} thread{'s' * (threads > 1)} of a CPU"
+    machine += note
+    print(f"{run.model.label} in {precision.value} on {machine}: seconds for 10¹² multiply-adds")
+
+    # One artifact for each rate.
+    images = Images("random", run.dataset, NUM_IMAGES, shape)
+    settings = (model, run.training, run.sampling, run.retraining, precision, run.seed)
+    target = Experiment(images, *settings).evaluation(run.evaluation, run.all_methods)
+    specs = {spec.rate_name: spec for spec in ancestors(target) if is_measured(spec)}
+    rates = {}
+    for name, spec in specs.items():
+        rate = measure_rate(UNITS[type(spec)](spec, on), on.device)
+        rates[name] = rate
+        print(f"  {name:22}{1e12 * rate.seconds / rate.work:8.3g}", flush=True)
+
+    # The size of a stored model.
+    with tempfile.TemporaryDirectory() as directory:
+        on.network().save_pretrained(directory)
+        num_bytes = sum(path.stat().st_size for path in Path(directory).iterdir())
+    rates["train"] = replace(rates["train"], size=num_bytes)
+    print(f"  bytes of a model {num_bytes:,}")
+
+    source = f"as benchmarks/rates.py measured on {machine}"
+    write_rates(Path(run.artifacts), run.model.label, run.compute, Rates(source, rates))
+    print(f"{Path(run.artifacts) / RATES}: task=plan with the same overrides uses these rates")
 
 
 if __name__ == "__main__":
     register_schemas(COMPONENTS)
     with one_line_errors():
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = parse(compose("config", sys.argv[1:]))
-        measure_all(composed)
+            config = parse(compose("config", sys.argv[1:]))
+        measure_all(config)

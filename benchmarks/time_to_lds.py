@@ -1,26 +1,27 @@
-"""Seconds of featurization that each way needs to reach an LDS on digits, sweeping draws.
+"""Seconds of featurization that each method needs to reach an LDS on digits, over noise samples.
 
     command     OMP_NUM_THREADS=1 python benchmarks/time_to_lds.py [artifacts=…]
-    reference   Journey-TRAK, independent draws, one vmap pass per draw with `trak.TRAKer` and its projector (featurize.py)
-    ours        Journey-TRAK, stratified draws, all draws of an image at once, sparse projection
+    reference   Journey-TRAK, independent noise samples, one vmap pass for each with `trak.TRAKer`
+                and its projector (featurize.py)
+    ours        Journey-TRAK, stratified noise samples, all of an image at once, sparse projection
     antithetic  ours, with pairs (ε, −ε)
-    kronecker   ours, projected inside the layers to 8 rows on each side
-    ekfac       EK-FAC at the step, with its curvature, beginning from the same gradients
-    kfac        EK-FAC inside the layers, 16 rows, with one λ of the mean eigenvalue's thousandth
+    kronecker   ours, with LoGra projection to rank 8
+    ekfac       EK-FAC at the step, with its factors, from the same gradients
+    kfac        EK-FAC with LoGra projection to rank 16, with λ = 0.001 of the mean eigenvalue
     bar         ours 30× cheaper at the best LDS of the reference
 
-The reference and EK-FAC also with one checkpoint instead of three.
+The reference and EK-FAC are also run with one checkpoint instead of three. The LDS is over 64
+subsets × 2 training seeds. That of the reference is computed from our features with independent
+noise samples: the gradients are equal, and the projection hardly matters (experiments/ablations).
 
-LDS on 64 subsets × 2 seeds. The reference's LDS is that of our features of independent draws: its gradients are the same, and how
-they are projected hardly matters (experiments/ablations). Seconds: those of an image, measured here, × the rows of an attribution
-(training images and queries, of every checkpoint); of the reference, draws × a gradient + a projection, at the best of its
-batch sizes.
+Seconds are those of one image, measured here, × the number of gradients of an attribution (training
+images and queries, of every checkpoint). The reference takes noise samples × a gradient + a
+projection, at its best batch size.
 """
 
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,221 +29,201 @@ import featurize
 from hydra import compose, initialize_config_dir
 
 from journey import experiment
-from journey.attribution import kronecker
 from journey.attribution.ekfac import EKFAC, ekfac_batches, estimate_ekfac
-from journey.attribution.features import CACHED, precondition
+from journey.attribution.features import PRECONDITION_BATCH, precondition
 from journey.attribution.gradient import EKFACFactors
 from journey.attribution.gradients import choose_plan
-from journey.attribution.kronecker import project_layers_kfac
+from journey.attribution.kronecker import choose_kronecker_plan, project_layers_kfac
 from journey.attribution.logra import project_layers
 from journey.attribution.targets import PAIRED_STEPS, TRAJECTORY
 from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.run import RunConfig
-from journey.diffusion import network
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
-from journey.evaluation.rows import Row, method_names, select
+from journey.evaluation.rows import Row, format_interval, method_names, select
 from journey.report.write import method_cost
 
 DIGITS = featurize.CASES["digits"]
-BATCH = EKFACFactors.batch_size
 EXPERIMENT = ["experiment=methods", "vary.target=[]"]
-DRAWS = (2, 4, 8, 16, 32, 64, 128)
-ROWS, KFAC_ROWS, DAMPING = 8, 16, 0.001
-ONE = "attribution.num_checkpoints=1"
-WAYS = {
-    "reference": (DRAWS, ["method=[journey]", "attribution.stratified=false"]),
-    "reference, 1 checkpoint": (DRAWS, ["method=[journey]", "attribution.stratified=false", ONE]),
-    "ours": (DRAWS, ["method=[journey]"]),
-    "antithetic": (DRAWS, ["method=[journey]", "attribution.antithetic=true"]),
+NUM_SAMPLES = (2, 4, 8, 16, 32, 64, 128)
+RANK, KFAC_RANK, DAMPING = 8, 16, 0.001
+ONE_CHECKPOINT = "attribution.num_checkpoints=1"
+RUNS = {  # numbers of noise samples, and overrides
+    "reference": (NUM_SAMPLES, ["method=[journey]", "attribution.stratified=false"]),
+    "reference, 1 checkpoint": (
+        NUM_SAMPLES,
+        ["method=[journey]", "attribution.stratified=false", ONE_CHECKPOINT],
+    ),
+    "ours": (NUM_SAMPLES, ["method=[journey]"]),
+    "antithetic": (NUM_SAMPLES, ["method=[journey]", "attribution.antithetic=true"]),
     "kronecker": (
-        DRAWS,
+        NUM_SAMPLES,
         [
             "method=[journey]",
             "attribution.projection=kronecker",
-            f"attribution.projection_rank={ROWS}",
+            f"attribution.projection_rank={RANK}",
         ],
     ),
-    "ekfac": (DRAWS[:5], ["method=[ekfac]"]),
-    "ekfac, 1 checkpoint": (DRAWS[:5], ["method=[ekfac]", ONE]),
+    "ekfac": (NUM_SAMPLES[:5], ["method=[ekfac]"]),
+    "ekfac, 1 checkpoint": (NUM_SAMPLES[:5], ["method=[ekfac]", ONE_CHECKPOINT]),
     "kfac, 1 checkpoint": (
-        DRAWS[:5],
+        NUM_SAMPLES[:5],
         [
             "method=[ekfac]",
             "attribution.projection=kronecker",
             f"method.ekfac.damping=[{DAMPING}]",
-            ONE,
+            ONE_CHECKPOINT,
         ],
     ),
 }
 
 
-def composed(draws: tuple[int, ...], overrides: list[str]) -> RunConfig:
-    """A sweep over draws."""
-    swept = [f"attribution.num_samples={draws[0]}", f"vary.num_samples={list(draws[1:])}"]
+def compose_run(num_samples: tuple[int, ...], overrides: list[str]) -> RunConfig:
+    """Return a run with a variant of its method for each number of noise samples."""
+    first, *others = num_samples
+    swept = [f"attribution.num_samples={first}", f"vary.num_samples={others}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse(compose("config", [*EXPERIMENT, *swept, *overrides]))
 
 
-def judged(run: RunConfig) -> dict[int, dict[str, Row]]:
-    """LDS by target for every number of draws."""
+def evaluate(run: RunConfig) -> dict[int, dict[str, Row]]:
+    """Return the rows of LDS by number of noise samples and target."""
     workspace = Workspace(Store(Path(run.artifacts)), run.compute, run.tracking, "time_to_lds")
-    target = experiment.load_experiment(run, workspace.store).evaluation(
-        run.evaluation, run.all_methods
-    )
+    specs = experiment.load_experiment(run, workspace.store)
+    target = specs.evaluation(run.evaluation, run.all_methods)
     for _ in run.compute.make([target], workspace):
         pass
     rows = json.loads((get(target, workspace).path / "result.json").read_text())["rows"]
-    of = {
-        name: select(rows, quantity="lds", method=name, score_transform="best")
-        for name in method_names(rows, "lds")
-    }
-    return {
-        run.all_methods[name].num_samples: {row["target"]: row for row in found}
-        for name, found in of.items()
-    }
+    by_num_samples = {}
+    for name in method_names(rows, "lds"):
+        selected = select(rows, quantity="lds", method=name, score_transform="chosen")
+        num_samples = run.all_methods[name].num_samples
+        by_num_samples[num_samples] = {row["target"]: row for row in selected}
+    return by_num_samples
 
 
-def rows_of_checkpoint(run: RunConfig) -> int:
-    """How many examples have a gradient by Journey-TRAK: training images and queries."""
+def gradients_per_checkpoint(run: RunConfig) -> int:
+    """Return how many examples of Journey-TRAK have a gradient: training images and queries."""
     store, method = Store(Path(run.artifacts)), run.method["journey"]
-    gradients = method_cost(experiment.load_experiment(run, store).scores(method), store)[
-        "gradients"
-    ]
-    return int(gradients) // (method.num_samples * method.num_checkpoints)
+    cost = method_cost(experiment.load_experiment(run, store).scores(method), store)
+    return int(cost["gradients"]) // (method.num_samples * method.num_checkpoints)
 
 
-def reference() -> list[tuple[float, float]]:
-    """Seconds of a gradient and of the projection of an image, for each batch size."""
+def reference_costs() -> list[tuple[float, float]]:
+    """Return the seconds of an image's gradient and projection, for each batch size."""
     costs = []
     for batch in DIGITS.reference_batches:
-        runs = [
-            featurize.reference(*featurize.setting(DIGITS), DIGITS.projection_dim, batch)
-            for _ in range(3)
-        ]
-        total, projecting = (statistics.median(parts) for parts in zip(*runs, strict=True))
-        costs.append(
-            (
-                (total - projecting) / DIGITS.num_images / DIGITS.num_samples,
-                projecting / DIGITS.num_images,
-            )
-        )
+        trials = []
+        for _ in range(3):
+            setting = featurize.setting(DIGITS)
+            trials.append(featurize.reference(*setting, DIGITS.projection_dim, batch))
+        total, projection = (statistics.median(parts) for parts in zip(*trials, strict=True))
+        gradient = (total - projection) / DIGITS.num_images / DIGITS.num_samples
+        costs.append((gradient, projection / DIGITS.num_images))
     return costs
 
 
-def ours(
-    num_samples: int, estimated: EKFAC | None = None, damping: tuple[float, ...] = ()
+def sparse_cost(
+    num_samples: int, ekfac: EKFAC | None = None, damping: tuple[float, ...] = ()
 ) -> float:
-    """Seconds of an image, its projections included; precondition for every λ where there is a curvature."""
+    """Return the seconds of an image with sparse projection, preconditioned for every λ."""
     setting = featurize.setting(replace(DIGITS, num_samples=num_samples))
     plan = choose_plan(*setting, featurize.MEMORY_GIB)
-    project = featurize.sparse(setting[0], DIGITS.projection_dim)
-    if estimated is not None:
-        project = precondition(project, estimated, damping, CACHED)
-    return of_an_image(featurize.ours, *setting, plan, project)
+    project = featurize.sparse_projection(setting[0], DIGITS.projection_dim)
+    if ekfac is not None:
+        project = precondition(project, ekfac, damping, PRECONDITION_BATCH)
+    times = [featurize.seconds(featurize.ours, *setting, plan, project) for _ in range(3)]
+    return statistics.median(times) / DIGITS.num_images
 
 
-def within_layers(num_samples: int, estimated: EKFAC | None = None) -> float:
-    """Seconds of an image, projected inside the layers; precondition there for one λ where there is a curvature."""
+def logra_cost(num_samples: int, ekfac: EKFAC | None = None) -> float:
+    """Return the seconds of an image with LoGra projection, preconditioned for one λ by `ekfac`."""
     objective, *rest = featurize.setting(replace(DIGITS, num_samples=num_samples))
-    if estimated is None:
-        adapted = project_layers(objective.network, ROWS, 0, "benchmark")
+    if ekfac is None:
+        network = project_layers(objective.network, RANK, 0, "benchmark")
     else:
-        adapted = project_layers_kfac(
-            objective.network, estimated, DAMPING, KFAC_ROWS, 0, "benchmark"
-        )
-    objective = replace(objective, network=adapted)
-    return of_an_image(
-        featurize.within_layers,
-        objective,
-        *rest,
-        kronecker.choose_kronecker_plan(objective, *rest, featurize.MEMORY_GIB),
-    )
-
-
-def of_an_image(way: Callable, *inputs: object) -> float:
-    """Seconds, the median of three."""
-    return statistics.median(featurize.seconds(way, *inputs) for _ in range(3)) / DIGITS.num_images
+        settings = (DAMPING, KFAC_RANK, 0, "benchmark")
+        network = project_layers_kfac(objective.network, ekfac, *settings)
+    objective = replace(objective, network=network)
+    plan = choose_kronecker_plan(objective, *rest, featurize.MEMORY_GIB)
+    times = [featurize.seconds(featurize.logra, objective, *rest, plan) for _ in range(3)]
+    return statistics.median(times) / DIGITS.num_images
 
 
 def estimate(num_images: int) -> EKFAC:
-    """The curvature of the benchmark's network, from so many images."""
+    """Return the EK-FAC factors of the benchmark's network, from some images."""
     objective, examples, _ = featurize.setting(replace(DIGITS, num_images=num_images))
-    predict, num_timesteps = (
-        network.bind(objective.network, objective.precision),
-        objective.schedule.num_timesteps,
-    )
+    schedule = objective.schedule
+    batches = (examples, schedule.num_timesteps, 0, EKFACFactors.batch_size)
     return estimate_ekfac(
-        objective.network,
-        predict,
-        objective.schedule,
-        lambda: ekfac_batches(examples, num_timesteps, 0, BATCH),
+        objective.network, objective.predict(), schedule, lambda: ekfac_batches(*batches)
     )
 
 
-def seconds_of(runs: dict[str, RunConfig]) -> dict[str, dict[int, float]]:
-    """Of every way and number of draws."""
+def featurization_seconds(runs: dict[str, RunConfig]) -> dict[str, dict[int, float]]:
+    """Return the seconds of every run by number of noise samples."""
+    # Of an image.
     (method,), num_train = runs["ekfac"].method.values(), runs["ekfac"].dataset.num_train
-    damping, estimated = tuple(method.damping), estimate(DIGITS.num_images)
-    estimating = statistics.median(featurize.seconds(estimate, num_train) for _ in range(3))
-    print(f"a curvature of {num_train} images: {estimating:.1f} s")
-    costs, sparse = reference(), {k: ours(k) for k in DRAWS}
-    of_image = {
-        "reference": {k: min(k * gradient + row for gradient, row in costs) for k in DRAWS},
+    damping, ekfac = tuple(method.damping), estimate(DIGITS.num_images)
+    times = [featurize.seconds(estimate, num_train) for _ in range(3)]
+    factor_seconds = statistics.median(times)
+    print(f"EK-FAC factors of {num_train} images: {factor_seconds:.1f} s")
+    costs, sparse = reference_costs(), {k: sparse_cost(k) for k in NUM_SAMPLES}
+    reference = {}
+    for k in NUM_SAMPLES:
+        reference[k] = min(k * gradient + projection for gradient, projection in costs)
+    per_image = {
+        "reference": reference,
         "ours": sparse,
         "antithetic": sparse,
-        "kronecker": {k: within_layers(k) for k in DRAWS},
-        "ekfac": {k: ours(k, estimated, damping) for k in DRAWS},
-        "kfac": {k: within_layers(k, estimated) for k in DRAWS},
+        "kronecker": {k: logra_cost(k) for k in NUM_SAMPLES},
+        "ekfac": {k: sparse_cost(k, ekfac, damping) for k in NUM_SAMPLES},
+        "kfac": {k: logra_cost(k, ekfac) for k in NUM_SAMPLES},
     }
-    rows, found = rows_of_checkpoint(runs["reference"]), {}
-    for way, run in runs.items():
-        kind, (method,) = way.split(",")[0], run.method.values()
-        once = estimating if kind in ("ekfac", "kfac") else 0.0
-        found[way] = {
-            k: method.num_checkpoints * (once + rows * of_image[kind][k]) for k in WAYS[way][0]
-        }
-    return found
+
+    # Of all images and checkpoints.
+    num_gradients, seconds = gradients_per_checkpoint(runs["reference"]), {}
+    for name, run in runs.items():
+        kind, (method,) = name.split(",")[0], run.method.values()
+        once = factor_seconds if kind in ("ekfac", "kfac") else 0.0
+        seconds[name] = {}
+        for k in RUNS[name][0]:
+            per_checkpoint = once + num_gradients * per_image[kind][k]
+            seconds[name][k] = method.num_checkpoints * per_checkpoint
+    return seconds
 
 
 def main() -> None:
-    """Print the sweeps, and how much cheaper each way reaches the best LDS of the reference."""
+    """Print all LDS and seconds, and how much cheaper each reaches the reference's best LDS."""
     register_schemas(COMPONENTS)
-    runs = {
-        way: composed(draws, [*overrides, *sys.argv[1:]])
-        for way, (draws, overrides) in WAYS.items()
-    }
-    sweeps = {way: judged(run) for way, run in runs.items()}
-    seconds = seconds_of(runs)
+    runs, results = {}, {}
+    for name, (num_samples, overrides) in RUNS.items():
+        runs[name] = compose_run(num_samples, [*overrides, *sys.argv[1:]])
+        results[name] = evaluate(runs[name])
+    seconds = featurization_seconds(runs)
     for target in (PAIRED_STEPS, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
-        for way, by_draws in sweeps.items():
-            for k, lds in by_draws.items():
-                print(f"  {way:23} {k:4} draws  {_interval(lds[target])}  {seconds[way][k]:6.1f}")
-        for reference_way in (way for way in runs if way.startswith("reference")):
-            lds_of = {k: lds[target]["value"] for k, lds in sweeps[reference_way].items()}
-            most = max(lds_of, key=lds_of.get)
-            its_seconds = seconds[reference_way][most]
+        for name, rows in results.items():
+            for k, row in rows.items():
+                lds = format_interval(row[target], 1, times=100)
+                print(f"  {name:23} {k:4} noise samples  {lds:20}  {seconds[name][k]:6.1f}")
+        for reference in ("reference", "reference, 1 checkpoint"):
+            values = {k: row[target]["value"] for k, row in results[reference].items()}
+            best = max(values, key=values.get)
+            budget = seconds[reference][best]
             print(
-                f"  to {100 * lds_of[most]:.1f}, which the {reference_way} has in {its_seconds:.1f} s:"
+                f"  to {100 * values[best]:.1f}, which the {reference} reaches in {budget:.1f} s:"
             )
-            for way, by_draws in sweeps.items():
-                enough = [
-                    seconds[way][k]
-                    for k, lds in by_draws.items()
-                    if lds[target]["value"] >= lds_of[most]
-                ]
-                print(
-                    f"    {way:23}",
-                    f"{min(enough):.1f} s, ratio {its_seconds / min(enough):.1f}"
-                    if enough
-                    else "not reached",
-                )
-
-
-def _interval(row: Row) -> str:
-    return f"{100 * row['value']:5.1f} [{100 * row['low']:5.1f}, {100 * row['high']:5.1f}]"
+            for name, rows in results.items():
+                enough = []
+                for k, row in rows.items():
+                    if row[target]["value"] >= values[best]:
+                        enough.append(seconds[name][k])
+                text = "not reached"
+                if enough:
+                    text = f"{min(enough):.1f} s, ratio {budget / min(enough):.1f}"
+                print(f"    {name:23} {text}")
 
 
 if __name__ == "__main__":

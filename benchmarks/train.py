@@ -1,4 +1,4 @@
-"""Our training loop against a bare loop: batch, forward, backward, clipping, optimizer, and nothing else.
+"""Our training loop, compared with a bare loop: forward, backward, clipping and optimizer only.
 
 command   OMP_NUM_THREADS=1 python benchmarks/train.py [tiny|latent|cifar]…
 bar       at least 0.97 of the images per second, on every model
@@ -21,6 +21,7 @@ from journey.pipeline.interfaces import Model
 from journey.pipeline.settings import Batching, Training
 
 REPETITIONS = 7
+NUM_STEPS = 10**6  # more than are taken
 CIFAR = DDPM(
     block_out_channels=[128, 256, 256, 256],
     layers_per_block=2,
@@ -33,71 +34,55 @@ CIFAR = DDPM(
 
 @dataclass(frozen=True)
 class Case:
-    """steps: in one repetition."""
+    """A model and how it is trained."""
 
     model: Model
     examples: Examples
     batch_size: int
-    steps: int
+    steps: int  # of one repetition
     settings: Training
 
 
-def cases() -> dict[str, Case]:
-    """By name: the digits U-Net, the one of latents with captions of which some are left out, the paper's for CIFAR-10."""
-    latents = Examples(
-        torch.randn(1000, 4, 8, 8), torch.rand(1000, 4, 8, 8), torch.randn(1000, 1, 12, 384)
-    )
-    most = 10**6
-    return {
-        "tiny": Case(
-            DDPM(), Examples(torch.rand(1000, 1, 8, 8) * 2 - 1), 64, 40, Training(num_steps=most)
-        ),
-        "latent": Case(
-            LatentDiffusion(), latents, 64, 8, Training(num_steps=most, caption_dropout=0.1)
-        ),
-        "cifar": Case(
-            CIFAR,
-            Examples(torch.rand(100, 3, 32, 32) * 2 - 1),
-            4,
-            1,
-            Training(num_steps=most, flip=True),
-        ),
-    }
+def make_case(name: str) -> Case:
+    """Return a case: digits, latents with caption dropout, or the paper's network for CIFAR-10."""
+    if name == "tiny":
+        examples = Examples(torch.rand(1000, 1, 8, 8) * 2 - 1)
+        return Case(DDPM(), examples, 64, 40, Training(num_steps=NUM_STEPS))
+    if name == "cifar":
+        examples = Examples(torch.rand(100, 3, 32, 32) * 2 - 1)
+        return Case(CIFAR, examples, 4, 1, Training(num_steps=NUM_STEPS, flip=True))
+    mean, deviation = torch.randn(1000, 4, 8, 8), torch.rand(1000, 4, 8, 8)
+    examples = Examples(mean, deviation, torch.randn(1000, 1, 12, 384))
+    settings = Training(num_steps=NUM_STEPS, caption_dropout=0.1)
+    return Case(LatentDiffusion(), examples, 64, 8, settings)
 
 
 def bare(state: training.TrainingState, case: Case) -> None:
-    """Some steps on the first images."""
+    """Take some steps on the first images."""
     schedule = case.model.schedule(torch.device("cpu"))
     predict = network.bind(state.network, Precision.fp32)
-    some = case.examples[: case.batch_size]
-    context = None if some.context is None else some.context[:, 0]
+    batch = case.examples[: case.batch_size]
+    condition = None if batch.context is None else batch.context[:, 0]
     for _ in range(case.steps):
-        t, eps = torch.randint(1000, (case.batch_size,)), torch.randn(some.x0.shape)
-        x0 = (
-            some.x0
-            if some.deviation is None
-            else some.x0 + some.deviation * torch.randn(some.x0.shape)
-        )
-        loss = training.denoising_loss(predict, schedule, x0, t, eps, context).mean()
+        t, eps = torch.randint(1000, (case.batch_size,)), torch.randn(batch.x0.shape)
+        x0 = batch.x0
+        if batch.deviation is not None:
+            x0 = x0 + batch.deviation * torch.randn(x0.shape)
+        loss = training.denoising_loss(predict, schedule, x0, t, eps, condition).mean()
         state.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(state.network.parameters(), max_norm=1.0)
         state.optimizer.step()
 
 
-def main() -> None:
-    """Print images per second of both, alternating, and the median ratio."""
-    for name, case in cases().items():
-        if name in (sys.argv[1:] or cases()):
-            print(f"{name}: {compared(case)}, {torch.get_num_threads()} threads", flush=True)
-
-
-def compared(case: Case) -> str:
-    """Both loops, in turn, on one network."""
+def compare(name: str) -> None:
+    """Print the images per second of both loops, alternating, and the median ratio."""
+    case = make_case(name)
     training.initialise(0, "benchmark")
     state = training.new_state(case.model.build(case.examples.shape), case.settings)
+    context = case.examples.context
     batches = training.Batches(
-        kind=Batching.independent,
+        batching=Batching.independent,
         rows=torch.arange(len(case.examples)),
         num_examples=len(case.examples),
         size=case.batch_size,
@@ -106,14 +91,15 @@ def compared(case: Case) -> str:
         stream="benchmark",
         samples_latents=case.examples.deviation is not None,
     )
-    nothing = (
-        None if case.examples.context is None else torch.zeros(case.examples.context.shape[2:])
+    inputs = training.TrainingInputs(
+        examples=case.examples,
+        batches=batches,
+        training=case.settings,
+        precision=Precision.fp32,
+        schedule=case.model.schedule(torch.device("cpu")),
+        null_condition=None if context is None else torch.zeros(context.shape[2:]),
     )
-    schedule = case.model.schedule(torch.device("cpu"))
-    course = training.TrainingInputs(
-        case.examples, batches, case.settings, Precision.fp32, schedule, nothing
-    )
-    ours = training.train(state, course, case.settings.num_steps)
+    ours = training.train(state, inputs, NUM_STEPS)
     bare(state, case)
     next(ours)
     times = []
@@ -127,8 +113,10 @@ def compared(case: Case) -> str:
     images = case.steps * case.batch_size
     floor, per_second = (images / statistics.median(t) for t in zip(*times, strict=True))
     ratio = statistics.median(a / b for a, b in times)
-    return f"bare {floor:.1f} images/s, ours {per_second:.1f}, ratio {ratio:.3f}"
+    print(f"{name}: bare {floor:.1f} images/s, ours {per_second:.1f}, ratio {ratio:.3f}, ", end="")
+    print(f"{torch.get_num_threads()} threads", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or ("tiny", "latent", "cifar"):
+        compare(name)

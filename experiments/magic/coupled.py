@@ -3,9 +3,9 @@
     python experiments/magic/coupled.py [artifacts=…]
 
 Reads two experiments, which must be complete and in one store. One is `experiment=magic`, for its
-scores. The other is `experiment=counterfactual` with the settings in its README, for the models that
-it retrained without 30 or 100 images. Those models use the mini-batches of the full model without
-the removed images.
+scores. The other is `experiment=counterfactual` with the settings in its README, for the models
+that it retrained without 30 or 100 images. Those models use the mini-batches of the full model
+without the removed images.
 
 Writes coupled.json beside this file: Spearman's ρ, over removed sets of one size, between the sum
 of the scores of the removed images and the relative rise of a query's output at a step. Sets that

@@ -77,8 +77,8 @@ def test_a_row_has_no_defaults(rows):
         "output": "mean",
         "normalize": "true",
         "score_transform": "square",
-        "what it is": "Diffusion attribution score (Lin et al. 2025): as its released code reads, "
-        "which squares",
+        "what it is": "Diffusion attribution score (Lin et al. 2025): squared scores, as in its "
+        "released code",
     }
 
 
