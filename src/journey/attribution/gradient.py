@@ -45,7 +45,7 @@ from journey.pipeline.settings import (
 )
 
 if TYPE_CHECKING:
-    from journey.attribution.projections import QuantizedFeatures
+    from journey.attribution.kernel import Conditioning, Features
 
 MOST_INTERMEDIATE = 100  # intermediate checkpoints of a training, each computed from the last
 
@@ -272,30 +272,14 @@ class GradientMethod(GradientSettings, Method):
         random = example is not QueryExample.mean or sampler is Sampler.ddpm
         require(random, "sampling.sampler", sampler.value, allowed)
 
-        # Settings without effect have their defaults, so that they are not in the cache key.
-        used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
-        settings = FeatureSettings(**{name: getattr(self, name) for name in used})
-        train_settings = replace(settings, share_noise=False)
-        query_settings = replace(
-            settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0
-        )
+        train_settings, query_settings = self.feature_settings()
         steps = None if self.target is Target.final_sample else experiment.steps
-        if steps is not None:  # all noise samples are at one timestep
-            query_settings = replace(query_settings, stratified=True)
-        if example is QueryExample.noisy:  # there is one such noise sample
-            query_settings = replace(query_settings, num_samples=1, noise_set=0, antithetic=False)
         continuations: tuple[Continuations, ...] = ()
         if example is QueryExample.mean:
             count = self.num_continuations
             continuations = tuple(experiment.own_continuations(t, count) for t in experiment.steps)
 
-        # The timesteps of the training images, around each step but within the schedule.
-        first_timesteps = [0]
-        if self.train_timesteps:
-            last = experiment.model.num_timesteps - self.train_timesteps
-            middle = self.train_timesteps // 2
-            first_timesteps = [min(max(0, t - middle), last) for t in experiment.steps]
-
+        first_timesteps = self.first_timesteps(experiment.steps, experiment.model.num_timesteps)
         train, queries = [], []
         for checkpoint in self._checkpoints(experiment):
             curvature = None
@@ -329,6 +313,34 @@ class GradientMethod(GradientSettings, Method):
         reference = experiment.reference_outputs if weighted else None
         return GradientInputs(tuple(train), tuple(queries), reference)
 
+    def feature_settings(self) -> tuple[FeatureSettings, FeatureSettings]:
+        """Return the settings of the features of training images, and those of the queries'.
+
+        Settings without effect have their defaults, so that they are not in the cache key.
+        """
+        used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
+        settings = FeatureSettings(**{name: getattr(self, name) for name in used})
+        train_settings = replace(settings, share_noise=False)
+        query_settings = replace(
+            settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0
+        )
+        if self.target is not Target.final_sample:  # all noise samples are at one timestep
+            query_settings = replace(query_settings, stratified=True)
+        if self.query_example is QueryExample.noisy:  # there is one such noise sample
+            query_settings = replace(query_settings, num_samples=1, noise_set=0, antithetic=False)
+        return train_settings, query_settings
+
+    def first_timesteps(self, steps: Sequence[int], num_timesteps: int) -> list[int]:
+        """Return the first timestep of the training images: one for all steps, or one for each.
+
+        `train_timesteps` are around each step, but within the schedule.
+        """
+        if not self.train_timesteps:
+            return [0]
+        last = num_timesteps - self.train_timesteps
+        middle = self.train_timesteps // 2
+        return [min(max(0, t - middle), last) for t in steps]
+
     def _checkpoints(self, experiment: Experiment) -> Sequence[Train | IntermediateCheckpoint]:
         """Return the final checkpoints of trainings, or evenly spaced ones along a training."""
         count = self.num_checkpoints
@@ -343,7 +355,7 @@ class GradientMethod(GradientSettings, Method):
         return checkpoints
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.kernel import add_ensemble_scores, describe_conditioning
+        from journey.attribution.kernel import describe_conditioning
         from journey.attribution.targets import step_weights
         from journey.diffusion.training import learning_rate
 
@@ -364,14 +376,37 @@ class GradientMethod(GradientSettings, Method):
         of_step = None
         if self.target is Target.trajectory:
             of_step = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
-        kernel = (self.kernel, self.damping, self.damping_unit, self.scale, of_step)
-        solved = add_ensemble_scores(out, train, queries, weights, *kernel)
-        if self.score_transform is ScoreTransform.square:
-            np.square(out, out=out)
+        solved = self.add_scores(out, train, queries, weights, of_step)
+        self.transform_scores(out)
         return describe_conditioning(solved)
 
+    def add_scores(
+        self,
+        out: np.ndarray,
+        train: "list[list[Features]]",
+        queries: list[np.ndarray],
+        weights: list[float],
+        step_weights: np.ndarray | None = None,
+    ) -> "list[list[Conditioning]]":
+        """Add the weighted scores of checkpoints to `out`.
 
-def _load_features(spec: Featurize, workspace: Workspace) -> "np.ndarray | QuantizedFeatures":
+        Arguments are those of `journey.attribution.kernel.add_ensemble_scores`.
+
+        Returns:
+            The conditioning of K [checkpoint][damping].
+        """
+        from journey.attribution.kernel import add_ensemble_scores
+
+        kernel = (self.kernel, self.damping, self.damping_unit, self.scale, step_weights)
+        return add_ensemble_scores(out, train, queries, weights, *kernel)
+
+    def transform_scores(self, out: np.ndarray) -> None:
+        """Apply the score transform to the sum over checkpoints, in place."""
+        if self.score_transform is ScoreTransform.square:
+            np.square(out, out=out)
+
+
+def _load_features(spec: Featurize, workspace: Workspace) -> "Features":
     """Return features as an array, or as codes that are decoded where they are read."""
     from journey.attribution.projections import QuantizedFeatures
 
