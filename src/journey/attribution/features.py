@@ -8,7 +8,7 @@ B  examples;  K  noise samples;  d  parameters;  p  dimension of the features
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
 from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import GradientPlan, Objective, choose_plan
+from journey.attribution.kernel import Features
 from journey.attribution.kronecker import (
     choose_kronecker_plan,
     kronecker_features,
@@ -31,7 +32,13 @@ from journey.attribution.outputs import (
     sample_noise,
     with_augmentations,
 )
-from journey.attribution.projections import DTYPES, Projector, make_projection, quantize
+from journey.attribution.projections import (
+    DTYPES,
+    Projector,
+    QuantizedFeatures,
+    make_projection,
+    quantize,
+)
 from journey.diffusion.network import load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
@@ -161,9 +168,9 @@ def feature_batches(
                 batches.append(Batch(clean[q : q + 1], noise, query_region(spec.region, q)))
             continue
         count = settings.train_timesteps or num_timesteps
-        timesteps = (spec.first_timestep, spec.first_timestep + count) if t is None else (t, t + 1)
+        window = (spec.first_timestep, spec.first_timestep + count) if t is None else (t, t + 1)
         is_query, rest = trajectories is not None, (spec.seed, spec.region, device)
-        batches += noise_batches(settings, clean, timesteps, is_query, *rest)
+        batches += noise_batches(settings, clean, window, is_query, *rest)
     return batches
 
 
@@ -264,6 +271,34 @@ def feature_blocks(
         for batch in _remaining(batches, done)
     )
     return p, plan, map(project, join_blocks(gradients, num_rows))
+
+
+def features_in_memory(
+    settings: FeatureSettings,
+    objective: Objective,
+    batches: list[Batch],
+    advance: Callable[[float], None],
+    seed: int,
+    checkpoint: int,
+    memory_gib: float,
+    ekfac: EKFAC | None,
+    damping: Sequence[float],
+) -> Features:
+    """Return all features as an array, or as codes, as `make_features` would store them.
+
+    Arguments are those of `feature_blocks`; `advance` is called with the rows of every block.
+    """
+    blocks = []
+    computed = feature_blocks(
+        settings, objective, batches, seed, checkpoint, memory_gib, ekfac, damping
+    )
+    for block in computed[2]:
+        blocks.append(block.cpu().numpy())
+        advance(len(block))
+    features = np.concatenate(blocks)
+    if settings.storage is Storage.fp32:
+        return features
+    return QuantizedFeatures(*quantize(features, settings.storage))
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

@@ -3,13 +3,20 @@
 Journey-TRAK (Georgiev et al. 2023) is the default; `conf/method/` has other choices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 
-from journey.engine.checks import require, require_count, require_region_inside, require_regions
+from journey.engine.checks import (
+    require,
+    require_count,
+    require_region_inside,
+    require_regions,
+    require_types,
+)
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
 from journey.pipeline.images import ImageSet
@@ -226,6 +233,50 @@ class GradientMethod(GradientSettings, Method):
             require_regions(f"{where}.region", self.region)
             allowed = "[] with target=trajectory, which weights steps by their whole outputs"
             require(target is not Target.trajectory, f"{where}.region", self.region, allowed)
+
+    @classmethod
+    def from_values(cls, where: str, values: Mapping[str, object]) -> "GradientMethod":
+        """Return a method with some settings, whose choices may be texts, such as `"ekfac"`.
+
+        Args:
+            where: The name of the settings in messages.
+            values: Values of settings by name; others have their defaults.
+        """
+        converted: dict[str, Any] = dict(values)
+        types = get_type_hints(cls)
+        names = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            require(name in names, f"{where}.{name}", value, f"a setting: {', '.join(names)}")
+            is_choice = isinstance(types[name], type) and issubclass(types[name], Enum)
+            if is_choice and isinstance(value, str):
+                options = types[name].__members__
+                allowed = f"one of {', '.join(options)}"
+                require(value in options, f"{where}.{name}", value, allowed)
+                converted[name] = options[value]
+        method = cls(**converted)
+        require_types(method, f"{where}.")
+        method.check(where)
+        return method
+
+    def check_standalone(self, where: str, num_timesteps: int) -> None:
+        """Check that one score per output follows from networks and examples alone.
+
+        Raises:
+            ConfigError: It needs other artifacts of a run, or there are several values of damping.
+        """
+        self.check(where)
+        require(self.ensemble is Ensemble.seeds, f"{where}.ensemble", self.ensemble.value, "seeds")
+        target, example = self.target, self.query_example
+        single = target is not Target.trajectory
+        require(single, f"{where}.target", target.value, "step or final_sample")
+        allowed = "estimate; pass other examples as queries"
+        estimate = example is QueryExample.estimate
+        require(estimate, f"{where}.query_example", example.value, allowed)
+        allowed = "one value, such as [0.1]"
+        require(len(self.candidates()) == 1, f"{where}.damping", self.damping, allowed)
+        require_count(f"{where}.num_samples", self.num_samples, most=num_timesteps)
+        count = self.train_timesteps
+        require_count(f"{where}.train_timesteps", count, least=0, most=num_timesteps)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         most = model.num_timesteps
