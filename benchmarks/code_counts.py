@@ -119,8 +119,13 @@ def main() -> int:
             f"({counts.nested_comprehensions} nested), longest function {length} lines ({place})"
         )
     graph = imports(ROOT / "src/journey")
-    wrong = [*(f"circle: {name}" for name in circles(graph)), *(f"upward: {name}" for name in upward(graph))]
-    print(f"{len(wrong)} modules in import circles or imports from a higher layer", *wrong, sep="\n")
+    wrong = [
+        *(f"circle: {name}" for name in circles(graph)),
+        *(f"upward: {name}" for name in upward(graph)),
+    ]
+    print(
+        f"{len(wrong)} modules in import circles or imports from a higher layer", *wrong, sep="\n"
+    )
     return bool(wrong)
 
 

@@ -1,7 +1,8 @@
 """Training-data attribution for diffusion models, step by step, validated by retraining.
 
-`load` opens the results of a run. `main` is the command `journey`; with a user's own components,
-which implement one of the interfaces here, it offers them as choices.
+`attribute` attributes a user's own network, by a `method`, and `lds` evaluates scores. `load` opens
+the results of a run. `main` is the command `journey`; with a user's own components, which implement
+one of the interfaces here, it offers them as choices.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,37 @@ from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Dataset, Evaluation, Method, Model
 
 if TYPE_CHECKING:
+    from journey.api import JourneyTRAK, attribute, lds, method
     from journey.run import Run
 
 
-__all__ = ["Component", "Dataset", "Evaluation", "ImageSet", "Method", "Model", "load", "main"]
+__all__ = [
+    "Component",
+    "Dataset",
+    "Evaluation",
+    "ImageSet",
+    "JourneyTRAK",
+    "Method",
+    "Model",
+    "attribute",
+    "lds",
+    "load",
+    "main",
+    "method",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Return a function of `journey.api`, which is imported only now: it imports torch.
+
+    Raises:
+        AttributeError: There is none of this name.
+    """
+    if name in ("JourneyTRAK", "attribute", "lds", "method"):
+        from journey import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module journey has no attribute {name}")
 
 
 def main(components: Sequence[type[Component]] = ()) -> None:

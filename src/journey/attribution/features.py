@@ -8,7 +8,7 @@ B  examples;  K  noise samples;  d  parameters;  p  dimension of the features
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
 from journey.attribution.gradient import Featurize
 from journey.attribution.gradients import GradientPlan, Objective, choose_plan
+from journey.attribution.kernel import Features
 from journey.attribution.kronecker import (
     choose_kronecker_plan,
     kronecker_features,
@@ -29,11 +30,16 @@ from journey.attribution.logra import feature_dimension, project_layers
 from journey.attribution.outputs import (
     NoiseSamples,
     sample_noise,
-    sample_noise_at,
     with_augmentations,
 )
-from journey.attribution.projections import DTYPES, Projector, make_projection, quantize
-from journey.diffusion.network import get_device, load_denoiser
+from journey.attribution.projections import (
+    DTYPES,
+    Projector,
+    QuantizedFeatures,
+    make_projection,
+    quantize,
+)
+from journey.diffusion.network import load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
@@ -48,7 +54,7 @@ from journey.engine.resume import Clock, load_state
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.examples import Examples, Region, boxes, query_region
 from journey.pipeline.schedule import noise_between
-from journey.pipeline.settings import Projection, QueryExample, Storage
+from journey.pipeline.settings import FeatureSettings, Projection, QueryExample, Storage
 
 JOINED_MEMORY = 0.25  # share of the memory budget for gradients that wait for a dense projection
 PRECONDITION_BATCH = 4  # gradients that are preconditioned at once: they fit a CPU's cache
@@ -80,7 +86,15 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     state = load_state(partial)
     row = 0 if state is None else state["rows"]
     batches = feature_batches(spec, denoiser.schedule.num_timesteps, workspace, denoiser.device)
-    dimension, plan, blocks = _feature_blocks(spec, objective, batches, row, workspace)
+    ekfac = None
+    if spec.curvature is not None:
+        path = get(spec.curvature, workspace).path / EKFAC_FILE
+        ekfac = load_ekfac(path, denoiser.network, denoiser.device)
+    random = (spec.seed, spec.checkpoint.training_run.training_seed)
+    memory_gib = workspace.compute.gradient_memory_gib
+    dimension, plan, blocks = feature_blocks(
+        settings, objective, batches, *random, memory_gib, ekfac, spec.damping, row
+    )
 
     # Open the arrays.
     names = ["features.npy"] if settings.storage is Storage.fp32 else ["features.npy", "scales.npy"]
@@ -141,10 +155,6 @@ def feature_batches(
         final = final_samples(trajectories, workspace)
         examples = [(t, final) for t in steps]
 
-    # Queries have other noise samples than training images: common ones would look like influence.
-    purpose = "attribute" if trajectories is None or settings.share_noise else "attribute queries"
-    if settings.noise_set:
-        purpose += f" again {settings.noise_set}"
     batches = []
     for t, clean in examples:
         if trajectories is not None and t is not None and spec.query_example is QueryExample.noisy:
@@ -157,40 +167,84 @@ def feature_batches(
                 noise = NoiseSamples(timesteps[q : q + 1], eps[q : q + 1])
                 batches.append(Batch(clean[q : q + 1], noise, query_region(spec.region, q)))
             continue
-        rest = (settings.num_samples, clean.shape, spec.seed, purpose, settings.antithetic)
-        if t is not None:
-            noise = sample_noise_at(t, *rest)
-        else:
-            first, count = spec.first_timestep, settings.train_timesteps or num_timesteps
-            noise = sample_noise((first, first + count), *rest, settings.stratified)
-        if trajectories is None:
-            views = (settings.flips, settings.captions, settings.antithetic)
-            noise = with_augmentations(noise, clean, *views, spec.seed, purpose)
-        for rows, region in boxes(spec.region, len(clean)):
-            batches.append(Batch(clean[rows].to(device), noise.to(device), region))
+        count = settings.train_timesteps or num_timesteps
+        window = (spec.first_timestep, spec.first_timestep + count) if t is None else (t, t + 1)
+        is_query, rest = trajectories is not None, (spec.seed, spec.region, device)
+        batches += noise_batches(settings, clean, window, is_query, *rest)
     return batches
 
 
-def _feature_blocks(
-    spec: Featurize, objective: Objective, batches: list[Batch], done: int, workspace: Workspace
+def noise_batches(
+    settings: FeatureSettings,
+    clean: Examples,
+    timesteps: tuple[int, int],
+    is_query: bool,
+    seed: int,
+    region: Region,
+    device: torch.device,
+) -> list[Batch]:
+    """Return training images or queries on a device, with their noise samples.
+
+    Args:
+        settings: Settings of the features.
+        clean: The training images, or the queries.
+        timesteps: First timestep, and the one after the last.
+        is_query: Whether the examples are queries. These are not augmented, and have other noise
+            samples than training images: common ones would look like influence.
+        seed: Seed of the noise.
+        region: Region of the output: one box, or one for each example; (): the whole output.
+        device: Where gradients are computed.
+    """
+    purpose = "attribute queries" if is_query and not settings.share_noise else "attribute"
+    if settings.noise_set:
+        purpose += f" again {settings.noise_set}"
+    stratified = settings.stratified and timesteps[1] - timesteps[0] > 1
+    rest = (settings.num_samples, clean.shape, seed, purpose, settings.antithetic)
+    noise = sample_noise(timesteps, *rest, stratified)
+    if not is_query:
+        views = (settings.flips, settings.captions, settings.antithetic)
+        noise = with_augmentations(noise, clean, *views, seed, purpose)
+    return [
+        Batch(clean[rows].to(device), noise.to(device), box)
+        for rows, box in boxes(region, len(clean))
+    ]
+
+
+def feature_blocks(
+    settings: FeatureSettings,
+    objective: Objective,
+    batches: list[Batch],
+    seed: int,
+    checkpoint: int,
+    memory_gib: float,
+    ekfac: EKFAC | None = None,
+    damping: Sequence[float] = (),
+    done: int = 0,
 ) -> tuple[int, GradientPlan, Iterator[Tensor]]:
-    """Return p, the plan, and blocks of the features that follow `done` rows of whole blocks."""
-    settings, network, first = spec.settings, objective.network, batches[0]
-    device, memory_gib = get_device(workspace.compute), workspace.compute.gradient_memory_gib
-    key = f"checkpoint {spec.checkpoint.training_run.training_seed}"
-    ekfac = None
-    if spec.curvature is not None:
-        ekfac = load_ekfac(get(spec.curvature, workspace).path / EKFAC_FILE, network, device)
+    """Return p, the plan, and blocks of features [B, p] or, with `ekfac`, [B, damping, p].
+
+    Args:
+        settings: Settings of the features.
+        objective: The function whose gradient is taken.
+        batches: Examples with their noise samples.
+        seed: Seed of the projection.
+        checkpoint: Index of the network: each has a projection of its own.
+        memory_gib: Memory for gradients.
+        ekfac: G, whose inverse square root preconditions gradients.
+        damping: Values of λ that are added to G, relative to its mean eigenvalue.
+        done: Examples to skip, which must be whole blocks.
+    """
+    network, first = objective.network, batches[0]
+    key = f"checkpoint {checkpoint}"
 
     # Kronecker projections are computed inside the layers, without gradients of weights.
     if settings.projection is Projection.kronecker:
-        projection = (settings.projection_rank, spec.seed, key)
+        projection = (settings.projection_rank, seed, key)
         if ekfac is None:
             networks = [project_layers(network, *projection)]
         else:
             networks = [
-                project_layers_kfac(network, ekfac, damping, *projection)
-                for damping in spec.damping
+                project_layers_kfac(network, ekfac, relative, *projection) for relative in damping
             ]
         objectives = [replace(objective, network=projected) for projected in networks]
         plan = choose_kronecker_plan(objectives[0], first.examples, first.noise, memory_gib)
@@ -200,11 +254,12 @@ def _feature_blocks(
     # Other projections are of gradients.
     d = sum(p.numel() for p in network.parameters())
     p = d if settings.projection is Projection.none else settings.projection_dim
-    project = make_projection(settings.projection, d, p, spec.seed, key, device)
-    num_rows = _at_once(spec, d, memory_gib)
+    device = first.examples.x0.device
+    project = make_projection(settings.projection, d, p, seed, key, device)
+    num_rows = _at_once(settings.projection, d, 2 if ekfac is None else 4, memory_gib)
     gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
     if ekfac is not None:
-        project = precondition(project, ekfac, spec.damping, max(num_rows, PRECONDITION_BATCH))
+        project = precondition(project, ekfac, damping, max(num_rows, PRECONDITION_BATCH))
     plan = choose_plan(objective, first.examples, first.noise, gradient_gib)
     gradients = itertools.chain.from_iterable(
         replace(objective, region=batch.region).gradients(batch.examples, batch.noise, plan)
@@ -213,15 +268,42 @@ def _feature_blocks(
     return p, plan, map(project, join_blocks(gradients, num_rows))
 
 
-def _at_once(spec: Featurize, d: int, memory_gib: float) -> int:
+def _at_once(projection: Projection, d: int, copies: int, memory_gib: float) -> int:
     """Return how many gradients a projection takes at once: a dense one draws its matrix each time.
 
-    Joined gradients are in memory twice; preconditioned, four times.
+    Joined gradients are in memory twice; preconditioned, four times (`copies`).
     """
-    if spec.settings.projection not in (Projection.gaussian, Projection.rademacher):
+    if projection not in (Projection.gaussian, Projection.rademacher):
         return 1
-    copies = 2 if spec.curvature is None else 4
     return max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
+
+
+def features_in_memory(
+    settings: FeatureSettings,
+    objective: Objective,
+    batches: list[Batch],
+    advance: Callable[[float], None],
+    seed: int,
+    checkpoint: int,
+    memory_gib: float,
+    ekfac: EKFAC | None,
+    damping: Sequence[float],
+) -> Features:
+    """Return all features as an array, or as codes, as `make_features` would store them.
+
+    Arguments are those of `feature_blocks`; `advance` is called with the rows of every block.
+    """
+    blocks = []
+    computed = feature_blocks(
+        settings, objective, batches, seed, checkpoint, memory_gib, ekfac, damping
+    )
+    for block in computed[2]:
+        blocks.append(block.cpu().numpy())
+        advance(len(block))
+    features = np.concatenate(blocks)
+    if settings.storage is Storage.fp32:
+        return features
+    return QuantizedFeatures(*quantize(features, settings.storage))
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:
@@ -264,7 +346,7 @@ def join_blocks(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
 
 
 def precondition(
-    project: Projector, ekfac: EKFAC, damping: tuple[float, ...], num_rows: int
+    project: Projector, ekfac: EKFAC, damping: Sequence[float], num_rows: int
 ) -> Projector:
     """Return the projection of (G + λI)^{−1/2} g in the eigenbasis of G, for every λ.
 
@@ -285,5 +367,3 @@ def precondition(
         return torch.cat(blocks)
 
     return preconditioned
-
-

@@ -3,13 +3,20 @@
 Journey-TRAK (Georgiev et al. 2023) is the default; `conf/method/` has other choices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 
-from journey.engine.checks import require, require_count, require_region_inside, require_regions
+from journey.engine.checks import (
+    require,
+    require_count,
+    require_region_inside,
+    require_regions,
+    require_types,
+)
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
 from journey.pipeline.images import ImageSet
@@ -45,7 +52,7 @@ from journey.pipeline.settings import (
 )
 
 if TYPE_CHECKING:
-    from journey.attribution.projections import QuantizedFeatures
+    from journey.attribution.kernel import Conditioning, Features
 
 MOST_INTERMEDIATE = 100  # intermediate checkpoints of a training, each computed from the last
 
@@ -227,6 +234,50 @@ class GradientMethod(GradientSettings, Method):
             allowed = "[] with target=trajectory, which weights steps by their whole outputs"
             require(target is not Target.trajectory, f"{where}.region", self.region, allowed)
 
+    @classmethod
+    def from_values(cls, where: str, values: Mapping[str, object]) -> "GradientMethod":
+        """Return a method with some settings, whose choices may be texts, such as `"ekfac"`.
+
+        Args:
+            where: The name of the settings in messages.
+            values: Values of settings by name; others have their defaults.
+        """
+        converted: dict[str, Any] = dict(values)
+        types = get_type_hints(cls)
+        names = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            require(name in names, f"{where}.{name}", value, f"a setting: {', '.join(names)}")
+            is_choice = isinstance(types[name], type) and issubclass(types[name], Enum)
+            if is_choice and isinstance(value, str):
+                options = types[name].__members__
+                allowed = f"one of {', '.join(options)}"
+                require(value in options, f"{where}.{name}", value, allowed)
+                converted[name] = options[value]
+        method = cls(**converted)
+        require_types(method, f"{where}.")
+        method.check(where)
+        return method
+
+    def check_standalone(self, where: str, num_timesteps: int) -> None:
+        """Check that one score per output follows from networks and examples alone.
+
+        Raises:
+            ConfigError: It needs other artifacts of a run, or there are several values of damping.
+        """
+        self.check(where)
+        require(self.ensemble is Ensemble.seeds, f"{where}.ensemble", self.ensemble.value, "seeds")
+        target, example = self.target, self.query_example
+        single = target is not Target.trajectory
+        require(single, f"{where}.target", target.value, "step or final_sample")
+        allowed = "estimate; pass other examples as queries"
+        estimate = example is QueryExample.estimate
+        require(estimate, f"{where}.query_example", example.value, allowed)
+        allowed = "one value, such as [0.1]"
+        require(len(self.candidates()) == 1, f"{where}.damping", self.damping, allowed)
+        require_count(f"{where}.num_samples", self.num_samples, most=num_timesteps)
+        count = self.train_timesteps
+        require_count(f"{where}.train_timesteps", count, least=0, most=num_timesteps)
+
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         most = model.num_timesteps
         require_count(f"{where}.num_samples", self.num_samples, most=most)
@@ -272,30 +323,14 @@ class GradientMethod(GradientSettings, Method):
         random = example is not QueryExample.mean or sampler is Sampler.ddpm
         require(random, "sampling.sampler", sampler.value, allowed)
 
-        # Settings without effect have their defaults, so that they are not in the cache key.
-        used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
-        settings = FeatureSettings(**{name: getattr(self, name) for name in used})
-        train_settings = replace(settings, share_noise=False)
-        query_settings = replace(
-            settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0
-        )
+        train_settings, query_settings = self.feature_settings()
         steps = None if self.target is Target.final_sample else experiment.steps
-        if steps is not None:  # all noise samples are at one timestep
-            query_settings = replace(query_settings, stratified=True)
-        if example is QueryExample.noisy:  # there is one such noise sample
-            query_settings = replace(query_settings, num_samples=1, noise_set=0, antithetic=False)
         continuations: tuple[Continuations, ...] = ()
         if example is QueryExample.mean:
             count = self.num_continuations
             continuations = tuple(experiment.own_continuations(t, count) for t in experiment.steps)
 
-        # The timesteps of the training images, around each step but within the schedule.
-        first_timesteps = [0]
-        if self.train_timesteps:
-            last = experiment.model.num_timesteps - self.train_timesteps
-            middle = self.train_timesteps // 2
-            first_timesteps = [min(max(0, t - middle), last) for t in experiment.steps]
-
+        first_timesteps = self.first_timesteps(experiment.steps, experiment.model.num_timesteps)
         train, queries = [], []
         for checkpoint in self._checkpoints(experiment):
             curvature = None
@@ -329,6 +364,34 @@ class GradientMethod(GradientSettings, Method):
         reference = experiment.reference_outputs if weighted else None
         return GradientInputs(tuple(train), tuple(queries), reference)
 
+    def feature_settings(self) -> tuple[FeatureSettings, FeatureSettings]:
+        """Return the settings of the features of training images, and those of the queries'.
+
+        Settings without effect have their defaults, so that they are not in the cache key.
+        """
+        used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
+        settings = FeatureSettings(**{name: getattr(self, name) for name in used})
+        train_settings = replace(settings, share_noise=False)
+        query_settings = replace(
+            settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0
+        )
+        if self.target is not Target.final_sample:  # all noise samples are at one timestep
+            query_settings = replace(query_settings, stratified=True)
+        if self.query_example is QueryExample.noisy:  # there is one such noise sample
+            query_settings = replace(query_settings, num_samples=1, noise_set=0, antithetic=False)
+        return train_settings, query_settings
+
+    def first_timesteps(self, steps: Sequence[int], num_timesteps: int) -> list[int]:
+        """Return the first timestep of the training images: one for all steps, or one for each.
+
+        `train_timesteps` are around each step, but within the schedule.
+        """
+        if not self.train_timesteps:
+            return [0]
+        last = num_timesteps - self.train_timesteps
+        middle = self.train_timesteps // 2
+        return [min(max(0, t - middle), last) for t in steps]
+
     def _checkpoints(self, experiment: Experiment) -> Sequence[Train | IntermediateCheckpoint]:
         """Return the final checkpoints of trainings, or evenly spaced ones along a training."""
         count = self.num_checkpoints
@@ -343,7 +406,7 @@ class GradientMethod(GradientSettings, Method):
         return checkpoints
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        from journey.attribution.kernel import add_ensemble_scores, describe_conditioning
+        from journey.attribution.kernel import describe_conditioning
         from journey.attribution.targets import step_weights
         from journey.diffusion.training import learning_rate
 
@@ -364,14 +427,37 @@ class GradientMethod(GradientSettings, Method):
         of_step = None
         if self.target is Target.trajectory:
             of_step = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
-        kernel = (self.kernel, self.damping, self.damping_unit, self.scale, of_step)
-        solved = add_ensemble_scores(out, train, queries, weights, *kernel)
-        if self.score_transform is ScoreTransform.square:
-            np.square(out, out=out)
+        solved = self.add_scores(out, train, queries, weights, of_step)
+        self.transform_scores(out)
         return describe_conditioning(solved)
 
+    def add_scores(
+        self,
+        out: np.ndarray,
+        train: "list[list[Features]]",
+        queries: list[np.ndarray],
+        weights: list[float],
+        step_weights: np.ndarray | None = None,
+    ) -> "list[list[Conditioning]]":
+        """Add the weighted scores of checkpoints to `out`.
 
-def _load_features(spec: Featurize, workspace: Workspace) -> "np.ndarray | QuantizedFeatures":
+        Arguments are those of `journey.attribution.kernel.add_ensemble_scores`.
+
+        Returns:
+            The conditioning of K [checkpoint][damping].
+        """
+        from journey.attribution.kernel import add_ensemble_scores
+
+        kernel = (self.kernel, self.damping, self.damping_unit, self.scale, step_weights)
+        return add_ensemble_scores(out, train, queries, weights, *kernel)
+
+    def transform_scores(self, out: np.ndarray) -> None:
+        """Apply the score transform to the sum over checkpoints, in place."""
+        if self.score_transform is ScoreTransform.square:
+            np.square(out, out=out)
+
+
+def _load_features(spec: Featurize, workspace: Workspace) -> "Features":
     """Return features as an array, or as codes that are decoded where they are read."""
     from journey.attribution.projections import QuantizedFeatures
 

@@ -1,0 +1,306 @@
+"""The Python interface: attribute and evaluate networks of your own, without configuration files.
+
+S steps;  Q queries;  N training images;  M retrained models
+"""
+
+import copy
+import functools
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
+from journey.attribution.features import Batch, features_in_memory, noise_batches
+from journey.attribution.gradient import EKFACFactors, GradientMethod
+from journey.attribution.gradients import Objective
+from journey.diffusion.network import require_device
+from journey.engine.checks import require, require_count, require_region_inside, require_seed
+from journey.evaluation.lds import datamodeling, reliability
+from journey.evaluation.statistics import interval
+from journey.pipeline.examples import Examples
+from journey.pipeline.schedule import PREDICTIONS, Schedule
+from journey.pipeline.settings import Kernel, Target
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+Array = np.ndarray | Tensor
+PREDICTION_TYPES = {"epsilon": "noise", "v_prediction": "velocity", "sample": "sample"}
+
+
+def method(name: str = "journey", **settings: object) -> GradientMethod:
+    """Return a gradient method with the settings of `conf/method/<name>.yaml`, or with others.
+
+    Choices may be texts, such as `kernel="ekfac"`. By default, damping is the middle one of the
+    values among which an evaluation would choose.
+    """
+    from omegaconf import OmegaConf
+
+    from journey.config.compose import CONF
+
+    methods: dict[str, dict] = {}
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        values = cast(dict, OmegaConf.to_container(OmegaConf.load(path)))
+        if "/schema/method/gradient@_here_" in values.pop("defaults"):
+            methods[path.stem] = values
+    require(name in methods, "method", name, f"one of {', '.join(methods)}")
+    result = GradientMethod.from_values(f"method.{name}", methods[name] | settings)
+    if "damping" not in settings:
+        result.damping = [result.damping[len(result.damping) // 2]]
+    return result
+
+
+def JourneyTRAK(**settings: object) -> GradientMethod:
+    """Return Journey-TRAK (Georgiev et al. 2023): `method("journey", **settings)`."""
+    return method("journey", **settings)
+
+
+def attribute(
+    networks: nn.Module | Sequence[nn.Module],
+    scheduler: "DDPMScheduler | Schedule",
+    train_images: Array,
+    queries: Array,
+    steps: Sequence[int],
+    method: GradientMethod | None = None,
+    device: str = "cpu",
+    memory_gib: float = 2.0,
+    seed: int = 0,
+    train_conditions: Array | None = None,
+    query_conditions: Array | None = None,
+) -> np.ndarray:
+    """Return the scores of training images for queries, float32 [S, Q, N]; positive: proponent.
+
+    Args:
+        networks: A network ε(x_t, t) or ε(x_t, t, condition), of diffusers or any that returns a
+            tensor; or several checkpoints, over which scores are averaged. They are not changed.
+        scheduler: A diffusers scheduler with `alphas_cumprod`, or a `Schedule`.
+        train_images: Training images in −1…1, or latents. [N, C, H, W]
+        queries: Clean images, generated or not, for all steps [Q, C, H, W]; or, for each step, the
+            estimates x̂0_t of a trajectory [S, Q, C, H, W].
+        steps: Timesteps t. They have no effect with target=final_sample, where S = 1.
+        method: A method with one value of damping; by default `JourneyTRAK()`.
+        device: Where gradients are computed, such as "cuda".
+        memory_gib: Memory for gradients. The features of one network, [N, p], are in memory, too.
+        seed: Seed of noise samples and projections.
+        train_conditions: Labels [N] or text states [N, L, E] of the training images.
+        query_conditions: Those of the queries. [Q, …]
+    """
+    method = JourneyTRAK() if method is None else method
+    require_seed("seed", seed)
+    schedule = _schedule(scheduler, device)
+    place, num_timesteps = schedule.device, schedule.num_timesteps
+    method.check_standalone("method", num_timesteps)
+    checkpoints = [networks] if isinstance(networks, nn.Module) else list(networks)
+    require_count("number of networks", len(checkpoints))
+
+    # The training images, and for each output its range of timesteps and its queries.
+    train, x0 = _examples("train_images", train_images, train_conditions), _tensor(queries)
+    ranges = [(t, t + 1) for t in steps]
+    if method.target is Target.final_sample:
+        ranges = [(0, num_timesteps)]
+    require(len(ranges) > 0, "steps", steps, "a non-empty list of timesteps")
+    for first, _ in ranges:
+        require_count("steps", first, least=0, most=num_timesteps - 1)
+    shape = tuple(x0.shape)
+    if x0.ndim == train.x0.ndim:
+        x0 = x0.expand(len(ranges), *shape)
+    fits = x0.shape[:1] == (len(ranges),) and x0.shape[2:] == train.x0.shape[1:]
+    allowed = f"[Q, …] or [{len(ranges)}, Q, …], where … is {train.shape}, as of train_images"
+    require(fits, "queries.shape", shape, allowed)
+    if method.region:
+        height, width = x0.shape[-2:]
+        require_region_inside("method.region", method.region, height, width, x0.shape[1])
+
+    # Noise samples.
+    train_settings, query_settings = method.feature_settings()
+    query_batches: list[Batch] = []
+    for timesteps, images in zip(ranges, x0, strict=True):
+        clean = _examples("queries", images, query_conditions)
+        rest = (timesteps, True, seed, tuple(method.region), place)
+        query_batches += noise_batches(query_settings, clean, *rest)
+    train_batches = []
+    for t in method.first_timesteps(steps, num_timesteps):
+        timesteps = (t, t + (method.train_timesteps or num_timesteps))
+        train_batches.append(
+            noise_batches(train_settings, train, timesteps, False, seed, (), place)
+        )
+
+    # Features and scores, network by network.
+    out = np.zeros((1, *x0.shape[:2], len(train)), np.float32)
+    total = len(checkpoints) * (len(train_batches) * len(train) + len(x0) * x0.shape[1])
+    curvature = (train.to(place), num_timesteps, seed, EKFACFactors.batch_size)
+    sample_curvature = functools.partial(ekfac_batches, *curvature)
+    hidden = not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        advance = functools.partial(progress.advance, progress.add_task("gradients", total=total))
+        for k, user_network in enumerate(checkpoints, method.first_checkpoint):
+            network = _prepared(user_network, train[:1].to(place))
+            function = (method.precision, method.output, method.normalize)
+            objective, ekfac = Objective(network, schedule, *function), None
+            if method.kernel is Kernel.ekfac:
+                ekfac = estimate_ekfac(network, objective.predict(), schedule, sample_curvature)
+            options = (seed, k, memory_gib, ekfac, method.damping)
+            phi = [
+                features_in_memory(train_settings, objective, batches, advance, *options)
+                for batches in train_batches
+            ]
+            phi_q = features_in_memory(query_settings, objective, query_batches, advance, *options)
+            method.add_scores(out, [phi], [phi_q[:]], [1 / len(checkpoints)])
+    method.transform_scores(out)
+    return out[0]
+
+
+class Plain(nn.Module):
+    """A network that returns a tensor, called like those of diffusers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        return (self.network(*inputs),)
+
+
+def _prepared(user_network: nn.Module, example: Examples) -> nn.Module:
+    """Return a copy of a network in evaluation mode, float32, on the device of an example."""
+    network = copy.deepcopy(user_network).to(example.x0.device).float().eval()
+    network.requires_grad_()
+    if "return_dict" not in inspect.signature(network.forward).parameters:
+        network = Plain(network)
+    inputs = [example.x0, torch.zeros(1, dtype=torch.int64, device=example.x0.device)]
+    if example.context is not None:
+        inputs.append(example.context[:, 0])
+    with torch.no_grad():
+        shape = tuple(network(*inputs, return_dict=False)[0].shape[1:])
+    require(shape == example.shape, "shape of a prediction", shape, f"{example.shape}, as an image")
+    return network
+
+
+def _tensor(values: Array) -> Tensor:
+    """Return an array as a tensor; NumPy's are copied, as they may be read-only."""
+    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+
+
+def _examples(name: str, images: Array, conditions: Array | None) -> Examples:
+    """Return images [N, …] with their conditions, if they have any."""
+    x0 = _tensor(images)
+    require(x0.is_floating_point(), f"{name}.dtype", x0.dtype, "floating point, of −1…1")
+    require(bool(x0.isfinite().all()), name, "NaN or infinite", "finite")
+    if conditions is None:
+        return Examples(x0.float())
+    context = _tensor(conditions)[:, None]
+    require(len(context) == len(x0), f"conditions of {name}", len(context), f"{len(x0)}, one each")
+    return Examples(x0.float(), context=context)
+
+
+def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:
+    """Return the schedule of a scheduler on a device."""
+    require_device(f"device={device}", device)
+    place = torch.device(device)
+    if isinstance(scheduler, Schedule):
+        return replace(scheduler, device=place)
+    squared = getattr(scheduler, "alphas_cumprod", None)
+    allowed = "one with alphas_cumprod, such as DDPMScheduler, or a Schedule"
+    require(squared is not None, "scheduler", type(scheduler).__name__, allowed)
+    kind = scheduler.config.prediction_type  # type: ignore[attr-defined]
+    allowed = f"one of {', '.join(PREDICTION_TYPES)}"
+    require(kind in PREDICTION_TYPES, "scheduler.prediction_type", kind, allowed)
+    signal = torch.as_tensor(squared).cpu().double()
+    return Schedule(signal, 1 - signal, place, False, PREDICTIONS[PREDICTION_TYPES[kind]])
+
+
+class Interval(NamedTuple):
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LDSResult:
+    """The LDS, mean over steps and queries, with its 95% interval over queries and subsets.
+
+    Attributes:
+        value: The LDS.
+        low: Lower end of its interval.
+        high: Upper end.
+        steps: The LDS of each step.
+        query_centred: The LDS of scores and outputs minus their means over queries.
+        ceiling: The LDS of the best predictor of these models, or None if outputs have no halves.
+    """
+
+    value: float
+    low: float
+    high: float
+    steps: list[Interval]
+    query_centred: Interval
+    ceiling: Interval | None
+
+
+def lds(
+    scores: Array, masks: Array, outputs: Array, num_bootstrap: int = 2000, seed: int = 0
+) -> LDSResult:
+    """Return the linear datamodeling score, as `experiment=…` computes it for linear scores.
+
+    Rank correlations are over the subsets of each of two random halves, and averaged.
+
+    Args:
+        scores: Scores of training images [S, Q, N], or [1, Q, N] for all steps.
+        masks: Whether the training subset of a model holds an image. [M, N]
+        outputs: Losses of the queries under M ≥ 8 retrained models [M, S, Q]; or, for ceilings, of
+            R training seeds and two halves of the noise samples each [M, R, 2, S, Q].
+        num_bootstrap: Bootstrap replicates of the intervals.
+        seed: Seed of the split into halves, and of the bootstrap.
+    """
+    # Check the shapes.
+    tau, members, measured = np.asarray(scores), np.asarray(masks), np.asarray(outputs, np.float64)
+    allowed = "[M, S, Q] or [M, R, 2, S, Q], with M ≥ 8 and Q ≥ 4"
+    shape = measured.shape
+    fits = len(shape) == 3 or (len(shape) == 5 and shape[2] == 2)
+    require(fits and shape[0] >= 8 and shape[-1] >= 4, "outputs.shape", shape, allowed)
+    allowed = f"[{shape[0]}, N] of true and false"
+    fits = members.ndim == 2 and len(members) == shape[0] and members.dtype == bool
+    require(fits, "masks", f"{members.dtype} {members.shape}", allowed)
+    allowed = f"[{shape[-2]} or 1, {shape[-1]}, {members.shape[1]}]"
+    fits = tau.ndim == 3 and tau.shape[1:] == (shape[-1], members.shape[1])
+    require(fits and len(tau) in (1, shape[-2]), "scores.shape", tau.shape, allowed)
+    require(bool(np.isfinite(tau).all()), "scores", "NaN or infinite", "finite")
+    require(bool(np.isfinite(measured).all()), "outputs", "NaN or infinite", "finite")
+
+    # `datamodeling` expects outputs of a trajectory and of a final sample after those of the steps.
+    # The mean over steps stands for both; neither is returned.
+    num_subsets, num_steps, num_queries = shape[0], shape[-2], shape[-1]
+    mean = measured.mean(-2, keepdims=True)
+    measured = np.concatenate([measured, mean, mean], -2)
+    by_target = measured if measured.ndim == 3 else measured.mean((1, 2))
+    truth = np.moveaxis(by_target, 0, -1)  # [T, Q, M]
+    varies = bool((truth.min(-1) < truth.max(-1)).all())
+    require(varies, "outputs", "constant for a query", "such that retrained models differ")
+    predictions = datamodeling.predict(tau[None], members, np.ones((num_steps, num_queries)))
+    predictions = datamodeling.linear(predictions)
+    resampled = datamodeling.resampling(num_queries, num_subsets, num_bootstrap, seed)
+
+    # The LDS at each step, and the mean over steps; the same of query-centred values.
+    result = datamodeling.lds(predictions, truth, resampled)
+    replicates, weights = result.replicates[:, :num_steps], resampled.query_weights
+    steps = [Interval(*map(float, interval(replicates[:, i], weights))) for i in range(num_steps)]
+    overall = Interval(*map(float, interval(replicates.mean(1), weights)))
+    predictions = datamodeling.query_centred(predictions, resampled.query_half)
+    truth = datamodeling.query_centred(truth, resampled.query_half)
+    replicates = datamodeling.lds(predictions, truth, resampled).replicates[:, :num_steps]
+    query_centred = Interval(*map(float, interval(replicates.mean(1), weights)))
+
+    ceiling = None
+    if measured.ndim == 5:
+        limits = reliability.ceilings(measured, reliability.given_seed, num_subsets // 2)
+        ceiling = Interval(*limits.interval(list(range(num_steps))))
+    return LDSResult(*overall, steps, query_centred, ceiling)
