@@ -1,4 +1,4 @@
-"""Count what makes the package large or tangled: files, lines, functions, comprehensions, import circles, upward imports.
+"""Count files, lines, functions, comprehensions, import circles and upward imports.
 
 python benchmarks/code_counts.py
 """
@@ -58,7 +58,7 @@ def count(folder: Path) -> Counts:
 
 
 def imports(package: Path) -> dict[str, set[str]]:
-    """Return, for each module of the package, the modules of the package that it imports, wherever in the file."""
+    """Return the modules of the package that each of its modules imports, anywhere in its file."""
     modules = {}
     for path in package.rglob("*.py"):
         parts = path.relative_to(package).with_suffix("").parts

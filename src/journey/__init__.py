@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from journey.engine.spec import Component
 from journey.pipeline.images import ImageSet
-from journey.pipeline.interfaces import Dataset, Evaluation, Method, Model
+from journey.pipeline.interfaces import Dataset, Evaluation, Inputs, Method, Model
 
 if TYPE_CHECKING:
     from journey.api import JourneyTRAK, attribute, lds, method
@@ -22,6 +22,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "ImageSet",
+    "Inputs",
     "JourneyTRAK",
     "Method",
     "Model",
@@ -36,6 +37,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Return a function of `journey.api`, which is imported only now: it imports torch.
 
+    `open` is the former name of `load`, for one version.
+
     Raises:
         AttributeError: There is none of this name.
     """
@@ -43,6 +46,8 @@ def __getattr__(name: str) -> object:
         from journey import api
 
         return getattr(api, name)
+    if name == "open":
+        return load
     raise AttributeError(f"module journey has no attribute {name}")
 
 

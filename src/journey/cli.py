@@ -79,7 +79,7 @@ def help_text(components: Sequence[type[Component]] = ()) -> str:
     lines = []
     for path in sorted(compose.CONF.iterdir()):
         group = path.name
-        if not path.is_dir() or group in ("shared", "hydra"):
+        if not path.is_dir() or group == "hydra":
             continue
         own = [c.name for c in components if compose.group_of(c) == group]
         text = ", ".join(_choices_of_group(group) + own)
