@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: environment reproduce test
+.PHONY: environment reproduce test fast
 environment: .venv/installed
 
 reproduce: environment
@@ -9,7 +9,11 @@ reproduce: environment
 test: environment
 	.venv/bin/pytest
 
-# A new virtual environment whenever the pinned versions or the package's own requirements change.
+# The tests that start no process and train no model, for development.
+fast: environment
+	.venv/bin/pytest -m "not slow"
+
+# A new virtual environment when the pinned versions or the package's requirements change.
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "journey needs Python 3.11 or newer: make PYTHON=…")'
 	$(PYTHON) -m venv --clear .venv
