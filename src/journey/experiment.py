@@ -54,7 +54,7 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
         return recorded, read_images(artifact.path / "train")
     parts = split_parts(dataset)
     for name, part in parts.items():
-        check_images(part, f"dataset={dataset.name}, part {name}")
+        check_images(part, f"dataset={dataset.name}, {name.replace('_', '-')} images")
     train = parts[TRAIN]
     return Images(content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
 

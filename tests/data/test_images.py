@@ -169,14 +169,14 @@ INCONSISTENT = {
 
 
 @pytest.mark.parametrize(("message", "changes"), INCONSISTENT.items())
-@pytest.mark.parametrize("part", ["training", "held-out"])
+@pytest.mark.parametrize("part", ["train", "held-out"])
 def test_an_inconsistent_image_set_is_refused_by_name(
     message, changes, part, workspace, monkeypatch
 ):
     images, ids = np.zeros((3, 1, 8, 8), np.uint8), ("a", "b", "c")
     good = ImageSet(images, np.array([0, 1, 1]), None, ids, ("even", "odd"))
     bad = dataclasses.replace(good, **changes)
-    parts = (bad, good) if part == "training" else (good, bad)
+    parts = (bad, good) if part == "train" else (good, bad)
     monkeypatch.setattr(Files, "load", lambda self: parts)
     monkeypatch.setattr(Files, "sources", lambda self: [])
     with pytest.raises(ConfigError, match=f"dataset=files, {part} images: {message}"):
