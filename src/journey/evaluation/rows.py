@@ -62,7 +62,11 @@ def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
     >>> select([{"method": "trak", "value": 1.0}, {"method": "pixel", "value": 2.0}], method="trak")
     [{'method': 'trak', 'value': 1.0}]
     """
-    return [row for row in rows if all(row.get(key) == value for key, value in conditions.items())]
+    selected = []
+    for row in rows:
+        if all(row.get(key) == value for key, value in conditions.items()):
+            selected.append(row)
+    return selected
 
 
 def method_names(rows: list[Row], quantity: str) -> list[str]:
