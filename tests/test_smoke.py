@@ -215,7 +215,7 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
         ),
         (
             ["-m", "training.learning_rate=interval(-1,1)"],
-            "error: training.learning_rate=-1.0: must be positive",
+            "error: training.learning_rate=-1.0: must be in",
         ),
         ([], "error: hydra/sweeper=optuna=a single run: must be a sweep"),
     ],

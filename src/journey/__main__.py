@@ -32,16 +32,12 @@ from journey.cli import (
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
-from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
 from journey.experiment import check_data, check_machine, prepare_experiment, record_images
-from journey.launch.jobs import JobsFailedError
 from journey.pipeline.interfaces import Result, Row, Train
-
-EXPECTED = (ConfigError, StoreError, JobsFailedError)
 
 HEADLINES: dict[tuple[str, ...], list[Row]] = {}  # of every point of a sweep, by its overrides
 
@@ -113,7 +109,7 @@ def _verify(store: Store) -> None:
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
 def _run(composed: DictConfig) -> float | None:
     """Return the first number of the headline, which Optuna maximises, after running the task."""
-    with one_line_errors(EXPECTED):  # inside too: Hydra would print more than a line
+    with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
         overrides = job.overrides.task
@@ -139,7 +135,7 @@ def main(components: Sequence[type[Component]] = ()) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed by Hydra
     open_streams()
     words = sys.argv[1:]
-    with one_line_errors(EXPECTED):
+    with one_line_errors():
         compose.register_schemas(COMPONENTS, components)
         if wants_help(words):
             print(help_text(components))

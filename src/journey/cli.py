@@ -25,6 +25,8 @@ from journey.config import compose
 from journey.config.run import GROUPS, Task
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
+from journey.engine.store import StoreError
+from journey.launch.jobs import JobsFailedError
 
 MOST_POINTS = 10_000  # of a sweep
 SOLVABLE = {  # errors of the system that a user can solve
@@ -307,11 +309,8 @@ def keyed_overrides(overrides: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def one_line_errors(expected: tuple[type[Exception], ...]) -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Print errors that users can solve as one line on standard error, and exit with status 1.
-
-    Args:
-        expected: The program's own errors.
 
     Raises:
         OSError: The system's error is none that a user can solve.
@@ -326,8 +325,10 @@ def one_line_errors(expected: tuple[type[Exception], ...]) -> Iterator[None]:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_hydra_message(error)}")
-    except expected as error:  # a failed job has a line
-        sys.exit("error: " + "\n".join(printable(line) for line in str(error).splitlines()))
+    except (ConfigError, StoreError) as error:
+        sys.exit(f"error: {printable(str(error))}")
+    except JobsFailedError as error:  # a line for each job
+        sys.exit(f"error: {error}")
     except OSError as error:
         if error.errno not in SOLVABLE:
             raise

@@ -216,7 +216,7 @@ REFUSED = {
     "training.clip_norm=0": r"training\.clip_norm=0\.0: must be in 1e-12…1e\+12",
     "training.ema_decay=1": r"training\.ema_decay=1\.0: must be in \[0, 1\)",
     "training.ema_decay=nan": r"training\.ema_decay=nan: must be in \[0, 1\)",
-    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_cifar, ddpm_small, ddpm",
+    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_cifar, ddpm_mnist, ddpm",
     "model=null": r"model=",
     "dataset=5": r"dataset=5",
     "model.norm_num_groups=0": r"model\.norm_num_groups=0",
@@ -363,7 +363,7 @@ def test_a_users_file_that_would_not_be_read_is_refused(words, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     directory = user_directory(tmp_path, "smoke", num_steps="num_stepz")
     words = (*words.format(directory).split(), "experiment=smoke", "task=plan")
-    expected = "experiment/smoke.yaml=smoke: must be named otherwise: journey has experiment/smoke"
+    expected = "experiment/smoke.yaml=smoke: must be renamed: journey has its own experiment/smoke"
     assert expected in refused(monkeypatch, *words)
     assert not (tmp_path / "artifacts").exists()
 

@@ -186,7 +186,7 @@ def test_a_users_file_cannot_replace_a_file_of_journey(name, monkeypatch, tmp_pa
     (tmp_path / "mine" / name).parent.mkdir(parents=True)
     (tmp_path / "mine" / name).write_text("{}")
     message = message_of(monkeypatch, "--config-dir=mine", "experiment=smoke", "task=plan")
-    assert "must be named otherwise: journey has" in message
+    assert "must be renamed: journey has" in message
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ for words in sys.argv[1:]:
     finally:
         print("LOADED", *(name for name in {HEAVY} if name in sys.modules), flush=True)
     break
-"""  # every command runs in a process of its own, which has imported nothing for another
+"""  # each command runs in its own process, with no earlier imports
 
 
 def output_and_imports(directory, *commands, first="") -> dict[str, tuple[str, list[str]]]:
@@ -39,12 +39,12 @@ EXPECTED = {
     "method=[nothing]": "error: method=nothing: no such option",
     "retraining.fraction=0.001": "error: retraining.fraction=0.001: must be such that",
     "experiment=smoke compute=slurm compute.device=cuda compute.gpus=1 task=plan": "GPU-hours",
-    "experiment=smoke task=status": "not begun",
+    "experiment=smoke task=status": "not started",
     **{
         f"experiment={e} task=plan": "featurize" for e in ("smoke", "methods", "twemoji", "planted")
     },
     **{f"experiment={e} task=plan": "continuations" for e in ("emergence", "path", "localization")},
-    "task=verify": "every payload is what its manifest says",
+    "task=verify": "every artifact matches its manifest",
 }
 
 

@@ -110,8 +110,8 @@ def recorded_tasks(root: Path) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("commands", "message"),
     [
-        ((), "used where sbatch and squeue are found"),
-        (("sbatch", "squeue"), "used while Slurm answers"),
+        ((), "needs sbatch and squeue"),
+        (("sbatch", "squeue"), "Slurm does not answer"),
     ],
     ids=["none", "no answer"],
 )
@@ -121,7 +121,7 @@ def test_a_machine_without_slurm_is_refused(root, monkeypatch, commands, message
         (root / name).write_text("#!/bin/sh\nexit 1\n")
         (root / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(root))
-    with pytest.raises(ConfigError, match=f"^compute=slurm: must be {message}"):
+    with pytest.raises(ConfigError, match=f"^compute=slurm: {message}"):
         list(
             Slurm().make(
                 counts(root / "log", 1), Workspace(Store(root), Slurm(), JSONLines(), "test")

@@ -186,10 +186,10 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     ("experiment", "titles"),
     [
         ("digits", ["LDS"]),
-        ("planted", ["Copies among as many first images,", "Median rank of a copy,"]),
+        ("planted", ["Recall of duplicates", "Median rank of a duplicate"]),
         (
             "emergence",
-            ["P(class of the final image | x_t)", "Share of the query's class in the top 50"],
+            ["P(class of the final sample | x_t)", "Share of the query's class in the top 50"],
         ),
         ("counterfactual", []),
     ],

@@ -69,12 +69,12 @@ def test_similar_artifacts_come_before_measured_rates(target):
     assert estimate_cost(spec, [other, similar], None) == Cost(20.0, 200.0)
 
 
-def test_whitened_and_normalised_gradients_have_rates_of_their_own(run, workspace):
+def test_preconditioned_and_normalised_gradients_have_rates_of_their_own(run, workspace):
     experiment, names = load_experiment(run, workspace.store), set()
     for changes in ({}, {"normalize": True}, {"kernel": Kernel.ekfac}):
         score = experiment.scores(journey_trak(**changes))
         names |= {spec.rate_name for spec in ancestors(score) if isinstance(spec, Featurize)}
-    assert names == {"featurize", "featurize normalized", "featurize whitened"}
+    assert names == {"featurize", "featurize normalized", "featurize preconditioned"}
 
 
 def test_a_plan_has_numbers_sizes_and_unknown_costs(target, workspace, capsys):

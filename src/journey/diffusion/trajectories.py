@@ -1,13 +1,19 @@
-"""What stages read: the training examples of a model, and the trajectories of the queries."""
+"""What stages read: the training examples of a model, and the trajectories of the queries.
+
+It does not import torch, so that a cached report needs none.
+"""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from journey.data.images import train_images
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.examples import Examples
 from journey.pipeline.interfaces import Continuations, Sample, Train
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def train_examples(checkpoint: Train, workspace: Workspace) -> Examples:
@@ -18,10 +24,19 @@ def train_examples(checkpoint: Train, workspace: Workspace) -> Examples:
 
 def trajectory_at(
     name: str, trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
-) -> Tensor:
+) -> "Tensor":
     """Return `x_t` or `x0_hat` of all queries at some of the stored steps [step, query, …]."""
+    import torch
+
+    return torch.from_numpy(_stored(name, trajectories, steps, workspace))
+
+
+def _stored(
+    name: str, trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
+) -> np.ndarray:
+    """Return the same as an array."""
     stored = get(trajectories, workspace).array(f"{name}.npy")
-    return torch.from_numpy(np.stack([stored[trajectories.steps.index(t)] for t in steps]))
+    return np.stack([stored[trajectories.steps.index(t)] for t in steps])
 
 
 def query_estimates(
@@ -35,6 +50,8 @@ def query_estimates(
 
 def final_samples(trajectories: Sample, workspace: Workspace) -> Examples:
     """Return the final samples of all queries."""
+    import torch
+
     final = torch.from_numpy(np.array(get(trajectories, workspace).array("final.npy")))
     return Examples(final, context=query_contexts(trajectories, workspace))
 
@@ -48,10 +65,12 @@ def query_examples(
     return list(zip(steps, query_estimates(trajectories, steps, workspace), strict=True))
 
 
-def query_contexts(trajectories: Sample, workspace: Workspace) -> Tensor | None:
+def query_contexts(trajectories: Sample, workspace: Workspace) -> "Tensor | None":
     """Return the condition of every query's prompt [query, 1, L, E], or None without prompts."""
     if not trajectories.prompts:
         return None
+    import torch
+
     return torch.from_numpy(np.array(get(trajectories, workspace).array("context.npy")))
 
 
@@ -64,7 +83,7 @@ def estimate_pictures(
     trajectories: Sample, steps: tuple[int, ...], workspace: Workspace, name: str = "x0_hat"
 ) -> np.ndarray:
     """Return x̂0_t of all queries at some stored steps, in −1…1 [step, query, C, H, W]."""
-    examples = trajectory_at(name, trajectories, steps, workspace).numpy()
+    examples = _stored(name, trajectories, steps, workspace)
     return np.stack([decode_pictures(x, trajectories, workspace) for x in examples])
 
 

@@ -107,15 +107,17 @@ class Client:
         self._gather_seconds = gather_seconds
         self._root: Path = workspace.store.root
         self._tasks: dict[ArrayTaskID, set[str]] = {}  # alive tasks and their jobs
-        self._over_before: set[ArrayTaskID] = set()  # tasks that were over at the last look
+        self._over_before: set[ArrayTaskID] = set()  # tasks that were over at the last poll
         self._ready_since: dict[str, float] = {}
         self._costs = defaultdict(list, recorded_costs(workspace.store))
         self._most_in_array = cluster.most_in_array()
 
-    def look(self) -> list[Spec]:
+    def poll(self) -> list[Spec]:
         """Return the specs finished since the last poll of store and Slurm; submit ready jobs."""
         with exclusive(self._root):
-            states = cluster.look()  # before the store: what an ended task computed is there then
+            states = (
+                cluster.task_states()
+            )  # before the store: what an ended task computed is there then
             finished = self._find_finished()
             if states is not None:  # else Slurm does not answer, and nothing is done
                 self._adopt(states)

@@ -20,7 +20,7 @@ def is_there() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
-def look() -> dict[ArrayTaskID, str] | None:
+def task_states() -> dict[ArrayTaskID, str] | None:
     """Return the state of every task of ours that Slurm knows; None if it does not answer."""
     output = _ask("squeue", "--noheader", "--array", "--states=all", "--me", "--format=%K|%T|%j")
     if output is None:

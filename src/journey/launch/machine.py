@@ -22,7 +22,7 @@ from journey.launch.pool import Outcome, Pool
 
 MOST_ATTEMPTS = 2  # of a job whose process is killed, or that runs out of memory
 OUT_OF_MEMORY = ("OutOfMemoryError:", "MemoryError:")  # how such errors begin: torch's, Python's
-POLL_SECONDS = 1.0  # between looks at the workers
+POLL_SECONDS = 1.0  # between polls of the workers
 
 
 def check_compute(compute: Compute, where: str) -> None:

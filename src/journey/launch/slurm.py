@@ -45,7 +45,7 @@ class Slurm(Compute):
         pack_seconds: Artifacts that take less share a task, until each worker is expected to take
             so long.
         gather_seconds: How long those wait for others to share a task with.
-        poll_seconds: Between looks at the store and the queue.
+        poll_seconds: Between polls of the store and the queue.
         retries: Of what fails; what was preempted, or progressed, is not counted.
     """
 
@@ -105,7 +105,7 @@ class Slurm(Compute):
         client = Client(queue, shared, self._allocation(), self._options(), *limits)
         with show_progress(queue, self.array_parallelism) as show:
             while not queue.done:
-                finished = client.look()
+                finished = client.poll()
                 show()
                 yield from finished
                 if not queue.done:
@@ -127,7 +127,7 @@ class Slurm(Compute):
         if not cluster.is_there():
             needed = "needs sbatch and squeue, as on a login node"
             raise ConfigError(f"compute=slurm: {needed}; this machine has none")
-        states = cluster.look()
+        states = cluster.task_states()
         if states is None:
             raise ConfigError("compute=slurm: Slurm does not answer; `squeue --me` says why")
         return states

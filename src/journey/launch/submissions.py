@@ -1,6 +1,6 @@
 """What was submitted to a cluster, kept beside the store so that any client finds it again.
 
-<root>/jobs/.lock held by the client that looks and submits, where the file system has locks
+<root>/jobs/.lock held by the client that polls and submits, where the file system has locks
 <root>/jobs/<token>/submission.json the cache keys of every task of one array, written before it is
 submitted <root>/jobs/<token>/task-<index>.json the state of a task, written by the task itself
 <root>/jobs/<token>/<job>_*.out, .err what it printed, and what submitit needs
