@@ -115,9 +115,7 @@ class Client:
     def poll(self) -> list[Spec]:
         """Return the specs finished since the last poll of store and Slurm; submit ready jobs."""
         with exclusive(self._root):
-            states = (
-                cluster.task_states()
-            )  # before the store: what an ended task computed is there then
+            states = cluster.task_states()  # before the store, which then has all of ended tasks
             finished = self._find_finished()
             if states is not None:  # else Slurm does not answer, and nothing is done
                 self._adopt(states)
