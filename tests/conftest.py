@@ -34,6 +34,25 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+# Files whose tests take more than six seconds of one core: they start processes or train models.
+SLOW = (
+    "test_kill", "test_full_size", "test_smoke", "test_slurm", "test_user_components",
+    "test_latent", "test_readme", "test_compose", "test_tracking", "test_no_torch",
+    "test_notebooks", "test_redraw", "test_by_hand", "test_api", "test_workers", "test_features",
+    "test_counterfactual", "test_external", "test_magic", "test_report", "test_methods",
+    "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
+    "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
+    "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
+    "test_training", "test_storage", "test_methods_table", "test_run",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark the tests that `make fast` leaves out."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:

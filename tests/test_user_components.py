@@ -102,7 +102,11 @@ def test_an_evaluation_runs_and_retrains_nothing_that_it_does_not_need(tmp_path)
 
 CLASHES = {
     "user_method.py": ('"mine"', '"pixel"', "error: method=pixel=Mine: must be a name other than "),
-    "user_dataset.py": ('"stripes"', '"digits"', "error: dataset=digits=Stripes: must be a name other than "),
+    "user_dataset.py": (
+        '"stripes"',
+        '"digits"',
+        "error: dataset=digits=Stripes: must be a name other than ",
+    ),
     "user_evaluation.py": (
         '= "continuity"',
         '= "lds"',
