@@ -25,6 +25,11 @@ def flow_schedule(prediction="flow") -> Schedule:
     return Schedule((1 - s) ** 2, s**2, CPU, clip=False, prediction=PREDICTIONS[prediction])
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(1)
+
+
 SCHEDULES = {"linear": linear_schedule(1000, clip=False, device=CPU), "flow": flow_schedule()}
 
 
