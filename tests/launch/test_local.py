@@ -187,6 +187,8 @@ def script(tmp_path: Path, body: str, **options):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + body)
     environment = {**os.environ, "PYTHONPATH": str(HERE), **options.pop("env", {})}
+    # A background job of a shell ignores Ctrl-C, and so would the script.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         [sys.executable, str(path)], cwd=tmp_path, env=environment, text=True, **options
     ) as process:
