@@ -26,14 +26,14 @@ from journey.engine.checks import require, require_count, require_region_inside,
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.statistics import interval
 from journey.pipeline.examples import Examples
-from journey.pipeline.schedule import PREDICTIONS, Schedule
+from journey.pipeline.schedule import PREDICTION_TYPES, PREDICTIONS, Schedule
 from journey.pipeline.settings import Kernel, Target
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 Array = np.ndarray | Tensor
-PREDICTION_TYPES = {"epsilon": "noise", "v_prediction": "velocity", "sample": "sample"}
+PREDICTIONS_OF_DIFFUSERS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
 
 
 def method(name: str = "journey", **settings: object) -> GradientMethod:
@@ -211,10 +211,10 @@ def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:
     allowed = "one with alphas_cumprod, such as DDPMScheduler, or a Schedule"
     require(squared is not None, "scheduler", type(scheduler).__name__, allowed)
     kind = scheduler.config.prediction_type  # type: ignore[attr-defined]
-    allowed = f"one of {', '.join(PREDICTION_TYPES)}"
-    require(kind in PREDICTION_TYPES, "scheduler.prediction_type", kind, allowed)
+    allowed = f"one of {', '.join(PREDICTIONS_OF_DIFFUSERS)}"
+    require(kind in PREDICTIONS_OF_DIFFUSERS, "scheduler.prediction_type", kind, allowed)
     signal = torch.as_tensor(squared).cpu().double()
-    return Schedule(signal, 1 - signal, place, False, PREDICTIONS[PREDICTION_TYPES[kind]])
+    return Schedule(signal, 1 - signal, place, False, PREDICTIONS[PREDICTIONS_OF_DIFFUSERS[kind]])
 
 
 class Interval(NamedTuple):

@@ -10,8 +10,7 @@ from journey.diffusion.text import TextEncoder
 from journey.engine.store import MANIFEST
 from journey.pipeline.interfaces import Latents
 from journey.pipeline.pretrained import locate
-
-PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction", "sample": "sample"}
+from journey.pipeline.schedule import PREDICTION_TYPES
 
 
 def pipeline(directory: Path | str) -> StableDiffusionPipeline:

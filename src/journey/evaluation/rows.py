@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from journey.attribution.targets import STEP
+from journey.pipeline.interfaces import Row
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.table import Table
-
-Row = dict[str, str | int | float]
 
 Number = float | np.ndarray  # a single one
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -56,17 +56,17 @@ def seconds_left(queue: JobQueue, num_workers: int) -> float | None:
     remaining, finished = queue.remaining, queue.finished_seconds
     if not finished or not remaining:
         return None
-    seconds: Counter[str] = Counter()
-    work: Counter[str] = Counter()
-    for key, duration_of_job in finished.items():
+    seconds: defaultdict[str, float] = defaultdict(float)
+    work: defaultdict[str, float] = defaultdict(float)
+    for key, elapsed in finished.items():
         spec = queue.specs[key]
-        seconds[spec.stage] += duration_of_job  # type: ignore[assignment]  # counts of seconds
-        work[spec.stage] += spec.work  # type: ignore[assignment]
+        seconds[spec.stage] += elapsed
+        work[spec.stage] += spec.work
     mean, now, total = sum(finished.values()) / len(finished), time.monotonic(), 0.0
     for key in remaining:
         spec = queue.specs[key]
-        known = work[spec.stage] > 0
-        expected = seconds[spec.stage] / work[spec.stage] * spec.work if known else mean
+        has_rate = work[spec.stage] > 0
+        expected = seconds[spec.stage] / work[spec.stage] * spec.work if has_rate else mean
         total += max(0.0, expected - (now - queue.running.get(key, now)))
     return total / min(num_workers, len(remaining))
 

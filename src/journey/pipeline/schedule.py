@@ -94,6 +94,10 @@ PREDICTIONS: dict[str, PredictionType] = {
 """The prediction type of each value of the setting `model.prediction`."""
 
 
+PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction", "sample": "sample"}
+"""The names of prediction types in diffusers, where it has them."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The distribution of x_t given x_0, N(a_t x_0, b_t² I), at every timestep.
