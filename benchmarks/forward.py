@@ -69,7 +69,7 @@ def sampling(queries: Examples, denoiser: network.Denoiser) -> None:
     """Sample trajectories as `journey.diffusion.sampling.make_trajectories` does."""
     noise = trajectory_noise(range(len(queries)), queries.shape, 0)
     timesteps = list(range(999, 999 - NUM_STEPS, -1))
-    condition = None if queries.context is None else queries.context[:, 0]
+    condition = None if queries.condition is None else queries.condition[:, 0]
     for _ in sample_trajectories(denoiser, Sampler.ddpm, timesteps, noise, condition):
         pass
 
@@ -78,8 +78,8 @@ def forward(queries: Examples, denoiser: network.Denoiser, num_images: int, size
     """Compute forward passes of the network only, in batches of a size."""
     x, t = torch.randn(size, *queries.shape), torch.full((size,), STEP)
     condition = None
-    if queries.context is not None:
-        condition = queries.context[:1, 0].repeat(size, 1, 1)
+    if queries.condition is not None:
+        condition = queries.condition[:1, 0].repeat(size, 1, 1)
     for _ in range(num_images // size):
         denoiser.predict(x, t, condition)
 

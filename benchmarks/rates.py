@@ -105,15 +105,15 @@ def setting(model: Model, shape: tuple[int, int, int], compute: Compute) -> Sett
     examples, null_condition = Examples(x0), None
     if model.reads_text:
         size = (model.text_length, model.context_width)
-        context = torch.randn(NUM_IMAGES, NUM_CAPTIONS, *size)
+        condition = torch.randn(NUM_IMAGES, NUM_CAPTIONS, *size)
         if model.pretrained:
             pipeline = locate("model.pretrained", model.pretrained, "a pipeline")
             encoder = TextEncoder.from_pipeline(pipeline, model.text_length)
             captions = ["a photograph of this and of that"] * NUM_IMAGES * NUM_CAPTIONS
             tokens = torch.stack(encoder.tokens(captions))
-            context = LazyCaptions(tokens.unflatten(1, (NUM_IMAGES, NUM_CAPTIONS)), encoder)
+            condition = LazyCaptions(tokens.unflatten(1, (NUM_IMAGES, NUM_CAPTIONS)), encoder)
         deviation = torch.rand_like(x0) if model.samples_latents else None
-        examples = Examples(x0, deviation, context)
+        examples = Examples(x0, deviation, condition)
         null_condition = torch.randn(size).to(device)
     schedule = model.schedule(device)
     return Setting(model, shape, compute, device, schedule, examples.to(device), null_condition)

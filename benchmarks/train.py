@@ -62,7 +62,7 @@ def bare(state: training.TrainingState, case: Case) -> None:
     schedule = case.model.schedule(torch.device("cpu"))
     predict = network.bind(state.network, Precision.fp32)
     batch = case.examples[: case.batch_size]
-    condition = None if batch.context is None else batch.context[:, 0]
+    condition = None if batch.condition is None else batch.condition[:, 0]
     for _ in range(case.steps):
         t, eps = torch.randint(1000, (case.batch_size,)), torch.randn(batch.x0.shape)
         x0 = batch.x0
@@ -80,7 +80,7 @@ def compare(name: str) -> None:
     case = make_case(name)
     training.initialise(0, "benchmark")
     state = training.new_state(case.model.build(case.examples.shape), case.settings)
-    context = case.examples.context
+    condition = case.examples.condition
     batches = training.Batches(
         batching=Batching.independent,
         rows=torch.arange(len(case.examples)),
@@ -97,7 +97,7 @@ def compare(name: str) -> None:
         training=case.settings,
         precision=Precision.fp32,
         schedule=case.model.schedule(torch.device("cpu")),
-        null_condition=None if context is None else torch.zeros(context.shape[2:]),
+        null_condition=None if condition is None else torch.zeros(condition.shape[2:]),
     )
     ours = training.train(state, inputs, NUM_STEPS)
     bare(state, case)

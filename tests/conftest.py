@@ -85,20 +85,20 @@ def draws() -> NoiseSamples:
     return sample_noise((0, 1000), 6, (1, 8, 8), seed=0, purpose="test")
 
 
-def naive_loss(net, noise_schedule, x0, t, eps, context=None) -> torch.Tensor:
+def naive_loss(net, noise_schedule, x0, t, eps, condition=None) -> torch.Tensor:
     """Return the denoising loss of one example and one noise sample."""
     alpha_bar = noise_schedule.signal_squared[t].float()
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
-    inputs = (x_t[None], t[None]) if context is None else (x_t[None], t[None], context[None])
+    inputs = (x_t[None], t[None]) if condition is None else (x_t[None], t[None], condition[None])
     return ((eps - net(*inputs).sample[0]) ** 2).mean()
 
 
-def naive_gradient(net, noise_schedule, x0, draws, context=None) -> torch.Tensor:
+def naive_gradient(net, noise_schedule, x0, draws, condition=None) -> torch.Tensor:
     """Return the gradient [d] of one example, averaged over noise samples, by backward passes."""
     total = 0
     for t, eps in zip(draws.t, draws.eps, strict=True):
         net.zero_grad()
-        naive_loss(net, noise_schedule, x0, t, eps, context).backward()
+        naive_loss(net, noise_schedule, x0, t, eps, condition).backward()
         total = total + torch.cat([p.grad.flatten() for p in net.parameters()])
     return total / len(draws)
 

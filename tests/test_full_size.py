@@ -104,9 +104,9 @@ def test_the_text_to_image_model_of_the_paper_runs_with_the_encoders_of_a_pipeli
     assert num_parameters(model) == 57_373_316
     (latents,) = (directory / "artifacts/latents").iterdir()
     assert np.load(latents / "mean.npy").shape == (12, 4, 16, 16)
-    assert np.load(latents / "context.npy").shape == (12, 5, 77, 1024)
+    assert np.load(latents / "condition.npy").shape == (12, 5, 77, 1024)
 
-    contexts = np.load(next((directory / "artifacts/trajectories").glob("*/context.npy")))
+    conditions = np.load(next((directory / "artifacts/trajectories").glob("*/condition.npy")))
     expected, _ = pipeline(model).encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
-    states = torch.from_numpy(contexts[:2, 0])
+    states = torch.from_numpy(conditions[:2, 0])
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-4)

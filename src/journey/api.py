@@ -176,8 +176,8 @@ def _prepared(user_network: nn.Module, example: Examples) -> nn.Module:
     if "return_dict" not in inspect.signature(network.forward).parameters:
         network = Plain(network)
     inputs = [example.x0, torch.zeros(1, dtype=torch.int64, device=example.x0.device)]
-    if example.context is not None:
-        inputs.append(example.context[:, 0])
+    if example.condition is not None:
+        inputs.append(example.condition[:, 0])
     with torch.no_grad():
         shape = tuple(network(*inputs, return_dict=False)[0].shape[1:])
     require(shape == example.shape, "shape of a prediction", shape, f"{example.shape}, as an image")
@@ -196,9 +196,11 @@ def _examples(name: str, images: Array, conditions: Array | None) -> Examples:
     require(bool(x0.isfinite().all()), name, "NaN or infinite", "finite")
     if conditions is None:
         return Examples(x0.float())
-    context = _tensor(conditions)[:, None]
-    require(len(context) == len(x0), f"conditions of {name}", len(context), f"{len(x0)}, one each")
-    return Examples(x0.float(), context=context)
+    condition = _tensor(conditions)[:, None]
+    require(
+        len(condition) == len(x0), f"conditions of {name}", len(condition), f"{len(x0)}, one each"
+    )
+    return Examples(x0.float(), condition=condition)
 
 
 def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:

@@ -22,7 +22,7 @@ def batches():
 
 
 def estimated(net, schedule):
-    return estimate_ekfac(net, lambda x, t, context=None: net(x), schedule, batches)
+    return estimate_ekfac(net, lambda x, t, condition=None: net(x), schedule, batches)
 
 
 def dense(net, schedule):

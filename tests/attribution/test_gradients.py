@@ -58,9 +58,9 @@ def test_text_conditional_latents_are_augmented_for_each_noise_sample(linear_sch
         for k in range(6):
             x0 = examples.x0[i] + examples.deviation[i] * noise.latent_noise[k]
             x0 = x0.flip(-1) if k % 2 else x0
-            context = examples.context[i, noise.caption_index[k]]
+            condition = examples.condition[i, noise.caption_index[k]]
             single = noise[k : k + 1]
-            expected[i] += naive_gradient(net, linear_schedule, x0, single, context) / 6
+            expected[i] += naive_gradient(net, linear_schedule, x0, single, condition) / 6
     ours = gradients(Objective(net, linear_schedule, Precision.fp32), examples, noise, plan)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
@@ -145,15 +145,15 @@ def test_normalized_gradients_are_the_naive_loop(net, linear_schedule, clean, dr
 def test_guidance_differentiates_both_predictions(linear_schedule, plan):
     torch.manual_seed(0)
     net = conditional()
-    examples = Examples(torch.randn(3, 4, 4, 4), context=torch.randn(3, 1, 5, 6))
+    examples = Examples(torch.randn(3, 4, 4, 4), condition=torch.randn(3, 1, 5, 6))
     no_prompt = torch.randn(5, 6)
     noise = sample_noise((0, 1000), 6, (4, 4, 4), 0, "test")
     expected = []
-    for x0, (context,) in zip(examples.x0, examples.context, strict=True):
+    for x0, (condition,) in zip(examples.x0, examples.condition, strict=True):
         net.zero_grad()
         x_t = add_noise(linear_schedule, x0.expand(6, -1, -1, -1), noise.t, noise.eps)
         without, with_prompt = (
-            net(x_t, noise.t, text.expand(6, -1, -1)).sample for text in (no_prompt, context)
+            net(x_t, noise.t, text.expand(6, -1, -1)).sample for text in (no_prompt, condition)
         )
         (noise.eps - (without + 2.5 * (with_prompt - without))).square().mean().backward()
         expected.append(torch.cat([p.grad.flatten() for p in net.parameters()]))

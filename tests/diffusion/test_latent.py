@@ -48,15 +48,15 @@ def test_the_unet_of_the_paper_has_its_number_of_parameters():
 
 
 def test_guidance_extrapolates_from_no_prompt_to_the_prompt():
-    def predict(x_t, t, context):
-        return x_t * t[:, None] + context.sum((1, 2))[:, None]
+    def predict(x_t, t, condition):
+        return x_t * t[:, None] + condition.sum((1, 2))[:, None]
 
     x_t, t = torch.randn(3, 2), torch.tensor([1, 2, 3])
-    context, null = torch.randn(3, 4, 5), torch.randn(4, 5)
-    without, with_prompt = predict(x_t, t, null.expand_as(context)), predict(x_t, t, context)
+    condition, null = torch.randn(3, 4, 5), torch.randn(4, 5)
+    without, with_prompt = predict(x_t, t, null.expand_as(condition)), predict(x_t, t, condition)
     guided = network.guided(predict, network.Guidance(3.0, null))
     expected = without + 3 * (with_prompt - without)
-    torch.testing.assert_close(guided(x_t, t, context), expected)
+    torch.testing.assert_close(guided(x_t, t, condition), expected)
 
 
 def test_a_latent_model_tells_which_images_fit():
@@ -169,17 +169,17 @@ def test_storing_tokens_instead_of_states_does_not_change_scores(workspace, tmp_
         },
     )
     scores = {}
-    for name, max_bytes in (("context", autoencoder.MAX_CONTEXT_BYTES), ("tokens", 0)):
-        monkeypatch.setattr(autoencoder, "MAX_CONTEXT_BYTES", max_bytes)
+    for name, max_bytes in (("condition", autoencoder.MAX_CONDITION_BYTES), ("tokens", 0)):
+        monkeypatch.setattr(autoencoder, "MAX_CONDITION_BYTES", max_bytes)
         other = dataclasses.replace(workspace, store=Store(tmp_path / name))
         experiment = load_experiment(run, other.store)
         files = {path.stem for path in get(experiment.latents, other).path.iterdir()}
-        assert {"context", "tokens"} & files == {name}
+        assert {"condition", "tokens"} & files == {name}
         for method in run.method:
             spec = experiment.scores(run.method[method])
             scores[name, method] = get(spec, other).array("scores.npy")
     for method in run.method:
-        stored, lazy = scores["context", method], scores["tokens", method]
+        stored, lazy = scores["condition", method], scores["tokens", method]
         atol = 1e-3 * np.abs(stored).max()
         np.testing.assert_allclose(lazy, stored, rtol=1e-2, atol=atol, err_msg=method)
 

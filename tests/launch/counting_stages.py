@@ -39,6 +39,7 @@ def count(spec: Count, partial: Path, workspace: Workspace) -> None:
     clock = resume.Clock(partial, workspace.compute.checkpoint_seconds)
     for row in range(state["rows"], spec.rows):
         if row == spec.rows // 2 and spec.waits_for:
+            write_log(spec, "waits")  # with a state saved, if `checkpoint_seconds` is 0
             wait(Path(spec.waits_for))
         time.sleep(spec.seconds)
         state = {
@@ -65,8 +66,13 @@ def write_log(spec: Spec, event: str) -> None:
 
 
 def rows(log: Path) -> int:
-    """How much was told so far."""
+    """Return how many rows were logged so far."""
     return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def waiting(log: Path) -> int:
+    """Return how many artifacts began to wait so far."""
+    return log.read_text().count(" waits ") if log.exists() else 0
 
 
 def repeated_rows(log: Path) -> Counter[str]:
@@ -74,6 +80,6 @@ def repeated_rows(log: Path) -> Counter[str]:
     events = Counter(tuple(line.split()[:2]) for line in log.read_text().splitlines())
     repeated: Counter[str] = Counter()
     for (label, event), count in events.items():
-        if count > 1:
+        if count > 1 and event != "waits":
             repeated["done" if event == "done" else label] += count - 1
     return repeated

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, small_run
-from counting_stages import Count, repeated_rows, rows
+from counting_stages import Count, repeated_rows, rows, waiting
 from logged_training import LoggedTrain
 from slurm_cluster import (
     Cluster,
@@ -79,7 +79,7 @@ def counts(log: Path, number: int, go: Path | str = "") -> list[Count]:
 
 def wait_for_middle(log: Path, number: int) -> None:
     """Wait until so many artifacts wait."""
-    wait_until(lambda: rows(log) == number * ROWS // 2)
+    wait_until(lambda: waiting(log) == number)
 
 
 def preempt(slurm: Cluster) -> None:

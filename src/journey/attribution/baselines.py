@@ -132,16 +132,16 @@ class Caption(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         from journey.diffusion.network import get_device
-        from journey.diffusion.trajectories import query_contexts, train_examples
+        from journey.diffusion.trajectories import query_conditions, train_examples
 
-        context = train_examples(spec.trajectories.checkpoint, workspace).context
-        prompts = query_contexts(spec.trajectories, workspace)
-        if context is None or prompts is None:
+        condition = train_examples(spec.trajectories.checkpoint, workspace).condition
+        prompts = query_conditions(spec.trajectories, workspace)
+        if condition is None or prompts is None:
             raise ValueError("method=caption: the model reads no text")
-        context = context.to(get_device(workspace.compute))
+        condition = condition.to(get_device(workspace.compute))
         captions = []
-        for first in range(0, len(context), CAPTIONED_IMAGES_AT_ONCE):
-            block = context[first : first + CAPTIONED_IMAGES_AT_ONCE]
+        for first in range(0, len(condition), CAPTIONED_IMAGES_AT_ONCE):
+            block = condition[first : first + CAPTIONED_IMAGES_AT_ONCE]
             captions.append(block.mean((1, 2)).cpu().numpy())
         out[:] = cosine_scores(np.concatenate(captions), prompts.mean((1, 2))[None].numpy())
         return {}

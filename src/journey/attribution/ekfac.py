@@ -36,7 +36,7 @@ from journey.pipeline.schedule import Schedule, add_noise
 EKFAC_FILE = "ekfac.safetensors"
 
 EKFACBatch = tuple[Tensor, NoiseSamples, Tensor, Tensor | None]
-"""clean examples [B, …]; a noise sample each; pseudo-target − ε_θ ~ N(0, I) [B, …]; contexts"""
+"""clean examples [B, …]; a noise sample each; pseudo-target − ε_θ ~ N(0, I) [B, …]; conditions"""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _signals(
 
     hooks = [module.register_forward_hook(hook) for module in modules.values()]
     try:
-        for x0, noise, error, context in batches:
-            predicted = predict(add_noise(schedule, x0, noise.t, noise.eps), noise.t, context)
+        for x0, noise, error, condition in batches:
+            predicted = predict(add_noise(schedule, x0, noise.t, noise.eps), noise.t, condition)
             # G of a mean over D elements is (2 / D) E[JᵀJ], J the Jacobian of the prediction.
             residual = error * (2 / error[0].numel()) ** 0.5
             gradients = torch.autograd.grad((predicted * residual).sum(), list(outputs.values()))
@@ -225,7 +225,7 @@ def ekfac_batches(
         if batch.deviation is not None:
             random = generator(seed, "curvature latents", first)
             x0 = x0 + batch.deviation * torch.randn(x0.shape, generator=random).to(device)
-        yield x0, noise, error, None if batch.context is None else batch.context[:, 0]
+        yield x0, noise, error, None if batch.condition is None else batch.condition[:, 0]
 
 
 def make_ekfac(spec: EKFACFactors, partial: Path, workspace: Workspace) -> dict[str, int]:

@@ -43,7 +43,7 @@ from journey.diffusion.network import load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
-    query_contexts,
+    query_conditions,
     query_examples,
     train_examples,
     trajectory_at,
@@ -146,11 +146,11 @@ def feature_batches(
     elif spec.query_example is QueryExample.estimate:
         examples = query_examples(trajectories, spec.steps, workspace)
     elif spec.query_example is QueryExample.mean:
-        context = query_contexts(trajectories, workspace)
+        condition = query_conditions(trajectories, workspace)
         examples = []
         for step, continuations in zip(steps, spec.continuations, strict=True):
             mean = torch.from_numpy(continuation_samples(continuations, workspace).mean(1))
-            examples.append((step, Examples(mean, context=context)))
+            examples.append((step, Examples(mean, condition=condition)))
     else:
         final = final_samples(trajectories, workspace)
         examples = [(t, final) for t in steps]

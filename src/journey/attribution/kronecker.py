@@ -57,8 +57,8 @@ def _features(objective: Objective, examples: Examples, noise: NoiseSamples) -> 
     passes = 1 if objective.guidance is None else 2
     layers = projected_layers(objective.network).values()
     z = [layer.new_z(passes * len(examples)) for layer in layers]
-    x0, context, pairs = as_batch(examples, [noise] * len(examples))
-    inputs = (objective.schedule, x0, context, pairs)
+    x0, condition, pairs = as_batch(examples, [noise] * len(examples))
+    inputs = (objective.schedule, x0, condition, pairs)
     mean = batch_output(objective.predict(), *inputs, objective.output, objective.region)
     gradients = torch.autograd.grad(mean * len(examples), z)
     phi = torch.cat([g.flatten(1) for g in gradients], 1)

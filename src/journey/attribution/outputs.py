@@ -4,7 +4,7 @@ Symbols:
     t, ε     timestep and Gaussian noise; one pair is a noise sample
     K, N, Q  number of noise samples, of examples, of queries
     x0       clean example; "…" in a shape stands for its axes
-    L, E     length and width of a text context
+    L, E     length and width of a text condition
 
 The stage `make_outputs` writes outputs.npy, float64 [2, steps + 1, Q]: the output of every query
 under one model at each step and, last, that of its final sample. The first axis is two halves of
@@ -92,24 +92,24 @@ def output(
         function: Which function of the prediction is averaged.
         region: Box of rows and columns whose elements are averaged; () is all of them.
     """
-    x0, context = augment(example, noise)
-    return batch_output(predict, schedule, x0, context, noise, function, region)
+    x0, condition = augment(example, noise)
+    return batch_output(predict, schedule, x0, condition, noise, function, region)
 
 
 def batch_output(
     predict: Predict,
     schedule: Schedule,
     x0: Tensor,
-    context: Tensor | None,
+    condition: Tensor | None,
     noise: NoiseSamples,
     function: Output = Output.loss,
     region: Region = (),
 ) -> Tensor:
-    """Return the mean output, a scalar, of augmented examples x0 [K, …] and context [K, L, E]."""
+    """Return the mean output, a scalar, of augmented examples x0 [K, …] and condition [K, L, E]."""
     if function is Output.loss:
-        return denoising_loss(predict, schedule, x0, noise.t, noise.eps, context, region).mean()
+        return denoising_loss(predict, schedule, x0, noise.t, noise.eps, condition, region).mean()
     x_t = add_noise(schedule, x0, noise.t, noise.eps)
-    predicted = inside(predict(x_t, noise.t, context), region)
+    predicted = inside(predict(x_t, noise.t, condition), region)
     match function:
         case Output.square:
             return predicted.square().mean()
@@ -131,8 +131,8 @@ def sample_losses(
     region: Region = (),
 ) -> Tensor:
     """Return the loss of N examples at K noise samples of each, computed in one batch. [N, K]"""
-    x0, context, pairs = as_batch(examples, noise)
-    losses = denoising_loss(predict, schedule, x0, pairs.t, pairs.eps, context, region)
+    x0, condition, pairs = as_batch(examples, noise)
+    losses = denoising_loss(predict, schedule, x0, pairs.t, pairs.eps, condition, region)
     return losses.view(len(noise), -1)
 
 
@@ -141,13 +141,13 @@ def as_batch(
 ) -> tuple[Tensor, Tensor | None, NoiseSamples]:
     """Return N examples, augmented for K noise samples of each, and all pairs (t, ε), as one batch.
 
-    Shapes: x0 [N × K, …], context [N × K, L, E] or None, noise samples [N × K].
+    Shapes: x0 [N × K, …], condition [N × K, L, E] or None, noise samples [N × K].
     """
     augmented = [augment(examples[i], samples) for i, samples in enumerate(noise)]
-    contexts = [context for _, context in augmented if context is not None]
+    conditions = [condition for _, condition in augmented if condition is not None]
     t, eps = torch.cat([samples.t for samples in noise]), torch.cat([s.eps for s in noise])
     x0 = torch.cat([x0 for x0, _ in augmented])
-    return x0, torch.cat(contexts) if contexts else None, NoiseSamples(t, eps)
+    return x0, torch.cat(conditions) if conditions else None, NoiseSamples(t, eps)
 
 
 def half_means(losses: Tensor, antithetic: bool) -> Tensor:
@@ -161,17 +161,17 @@ def half_means(losses: Tensor, antithetic: bool) -> Tensor:
 
 
 def augment(example: Examples, noise: NoiseSamples) -> tuple[Tensor, Tensor | None]:
-    """Return one example, augmented for K noise samples: x0 [K, …], context [K, L, E] or None."""
+    """Return one example, augmented for K noise samples: x0 [K, …], condition [K, L, E] or None."""
     x0 = example.x0.expand(len(noise), *example.x0.shape)
     if noise.latent_noise is not None:
         assert example.deviation is not None, "only latents have latent noise"
         x0 = x0 + example.deviation * noise.latent_noise
     if noise.mirrored is not None:
         x0 = torch.where(noise.mirrored[:, None, None, None], x0.flip(-1), x0)
-    if example.context is None:
+    if example.condition is None:
         return x0, None
     first = torch.zeros_like(noise.t)
-    return x0, example.context[first if noise.caption_index is None else noise.caption_index]
+    return x0, example.condition[first if noise.caption_index is None else noise.caption_index]
 
 
 def with_augmentations(
@@ -199,8 +199,8 @@ def with_augmentations(
         augmentations["latent_noise"] = torch.randn(count, *examples.shape, generator=random)
     if flips is not Augmentation.none:
         augmentations["mirrored"] = choices(flips, 2, "flips") == 1
-    if examples.context is not None and captions is not Augmentation.none:
-        num_captions = examples.context.shape[1]
+    if examples.condition is not None and captions is not Augmentation.none:
+        num_captions = examples.condition.shape[1]
         augmentations["caption_index"] = choices(captions, num_captions, "captions")
     repeated = {name: x.repeat_interleave(repeats, 0) for name, x in augmentations.items()}
     return replace(noise, **repeated)

@@ -7,9 +7,9 @@ N  training images;  L  tokens of a caption;  E  width of a token's state
 with the scale of its latents; metrics.jsonl.
 
 `make_latents` encodes the training images and their captions once. Payload: mean.npy and
-deviation.npy, float32 [N, c, h, w]; the autoencoder in vae/; metrics.jsonl; context.npy, the states
-of all captions, float32 [N, captions, L, E], or, where they need more than `MAX_CONTEXT_BYTES`,
-tokens.npy, int64 [2: ids and mask, N, captions, L].
+deviation.npy, float32 [N, c, h, w]; the autoencoder in vae/; metrics.jsonl; condition.npy, the
+states of all captions, float32 [N, captions, L, E], or, where they need more than
+`MAX_CONDITION_BYTES`, tokens.npy, int64 [2: ids and mask, N, captions, L].
 """
 
 import math
@@ -37,7 +37,7 @@ from journey.pipeline.settings import Autoencoding
 
 BATCH_ENCODE = 64  # images that are encoded at once
 LOG_STEPS = 50  # between looks at the loss
-MAX_CONTEXT_BYTES = 2**32
+MAX_CONDITION_BYTES = 2**32
 
 
 def build(settings: Autoencoding, shape: tuple[int, int, int]) -> AutoencoderKL:
@@ -226,9 +226,9 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
 
     # Encode the captions, or store their tokens.
     captions = [caption for captions in images.captions or () for caption in captions]
-    if 4 * len(captions) * text.length * text.width <= MAX_CONTEXT_BYTES:
+    if 4 * len(captions) * text.length * text.width <= MAX_CONDITION_BYTES:
         states = text.states(captions, device)
-        np.save(partial / "context.npy", states.unflatten(0, (len(images), -1)).numpy())
+        np.save(partial / "condition.npy", states.unflatten(0, (len(images), -1)).numpy())
     else:
         tokens = torch.stack(text.tokens(captions))  # [2, N × K, L]
         np.save(partial / "tokens.npy", tokens.unflatten(1, (len(images), -1)).numpy())

@@ -130,12 +130,12 @@ class LatentDiffusion(Model):
             return torch.from_numpy(np.array(latents.array(f"{name}.npy")))
 
         deviation = tensor("deviation") if self.samples_latents else None
-        if (latents.path / "context.npy").exists():
-            context = tensor("context")
+        if (latents.path / "condition.npy").exists():
+            condition = tensor("condition")
         else:  # encoded when they are indexed, as a tensor is
             captions = LazyCaptions(tensor("tokens"), self._text_encoder())
-            context = cast("torch.Tensor", captions)
-        return Examples(tensor("mean"), deviation, context)
+            condition = cast("torch.Tensor", captions)
+        return Examples(tensor("mean"), deviation, condition)
 
     def decode(self, x0: "np.ndarray", latents: "Artifact | None" = None) -> "np.ndarray":
         """Return latents [B, c, h, w] as pixels in −1…1 [B, C, H, W]."""

@@ -5,7 +5,7 @@ x_t   noisy examples at t [Q, …];  x0_hat  x̂0_t, the estimate of the clean e
 z     the sampler's fresh noise [Q, …]
 
 `make_trajectories` writes x_t.npy and x0_hat.npy, float32 [S, Q, …], final.npy [Q, …], and of
-prompts context.npy [Q, 1, L, E]. `noise_generator_at` gives the noise z again.
+prompts condition.npy [Q, 1, L, E]. `noise_generator_at` gives the noise z again.
 `make_continuations` writes final.npy, float32 [W, Q, n, …], and of an encoder features.npy
 [W, Q, n, E].
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from journey.data.duplicates import INJECTED
 from journey.diffusion.network import Denoiser, load_denoiser
 from journey.diffusion.schedule import ddim_step, ddpm_step
-from journey.diffusion.trajectories import decode_pictures, query_contexts, trajectory_at
+from journey.diffusion.trajectories import decode_pictures, query_conditions, trajectory_at
 from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
@@ -153,11 +153,11 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
     shape = model.example_shape(spec.checkpoint.images.shape)
     timesteps = visited_timesteps(model.num_timesteps, spec.num_inference_steps)
-    context = None
+    conditions = None
     if spec.prompts:
         prompt = torch.arange(spec.num_queries) % len(spec.prompts)  # [Q]
-        context = model.read(spec.prompts)[prompt].to(denoiser.device)
-        np.save(partial / "context.npy", context[:, None].cpu().numpy())
+        conditions = model.read(spec.prompts)[prompt].to(denoiser.device)
+        np.save(partial / "condition.npy", conditions[:, None].cpu().numpy())
 
     # Sample, some queries at a time.
     stored_shape = (len(spec.steps), spec.num_queries, *shape)
@@ -171,7 +171,7 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
             noise = trajectory_noise(queries, shape, spec.seed)
             match spec.start:
                 case Start.generated:
-                    condition = None if context is None else context[rows]
+                    condition = None if conditions is None else conditions[rows]
                     steps = sample_trajectories(denoiser, spec.sampler, timesteps, noise, condition)
                 case Start.injected:
                     injected = read_images(get(spec.checkpoint.images, workspace).path / INJECTED)
@@ -207,7 +207,7 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     remaining = [*timesteps[timesteps.index(spec.step) :], CLEAN]
     x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
     shape = tuple(x_t.shape[1:])
-    context = query_contexts(trajectories, workspace)
+    conditions = query_conditions(trajectories, workspace)
     encode = None if spec.encoder is None else spec.encoder.load()
 
     def random_of(query: int, j: int) -> torch.Generator:
@@ -230,7 +230,7 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
                 batch = pairs[first : first + CONTINUATION_BATCH]
                 rows = torch.tensor([query for query, _ in batch])
                 noise = QueryNoise([random_of(query, j) for query, j in batch], shape)
-                condition = None if context is None else context[rows, 0].to(own.device)
+                condition = None if conditions is None else conditions[rows, 0].to(own.device)
                 x = x_t[rows]
                 segments = (other, remaining[: handover + 1]), (own, remaining[handover:])
                 for denoiser, visited in segments:

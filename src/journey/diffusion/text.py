@@ -1,4 +1,4 @@
-"""Text encoders: captions and prompts as contexts for cross-attention.
+"""Text encoders: captions and prompts as conditions for cross-attention.
 
 N  images;  L  tokens of a text;  E  width of a token's state
 """

@@ -32,15 +32,15 @@ def denoising_loss(
     x0: Tensor,
     t: Tensor,
     eps: Tensor,
-    context: Tensor | None = None,
+    condition: Tensor | None = None,
     region: Region = (),
 ) -> Tensor:
     """Return the mean squared error of the prediction at x_t [B] (DDPM, Equation 14).
 
-    The context is the condition of each example, [B, L, E] or [B]. The mean is over a region, if
+    The condition of each example is [B, L, E] or [B]. The mean is over a region, if
     one is given.
     """
-    predicted = predict(add_noise(schedule, x0, t, eps), t, context)
+    predicted = predict(add_noise(schedule, x0, t, eps), t, condition)
     error = inside(regression_target(schedule, x0, t, eps) - predicted, region)
     return error.square().flatten(1).mean(1)
 
@@ -199,10 +199,10 @@ def step_losses(predict: Predict, inputs: TrainingInputs, step: int) -> tuple[Te
 
     # Conditions: one of the captions of each example, or that of no caption.
     condition = None
-    if examples.context is not None:
-        num_captions = examples.context.shape[1]
+    if examples.condition is not None:
+        num_captions = examples.condition.shape[1]
         caption = (batches.uniform("caption", step, rows) * num_captions).long()
-        condition = examples.context[index, caption.to(device)]
+        condition = examples.condition[index, caption.to(device)]
         if training.caption_dropout:
             assert inputs.null_condition is not None, "caption dropout needs a null condition"
             uniform = batches.uniform("caption dropout", step, rows)

@@ -43,9 +43,9 @@ def query_estimates(
     trajectories: Sample, steps: tuple[int, ...], workspace: Workspace
 ) -> list[Examples]:
     """Return x̂0_t of all queries at each step."""
-    context = query_contexts(trajectories, workspace)
+    condition = query_conditions(trajectories, workspace)
     estimates = trajectory_at("x0_hat", trajectories, steps, workspace)
-    return [Examples(x0_hat, context=context) for x0_hat in estimates]
+    return [Examples(x0_hat, condition=condition) for x0_hat in estimates]
 
 
 def final_samples(trajectories: Sample, workspace: Workspace) -> Examples:
@@ -53,7 +53,7 @@ def final_samples(trajectories: Sample, workspace: Workspace) -> Examples:
     import torch
 
     final = torch.from_numpy(np.array(get(trajectories, workspace).array("final.npy")))
-    return Examples(final, context=query_contexts(trajectories, workspace))
+    return Examples(final, condition=query_conditions(trajectories, workspace))
 
 
 def query_examples(
@@ -65,13 +65,13 @@ def query_examples(
     return list(zip(steps, query_estimates(trajectories, steps, workspace), strict=True))
 
 
-def query_contexts(trajectories: Sample, workspace: Workspace) -> "Tensor | None":
+def query_conditions(trajectories: Sample, workspace: Workspace) -> "Tensor | None":
     """Return the condition of every query's prompt [query, 1, L, E], or None without prompts."""
     if not trajectories.prompts:
         return None
     import torch
 
-    return torch.from_numpy(np.array(get(trajectories, workspace).array("context.npy")))
+    return torch.from_numpy(np.array(get(trajectories, workspace).array("condition.npy")))
 
 
 def continuation_samples(continuations: Continuations, workspace: Workspace) -> np.ndarray:

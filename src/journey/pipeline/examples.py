@@ -25,7 +25,7 @@ class Examples:
 
     x0: Tensor  # clean examples, or the mean of their latents, float32 [N, …]
     deviation: Tensor | None = None  # of latents, of which every use is a fresh sample [N, …]
-    context: Tensor | None = None  # the conditions
+    condition: Tensor | None = None  # [N, C, …]
 
     def __len__(self) -> int:
         return len(self.x0)
