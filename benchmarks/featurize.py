@@ -51,12 +51,12 @@ from journey.attribution.outputs import NoiseSamples, sample_noise
 from journey.attribution.projections import Projector, make_projection
 from journey.diffusion import network
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.schedule import linear_schedule
+from journey.diffusion.schedule import make_schedule
 from journey.diffusion.training import denoising_loss
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples
-from journey.pipeline.schedule import Schedule
-from journey.pipeline.settings import Projection
+from journey.pipeline.schedule import NoiseSchedule, Schedule
+from journey.pipeline.settings import Prediction, Projection
 
 REPETITIONS = 3
 RANKS = (8, 16)
@@ -133,7 +133,7 @@ class SumOverNoise(FunctionalGradientComputer):
 def setting(case: Case) -> tuple[Objective, Examples, NoiseSamples]:
     """Return an untrained network, random images and stratified noise samples."""
     torch.manual_seed(0)
-    schedule = linear_schedule(1000, clip=True, device=CPU)
+    schedule = make_schedule(NoiseSchedule(), 1000, Prediction.noise, CPU)
     objective = Objective(case.model.build(case.shape).eval(), schedule, Precision.fp32)
     examples = Examples(torch.rand(case.num_images, *case.shape) * 2 - 1)
     return (

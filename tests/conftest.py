@@ -15,7 +15,7 @@ from journey.attribution.outputs import NoiseSamples, sample_noise
 from journey.config.run import RunConfig
 from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
-from journey.diffusion.schedule import linear_schedule as on_linear_schedule
+from journey.diffusion.schedule import make_schedule
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace
 from journey.evaluation.lds import LDS
@@ -24,8 +24,8 @@ from journey.launch.local import Local
 from journey.pipeline.examples import Examples
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Experiment
-from journey.pipeline.schedule import Schedule
-from journey.pipeline.settings import Retraining, Sampler, Sampling, Training
+from journey.pipeline.schedule import NoiseSchedule, Schedule
+from journey.pipeline.settings import Prediction, Retraining, Sampler, Sampling, Training
 from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def clean(digits, model) -> Examples:
 
 @pytest.fixture(scope="session")
 def linear_schedule() -> Schedule:
-    return on_linear_schedule(1000, clip=True, device=torch.device("cpu"))
+    return make_schedule(NoiseSchedule(), 1000, Prediction.noise, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         return None
     check_machine(run)
     experiment, train = prepare_experiment(run, store)
-    check_data(run, experiment, train)
+    check_data(run, experiment, train, store)
     target = experiment.evaluation(run.evaluation, run.all_methods)
     workspace = Workspace(store, run.compute, run.tracking, run.name)
     if run.task in (Task.plan, Task.status):

@@ -21,19 +21,26 @@ from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
 from journey.attribution.features import Batch, features_in_memory, noise_batches
 from journey.attribution.gradient import EKFACFactors, GradientMethod
 from journey.attribution.gradients import Objective
+from journey.diffusion.checkpoint_files import UnreadableError
 from journey.diffusion.network import require_device
-from journey.engine.checks import require, require_count, require_region_inside, require_seed
+from journey.diffusion.released import read_process
+from journey.engine.checks import (
+    ConfigError,
+    require,
+    require_count,
+    require_region_inside,
+    require_seed,
+)
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.statistics import interval
 from journey.pipeline.examples import Examples
-from journey.pipeline.schedule import PREDICTION_TYPES, PREDICTIONS, Schedule
+from journey.pipeline.schedule import PREDICTIONS, Schedule
 from journey.pipeline.settings import Kernel, Target
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 Array = np.ndarray | Tensor
-PREDICTIONS_OF_DIFFUSERS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
 
 
 def method(name: str = "journey", **settings: object) -> GradientMethod:
@@ -81,7 +88,7 @@ def attribute(
     Args:
         networks: A network ε(x_t, t) or ε(x_t, t, condition), of diffusers or any that returns a
             tensor; or several checkpoints, over which scores are averaged. They are not changed.
-        scheduler: A diffusers scheduler with `alphas_cumprod`, or a `Schedule`.
+        scheduler: A scheduler of diffusers, variance-preserving or of a flow, or a `Schedule`.
         train_images: Training images in −1…1, or latents. [N, C, H, W]
         queries: Clean images, generated or not, for all steps [Q, C, H, W]; or, for each step, the
             estimates x̂0_t of a trajectory [S, Q, C, H, W].
@@ -204,19 +211,31 @@ def _examples(name: str, images: Array, conditions: Array | None) -> Examples:
 
 
 def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:
-    """Return the schedule of a scheduler on a device."""
+    """Return the schedule of a scheduler on a device.
+
+    Raises:
+        ConfigError: The scheduler has something that a `Schedule` does not have.
+    """
     require_device(f"device={device}", device)
     place = torch.device(device)
     if isinstance(scheduler, Schedule):
         return replace(scheduler, device=place)
-    squared = getattr(scheduler, "alphas_cumprod", None)
-    allowed = "one with alphas_cumprod, such as DDPMScheduler, or a Schedule"
-    require(squared is not None, "scheduler", type(scheduler).__name__, allowed)
-    kind = scheduler.config.prediction_type  # type: ignore[attr-defined]
-    allowed = f"one of {', '.join(PREDICTIONS_OF_DIFFUSERS)}"
-    require(kind in PREDICTIONS_OF_DIFFUSERS, "scheduler.prediction_type", kind, allowed)
-    signal = torch.as_tensor(squared).cpu().double()
-    return Schedule(signal, 1 - signal, place, False, PREDICTIONS[PREDICTIONS_OF_DIFFUSERS[kind]])
+    name = type(scheduler).__name__
+    try:
+        process = read_process(name, getattr(scheduler, "config", {}))
+    except UnreadableError as error:
+        raise ConfigError(f"scheduler={name}: {error}; or pass a Schedule") from None
+    if process.flow:
+        noise = torch.arange(process.num_timesteps, dtype=torch.float64) / process.num_timesteps
+        squares = (1 - noise) ** 2, noise**2
+    else:
+        signal = torch.as_tensor(scheduler.alphas_cumprod).cpu().double()
+        squares = signal, 1 - signal
+    prediction, bound = PREDICTIONS[process.prediction], process.clip
+    try:
+        return Schedule(*squares, place, bound is not None, prediction, bound or 1.0)
+    except ValueError as error:
+        raise ConfigError(f"scheduler={name}: {error}") from None
 
 
 class Interval(NamedTuple):

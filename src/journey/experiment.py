@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 from journey.config.run import RunConfig
@@ -107,8 +108,8 @@ def _recorded_images(dataset: Dataset, store: Store) -> Images | None:
         return None
 
 
-def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
-    """Check the settings of a run against its images.
+def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: Store) -> None:
+    """Check the settings of a run against its images. Stored checkpoints are not checked again.
 
     Raises:
         ConfigError: The data do not fit a setting, which the message names.
@@ -119,9 +120,12 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
     model.check_prompts("sampling.prompts", run.sampling.prompts)
-    for checkpoint in model.checkpoints:
+    for index, checkpoint in enumerate(model.checkpoints):
         path = locate_checkpoint(checkpoint)
-        weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
+        if note := weights.unchecked(model, path):
+            print(f"note: model.checkpoints={checkpoint}: {note}", file=sys.stderr)
+        if store.find(experiment.checkpoint(index)) is None:
+            weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():
@@ -138,5 +142,6 @@ def check_machine(run: RunConfig) -> None:
     for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
         free = os.path.isdir(path) or not os.path.lexists(path)
         require(free, name, path, "a directory, or a path that does not exist yet")
+    run.model.ready()
     run.compute.ready()
     run.tracking.ready()

@@ -8,11 +8,19 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import SCALED_LINEAR
 from journey.diffusion.network import Denoiser
 from journey.diffusion.sampling import CLEAN, sample_trajectories, trajectory_noise
-from journey.diffusion.schedule import ddim_step, ddpm_step, linear_schedule, scaled_linear_schedule
+from journey.diffusion.schedule import ddim_step, ddpm_step, make_schedule
 from journey.engine.checks import ConfigError
-from journey.pipeline.schedule import PREDICTIONS, Schedule, add_noise, denoise, regression_target
+from journey.pipeline.schedule import (
+    PREDICTIONS,
+    NoiseSchedule,
+    Schedule,
+    add_noise,
+    denoise,
+    regression_target,
+)
 from journey.pipeline.settings import Prediction, Sampler, visited_timesteps
 
 CPU = torch.device("cpu")
@@ -30,7 +38,10 @@ def seeded():
     torch.manual_seed(0)
 
 
-SCHEDULES = {"linear": linear_schedule(1000, clip=False, device=CPU), "flow": flow_schedule()}
+SCHEDULES = {
+    "linear": make_schedule(NoiseSchedule(clip_sample=False), 1000, Prediction.noise, CPU),
+    "flow": flow_schedule(),
+}
 
 
 def test_add_noise_is_that_of_diffusers(linear_schedule):
@@ -71,7 +82,7 @@ def test_ddim_step_is_that_of_diffusers(linear_schedule, num_inference_steps):
 
 @pytest.mark.parametrize("prediction", [Prediction.noise, Prediction.velocity])
 def test_the_schedule_of_latents_is_that_of_diffusers(prediction):
-    schedule = scaled_linear_schedule(1000, prediction, CPU)
+    schedule = make_schedule(SCALED_LINEAR, 1000, prediction, CPU)
     name = {Prediction.noise: "epsilon", Prediction.velocity: "v_prediction"}[prediction]
     scheduler = DDIMScheduler(**LATENT, prediction_type=name, clip_sample=False, steps_offset=0)
     scheduler.set_timesteps(50)

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from journey.diffusion import unet
-from journey.engine.checks import require
+from journey.diffusion import unet, weights
+from journey.engine.checks import require, require_count, require_within
 from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Model
+from journey.pipeline.schedule import NoiseSchedule
+from journey.pipeline.settings import Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -17,15 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class DDPM(Model):
-    """A DDPM of pixels. `unet.UNetSettings` describes the settings of its U-Net."""
+    """A DDPM of pixels. `unet.UNetSettings` describes the settings of its U-Net.
+
+    Those that cache keys omit at their default have the names and the defaults of `UNet2DModel`.
+    """
 
     name: ClassVar[str] = "ddpm"
+    network: ClassVar[str] = "UNet2DModel"
+    prediction: Prediction = omitted_default(Prediction.noise)
+    noise_schedule: NoiseSchedule = omitted_default(NoiseSchedule())
     block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
     layers_per_block: int = 1
     attention_blocks: list[int] = field(default_factory=list)
     mid_block_attention: bool = False  # between the way down and the way up
     norm_num_groups: int = 8
     dropout: float = omitted_default(0.0)  # probability, in training
+    attention_head_dim: int | None = omitted_default(8)  # channels of a head; null: all, one head
+    downsample_padding: int = omitted_default(1)  # 0: at the right and at the bottom only
+    freq_shift: int = omitted_default(0)  # of the frequencies that embed t
+    flip_sin_to_cos: bool = omitted_default(True)  # of these embeddings, cosines come first
+    norm_eps: float = omitted_default(1e-5)  # of group normalisation
 
     @property
     def label(self) -> str:
@@ -37,6 +50,19 @@ class DDPM(Model):
         Model.check(self, where)
         unet.check(where, self)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
+        attending = [self.block_out_channels[level] for level in self.attention_blocks]
+        attending += self.block_out_channels[-1:] * self.mid_block_attention
+        dim, narrowest = self.attention_head_dim, min(attending, default=2**14)
+        valid, allowed = dim is None or 1 <= dim <= narrowest, f"null, or in 1…{narrowest}"
+        require(valid, f"{where}.attention_head_dim", dim, allowed)
+        require_count(f"{where}.downsample_padding", self.downsample_padding, least=0, most=1)
+        require_count(f"{where}.freq_shift", self.freq_shift, least=0, most=1)
+        require_within(f"{where}.norm_eps", self.norm_eps, 1e-12, 1)
+        self.noise_schedule.check(f"{where}.noise_schedule", NoiseSchedule(), self.prediction)
+
+    def ready(self) -> None:
+        """Check the files of `checkpoints`. Raises ConfigError."""
+        weights.check_files(self)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Check that images [C, H, W] can be halved at every level. Raises ConfigError."""
@@ -46,15 +72,20 @@ class DDPM(Model):
         """Return the approximate multiply-adds of one forward pass of one image."""
         return unet.multiply_adds(self, shape[1] * shape[2])
 
+    def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
+        """Return the arguments of `UNet2DModel` for images of shape [C, H, W]."""
+        names = ("dropout", "attention_head_dim", "downsample_padding", "freq_shift")
+        return {
+            **unet.arguments(self, shape, "Attn"),
+            **{name: getattr(self, name) for name in (*names, "flip_sin_to_cos", "norm_eps")},
+            "add_attention": self.mid_block_attention,
+        }
+
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
         """Return an untrained network for images of shape [C, H, W]."""
         from diffusers.models.unets.unet_2d import UNet2DModel
 
-        return UNet2DModel(
-            **unet.arguments(self, shape, "Attn"),
-            add_attention=self.mid_block_attention,
-            dropout=self.dropout,
-        )
+        return UNet2DModel(**self.network_config(shape))
 
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
         """Return a trained network in evaluation mode."""
@@ -64,7 +95,7 @@ class DDPM(Model):
         return network.to(device).eval()
 
     def schedule(self, device: "torch.device") -> "Schedule":
-        """Return the linear schedule; estimates of x_0 are clipped to −1…1."""
-        from journey.diffusion.schedule import linear_schedule
+        """Return the schedule; by default, linear, with estimates of x_0 clipped to −1…1."""
+        from journey.diffusion.schedule import make_schedule
 
-        return linear_schedule(self.num_timesteps, clip=True, device=device)
+        return make_schedule(self.noise_schedule, self.num_timesteps, self.prediction, device)

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from journey.diffusion import unet
+from journey.diffusion import unet, weights
+from journey.diffusion.released import check_encoders
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import require, require_count
+from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
 from journey.pipeline.pretrained import files_hash, locate
+from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
 from journey.pipeline.settings import Autoencoding, Prediction
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 DECODE_BATCH = 64  # latents that are decoded at once
 ENCODERS = ("vae", "text_encoder", "tokenizer")  # folders of a pipeline as diffusers saves it
+# That of Rombach et al. 2022; latents have no bounds to clip to.
+SCALED_LINEAR = NoiseSchedule(BetaSchedule.scaled_linear, 0.00085, 0.012, clip_sample=False)
 
 
 @dataclass
@@ -35,6 +40,7 @@ class LatentDiffusion(Model):
     """
 
     name: ClassVar[str] = "ldm"
+    network: ClassVar[str] = "UNet2DConditionModel"
     pixels: ClassVar[bool] = False
     reads_text: ClassVar[bool] = True
     pretrained: str = ""  # a folder, or a name in the hub's cache
@@ -43,6 +49,7 @@ class LatentDiffusion(Model):
     text_length: int = 12  # L, tokens
     context_width: int = 384  # E, of a token's state
     prediction: Prediction = Prediction.noise
+    noise_schedule: NoiseSchedule = omitted_default(SCALED_LINEAR)
     block_out_channels: list[int] = field(default_factory=lambda: [48, 64])
     layers_per_block: int = 1
     attention_blocks: list[int] = field(default_factory=lambda: [1])
@@ -65,6 +72,13 @@ class LatentDiffusion(Model):
         allowed = f"multiples of attention_heads={heads}"
         require(divisible, f"{where}.block_out_channels", channels, allowed)
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
+        self.noise_schedule.check(f"{where}.noise_schedule", SCALED_LINEAR, self.prediction)
+
+    def ready(self) -> None:
+        """Check the files of `pretrained` and `checkpoints`. Raises ConfigError."""
+        if self.pretrained:
+            check_encoders(self.pretrained, self._pipeline())
+        weights.check_files(self)
 
     def _pipeline(self) -> Path:
         return locate("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
@@ -72,11 +86,7 @@ class LatentDiffusion(Model):
     def _text_encoder(self) -> TextEncoder:
         if not self.pretrained:
             return TextEncoder.minilm(self.text_length)
-        pipeline = self._pipeline()
-        missing = [name for name in ENCODERS if not (pipeline / name).is_dir()]
-        allowed = f"a pipeline with {', '.join(ENCODERS)}; {', '.join(missing)} missing"
-        require(not missing, "model.pretrained", self.pretrained, allowed)
-        return TextEncoder.from_pipeline(pipeline, self.text_length)
+        return TextEncoder.from_pipeline(self._pipeline(), self.text_length)
 
     def _latent_geometry(self) -> tuple[int, int]:
         """Return the channels of latents, and the pixels per latent along a side."""
@@ -163,15 +173,19 @@ class LatentDiffusion(Model):
 
         return self._text_encoder().states(texts, torch.device("cpu"))
 
+    def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
+        """Return the arguments of `UNet2DConditionModel` for latents of shape [c, h, w]."""
+        return {
+            **unet.arguments(self, shape, "CrossAttn"),
+            "cross_attention_dim": self.context_width,
+            "attention_head_dim": self.attention_heads,  # diffusers' name for their number
+        }
+
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
         """Return an untrained network for latents of shape [c, h, w]."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        return UNet2DConditionModel(
-            **unet.arguments(self, shape, "CrossAttn"),
-            cross_attention_dim=self.context_width,
-            attention_head_dim=self.attention_heads,  # diffusers' name for their number
-        )
+        return UNet2DConditionModel(**self.network_config(shape))
 
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
         """Return a trained network in evaluation mode."""
@@ -183,7 +197,7 @@ class LatentDiffusion(Model):
         return network.to(device).eval()
 
     def schedule(self, device: "torch.device") -> "Schedule":
-        """Return the scaled linear schedule; estimates of x_0 are not clipped."""
-        from journey.diffusion.schedule import scaled_linear_schedule
+        """Return the schedule; by default, scaled linear, with estimates of x_0 not clipped."""
+        from journey.diffusion.schedule import make_schedule
 
-        return scaled_linear_schedule(self.num_timesteps, self.prediction, device)
+        return make_schedule(self.noise_schedule, self.num_timesteps, self.prediction, device)

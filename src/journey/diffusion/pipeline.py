@@ -6,7 +6,9 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoModel, AutoTokenizer
 
+from journey.diffusion.latent import SCALED_LINEAR
 from journey.diffusion.text import TextEncoder
+from journey.engine.spec import describe
 from journey.engine.store import MANIFEST
 from journey.pipeline.interfaces import Latents
 from journey.pipeline.pretrained import locate
@@ -38,13 +40,11 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         text = TextEncoder.minilm(settings["text_length"])
     text_encoder = AutoModel.from_pretrained(text.path, local_files_only=True)
     text_encoder.config.use_attention_mask = text.masked  # read by the pipeline
+    noise = describe(SCALED_LINEAR) | settings.get("noise_schedule", {})
     scheduler = DDIMScheduler(
         num_train_timesteps=settings["num_timesteps"],
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
         prediction_type=PREDICTION_TYPES[settings["prediction"]],
-        clip_sample=False,
+        **{name: value for name, value in noise.items() if name != "type"},
         steps_offset=1,  # as the pipeline requires; our samplers visit the timestep before
     )
     vae = directory.parents[1] / latents[0] / "vae"

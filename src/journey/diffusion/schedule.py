@@ -5,27 +5,44 @@ a, b       signal and noise at t: x_t = a x_0 + b ε;  a_next, b_next  at t_next
 x0_hat     x̂0_t, the estimate of x_0 [B, …];  eps  that of ε [B, …];  z  fresh noise [B, …]
 """
 
+from typing import assert_never
+
 import torch
 from torch import Tensor
 
-from journey.pipeline.schedule import PREDICTIONS, Schedule
+from journey.pipeline.schedule import PREDICTIONS, BetaSchedule, NoiseSchedule, Schedule
 from journey.pipeline.settings import Prediction
 
 
-def linear_schedule(num_timesteps: int, clip: bool, device: torch.device) -> Schedule:
-    """Return β from 1e-4 to 0.02 in equal steps (DDPM, Section 4), with noise prediction."""
-    beta = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
-    alpha_bar = torch.cumprod(1 - beta, 0)
-    return Schedule(alpha_bar, 1 - alpha_bar, device, clip)
-
-
-def scaled_linear_schedule(
-    num_timesteps: int, prediction: Prediction, device: torch.device
+def make_schedule(
+    noise: NoiseSchedule, num_timesteps: int, prediction: Prediction, device: torch.device
 ) -> Schedule:
-    """Return √β from √0.00085 to √0.012 in equal steps, for latents (as Rombach et al. 2022)."""
-    beta = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64) ** 2
-    alpha_bar = torch.cumprod(1 - beta, 0)
-    return Schedule(alpha_bar, 1 - alpha_bar, device, False, PREDICTIONS[prediction.value])
+    """Return the variance-preserving schedule with ᾱ_t = Π (1 − β_s) over s ≤ t."""
+    alpha_bar = torch.cumprod(1 - _betas(noise, num_timesteps), 0)
+    if noise.rescale_betas_zero_snr:  # Lin et al. 2024, Algorithm 1
+        root = alpha_bar.sqrt()
+        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    predicted, bound = PREDICTIONS[prediction.value], noise.clip_sample_range
+    return Schedule(alpha_bar, 1 - alpha_bar, device, noise.clip_sample, predicted, bound)
+
+
+def _betas(noise: NoiseSchedule, num_timesteps: int) -> Tensor:
+    """Return β_t, float64 [T]."""
+    start, end = noise.beta_start, noise.beta_end
+    match noise.beta_schedule:
+        case BetaSchedule.linear:
+            return torch.linspace(start, end, num_timesteps, dtype=torch.float64)
+        case BetaSchedule.scaled_linear:
+            return torch.linspace(start**0.5, end**0.5, num_timesteps, dtype=torch.float64) ** 2
+        case BetaSchedule.squaredcos_cap_v2:
+            t = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+            alpha_bar = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+            return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+        case BetaSchedule.sigmoid:
+            x = torch.linspace(-6, 6, num_timesteps, dtype=torch.float64)
+            return x.sigmoid() * (end - start) + start
+        case _:
+            assert_never(noise.beta_schedule)
 
 
 def ddpm_step(

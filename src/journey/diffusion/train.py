@@ -34,19 +34,24 @@ LOG_INTERVAL = 50  # steps between reads of the loss, for which an accelerator m
 STATE = "state.safetensors"
 
 
-def make_model(spec: Train, partial: Path, workspace: Workspace) -> None:
-    """Train a model, or copy the weights of one that was trained elsewhere."""
+def make_model(spec: Train, partial: Path, workspace: Workspace) -> dict | None:
+    """Train a model, or copy the weights of one that was trained elsewhere.
+
+    Returns:
+        What could not be checked of released weights.
+    """
     if spec.released:
         shape = spec.model.example_shape(spec.images.shape)
         path = locate_checkpoint(spec.source)
         network = weights.load_weights(spec.model, path, shape, torch.device("cpu"))
         cast("ConfigMixin", network).register_to_config(_name_or_path="")  # its path is no content
         _save_network(network, partial)
-        return
+        return {"unchecked": weights.unchecked(spec.model, path)}
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
     training.use_average(state)
     training.require_finite_weights(state)
     _save_network(state.network, partial)
+    return None
 
 
 def make_intermediate_checkpoint(

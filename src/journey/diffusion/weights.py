@@ -1,78 +1,357 @@
-"""Weights that were trained elsewhere: a file with a state dict, or a folder as diffusers saves."""
+"""Weights that were trained elsewhere: files with a state dict, or folders as diffusers saves.
 
+`check_files` looks at files and configs before any image is read, without torch; `check_weights`
+compares names, shapes and values with the network; `load_weights` returns it. Everything that
+cannot be compared is listed by `unchecked`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from journey.diffusion.checkpoint_files import (
+    StoredTensor,
+    Tree,
+    UnreadableError,
+    describe_tree,
+    needs_torch,
+    read_tree,
+    state_dicts,
+)
+from journey.diffusion.released import compare_network, compare_scheduler, shards
 from journey.engine.checks import ConfigError
+from journey.pipeline.pretrained import locate_checkpoint
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from journey.pipeline.interfaces import Model
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+STEM = "diffusion_pytorch_model"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# Files that trainers write beside weights.
+NOT_WEIGHTS = ("optimizer", "scheduler", "scaler", "sampler", "random_states", "training_args")
+# Names of attention's parameters in diffusers < 0.12, which its folders may still have.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Where training files have settings.
+SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "args")
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Released:
+    """The files of released weights."""
+
+    weights: list[Path]  # one file, or the files into which it was split
+    config: Path | None  # of the network
+    scheduler: Path | None  # its config
+    variant: str = ""  # such as fp16, where there is no other file
+
+
+def find_files(path: Path) -> Released:
+    """Return the files of released weights.
+
+    Args:
+        path: A file; a folder of a network; a pipeline's, with the folder unet; or a trainer's.
+
+    Raises:
+        UnreadableError: There are no weights, or several. The message says what there is.
+    """
+    if not path.is_dir():
+        beside = path.parent / "config.json"
+        if path.name.startswith(STEM) and beside.is_file():  # a file of a folder of diffusers
+            return Released([path], beside, _scheduler(path.parent))
+        if path.name.endswith(".index.json"):
+            return Released(shards(path), None, None)
+        return Released([path], None, None)
+    folder = path
+    if not (path / "config.json").is_file():
+        networks = [p.name for p in sorted(path.glob("unet*")) if p.is_dir()]
+        if len(networks) > 1:
+            raise UnreadableError(f"it has the networks {', '.join(networks)}; name one of them")
+        if networks:
+            folder = path / networks[0]
+        elif (path / "model_index.json").is_file():
+            raise UnreadableError("it is a pipeline without a folder unet")
+    config = folder / "config.json"
+    weights, variant = _weights(folder)
+    return Released(weights, config if config.is_file() else None, _scheduler(folder), variant)
+
+
+def _scheduler(folder: Path) -> Path | None:
+    """Return the config of a scheduler that is saved beside a network, or None."""
+    places = [folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json"]
+    if folder.name.startswith("unet"):
+        places.append(folder.parent / "scheduler/scheduler_config.json")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _weights(folder: Path) -> tuple[list[Path], str]:
+    """Return the files of weights in a folder, and their variant.
+
+    Raises:
+        UnreadableError: There are none, or several.
+    """
+    for suffix in (".safetensors", ".bin"):
+        if (file := folder / f"{STEM}{suffix}").is_file():
+            return [file], ""
+        if (index := folder / f"{STEM}{suffix}.index.json").is_file():
+            return shards(index), ""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
+    files = [p for p in files if not p.name.startswith(NOT_WEIGHTS)]
+    variants = [p for p in files if re.fullmatch(rf"{STEM}\.\w+\.(safetensors|bin)", p.name)]
+    found = variants or files
+    safe = [p for p in found if p.suffix == ".safetensors"]
+    if len(safe) == 1 and all(p.stem == safe[0].stem for p in found):
+        found = safe  # the same weights as a pickle are beside them
+    indices = sorted(folder.glob("*.index.json"))
+    if len(indices) == 1 and not variants:
+        return shards(indices[0]), ""
+    if len(found) == 1:
+        return found, found[0].name.split(".")[1] if variants else ""
+    if found:
+        names = ", ".join(p.name for p in found[:4])
+        raise UnreadableError(f"it has several files of weights: {names}; name one of them")
+    content = sorted(p.name for p in folder.iterdir())
+    names = ", ".join(content[:4]) + (", …" if len(content) > 4 else "")
+    what = f"it has {names}" if content else "it is empty"
+    raise UnreadableError(f"{folder.name} is a folder without weights: {what}")
+
+
+def check_files(model: "Model") -> None:
+    """Check the files of `model.checkpoints`, and compare their configs with the settings.
+
+    Raises:
+        ConfigError: A file cannot be read, or a config differs. The message names all differences,
+            and the settings that remove them.
+    """
+    for name in model.checkpoints:
+        path = locate_checkpoint(name)
+        try:
+            files = find_files(path)
+            for file in files.weights:
+                if not needs_torch(file):
+                    read_tree(file)
+            differences = _differences(model, files)
+        except UnreadableError as error:
+            raise ConfigError(f"model.checkpoints={name}: {error}") from None
+        if differences:
+            words = [word for _, word in differences if word]
+            fixed = [difference for difference, word in differences if not word]
+            advice = f"no setting has {'; '.join(fixed)}" if fixed else f"add {' '.join(words)}"
+            listed = "; ".join(difference for difference, _ in differences)
+            raise ConfigError(
+                f"model.checkpoints={name}: its config differs from these settings: {listed} "
+                f"({advice})"
+            )
+
+
+def _differences(model: "Model", files: Released) -> list[tuple[str, str]]:
+    """Return the fields in which configs differ from settings, with the overrides."""
+    if not model.network:
+        return []
+    network = compare_network(model, files.config) if files.config else []
+    return network + (compare_scheduler(model, files.scheduler) if files.scheduler else [])
+
+
+def unchecked(model: "Model", path: Path) -> str:
+    """Return what the files of released weights do not say, or "" if they say everything."""
+    if not model.network:
+        return "the noise schedule is that of the model, and cannot be checked"
+    files, missing, notes = find_files(path), [], []
+    if files.config is None:
+        missing.append("padding, activation, embedding of t and the like of the network")
+    if files.scheduler is None:
+        missing.append("noise schedule, prediction type and clipping")
+    if missing:
+        notes = [f"{'; '.join(missing)}: taken from model.*, and cannot be checked"]
+    for file in files.weights:
+        tree = None if files.config or needs_torch(file) else read_tree(file)
+        said = [key for key in SETTINGS_KEYS if isinstance(tree, dict) and key in tree]
+        notes += [f"its {key} are not read" for key in said]
+    if files.variant:
+        notes.append(f"only the weights of variant {files.variant} are there")
+    return "; ".join(notes)
+
+
+def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> None:
+    """Check that weights are those of a model's network, for examples of a shape, and finite.
+
+    Raises:
+        ConfigError: They are not. The message names the first parameter that differs.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = model.build(shape)
+    try:
+        if not _is_own_folder(model, path):
+            _read_state_dict(model, path, network)
+            return
+        loaded = model.load(path, torch.device("cpu")).state_dict()
+        difference = _difference(loaded, _shapes(network))
+    except UnreadableError as error:
+        raise ConfigError(f"{setting}={path}: {error}") from None
+    except Exception as error:  # what a user's model does with a damaged folder
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{setting}={path}: it cannot be loaded: {reason}") from None
+    if difference is not None:
+        raise ConfigError(
+            f"{setting}={path}: not the architecture of model={model.label}: {difference}"
+        )
+
+
+def _is_own_folder(model: "Model", path: Path) -> bool:
+    """Return whether only the model itself can load a folder: its network is not of diffusers."""
+    return path.is_dir() and not model.network
+
+
+def _shapes(network: "torch.nn.Module") -> Shapes:
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def load_weights(
     model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device"
 ) -> "torch.nn.Module":
-    """Return the model's network for examples of a shape with the weights of a file.
+    """Return the model's network for examples of a shape with released weights.
 
-    The network in a folder, or in a pipeline's folder, is built as its own configuration says.
+    Raises:
+        ConfigError: They are not those of the network.
     """
-    if path.is_dir():
-        return _load_folder(model, path, device)
+    if _is_own_folder(model, path):
+        return model.load(path, device)
     network = model.build(shape)
-    network.load_state_dict(_load_state_dict(path))
+    try:
+        network.load_state_dict(_read_state_dict(model, path, network))
+    except UnreadableError as error:
+        raise ConfigError(f"model.checkpoints={path}: {error}") from None
     return network.to(device).eval()
 
 
-def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> None:
-    """Check that weights have the architecture of a model, for examples of a shape.
+def _read_state_dict(
+    model: "Model", path: Path, network: "torch.nn.Module"
+) -> "dict[str, torch.Tensor]":
+    """Return the state dict of released weights that fits a network.
 
     Raises:
-        ConfigError: They do not. The message names the first parameter that differs.
+        UnreadableError: None fits, several do, or one has values that are not finite.
     """
-    import torch
+    expected = _shapes(network)
+    parameters = [name for name, _ in network.named_parameters()]
+    tree: Tree = {}
+    files = find_files(path).weights
+    for file in files:
+        part = read_tree(file)
+        tree = part if len(files) == 1 else {**tree, **part}  # type: ignore[dict-item]
+    stored = choose(tree, expected, parameters, model.checkpoint_key, model.label)
+    result = {}
+    for name, tensor in stored.items():
+        if tensor.dtype not in FLOATS:
+            raise UnreadableError(f"{name} is {tensor.dtype}, must be one of {', '.join(FLOATS)}")
+        try:
+            result[name] = tensor.read()
+        except Exception as error:  # a damaged file fails in many ways
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UnreadableError(f"{name} cannot be read: {reason}") from None
+        if not bool(result[name].isfinite().all()):
+            raise UnreadableError(f"{name} has NaN or infinite values")
+    return result
 
-    with torch.device("meta"):
-        expected = {name: tuple(p.shape) for name, p in model.build(shape).state_dict().items()}
-    if path.is_dir():
-        state_dict = _load_folder(model, path, torch.device("cpu")).state_dict()
-    else:
-        state_dict = _load_state_dict(path)
-    shapes = {name: tuple(p.shape) for name, p in state_dict.items()}
-    for name in [*expected, *shapes]:
-        if shapes.get(name) != expected.get(name):
-            raise ConfigError(
-                f"{setting}={path}: not the architecture of model={model.label}: {name} has shape "
-                f"{shapes.get(name)}, expected {expected.get(name)} (None: no such parameter)"
+
+def choose(
+    tree: Tree, expected: Shapes, parameters: list[str], key: str, label: str
+) -> dict[str, StoredTensor]:
+    """Return the state dict in a file that fits a network.
+
+    Names may begin with a prefix, as those of `torch.compile`, of data parallelism and of Lightning
+    do. Averages are also lists in the order of the parameters.
+
+    Args:
+        tree: The content of the file.
+        expected: Shapes of the network's state dict.
+        parameters: Names of its parameters in order.
+        key: The name of one of several state dicts, or "".
+        label: The label of the model, for messages.
+
+    Raises:
+        UnreadableError: None fits, or several do and `key` names none of them.
+    """
+    options = dict(_options(tree, expected, parameters))
+    if key:
+        names = ", ".join(filter(None, options)) or "none"
+        if key not in options:
+            raise UnreadableError(
+                f"no state dict is named model.checkpoint_key={key}, only {names}"
             )
+        options = {key: options[key]}
+    fitting = {name: o for name, o in options.items() if _difference(o, expected) is None}
+    if len(fitting) > 1:
+        names = ", ".join(name or "the top level" for name in fitting)
+        raise UnreadableError(
+            f"it has {len(fitting)} state dicts that fit: {names}; choose one by "
+            "model.checkpoint_key=…"
+        )
+    for option in fitting.values():
+        return option
+    if not options:
+        first = next(iter(expected))
+        raise UnreadableError(f"it has no parameter {first}: {describe_tree(tree)}")
+    closest = max(options, key=lambda name: len(options[name].keys() & expected.keys()))
+    place = f" in {closest}" if closest else ""
+    raise UnreadableError(
+        f"not the architecture of model={label}:{place} {_difference(options[closest], expected)}"
+    )
 
 
-def _load_folder(model: "Model", folder: Path, device: "torch.device") -> "torch.nn.Module":
-    network = folder / "unet" if (folder / "unet").is_dir() else folder
-    try:
-        return model.load(network, device)
-    except Exception as error:  # a damaged folder fails in many ways
-        raise _refused(folder, "a network as diffusers saves it", error) from None
+def _options(
+    tree: Tree, expected: Shapes, parameters: list[str]
+) -> "list[tuple[str, dict[str, StoredTensor]]]":
+    """Return the state dicts in a file that have the network's first parameter, with names."""
+    first, options = next(iter(expected)), []
+    without_dots = {name.replace(".", ""): name for name in expected}  # as LitEma of CompVis
+    for name, group in state_dicts(tree):
+        if isinstance(group, list):
+            shapes = [tensor.shape for tensor in group]
+            if shapes == [expected[p] for p in parameters] and len(parameters) == len(expected):
+                options.append((name, dict(zip(parameters, group, strict=True))))
+            continue
+        for anchor, names in {first: None, first.replace(".", ""): without_dots}.items():
+            ends = [k.removesuffix(anchor) for k in group if k.endswith(anchor)]
+            prefixes = [end for end in ends if not end or end.endswith(".")]
+            for prefix in prefixes:
+                longer = tuple(p for p in prefixes if p.startswith(prefix) and p != prefix)
+                inside = {}
+                for full, tensor in group.items():
+                    short = full.removeprefix(prefix)
+                    if full.startswith(longer) or not full.startswith(prefix):
+                        continue
+                    if names is None or short in names:
+                        inside[names[short] if names else short] = tensor
+                title = ".".join(part for part in (name, prefix.removesuffix(".")) if part)
+                options.append((title, _renamed(inside, expected)))
+    return options
 
 
-def _load_state_dict(path: Path) -> "dict[str, Tensor]":
-    import safetensors.torch
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(value, torch.Tensor) for value in content.values()):
-            raise ValueError("not a dictionary of tensors")
-        return content
-    except Exception as error:  # a damaged file fails in many ways
-        raise _refused(path, "a state dict", error) from None
+def _renamed(tensors: dict[str, StoredTensor], expected: Shapes) -> dict[str, StoredTensor]:
+    """Return a state dict with the present names of attention's parameters."""
+    result = {}
+    for name, tensor in tensors.items():
+        new = re.sub(r"(\w+)(?=\.\w+$)", lambda m: OLD_NAMES.get(m[0], m[0]), name)
+        result[new if name not in expected and new in expected else name] = tensor
+    return result
 
 
-def _refused(path: Path, allowed: str, error: Exception) -> ConfigError:
-    """Return the error for a path, with the first line of what went wrong."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return ConfigError(f"model.checkpoints={path}: must be {allowed} ({reason})")
+def _difference(
+    stored: "Mapping[str, StoredTensor | torch.Tensor]", expected: Shapes
+) -> str | None:
+    """Return the first parameter that differs from a network's, or None."""
+    for name in [*expected, *stored]:
+        shape = tuple(stored[name].shape) if name in stored else None
+        if shape != expected.get(name):
+            return (
+                f"{name} has shape {shape}, expected {expected.get(name)} (None: no such parameter)"
+            )
+    return None

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def require_types(settings: DataclassInstance, prefix: str = "") -> None:
 
 
 def _require_type(name: str, value: object, expected: type) -> None:
-    if get_origin(expected) is list:
+    if isinstance(expected, UnionType):  # of a type and None
+        if value is not None:
+            _require_type(name, value, *(t for t in get_args(expected) if t is not NoneType))
+    elif get_origin(expected) is list:
         require(isinstance(value, list | tuple), name, value, "a list")
         for item in value:  # type: ignore[attr-defined]
             _require_type(name, item, *get_args(expected))

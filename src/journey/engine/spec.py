@@ -6,6 +6,7 @@ and version, every field of the spec, and the digests of the specs it is compute
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -56,8 +57,8 @@ def omitted_default(value: Any, kw_only: bool = False) -> Any:
     A new setting therefore leaves cache keys unchanged.
     """
     metadata = {"omitted_default": value}
-    if isinstance(value, list | dict):
-        return field(default_factory=value.copy, metadata=metadata, kw_only=kw_only)
+    if type(value).__hash__ is None:  # it is mutable
+        return field(default_factory=lambda: copy.copy(value), metadata=metadata, kw_only=kw_only)
     return field(default=value, metadata=metadata, kw_only=kw_only)
 
 

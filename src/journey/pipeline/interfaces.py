@@ -172,9 +172,12 @@ class Model(Component):
     samplers: ClassVar[tuple[Sampler, ...]] = tuple(Sampler)  # those that are right for it
     # Whether x_t given x_0 is N(signal x_0, noise² I), as the nonparametric score (nda) assumes.
     nonparametric_scores: ClassVar[bool] = True
+    network: ClassVar[str] = ""  # class of diffusers that `network_config` has the arguments of
     num_timesteps: int = 1000  # T
     # Paths of weights that were trained elsewhere.
     checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+    # Which state dict of these files is taken where several fit, as in `ema` or `state_dict.model`.
+    checkpoint_key: str = field(default="", metadata={"not_in_key": True})
 
     def check(self, where: str) -> None:
         """Check the settings; a model with others calls this and checks its own.
@@ -185,6 +188,17 @@ class Model(Component):
         require_count(f"{where}.num_timesteps", self.num_timesteps)
         for name in self.checkpoints:
             locate_checkpoint(name)
+        used, allowed = bool(self.checkpoints), "left out without model.checkpoints"
+        require(
+            used or not self.checkpoint_key, f"{where}.checkpoint_key", self.checkpoint_key, allowed
+        )
+
+    def ready(self) -> None:
+        """Check the files of released weights, on this machine and before any image is read.
+
+        Raises:
+            ConfigError: They cannot be used. The message names the setting and the file.
+        """
 
     def check_sampler(self, where: str, sampler: Sampler) -> None:
         """Check that a sampler is right for the model.
@@ -243,6 +257,13 @@ class Model(Component):
     def null_condition(self) -> torch.Tensor:
         """Return the condition of no text [L, E]; a model of classes overrides it."""
         return self.read([""])[0]
+
+    def network_config(self, shape: tuple[int, ...]) -> dict[str, object] | None:
+        """Return the arguments of a class of diffusers, `network`, or None: it is of another one.
+
+        Folders of released weights are compared with them field by field.
+        """
+        return None
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> torch.nn.Module:
@@ -767,6 +788,7 @@ class Experiment:
             return self._train(FullData(), index, Batching.independent)
         allowed = f"at least {index + 1} checkpoints, which the methods use"
         require(index < len(released), "model.checkpoints", released, allowed)
+        key = [self.model.checkpoint_key] if self.model.checkpoint_key else []
         return Train(
             images=self.images,
             model=self.model,
@@ -775,7 +797,7 @@ class Experiment:
             seed=self.seed,
             training_seed=index,
             latents=self.latents,
-            released=files_hash(locate_checkpoint(released[index])),
+            released=":".join([files_hash(locate_checkpoint(released[index])), *key]),
             source=released[index],
         )
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from journey.engine.checks import ConfigError
 from journey.engine.files import checksum
 
-SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt"}  # of files that determine outputs
+SUFFIXES = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".json",
+    ".txt",
+}  # of files that determine outputs
 
 
 def package_directory(package: str) -> Path:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
+
+from journey.engine.checks import require
+from journey.pipeline.settings import Prediction, check_ranges, setting
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +60,8 @@ class VelocityPrediction(PredictionType):
         return a * eps - b * x0
 
     def estimates(self, predicted: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Pair:
-        """Return x̂0 = (x_t − b ε) / a, and ε = b x_t + a v."""
-        eps = b * x_t + a * predicted
-        return (x_t - b * eps) / a, eps
+        """Return x̂0 = a x_t − b v, and ε = b x_t + a v."""
+        return a * x_t - b * predicted, b * x_t + a * predicted
 
 
 class SamplePrediction(PredictionType):
@@ -94,8 +97,73 @@ PREDICTIONS: dict[str, PredictionType] = {
 """The prediction type of each value of the setting `model.prediction`."""
 
 
-PREDICTION_TYPES = {"noise": "epsilon", "velocity": "v_prediction", "sample": "sample"}
-"""The names of prediction types in diffusers, where it has them."""
+PREDICTION_TYPES = {
+    "noise": "epsilon",
+    "velocity": "v_prediction",
+    "sample": "sample",
+    "flow": "flow_prediction",
+}
+"""The names of prediction types in diffusers."""
+
+
+class BetaSchedule(Enum):
+    """How β_t, the variance that timestep t adds, grows with t; the names are those of diffusers.
+
+    The first two and the last one go from `beta_start` to `beta_end`.
+    """
+
+    linear = "linear"  # in equal steps (Ho et al. 2020, Section 4)
+    scaled_linear = "scaled_linear"  # √β in equal steps (Rombach et al. 2022)
+    squaredcos_cap_v2 = "squaredcos_cap_v2"  # by a cosine (Nichol and Dhariwal 2021, Equation 17)
+    sigmoid = "sigmoid"
+
+
+@dataclass
+class NoiseSchedule:
+    """The noise of a model, with the settings that a scheduler of diffusers has for it."""
+
+    beta_schedule: BetaSchedule = setting(BetaSchedule.linear, "Let β grow in this way.")
+    beta_start: float = setting(1e-4, "Begin with this β, at t = 0.", above=0, below=1)
+    beta_end: float = setting(0.02, "End with this β, at t = T − 1.", above=0, below=1)
+    rescale_betas_zero_snr: bool = setting(
+        False, "Rescale β such that no signal is left at t = T − 1."
+    )
+    clip_sample: bool = setting(True, "Clip x̂0_t to ±clip_sample_range.")
+    clip_sample_range: float = setting(
+        1.0, "Clip x̂0_t to this absolute value, with clip_sample=true.", above=0, most=1e6
+    )
+
+    def has_effect(self, name: str) -> bool:
+        """Return whether a setting has an effect, all others being as they are."""
+        if name in ("beta_start", "beta_end"):
+            return self.beta_schedule is not BetaSchedule.squaredcos_cap_v2
+        return name != "clip_sample_range" or self.clip_sample
+
+    def check(self, where: str, default: NoiseSchedule, prediction: Prediction) -> None:
+        """Check the settings.
+
+        Args:
+            where: Their name, such as `model.noise_schedule`.
+            default: The settings of the model by default.
+            prediction: What the network predicts.
+
+        Raises:
+            ConfigError: A setting is not allowed, or has no effect.
+        """
+        check_ranges(self, where)
+        for name in ("beta_start", "beta_end", "clip_sample_range"):
+            value, initial = getattr(self, name), getattr(default, name)
+            cause = f"clip_sample={str(self.clip_sample).lower()}"
+            if name != "clip_sample_range":
+                cause = f"beta_schedule={self.beta_schedule.value}"
+            allowed = f"left as it is, {initial}, with {cause}"
+            require(self.has_effect(name) or value == initial, f"{where}.{name}", value, allowed)
+        allowed = f"at least beta_start={self.beta_start}"
+        require(self.beta_end >= self.beta_start, f"{where}.beta_end", self.beta_end, allowed)
+        name = f"{where}.rescale_betas_zero_snr"
+        determined = prediction is not Prediction.noise or not self.rescale_betas_zero_snr
+        allowed = f"false with model.prediction={prediction.value}: at t = T − 1, x_t has no signal"
+        require(determined, name, self.rescale_betas_zero_snr, allowed)
 
 
 @dataclass(frozen=True)
@@ -111,8 +179,9 @@ class Schedule:
     signal_squared: Tensor  # a_t², float64 [T]
     noise_squared: Tensor  # b_t², float64 [T]
     device: torch.device  # of `signal` and `noise`
-    clip: bool  # whether x̂0 is clipped to [−1, 1]: pixels are, latents are not
+    clip: bool  # whether x̂0 is clipped to ±clip_range: pixels are, latents mostly are not
     prediction: PredictionType = PREDICTIONS["noise"]
+    clip_range: float = 1.0
 
     def __post_init__(self) -> None:
         deviation = float((self.signal_squared + self.noise_squared - 1).abs().max())
@@ -167,4 +236,5 @@ def regression_target(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) ->
 def denoise(schedule: Schedule, x_t: Tensor, t: Tensor, predicted: Tensor) -> Pair:
     """Return x̂0_t, the stand-in for E[x_0 | x_t], clipped if the schedule says so; and ε."""
     x0_hat, eps = schedule.prediction.estimates(predicted, x_t, *schedule.signal_and_noise(t, x_t))
-    return x0_hat.clamp(-1, 1) if schedule.clip else x0_hat, eps
+    bound = schedule.clip_range
+    return x0_hat.clamp(-bound, bound) if schedule.clip else x0_hat, eps

@@ -1,0 +1,429 @@
+"""What the folders of diffusers say of a network beside its weights, compared with settings.
+
+Nothing here imports torch or diffusers: the defaults of the classes of diffusers, which a config
+may leave out, are read from their source.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from journey.diffusion.checkpoint_files import UnreadableError, read_json, read_tree
+from journey.engine.checks import ConfigError, require
+from journey.pipeline.pretrained import package_directory
+from journey.pipeline.schedule import PREDICTION_TYPES, BetaSchedule, NoiseSchedule
+
+if TYPE_CHECKING:
+    from journey.pipeline.interfaces import Model
+
+Config = dict[str, object]
+
+# Schedulers whose x_t is that of a variance-preserving schedule, maybe scaled, and whose network is
+# called with integer timesteps.
+VARIANCE_PRESERVING = (
+    "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler",
+    "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "DEISMultistepScheduler",
+    "UniPCMultistepScheduler", "SASolverScheduler", "UnCLIPScheduler",
+)  # fmt: skip
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+# Fields of a scheduler that change x̂0_t and that a `Schedule` does not have, with the only value
+# that is allowed.
+FIXED = {
+    "thresholding": False,
+    "timestep_type": "discrete",
+    "invert_sigmas": False,
+}
+BETAS = ("beta_schedule", "beta_start", "beta_end")
+LEARNED_VARIANCES = ("learned", "learned_range")
+# Fields of a network's config that change nothing of what it computes for an example.
+NO_EFFECT = ("sample_size", "num_train_timesteps")
+# What diffusers' EMAModel adds to the config of the network that it averages.
+EMA_FIELDS = (
+    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
+    "power",
+)  # fmt: skip
+
+
+@functools.cache
+def constructor_defaults(class_name: str) -> Config:
+    """Return the arguments of a class of diffusers, with their defaults.
+
+    A default that is not a literal is returned as its source.
+
+    Raises:
+        UnreadableError: This version of diffusers does not have the class.
+    """
+    if class_name not in (paths := _files_of_classes()):
+        raise UnreadableError(f"{class_name} is not a class of the installed diffusers")
+    for node in ast.walk(ast.parse(paths[class_name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    (constructor,) = (function for function in functions if function.name == "__init__")
+    names = [argument.arg for argument in constructor.args.args]
+    defaults: Config = {}
+    values = constructor.args.defaults
+    for name, value in zip(names[len(names) - len(values) :], values, strict=True):
+        try:
+            defaults[name] = ast.literal_eval(value)
+        except ValueError:
+            defaults[name] = ast.unparse(value)
+    return defaults
+
+
+@functools.cache
+def _files_of_classes() -> dict[str, Path]:
+    """Return the source file of every scheduler and U-Net of diffusers."""
+    root, paths = package_directory("diffusers"), {}
+    for pattern in ("schedulers/scheduling_*.py", "models/unets/unet_2d*.py"):
+        for path in root.glob(pattern):
+            for name in re.findall(
+                r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE
+            ):
+                paths[name] = path
+    return paths
+
+
+# ------------------------------------------------------------------------------------- schedulers
+
+
+@dataclass(frozen=True)
+class Process:
+    """The noise of a scheduler of diffusers, and what its network predicts."""
+
+    num_timesteps: int
+    prediction: str  # of `PREDICTIONS`
+    flow: bool  # x_t = (1 − t / T) x_0 + t / T ε, instead of a variance-preserving schedule
+    betas: Config  # how β_t is made, by the names of diffusers
+    clip: float | None  # bound of x̂0
+
+
+def read_process(class_name: str, config: Mapping[str, object]) -> Process:
+    """Return the noise and the prediction type of a scheduler.
+
+    What only its sampler uses, such as its solver and the spacing of timesteps, is ignored.
+
+    Args:
+        class_name: The class of the scheduler.
+        config: Its config; what it leaves out has the default of the class.
+
+    Raises:
+        UnreadableError: A `Schedule` does not have a field of it. The message names it.
+    """
+    supported = (*VARIANCE_PRESERVING, *FLOWS)
+    if class_name not in supported:
+        names = ", ".join(name.removesuffix("Scheduler") for name in supported)
+        raise UnreadableError(
+            f"{class_name or 'a scheduler without _class_name'} has no known schedule of signal and "
+            f"noise at integer timesteps; supported are {names}"
+        )
+    defaults = constructor_defaults(class_name)
+    for name in config:
+        if not (name in defaults or name.startswith("_") or name in _fields_of_schedulers()):
+            raise UnreadableError(f"{name}={config[name]} is no field of a scheduler of diffusers")
+    # A field of another class, which diffusers keeps when schedulers are exchanged, has no effect.
+    known = defaults | {name: config[name] for name in defaults if name in config}
+    for name, allowed in FIXED.items():
+        if known.get(name, allowed) != allowed:
+            raise UnreadableError(f"{name}={known[name]} is not supported, only {allowed}")
+    if (variance := known.get("variance_type")) in LEARNED_VARIANCES:
+        raise UnreadableError(
+            f"variance_type={variance} is not supported: the network predicts it beside the noise"
+        )
+    flow = class_name in FLOWS or known.get("use_flow_sigmas") is True
+    kind = "flow_prediction" if class_name in FLOWS else known["prediction_type"]
+    allowed_kinds = {theirs: o for o, theirs in PREDICTION_TYPES.items() if flow or o != "flow"}
+    if flow:
+        allowed_kinds.pop("v_prediction")  # it is not defined for a flow
+    if kind not in allowed_kinds:
+        raise UnreadableError(f"prediction_type={kind} is not one of {', '.join(allowed_kinds)}")
+    if kind == "epsilon" and known.get("rescale_betas_zero_snr"):
+        raise UnreadableError(
+            "prediction_type=epsilon gives no x̂0 with rescale_betas_zero_snr: x_t has no signal at "
+            "the last timestep"
+        )
+    clip = known.get("clip_sample_range", 1.0) if known.get("clip_sample") else None
+    betas: Config = {"rescale_betas_zero_snr": False, "trained_betas": None}
+    betas |= {name: known[name] for name in (*BETAS, *betas) if name in known}
+    num_timesteps = cast(int, known["num_train_timesteps"])
+    return Process(num_timesteps, allowed_kinds[str(kind)], flow, betas, cast(float | None, clip))
+
+
+@functools.cache
+def _fields_of_schedulers() -> set[str]:
+    names: set[str] = {"clip_sample", "clip_sample_range", "skip_prk_steps"}
+    for class_name in (*VARIANCE_PRESERVING, *FLOWS):
+        names |= constructor_defaults(class_name).keys()
+    return names
+
+
+def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
+    """Return what a scheduler's config says otherwise than the model's settings.
+
+    Args:
+        model: A model with the settings `prediction` and `noise_schedule`.
+        path: The config.
+
+    Returns:
+        For each field, what differs, and the override of the setting.
+
+    Raises:
+        UnreadableError: The config has a field that no setting has.
+    """
+    config = read_json(path)
+    process = read_process(str(config.get("_class_name", "")), config)
+    if process.flow:
+        raise UnreadableError(
+            f"{config['_class_name']} of a flow is not supported by model={model.name}"
+        )
+    if process.betas.pop("trained_betas") is not None:
+        raise UnreadableError("trained_betas is not supported, only null: a named beta_schedule")
+    noise: NoiseSchedule = vars(model)["noise_schedule"]
+    theirs = process.betas | {"clip_sample": process.clip is not None}
+    if process.clip is not None:
+        theirs["clip_sample_range"] = process.clip
+    named = [member.value for member in BetaSchedule]
+    if theirs["beta_schedule"] not in named:
+        schedule = theirs["beta_schedule"]
+        raise UnreadableError(f"beta_schedule={schedule} is not one of {', '.join(named)}")
+    has_effect = NoiseSchedule(
+        BetaSchedule(theirs["beta_schedule"]), clip_sample=process.clip is not None
+    ).has_effect
+    settings = {f"noise_schedule.{k}": (k, v) for k, v in theirs.items() if has_effect(k)}
+    settings["num_timesteps"] = ("num_train_timesteps", process.num_timesteps)
+    settings["prediction"] = ("prediction_type", process.prediction)
+    differences = []
+    for setting, (name, value) in settings.items():
+        holder = noise if setting.startswith("noise_schedule.") else model
+        ours = getattr(holder, setting.rpartition(".")[2])
+        if not _equal(value, ours.value if isinstance(ours, Enum) else ours):
+            shown = PREDICTION_TYPES[process.prediction] if name == "prediction_type" else value
+            difference = f"{name}={_shown(shown)}, not {_shown(ours)}"
+            differences.append((difference, f"model.{setting}={_shown(value)}"))
+    return differences
+
+
+def _equal(a: object, b: object) -> bool:
+    """Return whether two values of configs are equal: lists and tuples, 1 and 1.0 are."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _shown(value: object) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_shown, value))}]"
+    if value is None:
+        return "null"
+    value = value.value if isinstance(value, Enum) else value
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --------------------------------------------------------------------------------------- networks
+
+
+def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
+    """Return in which fields a network's config differs from the model's settings.
+
+    Channels of inputs and outputs are those of the images, and are compared with the weights.
+
+    Args:
+        model: A model whose `network_config` has the arguments of a class of diffusers.
+        path: The config.
+
+    Returns:
+        For each field, what differs, and the override of the setting, or "" if there is none.
+
+    Raises:
+        UnreadableError: It is the config of another class, or has a field that the class has not.
+    """
+    config = read_json(path)
+    if config.get("_class_name", model.network) != model.network:
+        found = config["_class_name"]
+        raise UnreadableError(
+            f"{path.name} is of a {found}, model={model.name} is a {model.network}"
+        )
+    defaults = constructor_defaults(model.network)
+    ours = defaults | (model.network_config((1, 1, 1)) or {})
+    differences = []
+    for name, value in config.items():
+        if name.startswith("_") or name in EMA_FIELDS:
+            continue
+        if name not in defaults:
+            raise UnreadableError(f"{name}={value} in {path.name} is no field of {model.network}")
+    for name in defaults:
+        if name in NO_EFFECT or name in ("in_channels", "out_channels"):
+            continue
+        theirs = config.get(name, defaults[name])
+        if not _equal(_per_level(name, theirs), _per_level(name, ours[name])):
+            difference = f"{name}={_shown(theirs)}, not {_shown(ours[name])}"
+            differences.append((difference, _override(model, name, theirs)))
+    return differences
+
+
+def _per_level(name: str, value: object) -> object:
+    """Return a list of equal numbers, one for each level, as this number."""
+    lists = ("block_out_channels", "down_block_types", "up_block_types")
+    if isinstance(value, list | tuple) and name not in lists and value:
+        return value[0] if all(item == value[0] for item in value) else value
+    return value
+
+
+def _override(model: "Model", name: str, value: object) -> str:
+    """Return the word that gives a model the value of a config's field, or ""."""
+    settings = {
+        "add_attention": "mid_block_attention",
+        "cross_attention_dim": "context_width",
+        "down_block_types": "attention_blocks",
+    }
+    if model.network == "UNet2DConditionModel":
+        settings["attention_head_dim"] = "attention_heads"
+    setting = settings.get(name, name)
+    if setting not in vars(model):
+        return ""
+    if name == "down_block_types" and isinstance(value, list | tuple):
+        value = [i for i, block in enumerate(value) if "Attn" in str(block)]
+    scalar = name not in ("block_out_channels", "down_block_types")
+    if scalar and isinstance(value, list | tuple):
+        return ""
+    return f"model.{setting}={_shown(value)}"
+
+
+# -------------------------------------------------------------------------------------- pipelines
+
+ENCODER_CLASSES = {
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel", "BertModel"),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast", "BertTokenizer", "BertTokenizerFast"),
+}
+WEIGHTS = {"vae": "diffusion_pytorch_model", "text_encoder": "model"}
+# Fields of an autoencoder that change its latents beside `scaling_factor`.
+OTHER_SCALES = ("shift_factor", "latents_mean", "latents_std")
+
+
+def check_encoders(name: str, pipeline: Path) -> None:
+    """Check the autoencoder, the text encoder and the tokenizer of a pipeline by their files.
+
+    Args:
+        name: The value of `model.pretrained`.
+        pipeline: Its folder.
+
+    Raises:
+        ConfigError: One is missing, of another class, or has no weights that can be read.
+    """
+    missing = [part for part in ENCODER_CLASSES if not (pipeline / part).is_dir()]
+    allowed = f"a pipeline with {', '.join(ENCODER_CLASSES)}; {', '.join(missing)} missing"
+    require(not missing, "model.pretrained", name, allowed)
+    try:
+        _check_index(pipeline)
+        for part in WEIGHTS:
+            _check_encoder(pipeline / part)
+        _check_tokenizer(pipeline / "tokenizer")
+    except UnreadableError as error:
+        raise ConfigError(f"model.pretrained={name}: {error}") from None
+
+
+def _check_index(pipeline: Path) -> None:
+    """Check the classes that model_index.json names.
+
+    Raises:
+        UnreadableError: One is not supported.
+    """
+    if not (index := pipeline / "model_index.json").exists():
+        return
+    for part, entry in read_json(index).items():
+        if not isinstance(entry, list) or entry[-1:] in ([None], []):
+            continue
+        if part in ENCODER_CLASSES and entry[-1] not in ENCODER_CLASSES[part]:
+            allowed = " or ".join(ENCODER_CLASSES[part])
+            raise UnreadableError(f"model_index.json: {part} is {entry[-1]}, must be {allowed}")
+        if part.startswith(("text_encoder_", "tokenizer_")):
+            raise UnreadableError(f"model_index.json: it has a {part}, which is not supported")
+
+
+def _check_encoder(folder: Path) -> None:
+    """Check the config and the weights of an encoder.
+
+    Raises:
+        UnreadableError: They are not those of a class that is supported.
+    """
+    part = folder.name
+    if not (folder / "config.json").is_file():
+        raise UnreadableError(f"{part}/config.json is missing")
+    try:
+        config = read_json(folder / "config.json")
+    except UnreadableError as error:
+        raise UnreadableError(f"{part}/{error}") from None
+    if part == "vae":
+        found = config.get("_class_name", "AutoencoderKL")
+        if found != "AutoencoderKL":
+            raise UnreadableError(f"vae/config.json is of {found}, must be AutoencoderKL")
+        for field in OTHER_SCALES:
+            if config.get(field) is not None:
+                raise UnreadableError(f"vae/config.json: {field}={config[field]} must be null")
+    elif not isinstance(config.get("hidden_size"), int):
+        raise UnreadableError(f"{part}/config.json has no hidden_size, the width of its states")
+    else:
+        for found in config.get("architectures") or ENCODER_CLASSES[part]:
+            if found not in ENCODER_CLASSES[part]:
+                allowed = " or ".join(ENCODER_CLASSES[part])
+                raise UnreadableError(f"{part}/config.json is of {found}, must be {allowed}")
+    for file in weight_files(folder, WEIGHTS[part]):
+        try:
+            read_tree(file)
+        except UnreadableError as error:
+            raise UnreadableError(f"{part}/{file.name}: {error}") from None
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """Return the safetensors file `stem`, or the files into which it was split.
+
+    Raises:
+        UnreadableError: There are none. The message says what there is instead.
+    """
+    if (file := folder / f"{stem}.safetensors").is_file():
+        return [file]
+    if (index := folder / f"{stem}.safetensors.index.json").is_file():
+        return shards(index)
+    others = sorted(p.name for p in folder.iterdir() if p.name.startswith((stem, "pytorch_model")))
+    what = f"it has {', '.join(others)}" if others else "it has no weights"
+    raise UnreadableError(f"{folder.name}/{stem}.safetensors is missing; {what}")
+
+
+def shards(index: Path) -> list[Path]:
+    """Return the files that an index of weights names.
+
+    Raises:
+        UnreadableError: The index names none, or one that is not in its folder.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UnreadableError(f"{index.name} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise UnreadableError(f"{index.name} names {name}, which is not in its folder")
+    return [index.parent / name for name in names]
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Check the vocabulary of a tokenizer.
+
+    Raises:
+        UnreadableError: There is none.
+    """
+    vocabularies = ("tokenizer.json", "vocab.json", "vocab.txt")
+    found = [folder / name for name in vocabularies if (folder / name).is_file()]
+    if not found:
+        raise UnreadableError(f"tokenizer has none of {', '.join(vocabularies)}")
+    for path in found:
+        if path.suffix == ".json":
+            read_json(path)
