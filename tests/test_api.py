@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import journey_trak, python, small_run, succeeds
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, EDMEulerScheduler
 from scipy.stats import spearmanr
 
 import journey
@@ -168,8 +168,8 @@ ERRORS = {
     "method.query_example=noisy: must be estimate; pass": with_method(query_example="noisy"),
     "method.num_samples=2000: must be in 1…1000": with_method(num_samples=2000),
     "method.region=[0, 0, 9, 8]: must be": with_method(region=[0, 0, 9, 8]),
-    "scheduler=FlowMatchEulerDiscreteScheduler: must be one with alphas_cumprod": attributing(
-        scheduler=FlowMatchEulerDiscreteScheduler()
+    "scheduler=EDMEulerScheduler: EDMEulerScheduler has no known schedule": attributing(
+        scheduler=EDMEulerScheduler()
     ),
     "steps=1000: must be in 0…999": attributing(steps=[1000]),
     "steps=[]: must be a non-empty list": attributing(steps=[]),

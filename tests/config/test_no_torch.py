@@ -38,6 +38,7 @@ EXPECTED = {
     "training.num_steps=0": "error: training.num_steps=0: must be in",
     "method=[nothing]": "error: method=nothing: no such option",
     "retraining.fraction=0.001": "error: retraining.fraction=0.001: must be such that",
+    f"model.checkpoints=[{__file__}]": "it is neither a safetensors file nor one that torch.save",
     "experiment=smoke compute=slurm compute.device=cuda compute.gpus=1 task=plan": "GPU-hours",
     "experiment=smoke task=status": "not started",
     **{

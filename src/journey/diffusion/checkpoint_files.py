@@ -67,7 +67,11 @@ class NotRead:
     def ignore(self, *args: object) -> None:
         """Ignore an operation of the pickle."""
 
-    __setstate__ = __setitem__ = __call__ = append = extend = add = ignore
+    __setstate__ = __setitem__ = append = extend = add = ignore
+
+    def __call__(self, *args: object) -> "NotRead":
+        """Return another object that is not read, without calling anything."""
+        return self
 
 
 Tree = dict | list | tuple | StoredTensor | NotRead | str | float | bool | None

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from journey.diffusion import unet, weights
-from journey.diffusion.released import check_encoders
+from journey.diffusion.released import check_encoders, check_encoders_of_network
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import require, require_count
 from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
-from journey.pipeline.pretrained import files_hash, locate
+from journey.pipeline.pretrained import files_hash, locate, locate_checkpoint
 from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
 from journey.pipeline.settings import Autoencoding, Prediction
 
@@ -79,6 +79,9 @@ class LatentDiffusion(Model):
         if self.pretrained:
             check_encoders(self.pretrained, self._pipeline())
         weights.check_files(self)
+        for name in self.checkpoints:
+            folder = weights.pipeline_of(locate_checkpoint(name))
+            check_encoders_of_network(name, folder, self._pipeline() if self.pretrained else None)
 
     def _pipeline(self) -> Path:
         return locate("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
@@ -90,16 +93,23 @@ class LatentDiffusion(Model):
 
     def _latent_geometry(self) -> tuple[int, int]:
         """Return the channels of latents, and the pixels per latent along a side."""
-        settings = vars(self.autoencoder)
-        if self.pretrained:
-            settings = json.loads((self._pipeline() / "vae" / "config.json").read_text())
+        settings = self._vae_config() if self.pretrained else vars(self.autoencoder)
         return settings["latent_channels"], 2 ** (len(settings["block_out_channels"]) - 1)
+
+    def _vae_config(self) -> dict:
+        """Return the config of the pretrained autoencoder, with the defaults of its class."""
+        config = json.loads((self._pipeline() / "vae" / "config.json").read_text())
+        return {"latent_channels": 4, "block_out_channels": [64], "in_channels": 3} | config
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Check the encoders, and images of a shape [C, H, W]. Raises ConfigError."""
         width = self._text_encoder().width
         allowed = f"{width}, the width of the text encoder's states"
         require(width == self.context_width, "model.context_width", self.context_width, allowed)
+        if self.pretrained:
+            channels = self._vae_config()["in_channels"]
+            allowed = f"used with images of {channels} channels, not {shape[0]}"
+            require(shape[0] == channels, "model.pretrained", self.pretrained, allowed)
         _, side = self._latent_geometry()
         divisible = all(pixels % side == 0 for pixels in shape[1:])
         allowed = f"used with images whose sides are multiples of {side}, not {shape[1]}×{shape[2]}"

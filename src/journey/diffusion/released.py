@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from journey.diffusion.checkpoint_files import UnreadableError, read_json, read_tree
 from journey.engine.checks import ConfigError, require
-from journey.pipeline.pretrained import package_directory
+from journey.engine.spec import describe
+from journey.pipeline.pretrained import files_hash, package_directory
 from journey.pipeline.schedule import PREDICTION_TYPES, BetaSchedule, NoiseSchedule
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def read_process(class_name: str, config: Mapping[str, object]) -> Process:
     if class_name not in supported:
         names = ", ".join(name.removesuffix("Scheduler") for name in supported)
         raise UnreadableError(
-            f"{class_name or 'a scheduler without _class_name'} has no known schedule of signal and "
-            f"noise at integer timesteps; supported are {names}"
+            f"{class_name or 'a scheduler without _class_name'} has no known schedule of signal "
+            f"and noise at integer timesteps; supported are {names}"
         )
     defaults = constructor_defaults(class_name)
     for name in config:
@@ -329,6 +330,54 @@ def check_encoders(name: str, pipeline: Path) -> None:
         _check_tokenizer(pipeline / "tokenizer")
     except UnreadableError as error:
         raise ConfigError(f"model.pretrained={name}: {error}") from None
+
+
+def check_encoders_of_network(name: str, folder: Path, pretrained: Path | None) -> None:
+    """Check that the encoders beside a network are those that a model is given.
+
+    Args:
+        name: The network's value in `model.checkpoints`.
+        folder: Its folder, or that of its pipeline. Without encoders, there is nothing to check.
+        pretrained: The pipeline with the encoders of the model, or None: they are trained here.
+
+    Raises:
+        ConfigError: They are others: the network would be given latents that it does not know.
+    """
+    for part, stem in WEIGHTS.items():
+        theirs = folder / part
+        if not theirs.is_dir():
+            continue
+        advice = f"add model.pretrained={folder}"
+        if pretrained is None:
+            raise ConfigError(f"model.checkpoints={name}: it works with its own {part}; {advice}")
+        try:
+            hashes = [files_hash(*weight_files(f, stem)) for f in (theirs, pretrained / part)]
+        except UnreadableError as error:
+            raise ConfigError(f"model.checkpoints={name}: {error}") from None
+        if hashes[0] != hashes[1]:
+            message = f"its {part} is not that of model.pretrained={pretrained}; {advice}"
+            raise ConfigError(f"model.checkpoints={name}: {message}")
+
+
+def compare_manifest(model: "Model", path: Path) -> list[tuple[str, str]]:
+    """Return what the manifest of a model that was trained here says otherwise of its noise.
+
+    Raises:
+        UnreadableError: The manifest cannot be read.
+    """
+    recorded = read_json(path).get("key_fields")
+    theirs = recorded.get("model") if isinstance(recorded, dict) else None
+    if not isinstance(theirs, dict):
+        return []
+    ours = cast(Config, describe(model))
+    differences = []
+    for name in ("num_timesteps", "prediction", "noise_schedule"):
+        value, setting = theirs.get(name, "its default"), ours.get(name, "its default")
+        if value != setting:
+            differences.append((f"{name}={_shown(value)}, not {_shown(setting)}", ""))
+            if name != "noise_schedule" and name in theirs:
+                differences[-1] = (differences[-1][0], f"model.{name}={_shown(value)}")
+    return differences
 
 
 def _check_index(pipeline: Path) -> None:

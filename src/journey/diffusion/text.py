@@ -41,7 +41,9 @@ class TextEncoder:
     @classmethod
     def from_pipeline(cls, path: Path, length: int) -> "TextEncoder":
         """Return the text encoder of a text-to-image pipeline, as diffusers saves it."""
-        return cls(path / "text_encoder", path / "tokenizer", length, masked=False)
+        config = json.loads((path / "text_encoder" / "config.json").read_text())
+        masked = bool(config.get("use_attention_mask"))  # as the pipelines of diffusers read it
+        return cls(path / "text_encoder", path / "tokenizer", length, masked)
 
     @property
     def width(self) -> int:

@@ -20,8 +20,14 @@ from journey.diffusion.checkpoint_files import (
     read_tree,
     state_dicts,
 )
-from journey.diffusion.released import compare_network, compare_scheduler, shards
+from journey.diffusion.released import (
+    compare_manifest,
+    compare_network,
+    compare_scheduler,
+    shards,
+)
 from journey.engine.checks import ConfigError
+from journey.engine.store import MANIFEST
 from journey.pipeline.pretrained import locate_checkpoint
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ class Released:
     config: Path | None  # of the network
     scheduler: Path | None  # its config
     variant: str = ""  # such as fp16, where there is no other file
+    manifest: Path | None = None  # of a model that was trained here
 
 
 def find_files(path: Path) -> Released:
@@ -78,7 +85,20 @@ def find_files(path: Path) -> Released:
             raise UnreadableError("it is a pipeline without a folder unet")
     config = folder / "config.json"
     weights, variant = _weights(folder)
-    return Released(weights, config if config.is_file() else None, _scheduler(folder), variant)
+    manifest = folder / MANIFEST
+    return Released(
+        weights,
+        config if config.is_file() else None,
+        _scheduler(folder),
+        variant,
+        manifest if manifest.is_file() else None,
+    )
+
+
+def pipeline_of(path: Path) -> Path:
+    """Return the folder of the pipeline that a network may be in."""
+    folder = path if path.is_dir() else path.parent
+    return folder.parent if folder.name.startswith("unet") else folder
 
 
 def _scheduler(folder: Path) -> Path | None:
@@ -153,8 +173,12 @@ def _differences(model: "Model", files: Released) -> list[tuple[str, str]]:
     """Return the fields in which configs differ from settings, with the overrides."""
     if not model.network:
         return []
-    network = compare_network(model, files.config) if files.config else []
-    return network + (compare_scheduler(model, files.scheduler) if files.scheduler else [])
+    differences = compare_network(model, files.config) if files.config else []
+    if files.scheduler:
+        differences += compare_scheduler(model, files.scheduler)
+    if files.manifest:
+        differences += compare_manifest(model, files.manifest)
+    return differences
 
 
 def unchecked(model: "Model", path: Path) -> str:
@@ -164,8 +188,10 @@ def unchecked(model: "Model", path: Path) -> str:
     files, missing, notes = find_files(path), [], []
     if files.config is None:
         missing.append("padding, activation, embedding of t and the like of the network")
-    if files.scheduler is None:
+    if files.scheduler is None and files.manifest is None:
         missing.append("noise schedule, prediction type and clipping")
+    if not model.pixels and not (pipeline_of(path) / "vae").is_dir():
+        missing.append("autoencoder and text encoder")
     if missing:
         notes = [f"{'; '.join(missing)}: taken from model.*, and cannot be checked"]
     for file in files.weights:

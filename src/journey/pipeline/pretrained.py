@@ -42,8 +42,8 @@ def locate(setting: str, name: str, description: str) -> Path:
     Raises:
         ConfigError: It is not on this machine.
     """
-    if Path(name).exists():
-        return Path(name)
+    if (path := Path(name).expanduser()).exists():
+        return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
