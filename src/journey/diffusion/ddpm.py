@@ -74,11 +74,15 @@ class DDPM(Model):
 
     def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
         """Return the arguments of `UNet2DModel` for images of shape [C, H, W]."""
-        names = ("dropout", "attention_head_dim", "downsample_padding", "freq_shift")
         return {
             **unet.arguments(self, shape, "Attn"),
-            **{name: getattr(self, name) for name in (*names, "flip_sin_to_cos", "norm_eps")},
             "add_attention": self.mid_block_attention,
+            "dropout": self.dropout,
+            "attention_head_dim": self.attention_head_dim,
+            "downsample_padding": self.downsample_padding,
+            "freq_shift": self.freq_shift,
+            "flip_sin_to_cos": self.flip_sin_to_cos,
+            "norm_eps": self.norm_eps,
         }
 
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
