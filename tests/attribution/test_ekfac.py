@@ -1,5 +1,7 @@
 """EK-FAC against the dense Gauss–Newton matrix."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,10 @@ from torch import nn
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac, load_ekfac, save_ekfac
 from journey.attribution.features import precondition
 from journey.attribution.outputs import NoiseSamples
+from journey.attribution.projections import make_projection
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import add_noise
+from journey.pipeline.settings import Projection
 
 NUM_BATCHES, BATCH, SHAPE = 100, 100, (1, 3, 3)
 
@@ -113,6 +117,20 @@ def test_inner_products_of_preconditioned_gradients_are_influences(ekfac, num_ro
         expected = gradients @ torch.linalg.solve(damped, gradients.T)
         ours = features[:, k] @ features[:, k].T
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_features_do_not_depend_on_the_signs_of_eigenvectors(ekfac):
+    """Machines differ in them."""
+    layers = {
+        name: dataclasses.replace(layer, in_basis=-layer.in_basis, out_basis=layer.out_basis)
+        for name, layer in ekfac.layers.items()
+    }
+    other = dataclasses.replace(ekfac, layers=layers)
+    d = len(ekfac.eigenvalues)
+    project = make_projection(Projection.sparse, d, 16, 0, "any", torch.device("cpu"))
+    gradients = random_gradients(ekfac, 3)
+    ours, theirs = (precondition(project, g, (0.1,), 4)(gradients) for g in (ekfac, other))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rotating_back_gives_the_gradients(ekfac):
