@@ -348,11 +348,9 @@ def join_blocks(blocks: Iterator[Tensor], num_rows: int) -> Iterator[Tensor]:
 def precondition(
     project: Projector, ekfac: EKFAC, damping: Sequence[float], num_rows: int
 ) -> Projector:
-    """Return the projection of (G + λI)^{−1/2} g, for every λ.
+    """Return the projection of (G + λI)^{−1/2} g in the eigenbasis of G, for every λ.
 
     It maps gradients [B, d] to features [B, damping, p], whose inner products are those of EK-FAC.
-    The projection is of parameters, not of coordinates in the eigenbasis: eigenvectors are defined
-    up to their sign, and other machines would have other features.
 
     Args:
         project: Projection of gradients [B, d] to [B, p].
@@ -365,8 +363,7 @@ def precondition(
     def preconditioned(gradients: Tensor) -> Tensor:
         blocks = []
         for part in ekfac.rotate(gradients).split(num_rows):
-            features = [project(ekfac.rotate(part * factor, back=True)) for factor in factors]
-            blocks.append(torch.stack(features, 1))
+            blocks.append(torch.stack([project(part * factor) for factor in factors], 1))
         return torch.cat(blocks)
 
     return preconditioned
