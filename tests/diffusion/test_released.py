@@ -15,11 +15,19 @@ import safetensors.torch
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch.optim.swa_utils import AveragedModel
 
+from journey.components import COMPONENTS
+from journey.config.compose import CONF, parse, register_schemas
 from journey.diffusion import checkpoint_files, weights
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import LatentDiffusion
 from journey.engine.checks import ConfigError
+from journey.engine.spec import describe
+from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
+from journey.pipeline.settings import Prediction
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
@@ -516,6 +524,25 @@ def test_a_pipeline_is_compared_with_its_scheduler(tmp_path):
                 assert weights.unchecked(MODEL, path) == ""
 
 
+def test_a_pipeline_of_early_diffusers_is_one_folder(tmp_path):
+    """As google/ddpm-cifar10-32 was released: both configs beside a pickle with old names."""
+    saved(tmp_path).unlink()
+    torch.save(OLD, tmp_path / "diffusion_pytorch_model.bin")
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    scheduler = {
+        "_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "beta_end": 0.02,
+        "beta_schedule": "linear", "beta_start": 0.0001, "clip_sample": True,
+        "num_train_timesteps": 1000, "tensor_format": "pt", "timestep_values": None,
+        "trained_betas": None, "variance_type": "fixed_large", "predict_epsilon": True,
+    }  # fmt: skip
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps(scheduler))
+    assert_loaded(tmp_path, STATE)
+    path.write_text(json.dumps(scheduler | {"num_train_timesteps": 4000}))
+    assert "num_train_timesteps=4000, not 1000" in refusal(tmp_path)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path):
     torch.save(lightning(prefixed("model.")), tmp_path / "w.ckpt")
     note = weights.unchecked(MODEL, tmp_path / "w.ckpt")
@@ -550,10 +577,6 @@ def test_the_function_of_a_preset_is_that_of_the_network_it_is_named_after(
     choice, config, tmp_path
 ):
     """Narrower, with attention that is not uniform: its weights are scaled by 8."""
-    from omegaconf import OmegaConf
-
-    from journey.config.compose import CONF
-
     settings = OmegaConf.to_container(OmegaConf.load(CONF / f"model/{choice}.yaml"))
     del settings["defaults"]
     assert settings["block_out_channels"] == [128, 256, 256, 256]
@@ -588,3 +611,66 @@ def test_the_function_of_a_preset_is_that_of_the_network_it_is_named_after(
         eight = dataclasses.replace(narrow, attention_head_dim=8).build((3, 32, 32)).eval()
         eight.load_state_dict(original.state_dict())
         assert (eight(x, t).sample - expected).norm() > 0.05 * expected.norm()
+
+
+# ------------------------------------------------------------------------- settings and cache keys
+
+
+def test_new_settings_at_their_defaults_leave_cache_keys_as_they_were():
+    pixels = describe(DDPM())
+    assert pixels.keys() == {
+        "name", "num_timesteps", "block_out_channels", "layers_per_block", "attention_blocks",
+        "mid_block_attention", "norm_num_groups",
+    }  # fmt: skip
+    assert "noise_schedule" not in describe(LatentDiffusion())
+    one_head = describe(DDPM(attention_head_dim=None))
+    assert one_head == pixels | {"attention_head_dim": None}
+    rescaled = NoiseSchedule(rescale_betas_zero_snr=True)
+    noise = describe(DDPM(noise_schedule=rescaled))["noise_schedule"]
+    assert noise["rescale_betas_zero_snr"] is True
+
+
+def test_settings_of_a_network_are_written_on_the_command_line():
+    register_schemas(COMPONENTS)
+    words = ["model.attention_head_dim=null", "model.prediction=velocity", "model.freq_shift=1"]
+    words += ["model.noise_schedule.beta_schedule=scaled_linear", "model.checkpoints=[]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        model = parse(compose("config", words)).model
+        default = parse(compose("config")).model
+        coco = parse(compose("config", ["experiment=coco"])).model
+    assert (model.attention_head_dim, model.prediction) == (None, Prediction.velocity)
+    assert model.noise_schedule.beta_schedule is BetaSchedule.scaled_linear
+    assert (default.attention_head_dim, default.noise_schedule) == (8, NoiseSchedule())
+    assert coco.noise_schedule == NoiseSchedule()  # the authors' `DDPMScheduler()`
+
+
+WRONG = {
+    "attention_head_dim": (17, "must be null, or in 1…16"),
+    "downsample_padding": (2, "must be in 0…1"),
+    "freq_shift": (2, "must be in 0…1"),
+    "norm_eps": (0.0, "must be in 1e-12…1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_setting_of_the_network_out_of_range_is_refused(name):
+    value, message = WRONG[name]
+    with pytest.raises(ConfigError, match=rf"^model\.{name}={value}: {message}"):
+        dataclasses.replace(MODEL, **{name: value}).check("model")
+
+
+WRONG_NOISE = [
+    ({"beta_start": 0.5, "beta_end": 0.1}, "beta_end=0.1: must be at least beta_start=0.5"),
+    ({"beta_start": 0.0}, "beta_start=0.0: must be in"),
+    ({"beta_end": float("nan")}, "beta_end=nan: must be in"),
+    ({"beta_schedule": BetaSchedule.squaredcos_cap_v2, "beta_end": 0.1}, "beta_end=0.1: must be"),
+    ({"clip_sample": False, "clip_sample_range": 2.0}, "clip_sample_range=2.0: must be left"),
+    ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True: must be false with"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG_NOISE)
+def test_a_noise_schedule_that_is_wrong_or_has_no_effect_is_refused(settings, message):
+    model = dataclasses.replace(MODEL, noise_schedule=NoiseSchedule(**settings))
+    with pytest.raises(ConfigError, match=f"^model.noise_schedule.{message}"):
+        model.check("model")

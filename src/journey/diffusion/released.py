@@ -43,6 +43,11 @@ FIXED = {
     "invert_sigmas": False,
 }
 BETAS = ("beta_schedule", "beta_start", "beta_end")
+# Fields of early versions of diffusers, with the values that change nothing.
+RETIRED: dict[str, tuple[object, ...]] = {
+    "predict_epsilon": (True,),
+    "tensor_format": ("pt", "np"),
+}
 LEARNED_VARIANCES = ("learned", "learned_range")
 # Fields of a network's config that change nothing of what it computes for an example.
 NO_EFFECT = ("sample_size", "num_train_timesteps")
@@ -126,9 +131,10 @@ def read_process(class_name: str, config: Mapping[str, object]) -> Process:
             f"and noise at integer timesteps; supported are {names}"
         )
     defaults = constructor_defaults(class_name)
-    for name in config:
-        if not (name in defaults or name.startswith("_") or name in _fields_of_schedulers()):
-            raise UnreadableError(f"{name}={config[name]} is no field of a scheduler of diffusers")
+    for name, value in config.items():
+        known_name = name in defaults or name.startswith("_") or name in _fields_of_schedulers()
+        if not (known_name or value is None or value in RETIRED.get(name, ())):
+            raise UnreadableError(f"{name}={value} is no field of a scheduler of diffusers")
     # A field of another class, which diffusers keeps when schedulers are exchanged, has no effect.
     known = defaults | {name: config[name] for name in defaults if name in config}
     for name, allowed in FIXED.items():
@@ -256,7 +262,7 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
     ours = defaults | (model.network_config((1, 1, 1)) or {})
     differences = []
     for name, value in config.items():
-        if name.startswith("_") or name in EMA_FIELDS:
+        if name.startswith("_") or name in EMA_FIELDS or (value is None and name not in defaults):
             continue
         if name not in defaults:
             raise UnreadableError(f"{name}={value} in {path.name} is no field of {model.network}")
