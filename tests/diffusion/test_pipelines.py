@@ -113,6 +113,8 @@ DAMAGED = {
                             "vae/config.json is of AutoencoderTiny, must be AutoencoderKL"),
     "shifted latents": (lambda p: edit(p / "vae/config.json", shift_factor=0.1),
                         "vae/config.json: shift_factor=0.1 must be null"),
+    "channels of latents": (lambda p: edit(p / "vae/config.json", latent_channels="4"),
+                            "vae/config.json: latent_channels=4 has a wrong type"),
     "index of another vae": (lambda p: edit(p / "model_index.json", vae=["diffusers", "VQModel"]),
                              "model_index.json: vae is VQModel, must be AutoencoderKL"),
     "index of SDXL": (

@@ -225,6 +225,8 @@ CONFIGS = [
     ),
     ({"beta_schedule": "linear"}, "a scheduler without _class_name"),
     ({"_class_name": "DDPMScheduler", "beta_schedule": "exp"}, "beta_schedule=exp is not one of"),
+    ({"_class_name": "DDPMScheduler", "prediction_type": ["epsilon"]}, "prediction_type=.* is not"),
+    ({"_class_name": ["DDPMScheduler"]}, "has no known schedule"),
     ({"_class_name": "NoScheduler"}, "NoScheduler has no known schedule"),
     ([], "scheduler_config.json is not a JSON object"),
     ("{", "scheduler_config.json cannot be read"),

@@ -89,7 +89,9 @@ class LatentDiffusion(Model):
     def _text_encoder(self) -> TextEncoder:
         if not self.pretrained:
             return TextEncoder.minilm(self.text_length)
-        return TextEncoder.from_pipeline(self._pipeline(), self.text_length)
+        pipeline = self._pipeline()
+        check_encoders(self.pretrained, pipeline)
+        return TextEncoder.from_pipeline(pipeline, self.text_length)
 
     def _latent_geometry(self) -> tuple[int, int]:
         """Return the channels of latents, and the pixels per latent along a side."""

@@ -145,7 +145,7 @@ def read_process(class_name: str, config: Mapping[str, object]) -> Process:
             f"variance_type={variance} is not supported: the network predicts it beside the noise"
         )
     flow = class_name in FLOWS or known.get("use_flow_sigmas") is True
-    kind = "flow_prediction" if class_name in FLOWS else known["prediction_type"]
+    kind = "flow_prediction" if class_name in FLOWS else str(known["prediction_type"])
     allowed_kinds = {theirs: o for o, theirs in PREDICTION_TYPES.items() if flow or o != "flow"}
     if flow:
         allowed_kinds.pop("v_prediction")  # it is not defined for a flow
@@ -160,7 +160,7 @@ def read_process(class_name: str, config: Mapping[str, object]) -> Process:
     betas: Config = {"rescale_betas_zero_snr": False, "trained_betas": None}
     betas |= {name: known[name] for name in (*BETAS, *betas) if name in known}
     num_timesteps = cast(int, known["num_train_timesteps"])
-    return Process(num_timesteps, allowed_kinds[str(kind)], flow, betas, cast(float | None, clip))
+    return Process(num_timesteps, allowed_kinds[kind], flow, betas, cast(float | None, clip))
 
 
 @functools.cache
@@ -424,10 +424,14 @@ def _check_encoder(folder: Path) -> None:
         for field in OTHER_SCALES:
             if config.get(field) is not None:
                 raise UnreadableError(f"vae/config.json: {field}={config[field]} must be null")
+        for field, kind in (("latent_channels", int), ("block_out_channels", list)):
+            if not isinstance(config.get(field, kind()), kind):
+                raise UnreadableError(f"vae/config.json: {field}={config[field]} has a wrong type")
     elif not isinstance(config.get("hidden_size"), int):
         raise UnreadableError(f"{part}/config.json has no hidden_size, the width of its states")
     else:
-        for found in config.get("architectures") or ENCODER_CLASSES[part]:
+        classes = config.get("architectures")
+        for found in classes if isinstance(classes, list) else ():
             if found not in ENCODER_CLASSES[part]:
                 allowed = " or ".join(ENCODER_CLASSES[part])
                 raise UnreadableError(f"{part}/config.json is of {found}, must be {allowed}")
