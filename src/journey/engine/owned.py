@@ -148,8 +148,7 @@ class OwnedFiles:
             self._require_unchanged(name, listed.files[name])
             (self.directory / name).unlink(missing_ok=True)
         fsync(self.directory)
-        with contextlib.suppress(OSError):  # missing, or with files of others
-            partial.rmdir()
+        _remove_if_empty(partial)
         self._write(FileList(files))
 
     def _discard(self, listed: FileList) -> None:
@@ -158,8 +157,7 @@ class OwnedFiles:
         for name in listed.staged:
             if not partial.is_symlink() and is_regular(partial / name):
                 (partial / name).unlink()
-        with contextlib.suppress(OSError):  # missing, or with files of others
-            partial.rmdir()
+        _remove_if_empty(partial)
         if listed.files:
             self._write(FileList(listed.files))
         else:
@@ -241,6 +239,19 @@ class OwnedFiles:
 def _is_plain(name: str) -> bool:
     """Return whether a name is that of a file in a directory, and no path."""
     return name not in ("", "..") and Path(name).name == name
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a directory unless it is missing, a link, or has files of others.
+
+    Raises:
+        OSError: It cannot be removed for another reason.
+    """
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def is_regular(path: Path) -> bool:

@@ -139,8 +139,7 @@ class Store:
             if not directory.exists():
                 return None
             manifest = _read_manifest(directory)
-            if changes := differences(manifest["key_fields"], key_fields(spec)):
-                lines = [f"{name}: stored {old}, expected {new}" for name, old, new in changes]
+            if lines := differences(manifest["key_fields"], key_fields(spec)):
                 _refuse(directory, directory, f"computed from other settings: {'; '.join(lines)}")
             _file_states(directory, manifest["checksums"])
             self._artifacts[key] = Artifact(directory, manifest)
@@ -279,14 +278,20 @@ class Store:
         return artifact
 
 
-def differences(stored: object, expected: object, path: str = "") -> list[tuple[str, str, str]]:
+def differences(stored: object, expected: object) -> list[str]:
+    """Return the differences of two descriptions, such as "a.b: stored 1, expected 2"."""
+    changes = changed_values(stored, expected)
+    return [f"{path}: stored {old}, expected {new}" for path, old, new in changes]
+
+
+def changed_values(stored: object, expected: object, path: str = "") -> list[tuple[str, str, str]]:
     """Return where two descriptions differ: the path, such as "a.b", and both values in short."""
     if not (isinstance(stored, dict) and isinstance(expected, dict)):
         return [] if stored == expected else [(path, _in_short(stored), _in_short(expected))]
     changes = []
     for key in sorted({*stored, *expected}):
         pair = stored.get(key, "(nothing)"), expected.get(key, "(nothing)")
-        changes += differences(*pair, path=f"{path}.{key}" if path else key)
+        changes += changed_values(*pair, path=f"{path}.{key}" if path else key)
     return changes
 
 

@@ -80,11 +80,11 @@ def _is_ours(run: RunConfig, directory: Path) -> bool:
 
 def _is_sweep(directory: Path) -> bool:
     """Return whether a directory has a report or a bundle of a point of a sweep."""
-    for entry in os.scandir(directory):
-        of_report = re.match(r"\d+-", entry.name) and entry.is_dir(follow_symlinks=False)
-        if of_report and is_regular(Path(entry, LIST)):
+    for path in directory.iterdir():
+        of_report = re.match(r"\d+-", path.name) and path.is_dir() and not path.is_symlink()
+        if of_report and is_regular(path / LIST):
             return True
-        if re.fullmatch(rf"\.\d+-.*{re.escape(BUNDLE)}\.json", entry.name):
+        if re.fullmatch(rf"\.\d+-.*{re.escape(BUNDLE)}\.json", path.name) and is_regular(path):
             return True
     return False
 

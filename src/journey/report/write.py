@@ -20,7 +20,7 @@ from journey.engine.graph import ancestors
 from journey.engine.owned import OwnedFiles
 from journey.engine.provenance import git_state, package_versions
 from journey.engine.spec import Spec, cache_key, describe
-from journey.engine.store import Store, differences
+from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import (
     Autoencoder,
@@ -255,7 +255,7 @@ def _changed_settings(directory: Path, result: dict) -> str:
         before = json.loads((directory / RESULT).read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    changes = differences(before, result["settings"])
+    changes = changed_values(before, result["settings"])
     shown = [f"{name}: {old} → {new}" for name, old, new in changes[:MOST_CHANGES]]
     if len(changes) > MOST_CHANGES:
         shown.append(f"and {len(changes) - MOST_CHANGES} more")
