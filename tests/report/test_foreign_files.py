@@ -39,6 +39,7 @@ from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
 from journey.engine.store import Store, StoreError
 from journey.experiment import check_machine
+from journey.launch.jobs import log_path, write_log
 from journey.report import export
 from journey.report.directory import LIST, bundle_files, check_output
 
@@ -520,12 +521,23 @@ def test_a_second_commit_drops_the_payload_only(tmp_path):
     assert list(tree(tmp_path / "elsewhere")) == ["thesis.tex"]
 
 
-def test_a_partial_directory_that_is_a_link_is_refused(tmp_path):
+@pytest.mark.parametrize(("suffix", "target"), [("partial", "."), ("lock", "resume.me.tmp")])
+def test_links_in_place_of_ours_are_refused(tmp_path, suffix, target):
     root, spec = tmp_path / "store", Toy(3)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "resume.me.tmp").write_text("mine")
     (root / "toys").mkdir(parents=True)
-    (root / f"{cache_key(spec)}.partial").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match=r"\.partial: a symbolic link"):
+    (root / f"{cache_key(spec)}.{suffix}").symlink_to(tmp_path / "elsewhere" / target)
+    before = tree(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=rf"\.{suffix}: a symbolic link, which is not followed"):
         compute(spec, root)
-    assert list(tree(tmp_path / "elsewhere")) == ["resume.me.tmp"]
+    assert tree(tmp_path / "elsewhere") == before
+
+
+def test_a_log_that_is_a_link_is_replaced(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "thesis.tex").write_text("a year's work")
+    log_path(tmp_path, "toys/x").symlink_to(tmp_path / "thesis.tex")
+    write_log(tmp_path, "toys/x", "failed")
+    assert (tmp_path / "thesis.tex").read_text() == "a year's work"
+    assert log_path(tmp_path, "toys/x").read_text() == "failed"

@@ -200,17 +200,18 @@ class Store:
             exist by now: call `find` before computing it.
 
         Raises:
-            StoreError: The partial directory is a symbolic link.
+            StoreError: The partial directory or the lock is a symbolic link.
         """
         final = self.root / cache_key(spec)
         final.parent.mkdir(parents=True, exist_ok=True)
         lock_path = sibling(final, ".lock")
+        for path in (lock_path, sibling(final, ".partial")):
+            if path.is_symlink():
+                raise StoreError(f"{path}: a symbolic link, which is not followed; delete the link")
         with open(lock_path, "a+") as lock:  # the kernel releases it, however this process ends
             locked = acquire_lock(lock, cache_key(spec))
             suffix = ".partial" if locked else f".{machine_id()}.{os.getpid()}.partial"
             partial = sibling(final, suffix)
-            if partial.is_symlink():
-                raise StoreError(f"{partial}: a symbolic link, not a directory; delete the link")
             partial.mkdir(exist_ok=True)
             yield partial
         if final.exists():
