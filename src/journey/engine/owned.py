@@ -99,6 +99,7 @@ class OwnedFiles:
 
         Raises:
             ConfigError: A file in the way was changed, or is not listed. Nothing is replaced.
+            OSError: A file cannot be written. Nothing is replaced.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -125,9 +126,14 @@ class OwnedFiles:
                     listed.removed.extend(sorted(listed.files.keys() - listed.staged.keys()))
                 for name in (*listed.staged, *listed.removed):
                     self._require_unchanged(name, listed.files.get(name))
-                self._write(replace(listed, complete=True))
             except BaseException:
                 with contextlib.suppress(OSError):  # of a full disk; the next run tries again
+                    self._discard(listed)
+                raise
+            try:
+                self._write(replace(listed, complete=True))
+            except OSError:  # it was not written; an interrupt may come after it was
+                with contextlib.suppress(OSError):
                     self._discard(listed)
                 raise
             self._commit(listed)
