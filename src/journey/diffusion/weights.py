@@ -6,7 +6,7 @@ cannot be compared is listed by `unchecked`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from journey.pipeline.interfaces import Model
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+FIRST = "conv_in.weight"  # parameter of the U-Nets of diffusers
 STEM = "diffusion_pytorch_model"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Files that trainers write beside weights.
@@ -152,9 +153,8 @@ def check_files(model: "Model") -> None:
         path = locate_checkpoint(name)
         try:
             files = find_files(path)
-            for file in files.weights:
-                if not needs_torch(file):
-                    read_tree(file)
+            if not any(map(needs_torch, files.weights)):
+                _check_first_parameter(model, _read_all(files.weights))
             differences = _differences(model, files)
         except UnreadableError as error:
             raise ConfigError(f"model.checkpoints={name}: {error}") from None
@@ -167,6 +167,53 @@ def check_files(model: "Model") -> None:
                 f"model.checkpoints={name}: its config differs from these settings: {listed} "
                 f"({advice})"
             )
+
+
+def _read_all(files: list[Path]) -> Tree:
+    """Return the content of a file, or of the files into which a state dict was split."""
+    trees = [read_tree(file) for file in files]
+    if len(trees) == 1:
+        return trees[0]
+    return {
+        name: tensor for tree in trees if isinstance(tree, dict) for name, tensor in tree.items()
+    }
+
+
+def _check_first_parameter(model: "Model", tree: Tree) -> None:
+    """Look for the first parameter of diffusers' U-Nets, as far as that needs no torch.
+
+    Raises:
+        UnreadableError: There is none, it is of another width, or several networks are the same.
+    """
+    groups = [group for _, group in state_dicts(tree)]
+    if not model.network or any(isinstance(group, list) for group in groups):
+        return
+    options = dict(_options(tree, {FIRST: ()}, []))
+    if not options:
+        raise UnreadableError(f"it has no parameter {FIRST}: {describe_tree(tree)}")
+    width = vars(model)["block_out_channels"][0]
+    widths = {option[FIRST].shape[:1] for option in options.values()}
+    if (width,) not in widths:
+        raise UnreadableError(
+            f"not the architecture of model={model.label}: {FIRST} has shape "
+            f"{next(iter(options.values()))[FIRST].shape}, expected ({width}, …)"
+        )
+    names: dict[str, list[str]] = {}
+    for name, option in options.items():
+        shapes = str([(key, option[key].shape) for key in sorted(option)])
+        names.setdefault(shapes, []).append(name)
+    for same in names.values():
+        if len(same) > 1 and len(options) == len(same) and not model.checkpoint_key:
+            raise UnreadableError(_several(same))
+
+
+def _several(names: Iterable[str]) -> str:
+    """Return the message about several state dicts that fit."""
+    listed = [name or "the top level" for name in names]
+    return (
+        f"it has {len(listed)} state dicts that fit: {', '.join(listed)}; choose one by "
+        "model.checkpoint_key=…"
+    )
 
 
 def _differences(model: "Model", files: Released) -> list[tuple[str, str]]:
@@ -267,11 +314,7 @@ def _read_state_dict(
     """
     expected = _shapes(network)
     parameters = [name for name, _ in network.named_parameters()]
-    tree: Tree = {}
-    files = find_files(path).weights
-    for file in files:
-        part = read_tree(file)
-        tree = part if len(files) == 1 else {**tree, **part}  # type: ignore[dict-item]
+    tree = _read_all(find_files(path).weights)
     stored = choose(tree, expected, parameters, model.checkpoint_key, model.label)
     result = {}
     for name, tensor in stored.items():
@@ -315,11 +358,7 @@ def choose(
         options = {key: options[key]}
     fitting = {name: o for name, o in options.items() if _difference(o, expected) is None}
     if len(fitting) > 1:
-        names = ", ".join(name or "the top level" for name in fitting)
-        raise UnreadableError(
-            f"it has {len(fitting)} state dicts that fit: {names}; choose one by "
-            "model.checkpoint_key=…"
-        )
+        raise UnreadableError(_several(fitting))
     for option in fitting.values():
         return option
     if not options:
