@@ -422,7 +422,9 @@ def _folder_classes(
     split_outside = next((name for name in images if outer[name] != outer[first]), None)
     if split_outside and not described:
         problem = f"{first} and {split_outside} are in splits inside of different folders"
-        raise ConfigError(f"{root}: {problem}; the folder of a split must be above those of classes")
+        raise ConfigError(
+            f"{root}: {problem}; the folder of a split must be above those of classes"
+        )
     distinct = sorted({"/".join(parts) for parts in folders.values()})
     if distinct == [""] and by_folder and not described:
         whole: dict[str, str] = {}  # the folder of each split
