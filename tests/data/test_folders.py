@@ -4,20 +4,26 @@
 it passes over linked folders in silence.
 """
 
+import gc
 import json
 import os
 import random
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY, command, small_run, succeeds
 from PIL import Image
 
 from journey.data.folder import Folder, HeldOut
+from journey.diffusion.latent import LatentDiffusion
 from journey.engine.checks import ConfigError
+from journey.experiment import check_data, prepare_experiment
 from journey.pipeline.images import check_images, content_hash
+from journey.pipeline.settings import Sampler, Sampling, Training
 
 # datasets leaves files open.
 pytestmark = pytest.mark.filterwarnings(
@@ -95,6 +101,9 @@ def datasets(tmp_path_factory):
 
         datasets.disable_progress_bars()
         yield datasets
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def imagefolder(datasets, root: Path, copy: Path) -> Rows:
@@ -641,6 +650,32 @@ def test_the_content_of_a_folder_is_what_it_was(tmp_path):
         content_hash(train, held_out)
         == "f4d55cf412b8b65b805ae8e7f3a207a22c3f38171ccfb1e5efdfefdf725bf379"
     )
+
+
+def test_a_plan_says_what_there_is_to_train_on(tmp_path):
+    words = [word for word in TINY if not word.startswith("dataset.")]
+    write(tmp_path / "root", *(f"{kind}/{i}.png" for kind in "xyz" for i in range(8)), ".z/a.png")
+    folder = ("dataset=folder", "dataset.root=root", "dataset.num_train=18", "task=plan")
+    plan = succeeds(command(tmp_path, *words, *folder))
+    assert plan.startswith(
+        "training: 18 images of 3 classes, without captions\n"
+        "root: 24 images found\n"
+        "root: passed over 1 hidden files and folders, such as .z\n"
+    )
+
+
+def test_a_caption_that_would_be_cut_is_refused_as_a_prompt_is(tmp_path, workspace):
+    captioned = [{"file_name": name, "text": f"{name} and so on"} for name in CLASSES]
+    write(tmp_path / "root", *CLASSES, "metadata.jsonl=" + rows(*captioned))
+    dataset = Folder(root=str(tmp_path / "root"), size=SIDE, num_train=3)
+    training = Training(num_steps=4, batch_size=2, warmup_steps=1)
+    model = LatentDiffusion(text_length=8)
+    sampling = Sampling(Sampler.ddim, 50, num_queries=4, steps=[600, 300], prompts=["x"])
+    settings = {"dataset": dataset, "model": model, "training": training, "sampling": sampling}
+    run = small_run(**settings)
+    experiment, train = prepare_experiment(run, workspace.store)
+    with pytest.raises(ConfigError, match=r"^caption of cats/a\.png='.*': .* would be cut$"):
+        check_data(run, experiment, train)
 
 
 WORDS = [

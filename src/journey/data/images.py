@@ -17,7 +17,7 @@ from journey.engine.metrics import track
 from journey.engine.resume import load_state, save_state
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, content_hash, read_images, write_images
-from journey.pipeline.interfaces import Images
+from journey.pipeline.interfaces import Dataset, Images
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,6 +48,18 @@ def make_images(spec: Images, partial: Path, workspace: Workspace) -> None:
 def train_images(images: Images, workspace: Workspace) -> ImageSet:
     """Return the training images, mapped from disk."""
     return read_images(get(images, workspace).path / "train")
+
+
+def describe_images(dataset: Dataset, train: ImageSet) -> list[str]:
+    """Return lines that say what there is to train on, and what the dataset passed over."""
+    num_classes = len(train.class_names)
+    counts = f"{len(train):,} images of {num_classes:,} class" + "es" * (num_classes > 1)
+    if train.captions is None:
+        captions = "without captions"
+    else:
+        num_captions = len(train.captions[0])
+        captions = f"{num_captions} caption{'s' * (num_captions > 1)} each"
+    return [f"training: {counts}, {captions}", *dataset.notes()]
 
 
 def split_images(images: ImageSet, num_train: int, order: np.ndarray) -> tuple[ImageSet, ImageSet]:
