@@ -19,6 +19,7 @@ from conftest import TINY, command, small_run, succeeds
 from PIL import Image
 
 from journey.data.folder import Folder, HeldOut
+from journey.data.images import describe_images
 from journey.diffusion.latent import LatentDiffusion
 from journey.engine.checks import ConfigError
 from journey.experiment import check_data, prepare_experiment
@@ -639,6 +640,13 @@ def test_notes_say_what_was_found_and_passed_over(tmp_path):
         "passed over 2 folders as classes, since metadata has no labels, such as cats",
     ]
     assert Folder(str(tmp_path / "nothing")).notes() == []
+    train, _ = load(tmp_path)
+    assert describe_images(Folder(str(tmp_path)), train)[0] == (
+        "training: 3 images of 1 class, 1 caption each"
+    )
+    (tmp_path / "metadata.jsonl").write_text("x")  # after the images were recorded
+    (line,) = describe_images(Folder(str(tmp_path)), train)[1:]
+    assert line.startswith(f"not as it was read: {tmp_path}/metadata.jsonl:1: must be a JSON")
 
 
 def test_the_content_of_a_folder_is_what_it_was(tmp_path):

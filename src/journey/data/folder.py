@@ -31,8 +31,8 @@ OTHER_PICTURES = (
     ".arw", ".blp", ".bufr", ".bw", ".cr2", ".cr3", ".cur", ".dcx", ".dds", ".dng", ".emf", ".eps",
     ".exr", ".fit", ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".grib", ".hdr", ".heic",
     ".heif", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl",
-    ".mpeg", ".mpg", ".msp", ".nef", ".orf", ".pcd", ".pcx", ".ps", ".psd", ".pxr", ".raf", ".ras",
-    ".rgb", ".rgba", ".rw2", ".sgi", ".svg", ".vda", ".vst", ".wmf", ".xbm", ".xpm", ".zip",
+    ".mpeg", ".mpg", ".mpo", ".msp", ".nef", ".orf", ".pcd", ".pcx", ".ps", ".psd", ".pxr", ".raf",
+    ".ras", ".rgb", ".rgba", ".rw2", ".sgi", ".svg", ".vda", ".vst", ".wmf", ".xbm", ".xpm", ".zip",
 )  # fmt: skip
 TEXT_SUFFIXES = (".txt", ".caption")
 UNREAD_METADATA = ("metadata.json", "metadata.tsv", "metadata.txt", "metadata.xls", "metadata.xlsx")

@@ -59,7 +59,11 @@ def describe_images(dataset: Dataset, train: ImageSet) -> list[str]:
     else:
         num_captions = len(train.captions[0])
         captions = f"{num_captions} caption{'s' * (num_captions > 1)} each"
-    return [f"training: {counts}, {captions}", *dataset.notes()]
+    lines = [f"training: {counts}, {captions}"]
+    try:
+        return lines + dataset.notes()
+    except ConfigError as error:  # the images come from a bundle, and the files are others
+        return [*lines, f"not as it was read: {error}"]
 
 
 def split_images(images: ImageSet, num_train: int, order: np.ndarray) -> tuple[ImageSet, ImageSet]:
