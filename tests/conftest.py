@@ -45,6 +45,7 @@ SLOW = (
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
     "test_released", "test_schedulers", "test_pipelines",
+    "test_folders",
 )  # fmt: skip
 
 

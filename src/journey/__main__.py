@@ -31,6 +31,7 @@ from journey.cli import (
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
+from journey.data.images import describe_images
 from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
@@ -63,6 +64,8 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task in (Task.plan, Task.status):
         from journey.report import plan
 
+        if run.task is Task.plan:
+            print("\n".join(describe_images(run.dataset, train)))
         show = plan.show_plan if run.task is Task.plan else plan.show_status
         show(target, store, run.compute)
         return None

@@ -78,7 +78,11 @@ class TorchvisionArchive(Dataset):
         return train.take(np.sort(balanced_order(train.labels, self.seed)[: self.num_train])), test
 
     def _read(self, train: bool) -> ImageSet:
-        """Return one part of the archive: the images of `classes`, labelled in their order."""
+        """Return one part of the archive: the images of `classes`, labelled in their order.
+
+        Raises:
+            ConfigError: A file is damaged, or `classes` has a name that is none.
+        """
         from torchvision import datasets
 
         reader = getattr(datasets, LAYOUTS[self.archive][0])
@@ -88,6 +92,11 @@ class TorchvisionArchive(Dataset):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise self._error(f"{self.archive.value} is damaged ({reason})") from None
         pixels, labels = np.asarray(part.data), np.asarray(part.targets, np.int64)
+        valid = len(pixels) == len(labels) > 0 and pixels.shape[1] == pixels.shape[2]
+        if not valid or not np.isin(labels, np.arange(len(part.classes))).all():
+            sizes = f"images of shape {pixels.shape}, labels {labels.min(initial=0)}…"
+            sizes += f"{labels.max(initial=0)} of shape {labels.shape}"
+            raise self._error(f"{self.archive.value} is damaged ({sizes})")
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # NCHW
 
         names = self.classes or list(part.classes)

@@ -1,5 +1,6 @@
 """Text-to-image latent diffusion (Rombach et al. 2022): diffusers' `UNet2DConditionModel`."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,14 +85,12 @@ class LatentDiffusion(Model):
             check_encoders_of_network(name, folder, self._pipeline() if self.pretrained else None)
 
     def _pipeline(self) -> Path:
-        return locate("model.pretrained", self.pretrained, "a pipeline as diffusers saves it")
+        return _locate_pipeline(self.pretrained)
 
     def _text_encoder(self) -> TextEncoder:
         if not self.pretrained:
             return TextEncoder.minilm(self.text_length)
-        pipeline = self._pipeline()
-        check_encoders(self.pretrained, pipeline)
-        return TextEncoder.from_pipeline(pipeline, self.text_length)
+        return _pretrained_encoder(self.pretrained, self.text_length)
 
     def _latent_geometry(self) -> tuple[int, int]:
         """Return the channels of latents, and the pixels per latent along a side."""
@@ -213,3 +212,15 @@ class LatentDiffusion(Model):
         from journey.diffusion.schedule import make_schedule
 
         return make_schedule(self.noise_schedule, self.num_timesteps, self.prediction, device)
+
+
+def _locate_pipeline(name: str) -> Path:
+    return locate("model.pretrained", name, "a pipeline as diffusers saves it")
+
+
+@functools.cache  # all captions are checked, one by one
+def _pretrained_encoder(name: str, text_length: int) -> TextEncoder:
+    """Return the text encoder of a pipeline whose encoders are sound. Raises ConfigError."""
+    pipeline = _locate_pipeline(name)
+    check_encoders(name, pipeline)
+    return TextEncoder.from_pipeline(pipeline, text_length)

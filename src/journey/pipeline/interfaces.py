@@ -160,6 +160,10 @@ class Dataset(Component):
         """Return the files that are read. Images are reloaded if one changes its size or time."""
         return []
 
+    def notes(self) -> list[str]:
+        """Return lines for plan and report: how many images were found, what was passed over."""
+        return []
+
 
 @dataclass
 class Model(Component):
