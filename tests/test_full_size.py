@@ -107,6 +107,8 @@ def test_the_text_to_image_model_of_the_paper_runs_with_the_encoders_of_a_pipeli
     assert np.load(latents / "condition.npy").shape == (12, 5, 77, 1024)
 
     conditions = np.load(next((directory / "artifacts/trajectories").glob("*/condition.npy")))
-    expected, _ = pipeline(model).encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
+    exported = pipeline(model)
+    assert exported.scheduler.config.clip_sample, "as in the authors' code"
+    expected, _ = exported.encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
     states = torch.from_numpy(conditions[:2, 0])
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-4)

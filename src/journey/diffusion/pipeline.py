@@ -48,7 +48,7 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         steps_offset=1,  # as the pipeline requires; our samplers visit the timestep before
     )
     vae = directory.parents[1] / latents[0] / "vae"
-    return StableDiffusionPipeline(
+    result = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, local_files_only=True),
         text_encoder=text_encoder,
         tokenizer=AutoTokenizer.from_pretrained(
@@ -57,8 +57,10 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         unet=UNet2DConditionModel.from_pretrained(
             directory, low_cpu_mem_usage=False, local_files_only=True
         ),
-        scheduler=scheduler,
+        scheduler=DDIMScheduler.from_config(scheduler.config, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    result.scheduler = scheduler  # the constructor warns of one that clips, and changes it
+    return result
