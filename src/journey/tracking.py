@@ -5,7 +5,7 @@ Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing b
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +39,10 @@ class Wandb(Tracking):
 
     name: ClassVar[str] = "wandb"
     mode: WandbMode = WandbMode.offline
-    project: str = "journey"
+    project: str = field(
+        default="journey",
+        metadata={"used_if": {"mode": (WandbMode.offline, WandbMode.online)}},
+    )
 
     def check(self, where: str) -> None:
         require_name(f"{where}.project", self.project)

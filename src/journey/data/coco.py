@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
@@ -35,7 +35,8 @@ class COCO(Dataset):
 
     name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
-    root: str = "coco"  # the directory with train2017/, val2017/ and annotations/
+    # The directory with train2017/, val2017/ and annotations/.
+    root: str = field(default="coco", metadata={"path": True})
     size: int = 128  # height and width of the images: central squares, resized
 
     @property

@@ -1,7 +1,7 @@
 """A folder of images, with classes as subfolders or captions and labels in `metadata.jsonl`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,7 +26,7 @@ class Folder(Dataset):
     """
 
     name: ClassVar[str] = "folder"
-    root: str = "images"  # the directory
+    root: str = field(default="images", metadata={"path": True})  # the directory
     size: int = 32  # height and width of the images: central squares, resized
     channels: int = 3  # 3: colour, 1: grey
     num_train: int = 0  # training images, class-balanced; 0: nine tenths
