@@ -150,7 +150,7 @@ def main(components: Sequence[type[Component]] = ()) -> None:
         if not wants_completion(words):
             words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
             for given, quoted in zip(sys.argv[1:], words, strict=True):
-                if given != quoted:
+                if given.replace(" ", "") != quoted.replace(" ", ""):
                     print(f"read as {printable(quoted)}", file=sys.stderr)
             sys.argv[1:] = words
             check_command_line(words)

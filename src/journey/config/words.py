@@ -127,8 +127,7 @@ def _quote_value(key: str, text: str, types: list[Any], sweep: bool) -> str:
             continue
         items = [item.strip() for item in _split(point[1:-1])]
         quoted = [_quote_item(key, item) if texts else _quote_entry(item) for item in items]
-        inside = ", ".join(quoted)
-        points.append(point if quoted == items else f"{enclosed[0]}{inside}{enclosed[1]}")
+        points.append(f"{enclosed[0]}{','.join(quoted)}{enclosed[1]}")  # "x: ," would keep a space
     return ",".join(points)
 
 
@@ -163,8 +162,8 @@ def _quote_text(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _split(text: str) -> list[str]:
-    """Return the parts between commas that are in no quotes and no brackets."""
+def _split(text: str, nested: bool = True) -> list[str]:
+    """Return the parts between commas that are in no quotes and, if `nested`, in no brackets."""
     parts, start, closing, quote = [], 0, "", ""
     for i, character in enumerate(text):
         begins = not text[start:i].strip() or text[:i].rstrip()[-1:] in (":", "[", "{")
@@ -172,13 +171,15 @@ def _split(text: str) -> list[str]:
             quote = "" if character == quote and text[i - 1] != "\\" else quote
         elif character in "'\"" and begins:
             quote = character
-        elif character in PAIRS:
+        elif nested and character in PAIRS:
             closing = PAIRS[character] + closing
         elif closing and character == closing[0]:
             closing = closing[1:]
         elif character == "," and not closing:
             parts.append(text[start:i])
             start = i + 1
-    if closing or quote:  # a bracket or an apostrophe of a name
+    if closing:  # a bracket that belongs to a name
+        return _split(text, nested=False)
+    if quote:  # an apostrophe that does
         return text.split(",")
     return [*parts, text[start:]]
