@@ -142,5 +142,5 @@ def test_what_the_command_line_chooses_is_accepted(foreign, capsys):
         ["name='${oc.env:USER,me}'"],
         ["hydra.verbose=false"],
     ):
-        assert run("experiment=fine", "task=plan", *words) == ""
-        assert "featurize" in capsys.readouterr().out
+        assert run("--cfg", "job", "experiment=fine", *words) == ""
+        assert "num_inference_steps: 50" in capsys.readouterr().out

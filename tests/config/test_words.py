@@ -213,6 +213,7 @@ NEEDS = {  # what a documented setting is used with
     "evaluation.regions": ["evaluation=localization"],
     "dataset.download": ["dataset=cifar10"],
     "dataset.size": ["dataset=mnist5k"],
+    "dataset.root": ["dataset=folder"],
     "tracking.mode": ["tracking=wandb"],
     "sampling.guided_outputs": ["model=ldm_tiny", "dataset=twemoji", "sampling.guidance=2",
                                 "training.caption_dropout=0.1", "method=[journey]"],
@@ -274,9 +275,14 @@ USELESS = {
 @pytest.mark.parametrize(("words", "message"), USELESS.items())
 def test_a_setting_without_effect_is_refused(words, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    words = re.split(r" (?=\S+=)", words.removeprefix("-m "))
-    sweep = ["-m"] if "98,99" in words[-1] else []
-    assert message in refusal(monkeypatch, *sweep, "experiment=smoke", *words, "task=plan")
+    words = ["experiment=smoke", "task=plan", *re.split(r" (?=\S+=)", words.removeprefix("-m "))]
+    if "98" in words[-1] or "99" in words[-1]:  # a sweep, and a command
+        text = refusal(monkeypatch, *["-m"] * ("98" in words[-1]), *words)
+    else:
+        with pytest.raises(ConfigError) as refused:
+            refuse_without_effect(composed(*words).without_effect(), words)
+        text = str(refused.value)
+    assert message in text
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -249,9 +249,10 @@ class Encoder(ImageEncoderMethod):
         else:  # Radford et al. 2021
             from transformers import CLIPVisionModelWithProjection
 
-            network, report = CLIPVisionModelWithProjection.from_pretrained(
+            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
                 weights, local_files_only=True, output_loading_info=True
             )
+            network, report = loaded
             if report["missing_keys"]:  # transformers would leave them random
                 lacking = ", ".join(sorted(report["missing_keys"])[:3])
                 raise ConfigError(f"{weights}: must be {CLIP_ALLOWED}; it lacks {lacking}, …")
