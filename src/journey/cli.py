@@ -243,7 +243,7 @@ def compose_config(words: list[str]) -> DictConfig:
     for override in parse_words(words):
         _check_override(override)
     try:
-        composed = _compose(words)
+        composed = _compose_all(words)
     except ConfigCompositionException as error:
         unknown = _unknown_key(error, words)
         if unknown is None:
@@ -255,7 +255,7 @@ def compose_config(words: list[str]) -> DictConfig:
     return composed
 
 
-def _compose(words: list[str]) -> DictConfig:
+def _compose_all(words: list[str]) -> DictConfig:
     """Return what Hydra composes, with its own settings.
 
     Raises:
@@ -282,7 +282,7 @@ def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
     rest = [word for word in words if not word.lstrip("+").startswith(key)]
     parent, _, _ = key.rpartition(".")
     try:
-        composed = _compose(rest)
+        composed = _compose_all(rest)
         node = OmegaConf.select(composed, parent) if parent else composed
     except (HydraException, OmegaConfBaseException, ConfigError):
         return None
@@ -321,12 +321,12 @@ def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
     shell = {name: settings["compute"].get(name) for name in ("setup", "sbatch")}
     if any(shell.values()):
         searchpath = [word for word in words if word.startswith(SEARCHPATH)]
-        reference = _compose([*searchpath, *given]).compute
+        reference = _compose_all([*searchpath, *given]).compute
         for name, value in shell.items():
             require(not value or value == reference[name], f"compute.{name}", value, allowed)
 
     given = [word for word in words if word.lstrip("+").startswith("hydra")]
-    expected = _hydra_settings(_compose([w for w in given if not w.startswith(SEARCHPATH)]))
+    expected = _hydra_settings(_compose_all([w for w in given if not w.startswith(SEARCHPATH)]))
     _require_same("hydra", _hydra_settings(composed), expected, allowed)
 
 

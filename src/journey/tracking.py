@@ -4,6 +4,7 @@ Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing b
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -48,10 +49,18 @@ class Wandb(Tracking):
         require_name(f"{where}.project", self.project)
 
     def ready(self) -> None:
-        if self.mode is not WandbMode.online:
+        if self.mode is WandbMode.disabled:
             return
         import wandb
 
+        try:
+            wandb.Settings().update_from_env_vars(os.environ)
+        except Exception as error:  # what W&B's environment variables may be is its own
+            reason = " ".join(str(error).split())[:200]
+            text = f"tracking=wandb: W&B refuses an environment variable, WANDB_…: {reason}"
+            raise ConfigError(text) from None
+        if self.mode is WandbMode.offline:
+            return
         try:
             key = wandb.login(verify=True, timeout=10)
         except Exception as error:  # no network, no key, no account, …

@@ -23,6 +23,7 @@ from journey.config.words import parse_words, quote_words, setting_types
 from journey.diffusion.text import TextEncoder
 from journey.engine.checks import ConfigError, expand_paths
 from journey.pipeline.settings import Projection, Storage
+from journey.tracking import Wandb, WandbMode
 
 NAMES = """
 epoch=3-step=100.pt|ü|(1)|photos (1)|#1|a#b|a b|~/x|~|$HOME|$x|a$|a,b|a, b|[a]b|a[b]|a[1|{a}b|a{b
@@ -345,3 +346,25 @@ def test_a_directory_without_clip_is_refused_before_any_compute(files, tmp_path)
     for name, content in CLIP.items():
         (tmp_path / name).write_text(content)
     assert encoder.weights("method.encoder") == Path(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "variable", ["WANDB_BASE_URL=nonsense", "WANDB_MODE=x", "WANDB_RUN_ID=a/b"]
+)
+def test_what_wandb_refuses_is_said_before_any_compute(variable, monkeypatch):
+    name, _, value = variable.partition("=")
+    Wandb().ready()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"^tracking=wandb: W&B refuses an environment variable"):
+        Wandb().ready()
+    Wandb(mode=WandbMode.disabled).ready()
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "sqlite:////no/such/place.db"])
+def test_what_optuna_refuses_is_said_with_its_settings(storage, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=1"]
+    message = refusal(monkeypatch, "-m", *sweep, f"hydra.sweeper.storage={storage}")
+    assert message.startswith("error: hydra.sweeper.storage, study_name, sampler and n_trials: Opt")
+    message = refusal(monkeypatch, "-m", *sweep[:2], "hydra.sweeper.n_trials=0")
+    assert message == "error: hydra.sweeper.n_trials=0: must be in 1…10000"
