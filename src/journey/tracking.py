@@ -54,7 +54,7 @@ class Wandb(Tracking):
         import wandb
 
         try:
-            wandb.Settings().update_from_env_vars(os.environ)
+            wandb.Settings().update_from_env_vars(dict(os.environ))
         except Exception as error:  # what W&B's environment variables may be is its own
             reason = " ".join(str(error).split())[:200]
             text = f"tracking=wandb: W&B refuses an environment variable, WANDB_…: {reason}"

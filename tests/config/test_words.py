@@ -360,6 +360,7 @@ def test_what_wandb_refuses_is_said_before_any_compute(variable, monkeypatch):
     Wandb(mode=WandbMode.disabled).ready()
 
 
+@pytest.mark.filterwarnings("ignore")  # of what Optuna imports
 @pytest.mark.parametrize("storage", ["nonsense", "sqlite:////no/such/place.db"])
 def test_what_optuna_refuses_is_said_with_its_settings(storage, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -1,9 +1,13 @@
 """Texts of Slurm's settings become options of the batch script, and nothing else."""
 
 import pytest
+from conftest import small_run
 from submitit.slurm.slurm import _make_sbatch_string
 
 from journey.engine.checks import ConfigError
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace
+from journey.experiment import load_experiment
 from journey.launch.slurm import Slurm
 
 LINES = ["a\nrm -r x", "a\r\nx", "a\x0bx", "a\x85x", "a\u2028x", "a\x00b", "a\tb", "a\x1b[31m"]
@@ -50,3 +54,11 @@ def test_accepted_texts_are_one_line_of_the_script_each():
     assert "#SBATCH --mail-user=me@example.org" in lines
     assert sum("rm -r x" in line for line in script.splitlines()) == 1
     assert rest.splitlines()[0] == "echo 1"
+
+
+def test_a_store_whose_path_slurm_would_change_is_refused(tmp_path):
+    run, slurm = small_run(), Slurm()
+    workspace = Workspace(Store(tmp_path / "100%j"), slurm, run.tracking, "test")
+    targets = [load_experiment(run, workspace.store).checkpoint(0)]
+    with pytest.raises(ConfigError, match=r"^artifacts=.*: must be a path without %"):
+        next(slurm.make(targets, workspace))

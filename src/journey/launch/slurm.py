@@ -123,9 +123,9 @@ class Slurm(Compute):
         queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if queue.done:
             return
-        self._task_states()
         root, allowed = workspace.store.root, "a path without %, which Slurm replaces in paths"
         require("%" not in str(root.absolute()), "artifacts", root, allowed)
+        self._task_states()
         from journey.launch.client import Client  # imports submitit
 
         shared = replace(workspace, store=Store(workspace.store.root.absolute()))
