@@ -312,22 +312,23 @@ def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
     assert isinstance(settings, dict)
     del settings["hydra"]
     for name, value in _texts(settings, ""):
-        for function in re.findall(r"\$\{\s*[\w.]+\s*:", value):
-            require(any(function in word for word in words), name, value, allowed)
+        text = re.sub(r"\$\{[\w.\[\]]+\}", "", value)  # without values of other settings
+        given = any(value in word for word in words)
+        require("${" not in text or given, name, value, allowed)
 
-    given = [word for word in words if word.lstrip("+").startswith("compute")]
-    if not any(word.startswith("compute=") for word in given):
-        given.insert(0, f"compute={getattr(OmegaConf.get_type(composed.compute), 'name', None)}")
+    chosen = [word for word in words if word.lstrip("+").startswith("compute")]
+    if not any(word.startswith("compute=") for word in chosen):
+        chosen.insert(0, f"compute={getattr(OmegaConf.get_type(composed.compute), 'name', None)}")
     shell = {name: settings["compute"].get(name) for name in ("setup", "sbatch")}
     if any(shell.values()):
         searchpath = [word for word in words if word.startswith(SEARCHPATH)]
-        reference = _compose_all([*searchpath, *given]).compute
+        reference = _compose_all([*searchpath, *chosen]).compute
         for name, value in shell.items():
             require(not value or value == reference[name], f"compute.{name}", value, allowed)
 
-    given = [word for word in words if word.lstrip("+").startswith("hydra")]
-    expected = _hydra_settings(_compose_all([w for w in given if not w.startswith(SEARCHPATH)]))
-    _require_same("hydra", _hydra_settings(composed), expected, allowed)
+    of_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
+    expected = _compose_all([word for word in of_hydra if not word.startswith(SEARCHPATH)])
+    _require_same("hydra", _hydra_settings(composed), _hydra_settings(expected), allowed)
 
 
 def _require_same(name: str, value: object, expected: object, allowed: str) -> None:

@@ -73,6 +73,10 @@ EXPERIMENTS = {
     "environment": (f"{SMOKE}hydra: {{job: {{env_set: {{A: b}}}}}}", "hydra.job.env_set.A=b"),
     "working directory": (f"{SMOKE}hydra: {{job: {{chdir: true}}}}", "hydra.job.chdir=True"),
     "secret": (SMOKE.replace("name: smoke", "name: '${oc.env:HOME}'"), "name=${oc.env:HOME}"),
+    "nested secret": (
+        SMOKE.replace("name: smoke", "name: '${oc.${tracking}:HOME}'"), "name=${oc.${tracking}"),
+    "nested function": (
+        SMOKE.replace("name: smoke", "name: '${${name}.env: HOME}'"), "name=${${name}.env"),
     "hidden secret": (f"{SMOKE}dataset: {{seed: '${{oc.decode:1}}'}}".replace(
         "dataset: {num_train: 200}\n", ""), "dataset.seed=${oc.decode:1}"),
     "shell": (f"{SLURM}compute: {{setup: [touch HERE/ran]}}", "compute.setup=['touch HERE/ran']"),
