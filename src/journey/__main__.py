@@ -25,7 +25,6 @@ from journey.cli import (
     named_errors,
     one_line_errors,
     open_streams,
-    point_directory,
     printable,
     refuse_numbers_for_booleans,
     refuse_without_effect,
@@ -43,6 +42,7 @@ from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
 from journey.experiment import check_data, check_machine, prepare_experiment, record_images
 from journey.pipeline.interfaces import Result, Row, Train
+from journey.report.directory import check_output, point_directory
 
 HEADLINES: dict[tuple[str, ...], list[Row]] = {}  # of every point of a sweep, by its overrides
 
@@ -60,6 +60,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         _verify(store)
         return None
     check_machine(run)
+    check_output(run, reports)
     experiment, train = prepare_experiment(run, store)
     check_data(run, experiment, train)
     target = experiment.evaluation(run.evaluation, run.all_methods)
@@ -70,8 +71,9 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         show = plan.show_plan if run.task is Task.plan else plan.show_status
         show(target, store, run.compute)
         return None
-    for directory in (store, Store(reports.parent)):
-        directory.check_writable()
+    for create in (False, True):  # both are checked before one is made
+        for directory in (store, Store(reports.parent)):
+            directory.check_writable(create)
     record_images(experiment.images, store)
     if run.task is Task.report:
         from journey.report import write
@@ -89,8 +91,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task is Task.export:
         from journey.report import export
 
-        path = reports.with_name(f"{reports.name}-bundle.tar.gz")
-        export.write_bundle(run, experiment, workspace, path, words)
+        export.write_bundle(run, experiment, workspace, reports, words)
     return None
 
 

@@ -16,7 +16,15 @@ from typing import Any, NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, RangeSweep
+from hydra.core.override_parser.types import (
+    Glob,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -28,6 +36,7 @@ from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
 from journey.launch.jobs import JobsFailedError
+from journey.report.directory import check_output, point_directory
 
 MOST_POINTS = 10_000  # of a sweep
 SOLVABLE = {  # errors of the system that a user can solve
@@ -136,7 +145,8 @@ def check_command_line(words: Sequence[str]) -> None:
         is_there = flags.config_dir != "" and directory.is_dir()
         require(is_there, "--config-dir", flags.config_dir, "a directory")
         _refuse_shadowed(directory)
-        searchpath = [f"hydra.searchpath=[file://{directory.absolute()}]"]
+        place = QuotedString(f"file://{directory.absolute()}", Quote.single).with_quotes()
+        searchpath = [f"{SEARCHPATH}=[{place}]"]
     overrides = parse_words(flags.overrides)
     for override in overrides:
         _check_override(override)
@@ -148,13 +158,14 @@ def check_command_line(words: Sequence[str]) -> None:
     _require_points(math.prod(map(len, choices)))
     points = itertools.product(*choices)
     unused: list[dict[str, str]] = []
-    for point in points if flags.multirun else itertools.islice(points, 1):
-        settings = compose_config([*searchpath, *point])
+    for number, point in enumerate(points if flags.multirun else itertools.islice(points, 1)):
+        settings, dirname = _compose([*searchpath, *point])
         if flags.multirun:
             run = compose.parse(settings)
             refuse_numbers_for_booleans(point, settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
+            check_output(run, Path(run.reports, run.name, point_directory(number, dirname)))
             unused.append(run.without_effect())
     if unused:  # at every point: others of a grid may well be alike
         common = set.intersection(*map(set, unused))
@@ -240,6 +251,17 @@ def compose_config(words: list[str]) -> DictConfig:
         ConfigCompositionException: A value has another type.
         OmegaConfBaseException: A value cannot be converted or resolved.
     """
+    return _compose(words)[0]
+
+
+def _compose(words: list[str]) -> tuple[DictConfig, str]:
+    """Return what Hydra composes, and the overrides as it names a point of a sweep by them.
+
+    Raises:
+        ConfigError: As `compose_config`.
+        ConfigCompositionException: As `compose_config`.
+        OmegaConfBaseException: As `compose_config`.
+    """
     for override in parse_words(words):
         _check_override(override)
     try:
@@ -250,9 +272,10 @@ def compose_config(words: list[str]) -> DictConfig:
             raise
         raise unknown from None
     _refuse_from_files(composed, words)
+    dirname = composed.hydra.job.override_dirname
     with open_dict(composed):
         del composed["hydra"]
-    return composed
+    return composed, dirname
 
 
 def _compose_all(words: list[str]) -> DictConfig:
@@ -429,12 +452,6 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the end
         with contextlib.suppress(AttributeError):  # another program's stream
             getattr(sys, name).reconfigure(errors="replace")
-
-
-def point_directory(number: int, overrides: str) -> str:
-    """Return the directory name of a point of a sweep: its number and overrides."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
-    return f"{number}-{safe}"[:200]
 
 
 def distinguishing_overrides(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:

@@ -369,3 +369,13 @@ def test_what_optuna_refuses_is_said_with_its_settings(storage, monkeypatch, tmp
     assert message.startswith("error: hydra.sweeper.storage, study_name, sampler and n_trials: Opt")
     message = refusal(monkeypatch, "-m", *sweep[:2], "hydra.sweeper.n_trials=0")
     assert message == "error: hydra.sweeper.n_trials=0: must be in 1…10000"
+
+
+def test_a_directory_of_choices_may_have_an_odd_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "it's (1), ü=#2" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "own.yaml").write_text("# @package _global_\nname: own\n")
+    for words in ([f"--config-dir={mine.parent}"], ["--config-dir", str(mine.parent)]):
+        assert refusal(monkeypatch, *words, "--cfg", "job", "experiment=own") == ""
+        assert "name: own" in capsys.readouterr().out
