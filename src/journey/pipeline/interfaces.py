@@ -179,7 +179,9 @@ class Model(Component):
     nonparametric_scores: ClassVar[bool] = True
     num_timesteps: int = 1000  # T
     # Paths of weights that were trained elsewhere.
-    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"not_in_key": True, "path": True}
+    )
 
     def check(self, where: str) -> None:
         """Check the settings; a model with others calls this and checks its own.
