@@ -35,8 +35,8 @@ from journey.cli import (
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
-from journey.data.images import describe_images
 from journey.config.words import quote_words
+from journey.data.images import describe_images
 from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
