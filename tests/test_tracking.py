@@ -6,6 +6,7 @@ from pathlib import Path
 from conftest import small_run
 
 from journey.engine.metrics import track
+from journey.engine.resume import load_state, save_state
 from journey.engine.workspace import Workspace, get
 from journey.experiment import load_experiment
 from journey.report import write
@@ -21,9 +22,12 @@ def test_a_resumed_run_logs_every_step_once(small, workspace, tmp_path):
     with track(spec, tmp_path, workspace) as log:
         for step in (50, 100, 150):
             log(step, loss=step / 100)
+            if step == 100:
+                save_state(tmp_path, {"step": step})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 200, "lo')  # cut short by a kill
-    with track(spec, tmp_path, workspace, resume_step=100) as log:
+    assert load_state(tmp_path) == {"step": 100}
+    with track(spec, tmp_path, workspace) as log:
         log(150, loss=7.0)
     assert lines(tmp_path / "metrics.jsonl") == [
         {"step": 50, "loss": 0.5},
