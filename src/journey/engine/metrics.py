@@ -27,8 +27,9 @@ def track(
 
     tracker: AbstractContextManager[LogMetrics | None] = contextlib.nullcontext()
     if spec.has_curves:
-        name = cache_key(spec).split("/")[1]
-        tracker = workspace.tracking.watch(name, workspace.group, spec.stage, key_fields(spec))
+        key = cache_key(spec)
+        name = key.partition("/")[2]
+        tracker = workspace.tracking.watch(key, name, workspace.group, spec.stage, key_fields(spec))
     with tracker as log_metrics, open(path, "a") as file:
 
         def log(step: int, **values: float) -> None:

@@ -42,6 +42,7 @@ from journey.engine.files import (
 from journey.engine.graph import parents
 from journey.engine.provenance import git_state, machine_id, package_versions
 from journey.engine.spec import Spec, cache_key, key_fields
+from journey.engine.text import printable
 
 MANIFEST = "manifest.json"
 COSTS = "costs.json"
@@ -269,7 +270,8 @@ class Store:
 def differences(stored: object, expected: object, path: str = "") -> list[str]:
     """Return the differences of two descriptions at `path`, such as "a.b: stored 1, expected 2"."""
     if not (isinstance(stored, dict) and isinstance(expected, dict)):
-        return [] if stored == expected else [f"{path}: stored {stored}, expected {expected}"]
+        line = printable(f"{path}: stored {stored}, expected {expected}")
+        return [] if stored == expected else [line]
     lines = []
     for key in sorted({*stored, *expected}):
         pair = stored.get(key, "(nothing)"), expected.get(key, "(nothing)")
@@ -336,4 +338,4 @@ def _check_content(directory: Path, name: str, expected: dict) -> None:
 
 def _refuse(path: Path, directory: Path, problem: str) -> NoReturn:
     message = f"{path}: {problem}; delete {directory} to compute it again"
-    raise StoreError(message.replace("\n", " ")) from None
+    raise StoreError(printable(message)) from None

@@ -4,14 +4,16 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from journey.attribution.gradient import Featurize
 from journey.engine.costs import SIMILAR, Cost, estimate_cost, read_rates, recorded_costs
 from journey.engine.graph import ancestors, missing
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
+from journey.engine.text import printable
 from journey.engine.workspace import Compute
+from journey.evaluation.rows import terminal_table
 from journey.launch.jobs import log_path
 from journey.pipeline.interfaces import Evaluate, FullData, Train
 
@@ -37,15 +39,14 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
 
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
     headings = ("stage", "artifacts", "cached", "to compute", unit, "MiB")
-    table = Table(*headings, caption_justify="left")
+    lines = []
     stages = dict.fromkeys(spec.stage for spec in reversed(specs.values()))
     for stage in [*stages, "total"]:
-        if stage == "total":
-            table.add_section()
         keys = [key for key, spec in specs.items() if stage in (spec.stage, "total")]
         unknown = [costs[key] for key in keys if key in costs]
         counts = (len(keys), len(keys) - len(unknown), len(unknown))
-        table.add_row(stage, *map(str, counts), *cost_cells(unknown))
+        lines.append([stage, *counts, *cost_cells(unknown)])
+    table = terminal_table(headings, [lines[:-1], lines[-1:]], justify="left")
 
     retrained = total = gradients = 0
     for spec in to_compute.values():
@@ -57,7 +58,8 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     source = f"costs: scaled by work from artifacts in {store.root}/"
     if any(cost.measured for cost in costs.values()):
         source += f"; where there are none, {rates.source}"
-    table.caption = (
+    table.caption_justify = "left"
+    table.caption = Text(
         f"models: {total - retrained} on all images, {retrained} retrained; "
         f"gradients: {gradients:,} images × noise samples\n"
         f"{source}; ≈ scaled more than {SIMILAR:.0f}-fold"
@@ -94,19 +96,16 @@ def show_status(target: Evaluate, store: Store, compute: Compute) -> None:
     counts: dict[str, Counter[str]] = {spec.stage: Counter() for spec in reversed(specs)}
     for spec in specs:
         counts[spec.stage][states[cache_key(spec)]] += 1
-    table = Table("stage", *STATES)
-    for stage, count in counts.items():
-        table.add_row(stage, *(str(count[state]) for state in STATES))
-    table.add_section()
+    lines = [[stage, *(count[state] for state in STATES)] for stage, count in counts.items()]
     total = Counter(states.values())
-    table.add_row("total", *(str(total[state]) for state in STATES))
-    Console().print(table)
+    total_line = ["total", *(total[state] for state in STATES)]
+    Console().print(terminal_table(("stage", *STATES), [lines, [total_line]], justify="left"))
     for key, state in states.items():
         if state == "running":
-            print(f"running: {key}")
+            print(printable(f"running: {key}"))
         if state == "failed":
             log = log_path(store.root, key)
-            print(f"failed: {key}: {last_line(log)} (log: {log})")
+            print(printable(f"failed: {key}: {last_line(log)}"), f"(log: {log})")
 
 
 def artifact_states(specs: list[Spec], store: Store, at_work: dict[str, str]) -> dict[str, str]:

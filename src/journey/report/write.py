@@ -23,6 +23,7 @@ from journey.engine.provenance import git_state, package_versions
 from journey.engine.spec import Spec, cache_key, describe
 from journey.engine.store import Store, differences
 from journey.engine.workspace import Workspace, get
+from journey.evaluation import plots
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -269,6 +270,7 @@ def _print_changed_settings(directory: Path, result: dict) -> None:
 
 def _save(figure: Figure, path: Path) -> str:
     """Return the title of a figure, after writing it as .png and .pdf."""
+    plots.plain_texts(figure)  # that of a user's evaluation too
     for file in (path, path.with_suffix(".pdf")):
         figure.savefig(file, dpi=160)
     return figure.get_suptitle()
@@ -330,7 +332,8 @@ def _track(
 ) -> None:
     """Log the headline, the rows, the figures and the page."""
     name = f"{run.name}-report"
-    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as log:
+    key, settings = result["cache_keys"]["evaluation"], result["settings"]
+    with workspace.tracking.watch(key, name, workspace.group, "report", settings) as log:
         if log is None:
             return
         logged = {"tables/rows": result["rows"], "page": directory / PAGE}
