@@ -72,6 +72,10 @@ def plain_texts(figure: Figure) -> None:
         assert isinstance(legend, Legend)
         for text in [*legend.get_texts(), legend.get_title()]:
             text.set_text(plain_text(text.get_text(), MOST_IN_NAME, text.get_fontproperties()))
+        inside = isinstance(legend.parent, Axes) and (
+            legend.get_bbox_to_anchor() is legend.parent.bbox
+        )
+        legend.set_in_layout(not inside)  # a wide one would leave no room for the axes
 
     # Names at ticks become texts each time the figure is drawn.
     for axes in figure.axes:
@@ -116,7 +120,7 @@ def method_colour(method: str) -> str:
     for colour, names in FAMILIES.items():
         if method in names:
             return colour
-    return COLOURS[crc32(method.encode()) % len(COLOURS)]
+    return COLOURS[crc32(method.encode(errors="backslashreplace")) % len(COLOURS)]
 
 
 def method_marker(method: str) -> str:

@@ -140,8 +140,8 @@ def pivot(
     lines: dict[str, dict[str, str]] = {}
     names: dict[str, None] = {}  # of the columns, in order
     for row in rows:
-        line = str(row[index] if isinstance(index, str) else index(row))
-        column = str(row[columns] if isinstance(columns, str) else columns(row))
+        line = printable(str(row[index] if isinstance(index, str) else index(row)))
+        column = printable(str(row[columns] if isinstance(columns, str) else columns(row)))
         lines.setdefault(line, {heading: line})[column] = cell(row)
         names[column] = None
     return DataFrame(list(lines.values()), columns=[heading, *names]).fillna("")
