@@ -13,6 +13,7 @@ import importlib.util
 import json
 import sys
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Component(ABC):
@@ -116,8 +120,12 @@ class Spec:
 
     @property
     def size(self) -> int | None:
-        """Return the bytes of the arrays, or None if the fields do not determine them."""
+        """Return the bytes of the arrays, or None if the fields do not determine their shapes."""
         return None
+
+    def size_given(self, parameters: Shapes) -> int | None:
+        """Return the bytes of the arrays, given the shapes of the model's parameters by name."""
+        return self.size
 
     @property
     def rate_name(self) -> str:

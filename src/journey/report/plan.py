@@ -5,11 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+from safetensors import SafetensorError, safe_open
 
 from journey.attribution.gradient import Featurize
 from journey.engine.costs import SIMILAR, Cost, estimate_cost, read_rates, recorded_costs
 from journey.engine.graph import ancestors, missing
-from journey.engine.spec import Spec, cache_key
+from journey.engine.spec import Shapes, Spec, cache_key
 from journey.engine.store import Store
 from journey.engine.text import printable
 from journey.engine.workspace import Compute
@@ -17,13 +18,16 @@ from journey.evaluation.rows import terminal_table
 from journey.launch.jobs import log_path
 from journey.pipeline.interfaces import Evaluate, FullData, Train
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a model, as diffusers saves it
 STATES = ("done", "running", "queued", "failed", "not started")
 
 
 def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     """Print how many artifacts of each stage exist, are missing, and what the missing ones cost.
 
-    A cost is scaled by work from the stage's artifacts in this store, or else from measured rates.
+    Times are scaled by work from the stage's artifacts in this store, or else from measured rates.
+    Bytes are those of the arrays, whose shapes follow from settings and, once there is a model, from
+    its parameters.
 
     Raises:
         StoreError: The file of the rates is damaged.
@@ -32,10 +36,10 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     to_compute = missing([target], lambda spec: store.find(spec) is not None)
     recorded = recorded_costs(store)
     rates = read_rates(store.root, target.trajectories.checkpoint.model.label, compute)
-    costs = {}
+    parameters, costs = parameter_shapes(list(specs.values()), store), {}
     for key, spec in to_compute.items():
         rate = rates.by_name.get(spec.rate_name)
-        costs[key] = estimate_cost(spec, recorded[spec.stage], rate)
+        costs[key] = estimate_cost(spec, recorded[spec.stage], rate, parameters)
 
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
     headings = ("stage", "artifacts", "cached", "to compute", unit, "MiB")
@@ -58,13 +62,31 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     source = f"costs: scaled by work from artifacts in {store.root}/"
     if any(cost.measured for cost in costs.values()):
         source += f"; where there are none, {rates.source}"
+    sized = [cost.size is not None for cost in costs.values()]
+    unsized = "" if all(sized) else "; > or unknown where a network or a file decides"
     table.caption_justify = "left"
     table.caption = Text(
         f"models: {total - retrained} on all images, {retrained} retrained; "
         f"gradients: {gradients:,} images × noise samples\n"
         f"{source}; ≈ scaled more than {SIMILAR:.0f}-fold"
+        f"\nMiB: arrays, by their shapes{unsized}"
     )
     Console().print(table)
+
+
+def parameter_shapes(specs: list[Spec], store: Store) -> Shapes | None:
+    """Return the shapes of the parameters of a model by name, or None if there is no model yet.
+
+    All models of a run have the same parameters.
+    """
+    for spec in specs:
+        if isinstance(spec, Train) and (artifact := store.find(spec)) is not None:
+            try:
+                with safe_open(artifact.directory / WEIGHTS, framework="numpy") as file:
+                    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            except (OSError, SafetensorError):  # `get` says what is damaged
+                return None
+    return None
 
 
 def cost_cells(costs: list[Cost]) -> tuple[str, str]:
