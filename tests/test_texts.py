@@ -71,7 +71,9 @@ def rows_of(text: str) -> list[dict]:
 
 @texts
 def test_terminal_tables_show_text_and_nothing_controls_the_terminal(text):
-    frame = pivot([{"method": text, "column": text or "x"}], "method", "column", lambda _: printable(text))
+    frame = pivot(
+        [{"method": text, "column": text or "x"}], "method", "column", lambda _: printable(text)
+    )
     tables = [rich_table(frame, text), *row_tables(rows_of(text), text)]
     tables.append(sweep_table({text: rows_of(text)}))
     for table in tables:

@@ -13,9 +13,7 @@ from journey.engine.workspace import LogMetrics, Workspace
 
 
 @contextlib.contextmanager
-def track(
-    spec: Spec, partial: Path, workspace: Workspace
-) -> Iterator[Callable[..., None]]:
+def track(spec: Spec, partial: Path, workspace: Workspace) -> Iterator[Callable[..., None]]:
     """Open the metrics of a stage: empty, or as they were at the state that `load_state` returned.
 
     Yields:

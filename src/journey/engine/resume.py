@@ -237,7 +237,11 @@ def _hash_bytes(partial: Path, added: list[tuple[str, int, int]]) -> str:
 
 
 def _restore_sizes(partial: Path, sizes: dict[str, int]) -> str:
-    """Give arrays the sizes that they had, and return the name of one that had another, or ""."""
+    """Give arrays the sizes that they had.
+
+    Returns:
+        The name of one that had another size, or "".
+    """
     damaged = ""
     for name, size in sizes.items():
         path = partial / name

@@ -26,8 +26,8 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     """Print how many artifacts of each stage exist, are missing, and what the missing ones cost.
 
     Times are scaled by work from the stage's artifacts in this store, or else from measured rates.
-    Bytes are those of the arrays, whose shapes follow from settings and, once there is a model, from
-    its parameters.
+    Bytes are those of the arrays, whose shapes follow from settings and, once there is a model,
+    from its parameters.
 
     Raises:
         StoreError: The file of the rates is damaged.
@@ -83,7 +83,8 @@ def parameter_shapes(specs: list[Spec], store: Store) -> Shapes | None:
         if isinstance(spec, Train) and (artifact := store.find(spec)) is not None:
             try:
                 with safe_open(artifact.directory / WEIGHTS, framework="numpy") as file:
-                    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+                    names = file.keys()
+                    return {name: tuple(file.get_slice(name).get_shape()) for name in names}
             except (OSError, SafetensorError):  # `get` says what is damaged
                 return None
     return None

@@ -95,7 +95,9 @@ def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) 
     pictures = []
     for path, text in figures.items():
         uri = data_uri(path.read_bytes(), "image/png")
-        pictures.append({"name": path.name, "stem": path.stem, "title": printable(text), "uri": uri})
+        pictures.append(
+            {"name": path.name, "stem": path.stem, "title": printable(text), "uri": uri}
+        )
     return environment.get_template("index.html.jinja").render(
         title=printable(title),
         about=printable(about),
