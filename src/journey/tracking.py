@@ -80,7 +80,7 @@ class Wandb(Tracking):
         run_id = key.rpartition("-")[2]
         mark = {WandbMode.offline: "offline-run", WandbMode.online: "run"}[self.mode]
         directory = Path(wandb.setup().settings.wandb_dir)
-        logged = directory.glob(f"{mark}-*-{run_id}/{LOGGED}")
+        logged = directory.glob(f"{mark}-*-{run_id}*/{LOGGED}")  # "-1" in the same second
         if any(path.read_text() == self.project for path in logged):
             yield None
             return
