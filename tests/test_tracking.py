@@ -120,7 +120,8 @@ def test_an_interrupted_artifact_continues_its_run_and_shows_texts_as_they_are(
     assert {settings["resume"] for settings in started} == {"allow"}
     assert all(len(settings["name"]) <= 128 >= len(settings["group"]) for settings in started)
 
-    summaries = [inspect(path) for path in sorted(tmp_path.glob("wandb/offline-run-*"))]
+    summaries = [inspect(path) for path in tmp_path.glob("wandb/offline-run-*")]
+    summaries.sort(key=lambda summary: summary["start_time"])
     assert [summary["run_id"] for summary in summaries] == [digest(spec)] * 2 + ["0123456789ab"]
     assert {key: summaries[0]["summary"][key] for key in ("a_b", "a_b_", "lds/x _y__/z")} == {
         "a_b": 1.0, "a_b_": 2.0, "lds/x _y__/z": 3.0,
