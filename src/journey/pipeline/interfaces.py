@@ -132,6 +132,7 @@ class Dataset(Component):
     """A source of training images and held-out images."""
 
     licence: ClassVar[str] = "unknown"  # of the images
+    reads_all_below: ClassVar[bool] = False  # whether every image below `root` is read
     # Number of held-out images whose duplicates are added to the training images.
     num_injected: int = omitted_default(0, kw_only=True)
     copies: int = omitted_default(1, kw_only=True)  # duplicates of each
@@ -159,6 +160,10 @@ class Dataset(Component):
         """Return the files that are read. Images are reloaded if one changes its size or time."""
         return []
 
+    def notes(self) -> list[str]:
+        """Return lines for plan and report: how many images were found, what was passed over."""
+        return []
+
 
 @dataclass
 class Model(Component):
@@ -174,7 +179,9 @@ class Model(Component):
     nonparametric_scores: ClassVar[bool] = True
     num_timesteps: int = 1000  # T
     # Paths of weights that were trained elsewhere.
-    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"not_in_key": True, "path": True}
+    )
 
     def check(self, where: str) -> None:
         """Check the settings; a model with others calls this and checks its own.
