@@ -35,6 +35,7 @@ from journey.config.words import SEARCHPATH, parse_words
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
+from journey.engine.text import printable
 from journey.launch.jobs import JobsFailedError
 from journey.report.directory import check_output, point_directory
 
@@ -493,7 +494,7 @@ def one_line_errors() -> Iterator[None]:
     except (ConfigError, StoreError) as error:
         sys.exit(f"error: {printable(str(error))}")
     except JobsFailedError as error:  # a line for each job
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + "\n".join(map(printable, str(error).splitlines())))
     except OSError as error:
         if error.errno not in SOLVABLE:
             raise
@@ -527,8 +528,3 @@ def _hydra_message(error: Exception) -> str:
     left_out = ("To append", "reference_type", "Config search", "provider")
     shown = [line.strip() for line in lines if line.strip()]
     return printable("; ".join(line for line in shown if not line.startswith(left_out)))
-
-
-def printable(text: str) -> str:
-    """Return text as one line that a terminal can show, at most 1,000 characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:1000]

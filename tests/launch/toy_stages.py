@@ -153,7 +153,7 @@ ACTIONS = {
 class NoTracking(Tracking):
     name: ClassVar[str] = "none"
 
-    def watch(self, name: str, group: str, job_type: str, settings: dict):
+    def watch(self, key: str, name: str, group: str, job_type: str, settings: dict):
         raise NotImplementedError
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import digest
+from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Method, Sample, Score
@@ -36,7 +37,7 @@ class External(Method):
 
     @property
     def label(self) -> str:
-        return f"external-{Path(self.path).stem[:40]}"
+        return f"external-{printable(Path(self.path).stem)[:40]}"
 
     def content_hash(self) -> str:
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]

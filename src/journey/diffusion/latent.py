@@ -104,6 +104,11 @@ class LatentDiffusion(Model):
         channels, side = self._latent_geometry()
         return channels, shape[1] // side, shape[2] // side
 
+    @property
+    def condition_shape(self) -> tuple[int, int]:
+        """Return the tokens of a text and the width of their states."""
+        return self.text_length, self.context_width
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         """Return the approximate multiply-adds of one forward pass of one image."""
         _, height, width = self.example_shape(shape)
