@@ -5,9 +5,9 @@ tests/engine/ kills the store itself.
 
 import os
 import resource
+import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -19,8 +19,10 @@ from conftest import CHILDREN, journey_trak, small_run
 from journey.attribution import features, gradients, kronecker
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
-from journey.data.embedded import Twemoji
+from journey.data.embedded import Digits, Twemoji
+from journey.diffusion import autoencoder, sampling, train
 from journey.diffusion.latent import LatentDiffusion
+from journey.engine.resume import Clock
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
@@ -35,29 +37,38 @@ from journey.pipeline.settings import (
     Training,
 )
 
-RUNS = {
-    "digits": small_run(),
-    "short": small_run(training=Training(num_steps=12, batch_size=16, warmup_steps=4)),
-    "text": small_run(
-        dataset=Twemoji(num_train=300),
-        model=LatentDiffusion(
-            block_out_channels=[8, 16],
-            autoencoder=Autoencoding(num_steps=150, batch_size=4, block_out_channels=[8, 8]),
-        ),
-        training=Training(num_steps=150, batch_size=4, caption_dropout=0.5),
+DIGITS = small_run(
+    dataset=Digits(num_train=20), training=Training(num_steps=12, batch_size=16, warmup_steps=4)
+)
+TEXT = small_run(
+    dataset=Twemoji(num_train=40),
+    model=LatentDiffusion(
+        block_out_channels=[8, 16],
+        autoencoder=Autoencoding(num_steps=6, batch_size=4, warmup_steps=1, block_out_channels=[8, 8]),
     ),
-}
+    training=Training(num_steps=6, batch_size=4, warmup_steps=1, caption_dropout=0.5),
+)
 CODED = {
     "kernel": Kernel.ekfac,
     "projection": Projection.kronecker,
     "projection_rank": 4,
     "storage": Storage.int8,
 }
+# Small enough for several blocks, after each of which a stage can be killed.
+BLOCKS = (
+    (train, "LOG_INTERVAL", 2),
+    (autoencoder, "LOG_STEPS", 2),
+    (autoencoder, "BATCH_ENCODE", 16),
+    (sampling, "QUERY_BATCH", 2),
+    (gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1}),
+    (features, "_at_once", lambda *_: 5),
+    (kronecker, "ACTIVATIONS", 2**20),
+)
 
 
 def spec_of(name: str, root: Path) -> Spec:
     """Return the artifact of a stage."""
-    digits, short, text = (load_experiment(run, Store(root)) for run in RUNS.values())
+    digits, text = (load_experiment(run, Store(root)) for run in (DIGITS, TEXT))
 
     def features_of(**changes):
         return digits.scores(journey_trak(**changes)).inputs
@@ -88,53 +99,51 @@ def spec_of(name: str, root: Path) -> Spec:
             method = Unlearning(num_samples=4, target=Target.final_sample)
             return digits.scores(method).inputs.increases[0]
         case "magic":
-            return short.scores(Magic(num_samples=4)).inputs.scores[0][0]
+            return digits.scores(Magic(num_samples=4)).inputs.scores[0][0]
 
 
-def use_several_blocks(name: str, set_attribute: Callable[[object, str, object], None]) -> None:
-    """Let a stage process its rows in blocks, after each of which it can be killed."""
-    if name.startswith("featurization") or name == "dense":
-        set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
-    if name == "dense":
-        set_attribute(features, "_at_once", lambda *_: 20)
-    if name == "kronecker":
-        set_attribute(kronecker, "ACTIVATIONS", 2**20)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a store that all tests share: each removes only the artifact that it computes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for block in BLOCKS:
+            patch.setattr(*block)
+        yield tmp_path_factory.mktemp("kill") / "store"
 
 
 def make(name: str, root: Path) -> dict:
     """Return the checksums of an artifact."""
-    run = small_run()
-    workspace = Workspace(Store(root), run.compute, run.tracking, "test")
+    workspace = Workspace(Store(root), DIGITS.compute, DIGITS.tracking, "test")
     return get(spec_of(name, root), workspace).manifest["checksums"]
 
 
-def child(name: str, root: Path, before: Callable[[], object] = int) -> ForkServerProcess:
-    """Start a process that computes an artifact."""
-    process = CHILDREN.Process(target=_make_quietly, args=(name, root, before))
+def make_in_child(name: str, root: Path, before: Callable[[], object]) -> int | None:
+    """Compute an artifact in a process, and return its exit code."""
+    process: ForkServerProcess = CHILDREN.Process(target=_make, args=(name, root, before))
     process.start()
-    return process
+    process.join(600)
+    return process.exitcode
 
 
-def _make_quietly(name: str, root: Path, before: Callable[[], object]) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+def _make(name: str, root: Path, before: Callable[[], object]) -> None:
+    sys.stderr = open(root.parent / "stderr", "w")  # noqa: SIM115 - until the process ends
+    for block in BLOCKS:
+        setattr(*block)
     before()
-    use_several_blocks(name, setattr)
     make(name, root)
 
 
-def kill_when(process: ForkServerProcess, path: Path) -> None:
-    """Kill a process as soon as a file exists."""
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.exitcode is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-    process.kill()
-    process.join()
+def kill_at_second_call(owner: object, name: str) -> None:
+    """Let the second call of a function kill this process before it does anything."""
+    function, calls = getattr(owner, name), []
 
+    def wrapper(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
 
-def exit_code(process: ForkServerProcess) -> int | None:
-    process.join(120)
-    return process.exitcode
+    setattr(owner, name, wrapper)
 
 
 def limit_file_size(num_bytes: int) -> None:
@@ -143,15 +152,11 @@ def limit_file_size(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "store"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    return lambda name: make(name, root)
+def undisturbed(name: str, root: Path) -> dict:
+    """Return the checksums of an artifact that is computed undisturbed, and remove it."""
+    checksums = make(name, root)
+    shutil.rmtree(root / cache_key(spec_of(name, root)))
+    return checksums
 
 
 @pytest.mark.parametrize(
@@ -170,28 +175,29 @@ def undisturbed(tmp_path_factory):
         "magic",
     ],
 )
-def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, monkeypatch, name):
-    spec = spec_of(name, root)
-    state = root / f"{cache_key(spec)}.partial" / "resume.json"
-    kill_when(child(name, root), state)
+def test_killed_in_the_middle_and_resumed_is_bit_identical(root, name):
+    """The kill comes with one state saved, and rows, metrics and files of the next one written."""
+    expected, spec = undisturbed(name, root), spec_of(name, root)
+    assert make_in_child(name, root, partial(kill_at_second_call, Clock, "save")) == -signal.SIGKILL
     assert Store(root).find(spec) is None
-    assert state.exists()
-    use_several_blocks(name, monkeypatch.setattr)
-    assert make(name, root) == undisturbed(name)
+    assert (root / f"{cache_key(spec)}.partial" / "resume.json").exists()
+    assert make(name, root) == expected
     assert not list(root.glob("*/*/resume.*"))
 
 
-def test_a_stage_without_states_that_was_killed_is_computed_again(root, undisturbed):
-    partial = root / f"{cache_key(spec_of('sampling', root))}.partial"
-    kill_when(child("sampling", root), partial / "x0_hat.npy")
-    assert make("sampling", root) == undisturbed("sampling")
+def test_a_stage_without_states_that_was_killed_is_computed_again(root):
+    expected, spec = undisturbed("sampling", root), spec_of("sampling", root)
+    die = partial(kill_at_second_call, sampling, "trajectory_noise")
+    assert make_in_child("sampling", root, die) == -signal.SIGKILL
+    assert (root / f"{cache_key(spec)}.partial" / "x0_hat.npy").exists()
+    assert make("sampling", root) == expected
 
 
-@pytest.mark.parametrize("size", [100, 100_000])
-def test_a_full_disk_loses_nothing(root, undisturbed, size):
+@pytest.mark.parametrize(("size", "file"), [(10, "metrics.jsonl"), (100_000, "resume.2.safete")])
+def test_a_full_disk_loses_nothing(root, size, file):
     """It fills up in the metrics, or in a state."""
-    images = load_experiment(small_run(), Store(root)).images
-    get(images, Workspace(Store(root), None, None, "test"))
-    assert exit_code(child("training", root, partial(limit_file_size, size))) == 1
-    assert Store(root).find(spec_of("training", root)) is None
-    assert make("training", root) == undisturbed("training")
+    expected, spec = undisturbed("training", root), spec_of("training", root)
+    assert make_in_child("training", root, partial(limit_file_size, size)) == 1
+    print((root.parent / "stderr").read_text())
+    assert Store(root).find(spec) is None
+    assert make("training", root) == expected
