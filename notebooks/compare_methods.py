@@ -33,6 +33,7 @@ folder = tempfile.mkdtemp()
 with tarfile.open("../experiments/methods/methods-bundle.tar.gz") as bundle:
     bundle.extractall(folder, filter="data")
 overrides = ["experiment=methods", f"artifacts={folder}/methods-bundle", "vary.target=[]"]
+overrides += ["sampling.num_queries=24"]
 overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
 run = journey.load(*overrides, "method=[journey,trak,ekfac,pixel,random]")
 

@@ -179,7 +179,7 @@ def test_the_settings_of_digits():
     run = composed("experiment=digits")
     retraining, training, method = run.retraining, run.training, run.method["journey"]
     assert (run.dataset.num_train, retraining.num_subsets, retraining.num_seeds) == (1000, 32, 1)
-    assert (training.num_steps, training.batch_size, run.sampling.num_queries) == (600, 64, 24)
+    assert (training.num_steps, training.batch_size, run.sampling.num_queries) == (600, 64, 96)
     assert run.sampling.steps == [600, 500, 400, 300, 200, 100, 20]
     assert (method.num_samples, retraining.num_samples, method.num_checkpoints) == (64, 64, 3)
 
