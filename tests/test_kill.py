@@ -44,7 +44,9 @@ TEXT = small_run(
     dataset=Twemoji(num_train=40),
     model=LatentDiffusion(
         block_out_channels=[8, 16],
-        autoencoder=Autoencoding(num_steps=6, batch_size=4, warmup_steps=1, block_out_channels=[8, 8]),
+        autoencoder=Autoencoding(
+            num_steps=6, batch_size=4, warmup_steps=1, block_out_channels=[8, 8]
+        ),
     ),
     training=Training(num_steps=6, batch_size=4, warmup_steps=1, caption_dropout=0.5),
 )
