@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -56,16 +55,6 @@ CODED = {
     "projection_rank": 4,
     "storage": Storage.int8,
 }
-# Small enough for several blocks, after each of which a stage can be killed.
-BLOCKS = (
-    (train, "LOG_INTERVAL", 2),
-    (autoencoder, "LOG_STEPS", 2),
-    (autoencoder, "BATCH_ENCODE", 16),
-    (sampling, "QUERY_BATCH", 2),
-    (gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1}),
-    (features, "_at_once", lambda *_: 5),
-    (kronecker, "ACTIVATIONS", 2**20),
-)
 
 
 def spec_of(name: str, root: Path) -> Spec:
@@ -104,13 +93,24 @@ def spec_of(name: str, root: Path) -> Spec:
             return digits.scores(Magic(num_samples=4)).inputs.scores[0][0]
 
 
+def use_several_blocks(name: str, set_attribute: Callable[[object, str, object], None]) -> None:
+    """Let a stage process its rows in blocks, after each of which it can be killed."""
+    for module, number in ((train, "LOG_INTERVAL"), (autoencoder, "LOG_STEPS")):
+        set_attribute(module, number, 2)
+    set_attribute(autoencoder, "BATCH_ENCODE", 16)
+    set_attribute(sampling, "QUERY_BATCH", 2)
+    if name.startswith("featurization") or name == "dense":
+        set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
+    if name == "dense":
+        set_attribute(features, "_at_once", lambda *_: 5)
+    if name == "kronecker":
+        set_attribute(kronecker, "ACTIVATIONS", 2**20)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Return a store that all tests share: each removes only the artifact that it computes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for block in BLOCKS:
-            patch.setattr(*block)
-        yield tmp_path_factory.mktemp("kill") / "store"
+    return tmp_path_factory.mktemp("kill") / "store"
 
 
 def make(name: str, root: Path) -> dict:
@@ -121,29 +121,36 @@ def make(name: str, root: Path) -> dict:
 
 def make_in_child(name: str, root: Path, before: Callable[[], object]) -> int | None:
     """Compute an artifact in a process, and return its exit code."""
-    process: ForkServerProcess = CHILDREN.Process(target=_make, args=(name, root, before))
+    process = CHILDREN.Process(target=_make, args=(name, root, before))
     process.start()
-    process.join(600)
+    process.join(1800)
     return process.exitcode
 
 
 def _make(name: str, root: Path, before: Callable[[], object]) -> None:
-    sys.stderr = open(root.parent / "stderr", "w")  # noqa: SIM115 - until the process ends
-    for block in BLOCKS:
-        setattr(*block)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    use_several_blocks(name, setattr)
     before()
     make(name, root)
 
 
-def kill_at_second_call(owner: object, name: str) -> None:
+def kill_at_second_save() -> None:
+    _kill_at_second_call(Clock, "save")
+
+
+def kill_at_second_batch() -> None:
+    _kill_at_second_call(sampling, "trajectory_noise")
+
+
+def _kill_at_second_call(owner: object, name: str) -> None:
     """Let the second call of a function kill this process before it does anything."""
     function, calls = getattr(owner, name), []
 
-    def wrapper(*arguments):
+    def wrapper(*arguments, **keywords):
         calls.append(arguments)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments)
+        return function(*arguments, **keywords)
 
     setattr(owner, name, wrapper)
 
@@ -154,11 +161,17 @@ def limit_file_size(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-def undisturbed(name: str, root: Path) -> dict:
-    """Return the checksums of an artifact that is computed undisturbed, and remove it."""
-    checksums = make(name, root)
-    shutil.rmtree(root / cache_key(spec_of(name, root)))
-    return checksums
+@pytest.fixture
+def undisturbed(root, monkeypatch):
+    """Return a function that computes an artifact, removes it, and returns its checksums."""
+
+    def compute(name: str) -> dict:
+        use_several_blocks(name, monkeypatch.setattr)
+        checksums = make(name, root)
+        shutil.rmtree(root / cache_key(spec_of(name, root)))
+        return checksums
+
+    return compute
 
 
 @pytest.mark.parametrize(
@@ -177,29 +190,29 @@ def undisturbed(name: str, root: Path) -> dict:
         "magic",
     ],
 )
-def test_killed_in_the_middle_and_resumed_is_bit_identical(root, name):
+def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, name):
     """The kill comes with one state saved, and rows, metrics and files of the next one written."""
-    expected, spec = undisturbed(name, root), spec_of(name, root)
-    assert make_in_child(name, root, partial(kill_at_second_call, Clock, "save")) == -signal.SIGKILL
+    expected, spec = undisturbed(name), spec_of(name, root)
+    assert make_in_child(name, root, kill_at_second_save) == -signal.SIGKILL
     assert Store(root).find(spec) is None
     assert (root / f"{cache_key(spec)}.partial" / "resume.json").exists()
     assert make(name, root) == expected
     assert not list(root.glob("*/*/resume.*"))
 
 
-def test_a_stage_without_states_that_was_killed_is_computed_again(root):
-    expected, spec = undisturbed("sampling", root), spec_of("sampling", root)
-    die = partial(kill_at_second_call, sampling, "trajectory_noise")
-    assert make_in_child("sampling", root, die) == -signal.SIGKILL
+def test_a_stage_without_states_that_was_killed_is_computed_again(root, undisturbed):
+    expected, spec = undisturbed("sampling"), spec_of("sampling", root)
+    assert make_in_child("sampling", root, kill_at_second_batch) == -signal.SIGKILL
     assert (root / f"{cache_key(spec)}.partial" / "x0_hat.npy").exists()
     assert make("sampling", root) == expected
 
 
-@pytest.mark.parametrize(("size", "file"), [(10, "metrics.jsonl"), (100_000, "resume.2.safete")])
-def test_a_full_disk_loses_nothing(root, size, file):
-    """It fills up in the metrics, or in a state."""
-    expected, spec = undisturbed("training", root), spec_of("training", root)
+@pytest.mark.parametrize(("size", "in_a_state"), [(10, False), (100_000, True)])
+def test_a_full_disk_loses_nothing(root, undisturbed, size, in_a_state):
+    """It fills up in the metrics, or in a state after the first of them."""
+    expected, spec = undisturbed("training"), spec_of("training", root)
     assert make_in_child("training", root, partial(limit_file_size, size)) == 1
-    print((root.parent / "stderr").read_text())
     assert Store(root).find(spec) is None
+    metrics = root / f"{cache_key(spec)}.partial" / "metrics.jsonl"
+    assert metrics.read_text().endswith("\n") == in_a_state
     assert make("training", root) == expected
