@@ -26,7 +26,7 @@ FEW = (
     "compute.precision=bf16",
     "training={num_steps:1,batch_size:1}",
     "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
-    "attribution={num_checkpoints:1,num_samples:1,projection_dim:64}",
+    "attribution={num_checkpoints:1,num_samples:2,projection_dim:64}",
     "retraining={num_subsets:8,num_seeds:1,num_samples:2}",
     "evaluation={paired_steps:[500],num_bootstrap:100}",
 )
