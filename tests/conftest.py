@@ -51,7 +51,7 @@ SLOW = (
     "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
-    "test_training", "test_storage", "test_methods_table", "test_run",
+    "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
 )  # fmt: skip
 
 

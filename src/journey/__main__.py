@@ -24,7 +24,6 @@ from journey.cli import (
     keyed_overrides,
     one_line_errors,
     open_streams,
-    point_directory,
     refuse_numbers_for_booleans,
     wants_completion,
     wants_help,
@@ -38,6 +37,7 @@ from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
 from journey.experiment import check_data, check_machine, prepare_experiment, record_images
 from journey.pipeline.interfaces import Result, Row, Train
+from journey.report.directory import check_output, point_directory
 
 HEADLINES: dict[tuple[str, ...], list[Row]] = {}  # of every point of a sweep, by its overrides
 
@@ -55,6 +55,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         _verify(store)
         return None
     check_machine(run)
+    check_output(run, reports)
     experiment, train = prepare_experiment(run, store)
     check_data(run, experiment, train)
     target = experiment.evaluation(run.evaluation, run.all_methods)
@@ -65,8 +66,9 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         show = plan.show_plan if run.task is Task.plan else plan.show_status
         show(target, store, run.compute)
         return None
-    for directory in (store, Store(reports.parent)):
-        directory.check_writable()
+    for create in (False, True):  # both are checked before one is made
+        for directory in (store, Store(reports.parent)):
+            directory.check_writable(create)
     record_images(experiment.images, store)
     if run.task is Task.report:
         from journey.report import write
@@ -84,8 +86,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task is Task.export:
         from journey.report import export
 
-        path = reports.with_name(f"{reports.name}-bundle.tar.gz")
-        export.write_bundle(run, experiment, workspace, path, words)
+        export.write_bundle(run, experiment, workspace, reports, words)
     return None
 
 

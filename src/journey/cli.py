@@ -27,6 +27,7 @@ from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
 from journey.launch.jobs import JobsFailedError
+from journey.report.directory import check_output, point_directory
 
 MOST_POINTS = 10_000  # of a sweep
 SOLVABLE = {  # errors of the system that a user can solve
@@ -140,13 +141,14 @@ def check_command_line(words: Sequence[str]) -> None:
     choices = [_ends(override) if optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     points = itertools.product(*choices)
-    for point in points if flags.multirun else itertools.islice(points, 1):
-        settings = compose_config([*searchpath, *point])
+    for number, point in enumerate(points if flags.multirun else itertools.islice(points, 1)):
+        settings, dirname = _compose([*searchpath, *point])
         if flags.multirun:
             run = compose.parse(settings)
             refuse_numbers_for_booleans(point, settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
+            check_output(run, Path(run.reports, run.name, point_directory(number, dirname)))
 
 
 def _check_override(override: Override) -> None:
@@ -225,6 +227,17 @@ def compose_config(words: list[str]) -> DictConfig:
         HydraException: An override names nothing, or a value has another type.
         OmegaConfBaseException: A value cannot be converted or resolved.
     """
+    return _compose(words)[0]
+
+
+def _compose(words: list[str]) -> tuple[DictConfig, str]:
+    """Return what Hydra composes, and the overrides as it names a point of a sweep by them.
+
+    Raises:
+        ConfigError: As `compose_config`.
+        HydraException: As `compose_config`.
+        OmegaConfBaseException: As `compose_config`.
+    """
     for override in OverridesParser.create().parse_overrides(words):
         _check_override(override)
     try:
@@ -239,9 +252,10 @@ def compose_config(words: list[str]) -> DictConfig:
     unset = mode is None and not swept
     allowed = "left out; a sweep: journey -m"
     require(unset, "hydra.mode and hydra.sweeper", mode or swept, allowed)
+    dirname = composed.hydra.job.override_dirname
     with open_dict(composed):
         del composed["hydra"]
-    return composed
+    return composed, dirname
 
 
 def refuse_numbers_for_booleans(overrides: Sequence[str], composed: DictConfig) -> None:
@@ -281,12 +295,6 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the end
         with contextlib.suppress(AttributeError):  # another program's stream
             getattr(sys, name).reconfigure(errors="replace")
-
-
-def point_directory(number: int, overrides: str) -> str:
-    """Return the directory name of a point of a sweep: its number and overrides."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
-    return f"{number}-{safe}"[:200]
 
 
 def distinguishing_overrides(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:

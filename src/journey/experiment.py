@@ -135,8 +135,11 @@ def check_machine(run: RunConfig) -> None:
     Raises:
         ConfigError: The machine does not fit a setting, which the message names.
     """
-    for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
-        free = os.path.isdir(path) or not os.path.lexists(path)
-        require(free, name, path, "a directory, or a path that does not exist yet")
+    for name, value in (("artifacts", run.artifacts), ("reports", run.reports)):
+        path = Path(value)
+        existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        at = "" if existing == path else f"; {existing} is none"
+        allowed = f"a directory, or a path that does not exist yet{at}"
+        require(existing.is_dir(), name, value, allowed)
     run.compute.ready()
     run.tracking.ready()

@@ -26,6 +26,7 @@ class Folder(Dataset):
     """
 
     name: ClassVar[str] = "folder"
+    reads_all_below: ClassVar[bool] = True
     root: str = "images"  # the directory
     size: int = 32  # height and width of the images: central squares, resized
     channels: int = 3  # 3: colour, 1: grey

@@ -132,6 +132,7 @@ class Dataset(Component):
     """A source of training images and held-out images."""
 
     licence: ClassVar[str] = "unknown"  # of the images
+    reads_all_below: ClassVar[bool] = False  # whether every image below `root` is read
     # Number of held-out images whose duplicates are added to the training images.
     num_injected: int = omitted_default(0, kw_only=True)
     copies: int = omitted_default(1, kw_only=True)  # duplicates of each

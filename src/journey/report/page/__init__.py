@@ -22,7 +22,6 @@ from journey.evaluation.plots import method_colour
 from journey.evaluation.rows import Row
 from journey.pipeline.images import ImageSet
 
-PAGE = "index.html"
 TEMPLATES = Path(__file__).parent
 MOST_PIXELS = 10_000_000  # of all pictures of one sort; more are reduced by an integer factor
 LOSSLESS_BYTES = 200_000  # of a sheet; a larger one is compressed with loss
