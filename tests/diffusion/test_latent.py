@@ -252,10 +252,9 @@ def test_a_trained_model_is_a_pipeline_of_diffusers_and_samples_alike(finished, 
     assert_near(samples, torch.from_numpy(np.load(trajectories)[:2]), atol=1e-3)
 
 
-def test_a_model_of_pixels_has_no_pipeline(net, tmp_path):
-    net.save_pretrained(tmp_path)
+def test_a_model_of_pixels_has_no_pipeline(trained, workspace):
     with pytest.raises(ValueError, match="a model of pixels"):
-        pipeline(tmp_path)
+        pipeline(get(trained.checkpoint(0), workspace).path)
 
 
 LEVELS = "model.autoencoder.block_out_channels=[8,8,8,8,8,8,8]"
