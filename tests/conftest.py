@@ -52,6 +52,7 @@ SLOW = (
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
+    "test_folders", "test_words", "test_foreign",
 )  # fmt: skip
 
 

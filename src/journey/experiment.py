@@ -119,6 +119,8 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
     model.check_prompts("sampling.prompts", run.sampling.prompts)
+    for name, captions in zip(train.ids, train.captions, strict=True) if train.captions else ():
+        model.check_prompts(f"caption of {name}", captions)
     for checkpoint in model.checkpoints:
         path = locate_checkpoint(checkpoint)
         weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))

@@ -4,8 +4,9 @@ Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing b
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar
@@ -39,16 +40,27 @@ class Wandb(Tracking):
 
     name: ClassVar[str] = "wandb"
     mode: WandbMode = WandbMode.offline
-    project: str = "journey"
+    project: str = field(
+        default="journey",
+        metadata={"used_if": {"mode": (WandbMode.offline, WandbMode.online)}},
+    )
 
     def check(self, where: str) -> None:
         require_name(f"{where}.project", self.project)
 
     def ready(self) -> None:
-        if self.mode is not WandbMode.online:
+        if self.mode is WandbMode.disabled:
             return
         import wandb
 
+        try:
+            wandb.Settings().update_from_env_vars(dict(os.environ))
+        except Exception as error:  # what W&B's environment variables may be is its own
+            reason = " ".join(str(error).split())[:200]
+            text = f"tracking=wandb: W&B refuses an environment variable, WANDB_…: {reason}"
+            raise ConfigError(text) from None
+        if self.mode is WandbMode.offline:
+            return
         try:
             key = wandb.login(verify=True, timeout=10)
         except Exception as error:  # no network, no key, no account, …

@@ -120,7 +120,7 @@ def test_a_method_shares_a_setting_unless_it_has_another_default():
     }
     assert precision == {"journey": "bf16", "unlearning": "bf16", "trak": "fp32"}
     samples = {name: method.num_samples for name, method in run.method.items()}
-    assert samples == {"journey": 8, "unlearning": 16, "magic": 8, "trak": 8}
+    assert samples == {"journey": 8, "unlearning": 4, "magic": 8, "trak": 8}
     checkpoints = {name: method.num_checkpoints for name, method in run.method.items()}
     assert checkpoints == {"journey": 2, "unlearning": 1, "magic": 1, "trak": 2}
 

@@ -30,7 +30,7 @@ class External(Method):
 
     name: ClassVar[str] = "external"
     # The content of the file, not its place, is part of the cache key.
-    path: str = field(default="scores.npz", metadata={"not_in_key": True})
+    path: str = field(default="scores.npz", metadata={"not_in_key": True, "path": True})
     # Whether scores predict changes of the loss; a cosine, for instance, does not.
     in_units_of_output: bool = field(default=True, kw_only=True)  # type: ignore[misc]
 

@@ -49,6 +49,7 @@ from journey.pipeline.settings import (
     Target,
     has_effect,
     setting,
+    unmet_condition,
 )
 
 if TYPE_CHECKING:
@@ -197,7 +198,11 @@ class GradientMethod(GradientSettings, Method):
         used_if={"target": (Target.step, Target.trajectory)},
     )
     num_continuations: int = setting(
-        32, "Average this many continuations for query_example=mean.", least=1, omit_default=True
+        32,
+        "Average this many continuations for query_example=mean.",
+        least=1,
+        omit_default=True,
+        used_if={"query_example": (QueryExample.mean,)},
     )
     region: list[int] = setting(
         [],
@@ -229,6 +234,10 @@ class GradientMethod(GradientSettings, Method):
         if self.projection is Projection.kronecker:
             allowed = "false with projection=kronecker, which computes no gradient that has a norm"
             require(not self.normalize, f"{where}.normalize", "true", allowed)
+        if self.projection is Projection.none:
+            allowed = "fp32 with projection=none, whose kernel is exact"
+            plain = self.storage is Storage.fp32
+            require(plain, f"{where}.storage", self.storage.value, allowed)
         if self.region:
             require_regions(f"{where}.region", self.region)
             allowed = "[] with target=trajectory, which weights steps by their whole outputs"
@@ -256,6 +265,9 @@ class GradientMethod(GradientSettings, Method):
         method = cls(**converted)
         require_types(method, f"{where}.")
         method.check(where)
+        for name, value in values.items():
+            condition = unmet_condition(method, name)
+            require(not condition, f"{where}.{name}", value, f"left out unless {condition}")
         return method
 
     def check_standalone(self, where: str, num_timesteps: int) -> None:

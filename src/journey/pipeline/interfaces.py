@@ -160,6 +160,10 @@ class Dataset(Component):
         """Return the files that are read. Images are reloaded if one changes its size or time."""
         return []
 
+    def notes(self) -> list[str]:
+        """Return lines for plan and report: how many images were found, what was passed over."""
+        return []
+
 
 @dataclass
 class Model(Component):
@@ -175,7 +179,9 @@ class Model(Component):
     nonparametric_scores: ClassVar[bool] = True
     num_timesteps: int = 1000  # T
     # Paths of weights that were trained elsewhere.
-    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"not_in_key": True, "path": True}
+    )
 
     def check(self, where: str) -> None:
         """Check the settings; a model with others calls this and checks its own.

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.config.run import RunConfig
-from journey.data.images import train_images
+from journey.data.images import describe_images, train_images
 from journey.diffusion.trajectories import estimate_pictures, noisy_pictures
 from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
@@ -131,6 +131,7 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
     seconds: defaultdict[str, float] = defaultdict(float)
     size: defaultdict[str, float] = defaultdict(float)
     checkpoints, autoencoder = [], {}
+    images = target.trajectories.checkpoint.images
     for spec in specs:
         cost = store.cost(spec)
         if cost is not None:
@@ -145,13 +146,14 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
     return {
         **with_run_info(run, evaluated),
         **autoencoder,
+        "data": describe_images(run.dataset, train_images(images, workspace)),
         "cost": {name: method_cost(score, store) for name, score in target.scores.items()},
         "seconds": _with_total(seconds),
         "bytes": _with_total(size),
         "settings": {name: value for name, value in settings.items() if name not in left_out},
         "cache_keys": {
             "evaluation": cache_key(target),
-            "images": cache_key(target.trajectories.checkpoint.images),
+            "images": cache_key(images),
             "trajectories": cache_key(target.trajectories),
             "checkpoints": sorted(checkpoints),
             "scores": {name: cache_key(score) for name, score in target.scores.items()},
@@ -315,7 +317,7 @@ def _page(
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
-        f"{sample.num_queries} queries."
+        f"{sample.num_queries} queries. {'; '.join(result['data'])}."
     )
     return page_html(run.name, about, contents, titles)
 

@@ -32,7 +32,7 @@ class TrakStore(Method):
 
     name: ClassVar[str] = "trak_store"
     # The content of the store, not its place, is part of the cache key.
-    path: str = field(default="trak_results", metadata={"not_in_key": True})
+    path: str = field(default="trak_results", metadata={"not_in_key": True, "path": True})
     # One for each of sampling.steps, in that order; or one for all steps.
     experiments: list[str] = field(default_factory=list)
     damping: list[float] = field(default_factory=lambda: GradientSettings().damping)
