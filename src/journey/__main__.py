@@ -22,15 +22,20 @@ from journey.cli import (
     distinguishing_overrides,
     help_text,
     keyed_overrides,
+    named_errors,
     one_line_errors,
     open_streams,
+    printable,
     refuse_numbers_for_booleans,
+    refuse_without_effect,
     wants_completion,
     wants_help,
+    wants_sweep,
 )
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
+from journey.config.words import quote_words
 from journey.data.images import describe_images
 from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
@@ -118,6 +123,8 @@ def _run(composed: DictConfig) -> float | None:
         job = HydraConfig.get()
         overrides = job.overrides.task
         refuse_numbers_for_booleans(overrides, composed)
+        if job.mode is RunMode.RUN:
+            refuse_without_effect(run.without_effect(), overrides)
         reports = Path(run.reports) / run.name
         sweep = job.mode is RunMode.MULTIRUN
         if sweep:  # each point has its own report
@@ -145,13 +152,19 @@ def main(components: Sequence[type[Component]] = ()) -> None:
             print(help_text(components))
             return
         if not wants_completion(words):
+            words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
+            for given, quoted in zip(sys.argv[1:], words, strict=True):
+                if given.replace(" ", "") != quoted.replace(" ", ""):
+                    print(f"read as {printable(quoted)}", file=sys.stderr)
+            sys.argv[1:] = words
             check_command_line(words)
         if OPTUNA in words:
             sys.argv.append("hydra.sweeper.direction=maximize")  # the default is to minimise
         # Hydra writes its records of a sweep there; the reports have what matters.
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch
-            _run()
+            with named_errors():
+                _run()
         if any(HEADLINES.values()):
             from rich.console import Console
 

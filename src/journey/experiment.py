@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from journey.config.run import RunConfig
@@ -52,7 +53,8 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
     """
     recorded = _recorded_images(dataset, store)
     if recorded is not None and (artifact := store.find(recorded)) is not None:
-        return recorded, read_images(artifact.path / "train")
+        train = read_images(artifact.path / "train")  # verified, unlike the record
+        return replace(recorded, num_train=len(train), shape=train.images.shape[1:]), train
     parts = split_parts(dataset)
     for name, part in parts.items():
         check_images(part, f"dataset={dataset.name}, {name.replace('_', '-')} images")

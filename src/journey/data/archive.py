@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from journey.engine.checks import ConfigError, require, require_count, require_seed
+from journey.engine.checks import MOST, ConfigError, require, require_count, require_seed
 from journey.pipeline.images import ImageSet, resize
 from journey.pipeline.interfaces import Dataset
 from journey.pipeline.subsets import balanced_order
@@ -38,12 +38,14 @@ class TorchvisionArchive(Dataset):
     name: ClassVar[str] = "archive"
     licence: ClassVar[str] = "as the archive's authors say"
     archive: Archive = Archive.cifar10
-    root: str = "data"  # the directory that contains the archive's folder
+    # The directory that contains the archive's folder.
+    root: str = field(default="data", metadata={"path": True})
     download: bool = False  # download the archive if it is not there
     classes: list[str] = field(default_factory=list)  # names of the classes to use; none: all
     num_train: int = 0  # training images, class-balanced; 0: all
     size: int = 32  # height and width: pixels are averaged, or a black border is added
-    seed: int = 0  # of the choice of num_train images
+    # Of the choice of num_train images.
+    seed: int = field(default=0, metadata={"used_if": {"num_train": range(1, MOST + 1)}})
 
     @property
     def label(self) -> str:

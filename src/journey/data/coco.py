@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
@@ -33,7 +33,8 @@ class COCO(Dataset):
 
     name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
-    root: str = "coco"  # the directory with train2017/, val2017/ and annotations/
+    # The directory with train2017/, val2017/ and annotations/.
+    root: str = field(default="coco", metadata={"path": True})
     size: int = 128  # height and width of the images: central squares, resized
     year: int = omitted_default(2017)  # of the split: 2017, or 2014
 

@@ -98,7 +98,7 @@ class Folder(Dataset):
 
     name: ClassVar[str] = "folder"
     reads_all_below: ClassVar[bool] = True
-    root: str = "images"  # the directory
+    root: str = field(default="images", metadata={"path": True})  # the directory
     size: int = 32  # height and width of the images: central squares, resized
     channels: int = 3  # 3: colour, 1: grey
     num_train: int = 0  # training images, class-balanced; 0: nine tenths, or the whole split

@@ -37,12 +37,13 @@ def make_images(spec: Images, partial: Path, workspace: Workspace) -> None:
 
     num_written = load_state(partial) or dict.fromkeys(parts, 0)
     total = sum(map(len, parts.values()))
-    with track(spec, partial, workspace, resume_step=sum(num_written.values())) as log:
+    with track(spec, partial, workspace) as log:
         for name, images in parts.items():
             for count in write_images(images, partial / name, num_written[name]):
                 num_written[name] = count
                 log(sum(num_written.values()), total=total)
-                save_state(partial, num_written)
+                filled = {f"{part}/images.npy": n for part, n in num_written.items() if n}
+                save_state(partial, num_written, filled=filled)
 
 
 def train_images(images: Images, workspace: Workspace) -> ImageSet:

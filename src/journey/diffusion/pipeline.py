@@ -41,12 +41,12 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     text_encoder = AutoModel.from_pretrained(text.path, local_files_only=True)
     text_encoder.config.use_attention_mask = text.masked  # read by the pipeline
     noise = describe(SCALED_LINEAR) | settings.get("noise_schedule", {})
-    scheduler = DDIMScheduler(
-        num_train_timesteps=settings["num_timesteps"],
-        prediction_type=PREDICTION_TYPES[settings["prediction"]],
-        **{name: value for name, value in noise.items() if name != "type"},
-        steps_offset=1,  # as the pipeline requires; our samplers visit the timestep before
-    )
+    noise |= {
+        "num_train_timesteps": settings["num_timesteps"],
+        "prediction_type": PREDICTION_TYPES[settings["prediction"]],
+        "steps_offset": 1,  # as the pipeline requires; our samplers visit the timestep before
+    }
+    del noise["type"]
     vae = directory.parents[1] / latents[0] / "vae"
     result = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, local_files_only=True),
@@ -57,10 +57,11 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         unet=UNet2DConditionModel.from_pretrained(
             directory, low_cpu_mem_usage=False, local_files_only=True
         ),
-        scheduler=DDIMScheduler.from_config(scheduler.config, clip_sample=False),
+        scheduler=DDIMScheduler(**noise | {"clip_sample": False}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    result.scheduler = scheduler  # the constructor warns of one that clips, and changes it
+    # The constructor takes no scheduler that clips.
+    result.register_modules(scheduler=DDIMScheduler(**noise))  # type: ignore[attr-defined]
     return result

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from journey.engine.checks import ConfigError, require
 from journey.pipeline.pretrained import package_directory
 
 if TYPE_CHECKING:
@@ -48,8 +49,22 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Return E."""
-        return json.loads((self.path / "config.json").read_text())["hidden_size"]
+        """Return E.
+
+        Raises:
+            ConfigError: The encoder's config.json has none.
+        """
+        path = self.path / "config.json"
+        try:
+            width = json.loads(path.read_text())["hidden_size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"model.pretrained: {path} must be a text encoder's, with a hidden_size ({reason})"
+            ) from None
+        allowed = "a positive whole number"
+        require(type(width) is int and width > 0, f"{path}: hidden_size", width, allowed)
+        return width
 
     def tokens(self, texts: Sequence[str]) -> tuple["Tensor", "Tensor"]:
         """Return token ids, and a mask that is 0 at padding, both int64 [texts, L]."""

@@ -43,6 +43,7 @@ from journey.engine.files import (
 from journey.engine.graph import parents
 from journey.engine.provenance import git_state, machine_id, package_versions
 from journey.engine.spec import Spec, cache_key, key_fields
+from journey.engine.text import printable
 
 MANIFEST = "manifest.json"
 COSTS = "costs.json"
@@ -300,8 +301,7 @@ def _in_short(value: object) -> str:
     """Return a value as text of at most `SHORT` characters; settings by their component's name."""
     if isinstance(value, dict):
         return f"{value.get('name', '')}{{…}}"
-    text = str(value)
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+    return printable(str(value), SHORT)
 
 
 def _is_auxiliary(path: Path) -> bool:
@@ -393,4 +393,4 @@ def _check_content(directory: Path, name: str, expected: dict) -> None:
 
 def _refuse(path: Path, directory: Path, problem: str) -> NoReturn:
     message = f"{path}: {problem}; delete {directory} to compute it again"
-    raise StoreError(message.replace("\n", " ")) from None
+    raise StoreError(printable(message)) from None

@@ -22,6 +22,7 @@ from journey.engine.provenance import git_state, package_versions
 from journey.engine.spec import Spec, cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
+from journey.evaluation import plots
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -266,6 +267,7 @@ def _changed_settings(directory: Path, result: dict) -> str:
 
 def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> str:
     """Return the title of a figure, after writing it as .png and .pdf."""
+    plots.plain_texts(figure)  # that of a user's evaluation too
     for file in (Path(name), Path(name).with_suffix(".pdf")):
         figure.savefig(new_file(str(file)), dpi=160)
     return figure.get_suptitle()
@@ -327,7 +329,8 @@ def _track(
 ) -> None:
     """Log the headline, the rows, the figures and the page."""
     name = f"{run.name}-report"
-    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as log:
+    key, settings = result["cache_keys"]["evaluation"], result["settings"]
+    with workspace.tracking.watch(key, name, workspace.group, "report", settings) as log:
         if log is None:
             return
         logged = {"tables/rows": result["rows"], "page": directory / PAGE}
