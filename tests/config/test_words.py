@@ -189,7 +189,7 @@ def test_every_path_is_marked_as_one():
     others = {name.rpartition(".")[2] for name in set(found) - paths}
     assert others == {
         "name", "device", "partition", "account", "qos", "setup", "project", "classes",
-        "experiments",
+        "experiments", "caption_column", "label_column", "checkpoint_key",
     }  # fmt: skip
 
 
@@ -215,6 +215,10 @@ NEEDS = {  # what a documented setting is used with
     "dataset.download": ["dataset=cifar10"],
     "dataset.size": ["dataset=mnist5k"],
     "dataset.root": ["dataset=folder"],
+    "dataset.year": ["dataset=coco"],
+    "dataset.held_out": ["dataset=folder"],
+    "dataset.caption_column": ["dataset=folder"],
+    "dataset.label_column": ["dataset=folder"],
     "tracking.mode": ["tracking=wandb"],
     "sampling.guided_outputs": ["model=ldm_tiny", "dataset=twemoji", "sampling.guidance=2",
                                 "training.caption_dropout=0.1", "method=[journey]"],
