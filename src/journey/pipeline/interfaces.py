@@ -694,7 +694,7 @@ class Evaluate(Spec):
     stage: ClassVar[str] = "evaluate"
     maker: ClassVar[str] = "journey.pipeline.stages:make_evaluation"
     folder: ClassVar[str] = "evaluations"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     evaluation: Evaluation
     scores: dict[str, Score]
     trajectories: Sample
