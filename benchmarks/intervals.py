@@ -3,9 +3,9 @@
     command   OMP_NUM_THREADS=1 python benchmarks/intervals.py [worlds] [file]
 
 A world has M random halves of N images, effects of images on the outputs of Q queries, and two
-methods with five values of λ each. Effects, training noise and the errors of scores have a part that
-is common to all queries, one that is common to the queries of a class, and one of each query. The
-errors of scores stand for the noise samples of attribution: every world draws them anew.
+methods with five values of λ each. Effects, training noise and the errors of scores have a part
+that is common to all queries, one that is common to the queries of a class, and one of each query.
+The errors of scores stand for the noise samples of attribution: every world draws them anew.
 
 * null: scores are errors alone
 * signal: scores are effects and errors; how well they predict differs between queries and λ

@@ -182,7 +182,7 @@ def test_one_score_per_image_predicts_every_step_and_the_interval_holds_the_lds(
 
 
 def test_the_interval_of_a_fixed_candidate_is_that_of_exact_replicates(random):
-    """Of many exact bootstrap replicates of subsets and queries, without their triple interaction."""
+    """Of many exact bootstrap replicates, with the interaction of queries and subsets once."""
     scores, masks, measured = problem(random, num_subsets=40, noise=4.0)
     predictions = datamodeling.linear(datamodeling.predict(scores[1:], masks, WEIGHTS))
     resampled = datamodeling.resampling(6, 40, 2000, 0)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from journey.attribution.targets import STEP
+from journey.engine.checks import require
 from journey.pipeline.interfaces import Row
 
 if TYPE_CHECKING:
@@ -70,6 +71,31 @@ def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
         if all(row.get(key) == value for key, value in conditions.items()):
             selected.append(row)
     return selected
+
+
+def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str]) -> Row:
+    """Return the row that a sweep maximises: of the first row of the headline, or of an objective.
+
+    Args:
+        rows: All rows of a result.
+        headline: Those that stand for it.
+        objective: Conditions that replace those of the headline's first row.
+
+    Raises:
+        ConfigError: No row, or more than one, meets the conditions.
+    """
+    texts = {key: value for key, value in headline[0].items() if isinstance(value, str)}
+    if "against" in objective:
+        texts["quantity"] += "_difference"
+    conditions = texts | objective
+    turned = [negated(row) for row in rows if "difference" in str(row["quantity"])]
+    found = []
+    for row in [*rows, *(row for row in turned if "against" in objective)]:
+        shown = {key: str(row.get(key, "")) for key in conditions}
+        if shown == conditions and ("against" in row) == ("against" in conditions):
+            found.append(row)
+    require(len(found) == 1, "objective", conditions, f"those of one row; {len(found)} rows fit")
+    return found[0]
 
 
 def method_names(rows: list[Row], quantity: str) -> list[str]:

@@ -357,6 +357,16 @@ class Evaluation(Component):
             ConfigError: They do not fit. The message names the setting.
         """
 
+    def check_objective(self, where: str, objective: dict[str, str], methods: list[str]) -> None:
+        """Check the conditions of the row that a sweep maximises; `methods` are those of the run.
+
+        Raises:
+            ConfigError: They name no method of the run.
+        """
+        for key in ("method", "against"):
+            value = objective.get(key, methods[0])
+            require(value in methods, f"{where}.{key}", value, f"one of {', '.join(methods)}")
+
     @abstractmethod
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
         """Return the artifacts that the result is computed from, besides the scores."""

@@ -88,6 +88,23 @@ class LDS(Evaluation):
         allowed = f"among sampling.steps={sampling.steps}"
         require(set(paired) <= set(sampling.steps), name, paired, allowed)
 
+    def check_objective(self, where: str, objective: dict[str, str], methods: list[str]) -> None:
+        Evaluation.check_objective(self, where, objective, methods)
+        allowed = {
+            "quantity": list(DIFFERENCES),
+            "score_transform": ["linear", "chosen", "shown"],
+            "target": [STEP, PAIRED_STEPS, TRAJECTORY, FINAL_SAMPLE],
+        }
+        if "against" in objective:
+            allowed |= {"quantity": list(DIFFERENCES.values()), "score_transform": ["linear"]}
+        keys = ["method", "against", *allowed, "step"]
+        for key, value in objective.items():
+            require(key in keys, where, key, f"a key of {', '.join(keys)}")
+            values = allowed.get(key, [value])
+            require(value in values, f"{where}.{key}", value, f"one of {', '.join(values)}")
+        at_step = objective.get("target") == STEP
+        require(at_step == ("step" in objective), where, objective, "with target=step and a step")
+
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> LDSInputs:
         for name in self.candidates:
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")

@@ -236,8 +236,8 @@ def lds(
         slopes = derivatives[subset_half][:, :, queries].mean(2)  # [C, T, M / 2]
         weights = resampled.subset_weights[:, resampled.subset_half == subset_half] - 1.0
         shifts[query_half, subset_half] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
-    mean = sum(means.values()) / len(cells)
-    centre = shrunk(mean, sum(shifts.values()) / len(cells))
+    mean = np.mean(list(means.values()), axis=0)
+    centre = shrunk(mean, np.mean(list(shifts.values()), axis=0))
 
     # 3. Each cell with the candidate that is best on the opposite cell.
     all_targets = np.arange(num_targets)
