@@ -29,7 +29,8 @@ METHODS = {
 def table() -> str:
     """Return a Markdown table of the linear LDS × 100 with its 95% interval.
 
-    It is the query-centred LDS where a result has it. The table has a line for each method and a column for each dataset.
+    It is the query-centred LDS where a result has it. The table has a line for each method and a
+    column for each dataset.
     """
     columns = {}
     for folder in DATASETS:

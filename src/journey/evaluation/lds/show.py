@@ -180,7 +180,8 @@ def _cells(rows: list[Row], all_rows: list[Row], ceiling: str = "") -> dict[str,
             target = {key: row[key] for key in ("target", "step") if key in row}
             (limit,) = select(all_rows, quantity=ceiling, method="noise_samples", **target)
             value, most = float(row["value"]), float(limit["value"])
-            text += f" {value / most:.2f}" if most > 0 else " –"
+            share = f" {value / most:z.2f}" if most > 0 else " –"
+            text += share.replace("-", "−")
         if "score_transform" in row and sign_reversed(all_rows, row):
             text += f" {SIGN_REVERSED}"
         cells[target_name(row)] = text
