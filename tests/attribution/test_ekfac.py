@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from journey.attribution import ekfac as ekfac_module
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac, load_ekfac, save_ekfac
 from journey.attribution.features import precondition
 from journey.attribution.outputs import NoiseSamples
@@ -113,6 +114,18 @@ def test_inner_products_of_preconditioned_gradients_are_influences(ekfac, num_ro
         expected = gradients @ torch.linalg.solve(damped, gradients.T)
         ours = features[:, k] @ features[:, k].T
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_factors_do_not_depend_on_the_signs_of_eigenvectors(monkeypatch):
+    """Machines differ in them, and features are projected in the eigenbasis."""
+    symmetric = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    symmetric = symmetric.T @ symmetric
+    vectors, eigh = ekfac_module._eigenvectors(symmetric), torch.linalg.eigh
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: (eigh(x)[0], eigh(x)[1] * signs))
+    assert torch.equal(ekfac_module._eigenvectors(symmetric), vectors)
+    diagonal = vectors.T @ symmetric @ vectors
+    torch.testing.assert_close(diagonal, torch.diag(eigh(symmetric)[0]), rtol=1e-4, atol=1e-4)
 
 
 def test_rotating_back_gives_the_gradients(ekfac):

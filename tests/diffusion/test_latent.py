@@ -24,6 +24,7 @@ from journey.engine.workspace import get
 from journey.evaluation.rows import method_names
 from journey.experiment import load_experiment
 from journey.pipeline import settings
+from journey.pipeline.examples import Examples
 from journey.pipeline.settings import Autoencoding
 
 CPU = torch.device("cpu")
@@ -145,9 +146,29 @@ def test_lazy_captions_are_indexed_as_stored_states_are(minilm):
     lazy = LazyCaptions(torch.stack(tokens, 1), minilm)
     assert (lazy.shape, len(lazy)) == (tuple(states.shape), 3)
     rows, captions = torch.tensor([2, 0]), torch.tensor([1, 0])
-    for index in (1, slice(1, 3), rows, (rows, captions)):
-        assert_near(lazy[index], states[index])
+    for index in (1, slice(1, 3), rows):  # still lazy, until an index selects among captions
+        assert_near(lazy[index].to(CPU)[(slice(None),) * (states[index].dim() - 2)], states[index])
+    for index in ((rows, captions), (slice(None), 0), (1, slice(1))):
         assert_near(lazy.to(CPU)[index], states[index])
+
+
+def test_captions_are_encoded_only_where_an_index_selects_among_them(minilm, monkeypatch):
+    encoded, encode = [], TextEncoder.encode
+
+    def counting(self, network, ids, mask):
+        encoded.append(len(ids))
+        return encode(self, network, ids, mask)
+
+    monkeypatch.setattr(TextEncoder, "encode", counting)
+    tokens = torch.stack(minilm.tokens(["a", "b", "c", "d", "e", "f"])).unflatten(1, (3, 2))
+    examples = Examples(torch.zeros(3, 1), condition=LazyCaptions(tokens, minilm))
+    examples = examples[1:].to(CPU)[torch.tensor([1, 0])]
+    assert not encoded
+    assert examples.condition.shape == (2, 2, minilm.length, minilm.width)
+    first, one = examples.condition[:, 0], examples[0].condition[:1]
+    assert encoded == [2, 1]
+    assert_near(first, minilm.states(["e", "c"], CPU))
+    assert_near(one, minilm.states(["e"], CPU))
 
 
 def test_storing_tokens_instead_of_states_does_not_change_scores(workspace, tmp_path, monkeypatch):

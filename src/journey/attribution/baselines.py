@@ -141,7 +141,7 @@ class Caption(Method):
         condition = condition.to(get_device(workspace.compute))
         captions = []
         for first in range(0, len(condition), CAPTIONED_IMAGES_AT_ONCE):
-            block = condition[first : first + CAPTIONED_IMAGES_AT_ONCE]
+            block = condition[first : first + CAPTIONED_IMAGES_AT_ONCE, :]
             captions.append(block.mean((1, 2)).cpu().numpy())
         out[:] = cosine_scores(np.concatenate(captions), prompts.mean((1, 2))[None].numpy())
         return {}

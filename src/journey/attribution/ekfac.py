@@ -131,8 +131,15 @@ def estimate_ekfac(
 
 
 def _eigenvectors(symmetric: Tensor) -> Tensor:
-    """Return eigenvectors, computed in float64 on the CPU: not every accelerator can."""
-    return torch.linalg.eigh(symmetric.cpu().double())[1].float().to(symmetric.device)
+    """Return eigenvectors, computed in float64 on the CPU: not every accelerator can.
+
+    Their signs are fixed by a generic direction: features are projected in this basis, and other
+    machines, whose signs may differ, would have other features.
+    """
+    vectors = torch.linalg.eigh(symmetric.cpu().double())[1]
+    direction = torch.linspace(1, 2, len(vectors), dtype=torch.float64)
+    vectors = vectors * torch.where(direction @ vectors < 0, -1.0, 1.0)
+    return vectors.float().to(symmetric.device)
 
 
 def _signals(

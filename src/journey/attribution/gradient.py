@@ -67,7 +67,7 @@ class EKFACFactors(Spec):
     stage: ClassVar[str] = "ekfac"
     maker: ClassVar[str] = "journey.attribution.ekfac:make_ekfac"
     folder: ClassVar[str] = "ekfac"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     checkpoint: Train
     precision: Precision
     seed: int

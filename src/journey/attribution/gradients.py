@@ -7,7 +7,7 @@ Symbols: B examples; K noise samples; d parameters, all of `network.parameters()
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -92,6 +92,9 @@ def vmap_gradients(
     separate, `chunk` of them at a time.
     """
     parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
+    if examples.condition is not None:  # vmap is over tensors: captions are encoded here
+        used = slice(1) if noise.caption_index is None else slice(None)
+        examples = replace(examples, condition=examples.condition[:, used])
 
     # `torch.func.grad` would prepare for second derivatives, which splits the backward passes of
     # silu and group normalization into many small operations: 25% slower, and twice the memory.

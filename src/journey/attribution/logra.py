@@ -242,7 +242,8 @@ class LayerNorm(torch.autograd.Function):
         y, mean, rstd = torch.native_layer_norm(
             x, layer.normalized_shape, layer.weight, layer.bias, layer.eps
         )
-        ctx.save_for_backward(x, mean, rstd)
+        # Where autocast computes this in float32 (CUDA), x may still be bfloat16.
+        ctx.save_for_backward(x.to(y.dtype), mean, rstd)
         ctx.hook, ctx.layer, ctx.num_examples = hook, layer, len(z)
         return y
 

@@ -170,8 +170,10 @@ def augment(example: Examples, noise: NoiseSamples) -> tuple[Tensor, Tensor | No
         x0 = torch.where(noise.mirrored[:, None, None, None], x0.flip(-1), x0)
     if example.condition is None:
         return x0, None
-    first = torch.zeros_like(noise.t)
-    return x0, example.condition[first if noise.caption_index is None else noise.caption_index]
+    if noise.caption_index is not None:
+        return x0, example.condition[:][noise.caption_index]
+    first = example.condition[:1]
+    return x0, first.expand(len(noise), *first.shape[1:])
 
 
 def with_augmentations(

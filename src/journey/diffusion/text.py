@@ -110,18 +110,25 @@ class TextEncoder:
 
 
 class LazyCaptions:
-    """Contexts that are too large to store, in place of a tensor [N, captions, L, E].
+    """Conditions that are too large to store, in place of a tensor [N, captions, L, E].
 
-    Indexing encodes tokens.
+    An index of images returns their captions, still as tokens. Captions are encoded when an index
+    selects among them: `captions[images, 0]`, or `captions[image][:1]`.
 
     Args:
-        tokens: Ids and mask, int64 [2, N, captions, L].
-        encoder: Encodes them. It is loaded when it is first used.
+        tokens: Ids and mask, int64 [2, N, captions, L], or of one image [2, captions, L].
+        encoder: Encodes them.
+        networks: The loaded encoder of each device, which all parts share.
     """
 
-    def __init__(self, tokens: "Tensor", encoder: TextEncoder) -> None:
+    def __init__(
+        self,
+        tokens: "Tensor",
+        encoder: TextEncoder,
+        networks: "dict[torch.device, PreTrainedModel] | None" = None,
+    ) -> None:
         self.tokens, self.encoder = tokens, encoder
-        self._network: PreTrainedModel | None = None
+        self._networks = {} if networks is None else networks
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,11 +140,16 @@ class LazyCaptions:
 
     def to(self, device: "torch.device") -> "LazyCaptions":
         """Return the same on another device."""
-        return LazyCaptions(self.tokens.to(device), self.encoder)
+        return LazyCaptions(self.tokens.to(device), self.encoder, self._networks)
 
-    def __getitem__(self, index: "Index") -> "Tensor":
-        if self._network is None:
-            self._network = self.encoder.load(self.tokens.device)
+    def __getitem__(self, index: "Index") -> "Tensor | LazyCaptions":
+        if self.tokens.dim() == 4 and not isinstance(index, tuple):
+            return LazyCaptions(self.tokens[:, index], self.encoder, self._networks)
+        device = self.tokens.device
+        if device not in self._networks:
+            self._networks[device] = self.encoder.load(device)
         ids, mask = self.tokens[0][index], self.tokens[1][index]  # […, L]
-        states = self.encoder.encode(self._network, ids.flatten(0, -2), mask.flatten(0, -2))
+        states = self.encoder.encode(
+            self._networks[device], ids.flatten(0, -2), mask.flatten(0, -2)
+        )
         return states.unflatten(0, ids.shape[:-1])
