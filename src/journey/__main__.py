@@ -110,7 +110,7 @@ def _verify(store: Store) -> None:
 
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
 def _run(composed: DictConfig) -> float | None:
-    """Return the number that Optuna maximises, `objective`, after running the task."""
+    """Return the number that Optuna maximises, `evaluation.objective`, after running the task."""
     with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
@@ -127,7 +127,7 @@ def _run(composed: DictConfig) -> float | None:
         if result is None or not headline:
             return None
         rows = cast("list[Row]", result["rows"])
-        return float(objective_row(rows, headline, run.objective)["value"])
+        return float(objective_row(rows, headline, run.evaluation.objective)["value"])
     return None
 
 

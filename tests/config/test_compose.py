@@ -413,33 +413,3 @@ def test_every_setting_is_read_by_code_beside_the_checks():
     settings = [c for c in classes if hasattr(c, "__dataclass_fields__")]
     for component in (*COMPONENTS, *settings, RunConfig, Vary):
         assert {f.name for f in fields(component)} <= read, component.__name__
-
-
-@pytest.mark.parametrize(
-    ("objective", "message"),
-    [
-        (
-            "{method: ekfac}",
-            r"objective\.method=ekfac: must be one of journey, trak, pixel, random",
-        ),
-        (
-            "{target: destination}",
-            r"objective\.target=destination: must be one of step, paired_steps",
-        ),
-        ("{target: step}", r"objective=.*: must be with target=step and a step"),
-        ("{step: 600}", r"objective=.*: must be with target=step and a step"),
-        ("{metric: lds}", r"objective=metric: must be a key of method, against, quantity"),
-        ("{score_transform: relu}", r"objective\.score_transform=relu: must be one of linear"),
-        ("{against: trak, quantity: lds}", r"objective\.quantity=lds: must be one of query_cent"),
-    ],
-)
-def test_an_objective_of_no_row_is_refused(objective, message):
-    with pytest.raises(ConfigError, match=message):
-        composed(f"objective={objective}")
-
-
-def test_an_objective_and_fixed_candidates_compose():
-    words = ("objective={method: trak, target: step, step: 600}", "evaluation.candidates={trak: 1}")
-    run = composed(*words)
-    assert run.objective == {"method": "trak", "target": "step", "step": "600"}
-    assert run.evaluation.candidates == {"trak": 1.0}

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from journey.config import compose
 from journey.engine.checks import ConfigError
+from journey.engine.spec import describe
 from journey.evaluation.lds import LDS, PRIMARY, shown_index
 from journey.evaluation.lds.show import lds_by_method, lds_by_step, lds_markdown, lds_tables
 from journey.evaluation.plots import FAMILIES, method_colour, method_marker
@@ -191,7 +192,7 @@ def test_an_objective_names_one_row(result):
     assert objective_row(rows, headline, step)["value"] == pytest.approx(0.2)
     paired = {"method": "trak", "against": "journey"}
     assert objective_row(rows, headline, paired)["value"] == pytest.approx(-0.1)
-    with pytest.raises(ConfigError, match=r"objective=.*'journe'.*0 rows fit"):
+    with pytest.raises(ConfigError, match=r"evaluation.objective=.*'journe'.*0 rows"):
         objective_row(rows, headline, {"method": "journe"})
 
 
@@ -246,3 +247,33 @@ def test_what_most_cells_chose_is_shown_and_of_ties_the_stronger_damping(cells, 
     assert shown_index(list(cells), candidates) == expected
     assert shown_index([3 - cell for cell in cells], candidates[::-1]) == 3 - expected
     assert shown_index([0, 0, 0, 0], [{}]) == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"method": "ekfac"}, "method=ekfac: must be one of journey, trak"),
+        ({"against": "ekfac"}, "against=ekfac: must be one of journey, trak"),
+        ({"target": "destination"}, "target=destination: must be one of step, paired_steps"),
+        ({"score_transform": "relu"}, "score_transform=relu: must be one of linear, chosen"),
+        ({"against": "trak", "quantity": "lds"}, "quantity=lds: must be one of query_centred_d"),
+    ],
+)
+def test_an_objective_of_no_row_is_refused_before_anything_runs(objective, message):
+    with pytest.raises(ConfigError, match=rf"^evaluation\.objective\.{message}"):
+        LDS(objective=objective).check_objective("evaluation.objective", ["journey", "trak"])
+
+
+@pytest.mark.parametrize("objective", [{"target": "step"}, {"step": "600"}])
+def test_an_objective_at_a_step_has_both(objective):
+    message = r"^evaluation\.objective=.*: must be with target=step and a step"
+    with pytest.raises(ConfigError, match=message):
+        LDS(objective=objective).check_objective("evaluation.objective", ["journey"])
+    whole = {"target": "step", "step": "600"}
+    LDS(objective=whole).check_objective("evaluation.objective", ["journey"])
+    with pytest.raises(ConfigError, match="metric: must be a key of method, against, quantity"):
+        LDS(objective={"metric": "x"}).check_objective("evaluation.objective", ["journey"])
+
+
+def test_an_objective_is_in_no_cache_key():
+    assert describe(LDS(objective={"method": "trak"})) == describe(LDS())

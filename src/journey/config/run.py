@@ -101,9 +101,6 @@ class RunConfig:
     tracking: Tracking = MISSING
     task: Task = Task.report
     name: str = "adhoc"  # of the experiment: the directory of its report, and its group in W&B
-    # Conditions of the row that a sweep maximises, such as {method: ekfac, target: trajectory};
-    # others are those of the first method in the headline.
-    objective: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     artifacts: str = "artifacts"
     reports: str = "reports"
@@ -134,7 +131,7 @@ class RunConfig:
         num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
         require_count("retraining.num_samples", num_samples, most=num_timesteps)
         self._check_methods()
-        self.evaluation.check_objective("objective", self.objective, list(self.all_methods))
+        self.evaluation.check_objective("evaluation.objective", list(self.all_methods))
 
     def _check_sampling(self) -> None:
         """Check the steps, and injected images against the dataset and the model."""

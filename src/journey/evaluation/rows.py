@@ -94,7 +94,12 @@ def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str
         shown = {key: str(row.get(key, "")) for key in conditions}
         if shown == conditions and ("against" in row) == ("against" in conditions):
             found.append(row)
-    require(len(found) == 1, "objective", conditions, f"those of one row; {len(found)} rows fit")
+    require(
+        len(found) == 1,
+        "evaluation.objective",
+        conditions,
+        f"those of one row; {len(found)} rows fit",
+    )
     return found[0]
 
 

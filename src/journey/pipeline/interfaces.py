@@ -343,6 +343,12 @@ class ImageEncoderMethod(Method):
 class Evaluation(Component):
     """A way to evaluate attribution methods."""
 
+    # What a sweep maximises: conditions of a row of the result, such as {method: ekfac}, in place
+    # of those of the headline's first row.
+    objective: dict[str, str] = field(
+        default_factory=dict, metadata={"not_in_key": True}, kw_only=True
+    )
+
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
         """Check settings against the sampling and the model.
 
@@ -357,14 +363,14 @@ class Evaluation(Component):
             ConfigError: They do not fit. The message names the setting.
         """
 
-    def check_objective(self, where: str, objective: dict[str, str], methods: list[str]) -> None:
-        """Check the conditions of the row that a sweep maximises; `methods` are those of the run.
+    def check_objective(self, where: str, methods: list[str]) -> None:
+        """Check `objective`, given the methods of the run.
 
         Raises:
             ConfigError: They name no method of the run.
         """
         for key in ("method", "against"):
-            value = objective.get(key, methods[0])
+            value = self.objective.get(key, methods[0])
             require(value in methods, f"{where}.{key}", value, f"one of {', '.join(methods)}")
 
     @abstractmethod

@@ -88,8 +88,9 @@ class LDS(Evaluation):
         allowed = f"among sampling.steps={sampling.steps}"
         require(set(paired) <= set(sampling.steps), name, paired, allowed)
 
-    def check_objective(self, where: str, objective: dict[str, str], methods: list[str]) -> None:
-        Evaluation.check_objective(self, where, objective, methods)
+    def check_objective(self, where: str, methods: list[str]) -> None:
+        Evaluation.check_objective(self, where, methods)
+        objective = self.objective
         allowed = {
             "quantity": list(DIFFERENCES),
             "score_transform": ["linear", "chosen", "shown"],
