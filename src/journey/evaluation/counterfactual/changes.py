@@ -231,8 +231,8 @@ class RemovalEffects:
         methods = sorted({removal.method for removal in removals})
         for removal in removals:
             others = [replace(removal, method=RANDOM, side=PROPONENTS)]
-            for other in methods[methods.index(removal.method) + 1 :]:
-                others.append(replace(removal, method=other))
+            for later in methods[methods.index(removal.method) + 1 :]:
+                others.append(replace(removal, method=later))
             for other in others:
                 rows += self._differences(removal, other)
         return rows
