@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY, command, python, succeeds
 
-from journey.evaluation.lds import PRIMARY
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import method_names, select
 
 GOLDEN_LOSSES = [0.525122, 0.366571]

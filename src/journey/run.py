@@ -19,7 +19,7 @@ from journey.engine.checks import require
 from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Artifact, Store
 from journey.engine.workspace import Workspace
-from journey.evaluation.lds import PRIMARY
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import select
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import Experiment

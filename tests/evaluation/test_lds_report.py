@@ -7,7 +7,8 @@ from rich.console import Console
 from journey.config import compose
 from journey.engine.checks import ConfigError
 from journey.engine.spec import describe
-from journey.evaluation.lds import LDS, PRIMARY, shown_index
+from journey.evaluation.lds import LDS, shown_index
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.lds.show import lds_by_method, lds_by_step, lds_markdown, lds_tables
 from journey.evaluation.plots import FAMILIES, method_colour, method_marker
 from journey.evaluation.rows import (

@@ -21,7 +21,13 @@ from journey.engine.checks import require, require_count
 from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
-from journey.evaluation.lds.datamodeling import SCORE_TRANSFORMS, Interval, MethodLDS
+from journey.evaluation.lds.datamodeling import (
+    FORMER_PRIMARY,
+    PRIMARY,
+    SCORE_TRANSFORMS,
+    Interval,
+    MethodLDS,
+)
 from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.ranking import candidate_index
 from journey.evaluation.rows import Row, select
@@ -43,9 +49,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
-
-PRIMARY = {"quantity": "query_centred", "score_transform": "linear"}
-"""The primary statistic, by which methods are compared."""
 
 DIFFERENCES = {"query_centred": "query_centred_difference", "lds": "difference"}
 """The quantity of a paired difference, by the quantity of both methods."""
@@ -270,11 +273,14 @@ class LDS(Evaluation):
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
+        title, ceiling = "Query-centred LDS of the scores shown", "query_centred_ceiling"
         shown = {**PRIMARY, "score_transform": "shown"}
+        if "primary" not in result:  # of the former protocol
+            title, ceiling, shown = "LDS", "ceiling", FORMER_PRIMARY
         rows = select(result["rows"], **shown, target=STEP)
-        for row in select(result["rows"], quantity="query_centred_ceiling", target=STEP):
+        for row in select(result["rows"], quantity=ceiling, target=STEP):
             rows.append(row | {"method": CEILINGS[str(row["method"])]})
-        return {"Query-centred LDS of the scores shown": rows}
+        return {title: rows}
 
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds.show import lds_tables

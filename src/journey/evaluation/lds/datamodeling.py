@@ -39,6 +39,12 @@ from journey.attribution.targets import FINAL_SAMPLE, STEP, TRAJECTORY
 from journey.engine.seeding import numpy_generator
 from journey.evaluation.statistics import bootstrap_weights, spearman_derivatives
 
+PRIMARY = {"quantity": "query_centred", "score_transform": "linear"}
+"""The primary statistic, by which methods are compared."""
+
+FORMER_PRIMARY = {"quantity": "lds", "score_transform": "chosen"}
+"""That of results which name none."""
+
 HEAD = 0.05  # share of the training images whose scores the transform "head" keeps
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
+from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
 from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.rows import (
     Row,
@@ -28,8 +29,6 @@ from journey.evaluation.rows import (
 MAX_NAMED = 6  # methods that a plot of curves distinguishes
 
 MAX_PAIRED = 8  # methods of which all pairs are compared; of more, the first with each other one
-
-FORMER_PRIMARY = {"quantity": "lds", "score_transform": "chosen"}  # of results that name none
 
 SIGN_REVERSED = "sign reversed?"
 
