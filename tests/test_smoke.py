@@ -120,8 +120,8 @@ def test_a_second_run_computes_nothing_and_prints_the_same(finished):
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in (directory / "artifacts").rglob("*")} == before
     assert (
-        again.stdout[again.stdout.index("smoke: LDS") :]
-        == first.stdout[first.stdout.index("smoke: LDS") :]
+        again.stdout[again.stdout.index("smoke: query-centred LDS") :]
+        == first.stdout[first.stdout.index("smoke: query-centred LDS") :]
     )
 
 
