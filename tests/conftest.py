@@ -1,7 +1,10 @@
 """Shared fixtures: real digits, small real networks, and naive loops to compare with."""
 
+import functools
 import multiprocessing
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,15 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from journey import __main__ as entry
 from journey.attribution.gradient import GradientMethod
 from journey.attribution.outputs import NoiseSamples, sample_noise
+from journey.components import COMPONENTS
+from journey.config.compose import CONF, parse, register_schemas
 from journey.config.run import RunConfig
 from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.schedule import linear_schedule as on_linear_schedule
 from journey.engine.store import Store
-from journey.engine.workspace import Workspace
+from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import LDS
 from journey.experiment import load_experiment
 from journey.launch.local import Local
@@ -35,23 +42,27 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 # Files whose tests take more than six seconds of one core: they start processes or train models.
+# The slowest come first, here and in a run of all tests, so that no worker ends long after another.
 SLOW = (
-    "test_kill", "test_full_size", "test_smoke", "test_slurm", "test_user_components",
-    "test_latent", "test_readme", "test_compose", "test_tracking", "test_no_torch",
+    "test_full_size", "test_slurm", "test_kill", "test_smoke", "test_latent", "test_readme",
+    "test_user_components", "test_compose", "test_tracking", "test_no_torch",
     "test_notebooks", "test_redraw", "test_by_hand", "test_api", "test_workers", "test_features",
     "test_counterfactual", "test_external", "test_magic", "test_report", "test_methods",
     "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
-    "test_training", "test_storage", "test_methods_table", "test_run",
+    "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
+    "test_folders", "test_words", "test_foreign", "test_damage", "test_texts", "test_plan",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Mark the tests that `make fast` leaves out."""
+    """Mark the tests that `make fast` leaves out, and begin with them."""
+    order = {name: place for place, name in enumerate(SLOW)}
     for item in items:
-        if item.path.stem in SLOW:
+        if item.path.stem in order:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -142,6 +153,22 @@ def small(workspace) -> Experiment:
     return load_experiment(small_run(), workspace.store)
 
 
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory) -> Path:
+    """Return a store with the first model of the small run, and its trajectories."""
+    run, store = small_run(), Store(tmp_path_factory.mktemp("trained") / "store")
+    workspace = Workspace(store, run.compute, run.tracking, "test")
+    get(load_experiment(run, store).trajectories, workspace)
+    return store.root
+
+
+@pytest.fixture
+def trained(small, workspace, trained_store) -> Experiment:
+    """Return the experiment of the small run, whose first model is trained."""
+    shutil.copytree(trained_store, workspace.store.root, dirs_exist_ok=True)
+    return small
+
+
 TINY = (
     "experiment=smoke",
     "dataset.num_train=60",
@@ -156,18 +183,22 @@ TINY = (
 
 CHILDREN = multiprocessing.get_context("forkserver")
 """Processes forked from one that has imported the heavy packages, which takes seconds."""
-HEAVY = "torch diffusers.models.unets.unet_2d sklearn.datasets scipy.stats hydra"
-CHILDREN.set_forkserver_preload([*HEAVY.split(), "matplotlib.backends.backend_pdf"])
+HEAVY = "torch sklearn.datasets scipy.stats hydra matplotlib.backends.backend_pdf"
+OURS = "journey.experiment journey.diffusion.autoencoder journey.diffusion.train"
+CHILDREN.set_forkserver_preload([*HEAVY.split(), *OURS.split()])
 
 
 def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run the command in a directory. tests/test_smoke.py runs it as users do."""
+    """Run the command, or a user's script (*.py), in a directory.
+
+    tests/test_smoke.py and tests/test_readme.py run them as users do.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         output = [Path(scratch) / name for name in ("stdout", "stderr")]
         arguments = (directory, words, output, dict(os.environ))
         process = CHILDREN.Process(target=_run_command, args=arguments)
         process.start()
-        process.join(600)
+        process.join(1800)
         assert process.exitcode is not None, words
         texts = [path.read_text() for path in output]
         return subprocess.CompletedProcess(words, process.exitcode, *texts)
@@ -181,18 +212,39 @@ def _run_command(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["journey", *words]
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda _: fork  # workers need not import everything again
-    from journey.__main__ import main
+    if words[0].endswith(".py"):
+        sys.argv = list(words)
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        sys.argv = ["journey", *words]
+        entry.main()
 
-    main()
+
+@functools.cache
+def composed(*words: str) -> RunConfig:
+    """Return the run of a command's words, which nobody may change."""
+    register_schemas(COMPONENTS)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", list(words)))
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """Return the line that a command is refused with, in this process."""
+    monkeypatch.setattr("sys.argv", ["journey", *words])
+    with pytest.raises(SystemExit) as stopped:
+        entry.main()
+    text = str(stopped.value)
+    assert text.startswith("error: ")
+    assert "\n" not in text
+    return text
 
 
 def python(directory: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run Python in a directory, such as with a user's script."""
+    """Run Python in a directory, in a new process."""
     words = [sys.executable, *words]
-    return subprocess.run(words, cwd=directory, capture_output=True, text=True, timeout=600)
+    return subprocess.run(words, cwd=directory, capture_output=True, text=True, timeout=1800)
 
 
 def succeeds(done: subprocess.CompletedProcess) -> str:

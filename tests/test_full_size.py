@@ -10,12 +10,10 @@ import miniatures
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from safetensors import safe_open
 
 from journey.__main__ import dispatch
-from journey.components import COMPONENTS
-from journey.config.compose import CONF, parse, register_schemas
 from journey.diffusion.pipeline import pipeline
 from journey.engine.graph import missing
 from journey.engine.spec import Spec
@@ -26,7 +24,7 @@ from journey.pipeline.interfaces import FullData, Measure
 
 FEW = (
     "compute.precision=bf16",
-    "training={num_steps:2,batch_size:1}",
+    "training={num_steps:1,batch_size:1}",
     "sampling={num_inference_steps:2,num_queries:4,steps:[500]}",
     "attribution={num_checkpoints:1,num_samples:2,projection_dim:64}",
     "retraining={num_subsets:8,num_seeds:1,num_samples:2}",
@@ -48,10 +46,7 @@ class OneByOne(Local):
 
 def run_experiment(name: str, directory: Path, *words: str) -> dict:
     """Run an experiment with little of everything, and return its result."""
-    register_schemas(COMPONENTS)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = (f"experiment={name}", *FEW, f"artifacts={directory}/artifacts", *words)
-        run = parse(compose("config", list(overrides)))
+    run = composed(f"experiment={name}", *FEW, f"artifacts={directory}/artifacts", *words)
     run = replace(run, compute=OneByOne(**vars(run.compute)))
     return dispatch(run, directory / "reports", "")
 
@@ -69,18 +64,25 @@ def num_parameters(model: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - the file is no dict
 
 
+QUARTER = "model.block_out_channels=[32,64,64,64]"  # of the channels, in the same architecture
+
+
 @pytest.mark.parametrize(
-    ("experiment", "num_train", "expected"),
-    [("cifar10", 20, 35_746_307), ("cifar2", 10, 35_746_307), ("fashion_mnist", 20, 35_741_697)],
+    ("experiment", "num_train", "width", "expected"),
+    [
+        ("cifar10", 20, (), 35_746_307),
+        ("cifar2", 10, (QUARTER,), 2_245_763),
+        ("fashion_mnist", 20, (QUARTER,), 2_244_609),
+    ],
 )
 def test_the_unet_of_the_paper_runs_through_every_stage(
-    experiment, num_train, expected, directory, monkeypatch
+    experiment, num_train, width, expected, directory, monkeypatch
 ):
     random = np.random.default_rng(0)
     miniatures.cifar10(directory, random, monkeypatch)
     miniatures.idx(directory / "FashionMNIST/raw", random)
-    dataset = (f"dataset.root={directory}", f"dataset.num_train={num_train}")
-    result = run_experiment(experiment, directory, *dataset, "method=[journey,pixel]")
+    words = (f"dataset.root={directory}", f"dataset.num_train={num_train}", *width)
+    result = run_experiment(experiment, directory, *words, "method=[journey,pixel]")
     assert method_names(result["rows"], "lds") == ["journey", "pixel"]
     assert (result["num_train"], result["num_subsets"]) == (num_train, 8)
     (model,) = (directory / "artifacts/models").iterdir()

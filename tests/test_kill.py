@@ -5,12 +5,11 @@ tests/engine/ kills the store itself.
 
 import os
 import resource
+import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,10 @@ from conftest import CHILDREN, journey_trak, small_run
 from journey.attribution import features, gradients, kronecker
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
-from journey.data.embedded import Twemoji
+from journey.data.embedded import Digits, Twemoji
+from journey.diffusion import autoencoder, sampling, train
 from journey.diffusion.latent import LatentDiffusion
+from journey.engine.resume import Clock
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
@@ -35,18 +36,19 @@ from journey.pipeline.settings import (
     Training,
 )
 
-RUNS = {
-    "digits": small_run(),
-    "short": small_run(training=Training(num_steps=12, batch_size=16, warmup_steps=4)),
-    "text": small_run(
-        dataset=Twemoji(num_train=300),
-        model=LatentDiffusion(
-            block_out_channels=[8, 16],
-            autoencoder=Autoencoding(num_steps=150, batch_size=4, block_out_channels=[8, 8]),
+DIGITS = small_run(
+    dataset=Digits(num_train=20), training=Training(num_steps=12, batch_size=16, warmup_steps=4)
+)
+TEXT = small_run(
+    dataset=Twemoji(num_train=40),
+    model=LatentDiffusion(
+        block_out_channels=[8, 16],
+        autoencoder=Autoencoding(
+            num_steps=6, batch_size=4, warmup_steps=1, block_out_channels=[8, 8]
         ),
-        training=Training(num_steps=150, batch_size=4, caption_dropout=0.5),
     ),
-}
+    training=Training(num_steps=6, batch_size=4, warmup_steps=1, caption_dropout=0.5),
+)
 CODED = {
     "kernel": Kernel.ekfac,
     "projection": Projection.kronecker,
@@ -57,7 +59,7 @@ CODED = {
 
 def spec_of(name: str, root: Path) -> Spec:
     """Return the artifact of a stage."""
-    digits, short, text = (load_experiment(run, Store(root)) for run in RUNS.values())
+    digits, text = (load_experiment(run, Store(root)) for run in (DIGITS, TEXT))
 
     def features_of(**changes):
         return digits.scores(journey_trak(**changes)).inputs
@@ -88,53 +90,69 @@ def spec_of(name: str, root: Path) -> Spec:
             method = Unlearning(num_samples=4, target=Target.final_sample)
             return digits.scores(method).inputs.increases[0]
         case "magic":
-            return short.scores(Magic(num_samples=4)).inputs.scores[0][0]
+            return digits.scores(Magic(num_samples=4)).inputs.scores[0][0]
 
 
 def use_several_blocks(name: str, set_attribute: Callable[[object, str, object], None]) -> None:
     """Let a stage process its rows in blocks, after each of which it can be killed."""
+    for module, number in ((train, "LOG_INTERVAL"), (autoencoder, "LOG_STEPS")):
+        set_attribute(module, number, 2)
+    set_attribute(autoencoder, "BATCH_ENCODE", 16)
+    set_attribute(sampling, "QUERY_BATCH", 2)
     if name.startswith("featurization") or name == "dense":
         set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
     if name == "dense":
-        set_attribute(features, "_at_once", lambda *_: 20)
+        set_attribute(features, "_at_once", lambda *_: 5)
     if name == "kronecker":
         set_attribute(kronecker, "ACTIVATIONS", 2**20)
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a store that all tests share: each removes only the artifact that it computes."""
+    return tmp_path_factory.mktemp("kill") / "store"
+
+
 def make(name: str, root: Path) -> dict:
     """Return the checksums of an artifact."""
-    run = small_run()
-    workspace = Workspace(Store(root), run.compute, run.tracking, "test")
+    workspace = Workspace(Store(root), DIGITS.compute, DIGITS.tracking, "test")
     return get(spec_of(name, root), workspace).manifest["checksums"]
 
 
-def child(name: str, root: Path, before: Callable[[], object] = int) -> ForkServerProcess:
-    """Start a process that computes an artifact."""
-    process = CHILDREN.Process(target=_make_quietly, args=(name, root, before))
+def make_in_child(name: str, root: Path, before: Callable[[], object]) -> int | None:
+    """Compute an artifact in a process, and return its exit code."""
+    process = CHILDREN.Process(target=_make, args=(name, root, before))
     process.start()
-    return process
+    process.join(1800)
+    return process.exitcode
 
 
-def _make_quietly(name: str, root: Path, before: Callable[[], object]) -> None:
+def _make(name: str, root: Path, before: Callable[[], object]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    before()
     use_several_blocks(name, setattr)
+    before()
     make(name, root)
 
 
-def kill_when(process: ForkServerProcess, path: Path) -> None:
-    """Kill a process as soon as a file exists."""
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.exitcode is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-    process.kill()
-    process.join()
+def kill_at_second_save() -> None:
+    _kill_at_second_call(Clock, "save")
 
 
-def exit_code(process: ForkServerProcess) -> int | None:
-    process.join(120)
-    return process.exitcode
+def kill_at_second_batch() -> None:
+    _kill_at_second_call(sampling, "trajectory_noise")
+
+
+def _kill_at_second_call(owner: object, name: str) -> None:
+    """Let the second call of a function kill this process before it does anything."""
+    function, calls = getattr(owner, name), []
+
+    def wrapper(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **keywords)
+
+    setattr(owner, name, wrapper)
 
 
 def limit_file_size(num_bytes: int) -> None:
@@ -144,14 +162,16 @@ def limit_file_size(num_bytes: int) -> None:
 
 
 @pytest.fixture
-def root(tmp_path):
-    return tmp_path / "store"
+def undisturbed(root, monkeypatch):
+    """Return a function that computes an artifact, removes it, and returns its checksums."""
 
+    def compute(name: str) -> dict:
+        use_several_blocks(name, monkeypatch.setattr)
+        checksums = make(name, root)
+        shutil.rmtree(root / cache_key(spec_of(name, root)))
+        return checksums
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    return lambda name: make(name, root)
+    return compute
 
 
 @pytest.mark.parametrize(
@@ -170,28 +190,29 @@ def undisturbed(tmp_path_factory):
         "magic",
     ],
 )
-def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, monkeypatch, name):
-    spec = spec_of(name, root)
-    state = root / f"{cache_key(spec)}.partial" / "resume.json"
-    kill_when(child(name, root), state)
+def test_killed_in_the_middle_and_resumed_is_bit_identical(root, undisturbed, name):
+    """The kill comes with one state saved, and rows, metrics and files of the next one written."""
+    expected, spec = undisturbed(name), spec_of(name, root)
+    assert make_in_child(name, root, kill_at_second_save) == -signal.SIGKILL
     assert Store(root).find(spec) is None
-    assert state.exists()
-    use_several_blocks(name, monkeypatch.setattr)
-    assert make(name, root) == undisturbed(name)
+    assert (root / f"{cache_key(spec)}.partial" / "resume.json").exists()
+    assert make(name, root) == expected
     assert not list(root.glob("*/*/resume.*"))
 
 
 def test_a_stage_without_states_that_was_killed_is_computed_again(root, undisturbed):
-    partial = root / f"{cache_key(spec_of('sampling', root))}.partial"
-    kill_when(child("sampling", root), partial / "x0_hat.npy")
-    assert make("sampling", root) == undisturbed("sampling")
+    expected, spec = undisturbed("sampling"), spec_of("sampling", root)
+    assert make_in_child("sampling", root, kill_at_second_batch) == -signal.SIGKILL
+    assert (root / f"{cache_key(spec)}.partial" / "x0_hat.npy").exists()
+    assert make("sampling", root) == expected
 
 
-@pytest.mark.parametrize("size", [100, 100_000])
-def test_a_full_disk_loses_nothing(root, undisturbed, size):
-    """It fills up in the metrics, or in a state."""
-    images = load_experiment(small_run(), Store(root)).images
-    get(images, Workspace(Store(root), None, None, "test"))
-    assert exit_code(child("training", root, partial(limit_file_size, size))) == 1
-    assert Store(root).find(spec_of("training", root)) is None
-    assert make("training", root) == undisturbed("training")
+@pytest.mark.parametrize(("size", "in_a_state"), [(10, False), (100_000, True)])
+def test_a_full_disk_loses_nothing(root, undisturbed, size, in_a_state):
+    """It fills up in the metrics, or in a state after the first of them."""
+    expected, spec = undisturbed("training"), spec_of("training", root)
+    assert make_in_child("training", root, partial(limit_file_size, size)) == 1
+    assert Store(root).find(spec) is None
+    metrics = root / f"{cache_key(spec)}.partial" / "metrics.jsonl"
+    assert metrics.read_text().endswith("\n") == in_a_state
+    assert make("training", root) == expected

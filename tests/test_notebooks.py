@@ -15,7 +15,8 @@ def test_a_notebook_runs(source):
     notebook = jupytext.read(source)
     NotebookClient(
         notebook,
-        timeout=300,
+        timeout=1800,
+        startup_timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": str(source.parent)}},
     ).execute()

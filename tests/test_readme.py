@@ -25,10 +25,9 @@ _, METHOD = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(tiny, tmp_path_factory):
     """Return a folder with nothing but an exported bundle."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("folder")
-    succeeds(command(source, *TINY))
+    source, folder = tiny[0], tmp_path_factory.mktemp("folder")
     output = succeeds(command(source, *TINY, "task=export"))
     assert "reports/smoke-bundle.tar.gz" in output
     with tarfile.open(source / "reports/smoke-bundle.tar.gz") as archive:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, python, succeeds
+from conftest import TINY, command, succeeds
 
 from journey.evaluation.rows import method_names, select
 
@@ -43,7 +43,7 @@ def linear_lds(result: dict, method: str) -> list[float]:
 
 def test_a_method_is_evaluated_beside_ours_and_its_source_is_part_of_its_cache_key(tmp_path):
     run = ("user_method.py", *TINY, "method=[journey,mine]", "method.mine.power=1")
-    succeeds(python(tmp_path, *run))
+    succeeds(command(tmp_path, *run))
     first = read_result(tmp_path)
     assert method_names(first["rows"], "lds") == ["journey", "mine"]
     assert first["methods"]["mine"].items() >= {"name": "mine", "power": 1.0}.items()
@@ -51,7 +51,7 @@ def test_a_method_is_evaluated_beside_ours_and_its_source_is_part_of_its_cache_k
 
     change(tmp_path / "user_method.py", "SIGN = -1", "SIGN = 1")
     models = {p: p.stat().st_mtime_ns for p in (tmp_path / "artifacts/models").rglob("*")}
-    succeeds(python(tmp_path, *run))
+    succeeds(command(tmp_path, *run))
     second = read_result(tmp_path)
     keys = [result["cache_keys"]["scores"] for result in (first, second)]
     assert keys[0]["journey"] == keys[1]["journey"]
@@ -68,7 +68,7 @@ def test_a_method_is_evaluated_beside_ours_and_its_source_is_part_of_its_cache_k
 
 def num_to_compute(directory: Path, run: tuple[str, ...], *stages: str) -> list[str]:
     """Return how many artifacts of some stages a plan would compute."""
-    plan = succeeds(python(directory, *run, "task=plan"))
+    plan = succeeds(command(directory, *run, "task=plan"))
     lines = [line.split("│") for line in plan.splitlines() if line.startswith("│")]
     cells = {line[1].strip(): line[4].strip() for line in lines}
     return [cells[stage] for stage in stages]
@@ -76,7 +76,7 @@ def num_to_compute(directory: Path, run: tuple[str, ...], *stages: str) -> list[
 
 def test_a_dataset_is_loaded_again_when_its_source_changes(tmp_path):
     run = ("user_dataset.py", *TINY, "dataset=stripes", "dataset.num_held_out=10", "method=[pixel]")
-    succeeds(python(tmp_path, *run))
+    succeeds(command(tmp_path, *run))
     result = read_result(tmp_path)
     assert (result["dataset"], result["num_train"]) == ("stripes", 60)
     images = tmp_path / "artifacts" / result["cache_keys"]["images"]
@@ -92,7 +92,7 @@ def test_a_dataset_is_loaded_again_when_its_source_changes(tmp_path):
 def test_an_evaluation_runs_and_retrains_nothing_that_it_does_not_need(tmp_path):
     run = [word for word in TINY if not word.startswith("evaluation")]
     words = ("evaluation=continuity", "method=[pixel,random]")
-    output = succeeds(python(tmp_path, "user_evaluation.py", *run, *words))
+    output = succeeds(command(tmp_path, "user_evaluation.py", *run, *words))
     rows = read_result(tmp_path)["rows"]
     assert method_names(rows, "continuity") == ["pixel", "random"]
     assert [row["step"] for row in select(rows, method="pixel")] == [600]
@@ -119,7 +119,7 @@ CLASHES = {
 def test_a_name_that_is_used_is_refused_in_a_line(script, tmp_path):
     old, new, message = CLASHES[script]
     change(tmp_path / script, old, new)
-    done = python(tmp_path, script, *TINY)
+    done = command(tmp_path, script, *TINY)
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
@@ -127,13 +127,13 @@ def test_a_name_that_is_used_is_refused_in_a_line(script, tmp_path):
 
 
 def test_help_lists_a_users_method(tmp_path):
-    output = python(tmp_path, "user_method.py", "--help").stdout
+    output = command(tmp_path, "user_method.py", "--help").stdout
     (methods,) = re.findall(r"^    method (.*(?:\n {16}.*)*)", output, re.MULTILINE)
     assert methods.endswith(", mine")
 
 
 def test_settings_of_a_users_method_are_checked(tmp_path):
-    done = python(tmp_path, "user_method.py", *TINY, "method=[mine]", "method.mine.typo=1")
+    done = command(tmp_path, "user_method.py", *TINY, "method=[mine]", "method.mine.typo=1")
     assert done.returncode == 1
     assert "typo" in done.stderr
     assert done.stderr.count("\n") == 1

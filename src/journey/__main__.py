@@ -23,16 +23,21 @@ from journey.cli import (
     distinguishing_overrides,
     help_text,
     keyed_overrides,
+    named_errors,
     one_line_errors,
     open_streams,
-    point_directory,
+    printable,
     refuse_numbers_for_booleans,
+    refuse_without_effect,
     wants_completion,
     wants_help,
+    wants_sweep,
 )
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
+from journey.config.words import quote_words
+from journey.data.images import describe_images
 from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
@@ -40,6 +45,7 @@ from journey.engine.workspace import Workspace
 from journey.evaluation.rows import objective_row
 from journey.experiment import check_data, check_machine, prepare_experiment, record_images
 from journey.pipeline.interfaces import Result, Row, Train
+from journey.report.directory import check_output, point_directory
 
 HEADLINES: dict[tuple[str, ...], list[Row]] = {}  # of every point of a sweep, by its overrides
 
@@ -57,6 +63,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
         _verify(store)
         return None
     check_machine(run)
+    check_output(run, reports)
     experiment, train = prepare_experiment(run, store)
     check_data(run, experiment, train)
     target = experiment.evaluation(run.evaluation, run.all_methods)
@@ -64,11 +71,14 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task in (Task.plan, Task.status):
         from journey.report import plan
 
+        if run.task is Task.plan:
+            print("\n".join(describe_images(run.dataset, train)))
         show = plan.show_plan if run.task is Task.plan else plan.show_status
         show(target, store, run.compute)
         return None
-    for directory in (store, Store(reports.parent)):
-        directory.check_writable()
+    for create in (False, True):  # both are checked before one is made
+        for directory in (store, Store(reports.parent)):
+            directory.check_writable(create)
     record_images(experiment.images, store)
     if run.task is Task.report:
         from journey.report import write
@@ -86,8 +96,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task is Task.export:
         from journey.report import export
 
-        path = reports.with_name(f"{reports.name}-bundle.tar.gz")
-        export.write_bundle(run, experiment, workspace, path, words)
+        export.write_bundle(run, experiment, workspace, reports, words)
     return None
 
 
@@ -116,6 +125,8 @@ def _run(composed: DictConfig) -> float | None:
         job = HydraConfig.get()
         overrides = job.overrides.task
         refuse_numbers_for_booleans(overrides, composed)
+        if job.mode is RunMode.RUN:
+            refuse_without_effect(run.without_effect(), overrides)
         reports = Path(run.reports) / run.name
         sweep = job.mode is RunMode.MULTIRUN
         if sweep:  # each point has its own report
@@ -146,13 +157,19 @@ def main(components: Sequence[type[Component]] = ()) -> None:
             print(help_text(components))
             return
         if not wants_completion(words):
+            words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
+            for given, quoted in zip(sys.argv[1:], words, strict=True):
+                if given.replace(" ", "") != quoted.replace(" ", ""):
+                    print(f"read as {printable(quoted)}", file=sys.stderr)
+            sys.argv[1:] = words
             check_command_line(words)
         if OPTUNA in words:
             sys.argv.append("hydra.sweeper.direction=maximize")  # the default is to minimise
         # Hydra writes its records of a sweep there; the reports have what matters.
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch
-            _run()
+            with named_errors():
+                _run()
         if any(HEADLINES.values()):
             from rich.console import Console
 

@@ -6,6 +6,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import shlex
 import sys
 import textwrap
@@ -15,18 +16,28 @@ from typing import Any, NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, RangeSweep
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.types import (
+    Glob,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from journey.config import compose
 from journey.config.run import GROUPS, Task
+from journey.config.words import SEARCHPATH, parse_words
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
+from journey.engine.text import printable
 from journey.launch.jobs import JobsFailedError
+from journey.report.directory import check_output, point_directory
 
 MOST_POINTS = 10_000  # of a sweep
 SOLVABLE = {  # errors of the system that a user can solve
@@ -36,7 +47,7 @@ SOLVABLE = {  # errors of the system that a user can solve
 HELP_WIDTH = 100  # characters of a line
 OPTUNA = "hydra/sweeper=optuna"
 HYDRA_SETTINGS = (
-    "hydra.searchpath", "hydra.verbose", "hydra/launcher", "hydra.launcher", "hydra/sweeper",
+    SEARCHPATH, "hydra.verbose", "hydra/launcher", "hydra.launcher", "hydra/sweeper",
     "hydra.sweeper.n_trials", "hydra.sweeper.sampler", "hydra.sweeper.study_name",
     "hydra.sweeper.storage",
 )  # fmt: skip
@@ -68,8 +79,13 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def wants_completion(words: Sequence[str]) -> bool:
-    """Return whether a shell asks for completions, which Hydra answers."""
-    return any(word in ("--shell-completion", "-sc") for word in words)
+    """Return whether a shell asks for completions, which Hydra answers. There are no other words."""
+    return len(words) == 2 and words[0] in ("--shell-completion", "-sc")
+
+
+def wants_sweep(words: Sequence[str]) -> bool:
+    """Return whether the words ask for a sweep."""
+    return any(word in ("--multirun", "-m") for word in words)
 
 
 def help_text(components: Sequence[type[Component]] = ()) -> str:
@@ -127,10 +143,12 @@ def check_command_line(words: Sequence[str]) -> None:
     searchpath = []
     if flags.config_dir is not None:
         directory = Path(flags.config_dir)
-        require(directory.is_dir(), "--config-dir", flags.config_dir, "a directory")
+        is_there = flags.config_dir != "" and directory.is_dir()
+        require(is_there, "--config-dir", flags.config_dir, "a directory")
         _refuse_shadowed(directory)
-        searchpath = [f"hydra.searchpath=[file://{directory.absolute()}]"]
-    overrides = OverridesParser.create().parse_overrides(flags.overrides)
+        place = QuotedString(f"file://{directory.absolute()}", Quote.single).with_quotes()
+        searchpath = [f"{SEARCHPATH}=[{place}]"]
+    overrides = parse_words(flags.overrides)
     for override in overrides:
         _check_override(override)
     optuna = OPTUNA in flags.overrides
@@ -140,13 +158,19 @@ def check_command_line(words: Sequence[str]) -> None:
     choices = [_ends(override) if optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     points = itertools.product(*choices)
-    for point in points if flags.multirun else itertools.islice(points, 1):
-        settings = compose_config([*searchpath, *point])
+    unused: list[dict[str, str]] = []
+    for number, point in enumerate(points if flags.multirun else itertools.islice(points, 1)):
+        settings, dirname = _compose([*searchpath, *point])
         if flags.multirun:
             run = compose.parse(settings)
             refuse_numbers_for_booleans(point, settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
+            check_output(run, Path(run.reports, run.name, point_directory(number, dirname)))
+            unused.append(run.without_effect())
+    if unused:  # at every point: others of a grid may well be alike
+        common = set.intersection(*map(set, unused))
+        refuse_without_effect({name: unused[0][name] for name in common}, flags.overrides)
 
 
 def _check_override(override: Override) -> None:
@@ -163,20 +187,23 @@ def _check_override(override: Override) -> None:
     supported = not key.startswith("hydra") or key.startswith(HYDRA_SETTINGS)
     listed = ", ".join(HYDRA_SETTINGS)
     allowed = f"left out; supported settings of Hydra: {listed}; a sweep: journey -m"
-    require(supported, key, value, allowed)
-    if key == "hydra.searchpath":
+    builds = key.startswith("hydra") and "_target_" in text
+    require(supported and not builds, key, value, allowed)
+    if key == SEARCHPATH:
         for place in value if isinstance(value, list) else [value]:
             path = str(place).removeprefix("file://")
-            if not path.startswith("pkg://"):
-                allowed = "a list of directories (or of packages, pkg://…)"
-                require(Path(path).is_dir(), key, place, allowed)
-                _refuse_shadowed(Path(path))
+            require(path != "" and Path(path).is_dir(), key, place, "a list of directories")
+            _refuse_shadowed(Path(path))
+    if key == "hydra.sweeper.n_trials":
+        possible = isinstance(value, int) and 1 <= value <= MOST_POINTS
+        require(possible, key, value, f"in 1…{MOST_POINTS}")
     several = key == "experiment" and isinstance(value, list)
     allowed = "one experiment, since two would be merged (a sweep: -m experiment=a,b)"
     require(not several, key, value, allowed)
     if key in (*GROUPS, "method", "experiment") and not override.is_sweep_override():
         names = value if key == "method" and isinstance(value, list) else [value]
         named = len(names) > 0 and all(isinstance(name, str) and name for name in names)
+        named = named and ".." not in text  # a file that is in no directory of choices
         require(named, key, value, f"one of its choices: {', '.join(_choices_of_group(key))}")
         require(len(set(names)) == len(names), key, value, "distinct")
 
@@ -222,33 +249,175 @@ def compose_config(words: list[str]) -> DictConfig:
 
     Raises:
         ConfigError: An override is refused, or files cannot be composed.
-        HydraException: An override names nothing, or a value has another type.
+        ConfigCompositionException: A value has another type.
         OmegaConfBaseException: A value cannot be converted or resolved.
     """
-    for override in OverridesParser.create().parse_overrides(words):
+    return _compose(words)[0]
+
+
+def _compose(words: list[str]) -> tuple[DictConfig, str]:
+    """Return what Hydra composes, and the overrides as it names a point of a sweep by them.
+
+    Raises:
+        ConfigError: As `compose_config`.
+        ConfigCompositionException: As `compose_config`.
+        OmegaConfBaseException: As `compose_config`.
+    """
+    for override in parse_words(words):
         _check_override(override)
     try:
+        composed = _compose_all(words)
+    except ConfigCompositionException as error:
+        unknown = _unknown_key(error, words)
+        if unknown is None:
+            raise
+        raise unknown from None
+    _refuse_from_files(composed, words)
+    dirname = composed.hydra.job.override_dirname
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, dirname
+
+
+def _compose_all(words: list[str]) -> DictConfig:
+    """Return what Hydra composes, with its own settings.
+
+    Raises:
+        ConfigError: Files cannot be composed.
+        HydraException: An override names nothing, or a value has another type.
+        OmegaConfBaseException: A value cannot be converted.
+    """
+    try:
         with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            composed = hydra_compose("config", words, return_hydra_config=True)
+            return hydra_compose("config", words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # files that are not YAML make Hydra fail in many ways
         problem = f"cannot be composed: {type(error).__name__}: {error}"
         raise ConfigError(f"{shlex.join(words)}: {problem}") from None
-    mode, swept = composed.hydra.mode, composed.hydra.sweeper.get("params")
-    unset = mode is None and not swept
-    allowed = "left out; a sweep: journey -m"
-    require(unset, "hydra.mode and hydra.sweeper", mode or swept, allowed)
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
+
+
+def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
+    """Return an error that lists the settings there are, in place of Hydra's for an unknown one."""
+    match = re.match(r"Could not override '([\w.]+)'", str(error))
+    if match is None or not isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
+        return None
+    key = match[1]
+    rest = [word for word in words if not word.lstrip("+").startswith(key)]
+    parent, _, _ = key.rpartition(".")
+    try:
+        composed = _compose_all(rest)
+        node = OmegaConf.select(composed, parent) if parent else composed
+    except (HydraException, OmegaConfBaseException, ConfigError):
+        return None
+    if not isinstance(node, DictConfig):
+        return None
+    (word,) = [word for word in words if word.lstrip("+").startswith(f"{key}=")][:1] or [key]
+    names = ", ".join(str(name) for name in node if name != "hydra") or "no settings"
+    component = getattr(OmegaConf.get_type(node), "name", "")
+    choice = f" with {parent}={component}" if parent in GROUPS else ""
+    return ConfigError(f"{word}: no such key{choice}; allowed here: {names}")
+
+
+def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
+    """Refuse what a user's files may not set: a configuration of somebody else runs no code.
+
+    These are Hydra's own settings, such as callbacks, the shell's lines of `compute.setup` and
+    `compute.sbatch`, and values of functions, such as ${oc.env:…}, which would be published with
+    the results. The command line may set them.
+
+    Raises:
+        ConfigError: A file sets one.
+    """
+    if not any(word.startswith(SEARCHPATH) or ".." in word for word in words):
+        return  # all files are ours
+    allowed = "left out of configuration files: only the command line may set it"
+    settings = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(settings, dict)
+    del settings["hydra"]
+    for name, value in _texts(settings, ""):
+        text = re.sub(r"\$\{[\w.\[\]]+\}", "", value)  # without values of other settings
+        given = any(value in word for word in words)
+        require("${" not in text or given, name, value, allowed)
+
+    chosen = [word for word in words if word.lstrip("+").startswith("compute")]
+    if not any(word.startswith("compute=") for word in chosen):
+        chosen.insert(0, f"compute={getattr(OmegaConf.get_type(composed.compute), 'name', None)}")
+    shell = {name: settings["compute"].get(name) for name in ("setup", "sbatch")}
+    if any(shell.values()):
+        searchpath = [word for word in words if word.startswith(SEARCHPATH)]
+        reference = _compose_all([*searchpath, *chosen]).compute
+        for name, value in shell.items():
+            require(not value or value == reference[name], f"compute.{name}", value, allowed)
+
+    of_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
+    expected = _compose_all([word for word in of_hydra if not word.startswith(SEARCHPATH)])
+    _require_same("hydra", _hydra_settings(composed), _hydra_settings(expected), allowed)
+
+
+def _require_same(name: str, value: object, expected: object, allowed: str) -> None:
+    """Check that nested settings are as expected; the message names the innermost that is not."""
+    if isinstance(value, dict) and isinstance(expected, dict):
+        for key in {**expected, **value}:
+            _require_same(f"{name}.{key}", value.get(key), expected.get(key), allowed)
+    else:
+        require(value == expected, name, value, allowed)
+
+
+def _hydra_settings(composed: DictConfig) -> dict[str, Any]:
+    """Return Hydra's own settings, without what Hydra writes there in every composition."""
+    settings = OmegaConf.to_container(composed.hydra, resolve=False)
+    assert isinstance(settings, dict)
+    for name in ("overrides", "runtime", "searchpath"):
+        del settings[name]
+    for name in ("override_dirname", "config_name"):
+        del settings["job"][name]
+    return {str(name): value for name, value in settings.items()}
+
+
+def _texts(node: object, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of every text in nested settings."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, path)
+    elif isinstance(node, str):
+        yield path, node
 
 
 def refuse_numbers_for_booleans(overrides: Sequence[str], composed: DictConfig) -> None:
     """Refuse antithetic=2, which OmegaConf takes for true."""
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in parse_words(overrides):
         name = override.key_or_group
         _refuse_number(name, override.value(), OmegaConf.select(composed, name))
+
+
+def refuse_without_effect(unused: dict[str, str], overrides: Sequence[str]) -> None:
+    """Refuse overrides of settings that have no effect, all others being as they are.
+
+    Args:
+        unused: Such settings, with the values of others that would give them an effect.
+        overrides: The overrides. Experiments may set what others of their settings make useless.
+
+    Raises:
+        ConfigError: An override has no effect.
+    """
+    for override in parse_words(overrides):
+        given = str(override.input_line).partition("=")[2]
+        for name in _set_by(override.key_or_group, override.value()):
+            for setting, condition in unused.items():
+                changed = name == setting or name.startswith(f"{setting}.")
+                allowed = f"left out: it has no effect unless {condition}"
+                require(not changed, name, given, allowed)
+
+
+def _set_by(name: str, value: object) -> list[str]:
+    """Return the names of the settings that an override sets."""
+    if not isinstance(value, dict):
+        return [name]
+    return [leaf for key, item in value.items() for leaf in _set_by(f"{name}.{key}", item)]
 
 
 def _refuse_number(name: str, given: object, composed: object) -> None:
@@ -272,6 +441,9 @@ def _refuse_shadowed(directory: Path) -> None:
         path = directory / name
         allowed = f"renamed: journey has its own {name}"
         require(not path.exists(), str(path), name.stem, allowed)
+    for path in (directory / "hydra", directory / "hydra.yaml"):
+        allowed = "left out: only the command line may set Hydra's settings"
+        require(not os.path.lexists(path), str(path), "hydra", allowed)
 
 
 def open_streams() -> None:
@@ -281,12 +453,6 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the end
         with contextlib.suppress(AttributeError):  # another program's stream
             getattr(sys, name).reconfigure(errors="replace")
-
-
-def point_directory(number: int, overrides: str) -> str:
-    """Return the directory name of a point of a sweep: its number and overrides."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
-    return f"{number}-{safe}"[:200]
 
 
 def distinguishing_overrides(points: dict[tuple[str, ...], Any]) -> dict[str, Any]:
@@ -328,12 +494,28 @@ def one_line_errors() -> Iterator[None]:
     except (ConfigError, StoreError) as error:
         sys.exit(f"error: {printable(str(error))}")
     except JobsFailedError as error:  # a line for each job
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + "\n".join(map(printable, str(error).splitlines())))
     except OSError as error:
         if error.errno not in SOLVABLE:
             raise
         where = printable(str(error.filename or "writing"))
         sys.exit(f"error: {where}: {error.strerror}; the same command continues")
+
+
+@contextlib.contextmanager
+def named_errors() -> Iterator[None]:
+    """Say of which settings the errors of Optuna are: nothing else of ours calls it.
+
+    Raises:
+        ConfigError: Optuna refuses its settings or its storage.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("optuna", "sqlalchemy", "sqlite3"):
+            raise
+        settings = "hydra.sweeper.storage, study_name, sampler and n_trials"
+        raise ConfigError(f"{settings}: Optuna says: {error}") from None
 
 
 def _hydra_message(error: Exception) -> str:
@@ -346,8 +528,3 @@ def _hydra_message(error: Exception) -> str:
     left_out = ("To append", "reference_type", "Config search", "provider")
     shown = [line.strip() for line in lines if line.strip()]
     return printable("; ".join(line for line in shown if not line.startswith(left_out)))
-
-
-def printable(text: str) -> str:
-    """Return text as one line that a terminal can show, at most 1,000 characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:1000]

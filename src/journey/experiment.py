@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from journey.config.run import RunConfig
@@ -51,7 +52,8 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
     """
     recorded = _recorded_images(dataset, store)
     if recorded is not None and (artifact := store.find(recorded)) is not None:
-        return recorded, read_images(artifact.path / "train")
+        train = read_images(artifact.path / "train")  # verified, unlike the record
+        return replace(recorded, num_train=len(train), shape=train.images.shape[1:]), train
     parts = split_parts(dataset)
     for name, part in parts.items():
         check_images(part, f"dataset={dataset.name}, {name.replace('_', '-')} images")
@@ -119,6 +121,8 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet) -> None:
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
     model.check_prompts("sampling.prompts", run.sampling.prompts)
+    for name, captions in zip(train.ids, train.captions, strict=True) if train.captions else ():
+        model.check_prompts(f"caption of {name}", captions)
     for checkpoint in model.checkpoints:
         path = locate_checkpoint(checkpoint)
         weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
@@ -135,8 +139,11 @@ def check_machine(run: RunConfig) -> None:
     Raises:
         ConfigError: The machine does not fit a setting, which the message names.
     """
-    for name, path in (("artifacts", run.artifacts), ("reports", run.reports)):
-        free = os.path.isdir(path) or not os.path.lexists(path)
-        require(free, name, path, "a directory, or a path that does not exist yet")
+    for name, value in (("artifacts", run.artifacts), ("reports", run.reports)):
+        path = Path(value)
+        existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        at = "" if existing == path else f"; {existing} is none"
+        allowed = f"a directory, or a path that does not exist yet{at}"
+        require(existing.is_dir(), name, value, allowed)
     run.compute.ready()
     run.tracking.ready()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from journey import experiment
-from journey.cli import compose_config, refuse_numbers_for_booleans
+from journey.cli import compose_config, refuse_numbers_for_booleans, refuse_without_effect
 from journey.components import COMPONENTS
 from journey.config import compose
 from journey.config.run import RunConfig, Task
+from journey.config.words import quote_words
 from journey.engine.checks import require
 from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Artifact, Store
@@ -43,9 +44,11 @@ def load_run(overrides: Sequence[str], components: Sequence[type[Component]] = (
         components: A user's own components.
     """
     compose.register_schemas(COMPONENTS, components)
-    composed = compose_config(list(overrides))
+    overrides = quote_words(overrides, (*COMPONENTS, *components))
+    composed = compose_config(overrides)
     run = compose.parse(composed)
     refuse_numbers_for_booleans(overrides, composed)
+    refuse_without_effect(run.without_effect(), overrides)
     store = Store(Path(run.artifacts))
     return Run(run, experiment.load_experiment(run, store), store, shlex.join(overrides))
 

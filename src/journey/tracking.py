@@ -4,14 +4,20 @@ Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing b
 """
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
 from journey.engine.checks import ConfigError, require_name
+from journey.engine.text import printable, printable_json
 from journey.engine.workspace import LogMetrics, Tracking
+
+MOST_LETTERS = 128  # of a name at W&B
+LOGGED = "journey-logged"  # a file in W&B's directory of a run that was logged to its end
 
 
 @dataclass
@@ -22,7 +28,7 @@ class JSONLines(Tracking):
 
     @contextlib.contextmanager
     def watch(
-        self, name: str, group: str, job_type: str, settings: dict[str, object]
+        self, key: str, name: str, group: str, job_type: str, settings: dict[str, object]
     ) -> Iterator[LogMetrics | None]:
         yield None
 
@@ -35,20 +41,35 @@ class WandbMode(Enum):
 
 @dataclass
 class Wandb(Tracking):
-    """Weights & Biases: a run per training (group: the experiment) and one for the report."""
+    """Weights & Biases: a run per training (group: the experiment) and one for the report.
+
+    The id of a run is the hash in the cache key of its artifact. An interrupted training continues
+    its run. What this machine has logged to the end is not logged again.
+    """
 
     name: ClassVar[str] = "wandb"
     mode: WandbMode = WandbMode.offline
-    project: str = "journey"
+    project: str = field(
+        default="journey",
+        metadata={"used_if": {"mode": (WandbMode.offline, WandbMode.online)}},
+    )
 
     def check(self, where: str) -> None:
         require_name(f"{where}.project", self.project)
 
     def ready(self) -> None:
-        if self.mode is not WandbMode.online:
+        if self.mode is WandbMode.disabled:
             return
         import wandb
 
+        try:
+            wandb.Settings().update_from_env_vars(dict(os.environ))
+        except Exception as error:  # what W&B's environment variables may be is its own
+            reason = " ".join(str(error).split())[:200]
+            text = f"tracking=wandb: W&B refuses an environment variable, WANDB_…: {reason}"
+            raise ConfigError(text) from None
+        if self.mode is WandbMode.offline:
+            return
         try:
             key = wandb.login(verify=True, timeout=10)
         except Exception as error:  # no network, no key, no account, …
@@ -61,19 +82,28 @@ class Wandb(Tracking):
 
     @contextlib.contextmanager
     def watch(
-        self, name: str, group: str, job_type: str, settings: dict[str, object]
+        self, key: str, name: str, group: str, job_type: str, settings: dict[str, object]
     ) -> Iterator[LogMetrics | None]:
         if self.mode is WandbMode.disabled:
             yield None
             return
         import wandb
 
+        run_id = key.rpartition("-")[2]
+        mark = {WandbMode.offline: "offline-run", WandbMode.online: "run"}[self.mode]
+        directory = Path(wandb.setup().settings.wandb_dir)
+        logged = directory.glob(f"{mark}-*-{run_id}*/{LOGGED}")  # "-1" in the same second
+        if any(path.read_text() == self.project for path in logged):
+            yield None
+            return
         with wandb.init(
             project=self.project,
-            group=group,
-            job_type=job_type,
-            name=name,
-            config=settings,
+            id=run_id,
+            resume="allow",
+            group=printable(group, MOST_LETTERS),
+            job_type=printable(job_type, MOST_LETTERS),
+            name=printable(name, MOST_LETTERS),
+            config=printable_json(settings),
             mode=self.mode.value,
             settings=wandb.Settings(silent=True),
         ) as run:
@@ -81,9 +111,12 @@ class Wandb(Tracking):
             def log(values: dict[str, object], step: int | None = None) -> None:
                 """Log numbers, figures (paths), rows (a table), and a page (its own artifact)."""
                 logged: dict[str, object] = {}
-                for key, value in values.items():
+                for name, value in values.items():
+                    key = metric_name(name)
+                    while key in logged:
+                        key += "_"
                     if isinstance(value, Path) and value.suffix == ".html":
-                        page = wandb.Artifact(f"{run.name}-{key}", type="page")
+                        page = wandb.Artifact(artifact_name(f"{run.name}-{key}"), type="page")
                         page.add_file(str(value))
                         run.log_artifact(page)
                     elif isinstance(value, Path):
@@ -91,9 +124,29 @@ class Wandb(Tracking):
                     elif isinstance(value, list):
                         columns = list(dict.fromkeys(name for row in value for name in row))
                         data = [[row.get(name) for name in columns] for row in value]
-                        logged[key] = wandb.Table(columns=columns, data=data)
+                        logged[key] = wandb.Table(columns=columns, data=printable_json(data))
                     else:
                         logged[key] = value
                 run.log(logged, step=step)
 
             yield log
+            directory = Path(run.dir).parent
+        (directory / LOGGED).write_text(self.project)
+
+
+def metric_name(text: str) -> str:
+    """Return a name that W&B accepts for a metric, in which "/" makes groups.
+
+    >>> metric_name("lds/journey-damping0.1/trajectory")
+    'lds/journey-damping0_1/trajectory'
+    """
+    return re.sub(r"[^A-Za-z0-9_/ -]", "_", text)[:MOST_LETTERS]
+
+
+def artifact_name(text: str) -> str:
+    """Return a name that W&B accepts for an artifact.
+
+    >>> artifact_name("Übung-page")
+    '-bung-page'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:MOST_LETTERS]

@@ -12,6 +12,7 @@ from journey.attribution import kronecker
 from journey.attribution.features import feature_batches
 from journey.attribution.outputs import measurement_noise
 from journey.engine.checks import ConfigError
+from journey.engine.store import Store
 from journey.engine.workspace import Precision, Workspace, get
 from journey.experiment import load_experiment
 from journey.launch.local import Local
@@ -20,7 +21,15 @@ from journey.pipeline.settings import Kernel, Output, Projection, Target, Traini
 KRONECKER = {"projection": Projection.kronecker, "projection_rank": 4}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    """Return the workspace of all tests, which share the model and the features."""
+    run = small_run()
+    store = Store(tmp_path_factory.mktemp("features") / "store")
+    return Workspace(store, run.compute, run.tracking, "test")
+
+
+@pytest.fixture(scope="module")
 def inputs_of(workspace):
     """Return what the scores of a method are computed from, after a little training."""
     run = small_run(training=Training(num_steps=40, batch_size=16, warmup_steps=4))
@@ -82,7 +91,8 @@ def test_bf16_works_with_every_computation_of_features(inputs_of, workspace, cha
 def test_too_small_a_memory_budget_is_refused_by_name(inputs_of, workspace, precision, projection):
     compute = Local(gradient_memory_gib=1e-5)
     little = Workspace(workspace.store, compute, workspace.tracking, "test")
-    spec = inputs_of(precision=precision, projection=projection).train[0][0]
+    unseen = inputs_of(precision=precision, projection=projection, num_samples=4)
+    spec = unseen.train[0][0]
     get(spec.checkpoint, little)
     message = r"^compute\.gradient_memory_gib=1e-05: must be at least 0\.\d+ for this network"
     with pytest.raises(ConfigError, match=message):
@@ -164,8 +174,8 @@ def test_checkpoints_begin_with_the_first(inputs_of):
     assert [steps[0].checkpoint.training_seed for steps in train] == [2, 3]
 
 
-def test_every_query_is_measured_with_noise_of_its_own(small, workspace):
-    spec = small.outputs(small.checkpoint(0))
+def test_every_query_is_measured_with_noise_of_its_own(trained, workspace):
+    spec = trained.outputs(trained.checkpoint(0))
     first, second = (measurement_noise(spec, 300, q, 1000, (1, 8, 8)) for q in (0, 1))
     assert not torch.equal(first.eps, second.eps)
     outputs = get(spec, workspace).array("outputs.npy")

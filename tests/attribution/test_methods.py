@@ -214,9 +214,9 @@ def test_settings_of_the_kernel_reuse_features(small):
     assert len({cache_key(score) for score in scores}) == len(scores)
 
 
-def test_the_score_transform_comes_last(small, workspace):
+def test_the_score_transform_comes_last(trained, workspace):
     linear, squared = (
-        get(small.scores(journey_trak(score_transform=transform)), workspace).array("scores.npy")
+        get(trained.scores(journey_trak(score_transform=transform)), workspace).array("scores.npy")
         for transform in ScoreTransform
     )
     np.testing.assert_array_equal(squared, np.square(linear))

@@ -88,45 +88,45 @@ def test_a_region_changes_queries_and_outputs_and_no_region_is_not_in_the_cache_
     assert cache_key(small.outputs(checkpoint, REGION)) != whole
 
 
-def test_the_measured_outputs_of_tiles_add_up_to_the_whole(small, workspace):
+def test_the_measured_outputs_of_tiles_add_up_to_the_whole(trained, workspace):
     def outputs(region):
-        return get(small.outputs(small.checkpoint(0), region), workspace).array("outputs.npy")
+        return get(trained.outputs(trained.checkpoint(0), region), workspace).array("outputs.npy")
 
     parts = sum(outputs(region) * count / 64 for region, count in TILES.items())
     np.testing.assert_allclose(parts, outputs(()), rtol=1e-5)
 
 
-def test_linear_scores_of_tiles_add_up_to_the_whole(small, workspace):
+def test_linear_scores_of_tiles_add_up_to_the_whole(trained, workspace):
     """An inner product is linear in the query's gradient, which is a sum over regions."""
 
     def scores(region):
-        return get(small.scores(journey_trak(region=list(region))), workspace).array("scores.npy")
+        return get(trained.scores(journey_trak(region=list(region))), workspace).array("scores.npy")
 
     parts = sum(scores(region) * count / 64 for region, count in TILES.items())
     np.testing.assert_allclose(parts, scores(()), atol=1e-4 * np.abs(parts).max())
 
 
-def test_the_cosine_of_the_pixels_of_a_region(small, workspace):
-    scores = get(small.scores(Pixel(region=list(REGION))), workspace).array("scores.npy")
-    train = as_pixels(train_images(small.images, workspace).images)[:, :, 1:4, 2:8].flatten(1)
-    x0_hat = torch.from_numpy(np.array(get(small.trajectories, workspace).array("x0_hat.npy")))
+def test_the_cosine_of_the_pixels_of_a_region(trained, workspace):
+    scores = get(trained.scores(Pixel(region=list(REGION))), workspace).array("scores.npy")
+    train = as_pixels(train_images(trained.images, workspace).images)[:, :, 1:4, 2:8].flatten(1)
+    x0_hat = torch.from_numpy(np.array(get(trained.trajectories, workspace).array("x0_hat.npy")))
     x0_hat = x0_hat[..., 1:4, 2:8].flatten(2)
     expected = torch.cosine_similarity(x0_hat[:, :, None], train, dim=-1)
     np.testing.assert_allclose(scores[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("example", [QueryExample.estimate, QueryExample.noisy])
-def test_every_query_may_have_a_box_of_its_own(example, small, workspace):
-    num_queries = small.sampling.num_queries
+def test_every_query_may_have_a_box_of_its_own(example, trained, workspace):
+    num_queries = trained.sampling.num_queries
     boxes = [REGION if q % 2 else (0, 0, 8, 8) for q in range(num_queries)]
 
     def results(region):
         """Return features [S, Q, p], pixel scores [S, Q, N] and outputs [2, S + 1, Q]."""
         method = journey_trak(query_example=example).restricted_to(region)
-        (queries,) = small.scores(method).inputs.queries
+        (queries,) = trained.scores(method).inputs.queries
         features = get(queries, workspace).array("features.npy")
-        pixels = get(small.scores(Pixel().restricted_to(region)), workspace).array("scores.npy")
-        outputs = get(small.outputs(small.checkpoint(0), tuple(region)), workspace)
+        pixels = get(trained.scores(Pixel().restricted_to(region)), workspace).array("scores.npy")
+        outputs = get(trained.outputs(trained.checkpoint(0), tuple(region)), workspace)
         phi = features.reshape(-1, num_queries, features.shape[-1])
         return phi, pixels[0], outputs.array("outputs.npy")
 

@@ -121,7 +121,7 @@ seed|smoke|seed=1,2|hydra.mode=MULTIRUN|hydra.run.dir=x|hydra.sweeper.params={se
 hydra.searchpath=[no-such-place]|hydra/launcher=null|sampling.steps.x=1|model@other=ddpm_small
 method={a:b}|method=[pixel,pixel]|+method.x={}|+method.x={target:step}|+method.x=null|+x=1
 attribution={antithetic:2}|dataset=cifar10|dataset.name=cifar10|tracking.name=wandb
-training=${seed}|vary=${sampling}|compute.device=cuda:99999999999999999999|artifacts=~/x
+training=${seed}|vary=${sampling}|compute.device=cuda:99999999999999999999|artifacts=~nobody-has-this-name/x
 -m seed=range(5,1)|-m seed=range(1,2,0)|-m seed=shuffle(range(1000000000))|-m seed=interval(0,1)
 -m experiment=glob(*)|-m experiment=smoke,null|-m training.learning_rate=range(0.1,1,1e-12)
 """

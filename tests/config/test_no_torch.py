@@ -1,7 +1,7 @@
 """Composing, refusing, planning and reading cached results take a second: they import no torch."""
 
 import pytest
-from conftest import TINY, command, python, succeeds
+from conftest import TINY, python
 
 HEAVY = ("torch", "diffusers", "transformers")
 CODE = f"""
@@ -60,10 +60,9 @@ def test_a_command_that_computes_nothing_imports_nothing_heavy(results, words):
     assert heavy == []
 
 
-def test_a_cached_report_imports_no_torch(tmp_path):
+def test_a_cached_report_imports_no_torch(tiny):
     words = " ".join(TINY)
-    succeeds(command(tmp_path, *TINY))
-    printed, heavy = output_and_imports(tmp_path, words)[words]
+    printed, heavy = output_and_imports(tiny[0], words)[words]
     assert "smoke: LDS" in printed
     assert heavy == []
 

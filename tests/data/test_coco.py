@@ -74,7 +74,7 @@ def test_images_are_in_order_with_five_captions_and_not_decoded(dataset, decoded
     assert (train.labels.tolist(), train.class_names) == ([0] * 5, ("coco",))
     assert train.describe(1) == "Caption 0 of 25."
     assert decoded == []
-    assert capsys.readouterr().out == "", "pycocotools is silent"
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("size", [SIZE, 20])
@@ -115,6 +115,14 @@ def remove_one(contents):
     contents["annotations"] = [a for a in contents["annotations"] if a["id"] != 430]
 
 
+def list_twice(contents):
+    contents["images"].append(contents["images"][0])
+
+
+def number_captions(contents):
+    contents["annotations"][0]["caption"] = 3
+
+
 LAYOUT = "must be a directory with train2017/, val2017/ and "
 FILE = r"captions_train2017\.json: "
 OTHER = rf"{FILE}not a captions file of COCO \("
@@ -129,17 +137,16 @@ DEFECTS = [
         lambda r: shutil.copy(captions(r, "val2017"), captions(r)),
         rf"{FILE}000000000139\.jpg is not in .*train2017 \(2 of 2 such\)$",
     ),
-    (
-        lambda r: write_captions(captions(r), list(TRAIN), 2014),
-        rf"{FILE}info\.year=2014: must be 2017$",
-    ),
+    (lambda r: edit(captions(r), list_twice), f"{FILE}lists an image twice"),
+    (lambda r: edit(captions(r), number_captions), rf"{OTHER}TypeError: .*'int'"),
+    (lambda r: captions(r).write_text("[" * 100_000), rf"{OTHER}RecursionError"),
     (lambda r: edit(captions(r), remove_captions), rf"{OTHER}KeyError: 'caption'\)$"),
     (
         lambda r: edit(captions(r), remove_one),
         rf"{FILE}000000000030\.jpg has 4 captions, not 5 \(1 such\)$",
     ),
     (lambda r: captions(r).write_text("{"), f"{OTHER}JSONDecodeError"),
-    (lambda r: captions(r).write_text("[]"), f"{OTHER}AssertionErr"),
+    (lambda r: captions(r).write_text("[]"), f"{OTHER}TypeError"),
     (lambda r: write_captions(captions(r), []), f"{FILE}lists no images$"),
     (
         lambda r: (r / "val2017" / name(285)).write_bytes(b""),
@@ -247,6 +254,49 @@ def content(root, workspace):
 def lengthen(root: Path) -> None:
     with open(root / "val2017" / name(139), "ab") as file:
         file.write(b"\0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda contents: contents.pop("info"),
+        lambda contents: contents.pop("licenses"),
+        lambda contents: contents.update(info=[], licenses=None),
+        lambda contents: contents["info"].update(year="2017"),
+        lambda contents: contents["info"].update(year=2014),
+        lambda contents: [image.pop("license") for image in contents["images"]],
+        lambda contents: contents["annotations"].append({"image_id": 5, "id": 1, "caption": "x"}),
+    ],
+    ids=["no info", "no licences", "other kinds", "a text", "another year", "less", "more"],
+)
+def test_what_is_not_used_of_a_captions_file_is_not_checked(root, content, change):
+    before = content()
+    for part in ("train2017", "val2017"):
+        edit(captions(root, part), change)
+    assert content() == before
+
+
+def test_the_split_of_2014_is_read_with_its_names(root, dataset):
+    for part in ("train", "val"):
+        names = {}
+        (root / f"{part}2017").rename(root / f"{part}2014")
+        for file in sorted((root / f"{part}2014").iterdir()):
+            names[file.name] = f"COCO_{part}2014_{file.name}"
+            file.rename(file.with_name(names[file.name]))
+        captions(root, f"{part}2017").rename(captions(root, f"{part}2014"))
+        edit(
+            captions(root, f"{part}2014"),
+            lambda c, n=names: [i.update(file_name=n[i["file_name"]]) for i in c["images"]],
+        )
+    train, held_out = COCO(root=str(root), size=SIZE, year=2014).load()
+    assert train.ids == tuple(f"train2014/COCO_train2014_{name(i)}" for i in TRAIN)
+    assert (len(held_out), train.images[:].shape) == (2, (5, 3, SIZE, SIZE))
+    with pytest.raises(
+        ConfigError, match=r"train2017 is missing|captions_train2017\.json is missing"
+    ):
+        dataset.load()
+    with pytest.raises(ConfigError, match=r"^dataset\.year=2015: must be 2014 or 2017$"):
+        COCO(year=2015).check("dataset")
 
 
 def change_caption(contents: dict) -> None:

@@ -96,6 +96,8 @@ def test_an_experiment_runs_on_an_archive_and_is_refused_without_it(tmp_path, ra
     succeeds(command(tmp_path, *words))
     result = json.loads((tmp_path / "reports/smoke/result.json").read_text())
     assert (result["dataset"], result["num_train"]) == ("fashion_mnist-60", 60)
+    assert result["data"] == ["training: 60 images of 10 classes, without captions"]
+    assert result["data"][0] in (tmp_path / "reports/smoke/index.html").read_text()
     assert (tmp_path / "reports/smoke/trajectories.png").exists()
 
 
@@ -111,6 +113,35 @@ def test_idx_files_are_read_and_get_a_border(tmp_path, random, archive):
     (folder / "train-images-idx3-ubyte").write_bytes(short)
     with pytest.raises(ConfigError, match=f"{archive.value} is damaged"):
         TorchvisionArchive(archive=archive, root=str(tmp_path)).load()
+
+
+def idx_file(magic: int, *shape: int, value: int = 1) -> bytes:
+    header = struct.pack(f">{1 + len(shape)}i", magic, *shape)
+    return header + bytes([value]) * int(np.prod(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train-labels-idx1-ubyte", idx_file(2049, 15)),
+        ("train-labels-idx1-ubyte", idx_file(2049, 25)),
+        ("train-labels-idx1-ubyte", idx_file(2049, 20, value=10)),
+        ("train-labels-idx1-ubyte", idx_file(2051, 20, 28, 28)),
+        ("train-labels-idx1-ubyte", b""),
+        ("train-images-idx3-ubyte", idx_file(2051, 20, 28, 14)),
+        ("train-images-idx3-ubyte", idx_file(2051, 20, 28, 28)[:-1]),
+        ("train-images-idx3-ubyte", idx_file(2051, 20, 28, 28) + b"x"),
+        ("train-images-idx3-ubyte", idx_file(0x0D03, 20, 28, 28)),
+        ("train-images-idx3-ubyte", b"\x1f\x8b\x08" + bytes(100)),  # still compressed
+        ("t10k-images-idx3-ubyte", idx_file(2051, 0, 28, 28)),
+    ],
+)
+def test_damaged_idx_files_are_refused_in_one_line(tmp_path, random, name, content):
+    miniatures.idx(tmp_path / "MNIST/raw", random)
+    (tmp_path / "MNIST/raw" / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^dataset\.root=.*: mnist is damaged \(.+\)") as caught:
+        TorchvisionArchive(archive=Archive.mnist, root=str(tmp_path)).load()
+    assert "\n" not in str(caught.value)
 
 
 def write_image(path, colour, size=(40, 24), mode="RGB"):
@@ -164,7 +195,7 @@ def test_a_folder_with_metadata_has_captions_and_labels(folder):
         (
             "metadata.jsonl",
             '{"file_name": "cats/a.png", "text": "a cat"}',
-            r"must be a directory whose images all have captions or none; cats/b\.jpg has no text",
+            r"^cats/b\.jpg is not described in .*metadata\.jsonl \(4 such\)",
         ),
     ],
 )

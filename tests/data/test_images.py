@@ -163,6 +163,11 @@ INCONSISTENT = {
     "there must be 3 ids": {"ids": ("a", "b")},
     "there must be captions of all 3": {"captions": (("a",), ("b",))},
     "there must be as many captions of each": {"captions": (("a",), ("b",), ("c", "d"))},
+    "there must be as many captions of each, one or more": {"captions": ((), (), ())},
+    "captions, ids and class names must be texts": {"captions": (("a",), (1,), ("b",))},
+    "captions, ids and class": {"class_names": (0, 1)},
+    "there must be 3 labels, whole numbers": {"labels": np.array([0.0, 1.0, 1.0])},
+    "every label must have a name, of its own": {"class_names": ("even", "even")},
     "every label must have a name": {"labels": np.array([0, 1, 2])},
     "every label must have": {"labels": np.array([0, 1, -1])},
 }

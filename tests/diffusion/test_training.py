@@ -5,11 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import naive_loss, small_run
-from hydra import compose, initialize_config_dir
+from conftest import composed, naive_loss, small_run
 
-from journey.components import COMPONENTS
-from journey.config.compose import CONF, parse, register_schemas
 from journey.diffusion import training
 from journey.diffusion.ddpm import DDPM
 from journey.engine.seeding import generator
@@ -198,10 +195,11 @@ def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_unet_of_the_paper_has_its_number_of_parameters():
-    register_schemas(COMPONENTS)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        run = parse(compose("config", ["experiment=cifar10"]))
+@pytest.mark.parametrize(
+    ("experiment", "channels", "expected"),
+    [("cifar10", 3, 35_746_307), ("cifar2", 3, 35_746_307), ("fashion_mnist", 1, 35_741_697)],
+)
+def test_the_unet_of_the_paper_has_its_number_of_parameters(experiment, channels, expected):
     with torch.device("meta"):
-        network = run.model.build((3, 32, 32))
-    assert sum(p.numel() for p in network.parameters()) == 35_746_307
+        network = composed(f"experiment={experiment}").model.build((channels, 32, 32))
+    assert sum(p.numel() for p in network.parameters()) == expected

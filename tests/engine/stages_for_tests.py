@@ -104,4 +104,4 @@ def in_a_process(module: str, function: str, root: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])
     }
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=1800, env=environment)

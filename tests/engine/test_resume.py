@@ -6,9 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from numpy.lib.format import open_memmap
 from stages_for_tests import in_a_process, killed_at_each_line
 
 from journey.engine import resume
+from journey.engine.files import new_array, write_checksummed
 from journey.engine.resume import load_state, save_state
 
 
@@ -63,7 +65,7 @@ def test_a_damaged_state_is_reported_and_deleted(tmp_path, capfd, damage):
     name, do_damage = DAMAGES[damage]
     do_damage(tmp_path / name)
     assert load_state(tmp_path) is None
-    line = "the state of an interrupted run is damaged; computing the artifact anew\n"
+    line = f"the state of an interrupted run is damaged ({name}); computing the artifact anew\n"
     assert capfd.readouterr().err == f"{tmp_path}: {line}"
     assert [p.name for p in tmp_path.iterdir()] == ["values.npy"]
     assert load_state(tmp_path) is None
@@ -78,6 +80,99 @@ def test_every_flipped_bit_of_a_state_is_noticed(tmp_path):
             path.write_bytes(content)
         flip(tmp_path / "resume.json", bit)
         assert load_state(tmp_path) is None
+
+
+def fill(partial: Path, first: int, end: int, axis: int = 0) -> None:
+    """Fill rows of an array and a line of metrics for each, as a stage does, and save a state."""
+    path = partial / "values.npy"
+    shape = (6, 5) if axis == 0 else (2, 6, 5)
+    values = new_array(path, shape) if first == 0 else open_memmap(path, "r+")
+    for row in range(first, end):
+        values.swapaxes(0, axis)[row] = row + 1
+        with open(partial / "metrics.jsonl", "a") as file:
+            file.write(f'{{"step": {row}}}\n')
+    values.flush()
+    save_state(partial, {"rows": end}, filled={"values.npy": end}, axis=axis)
+
+
+def sizes_of(partial: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in partial.iterdir()}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_flipped_bit_of_final_rows_costs_its_block_and_later_ones(tmp_path, capfd, axis):
+    for first, end in ((0, 2), (2, 3), (3, 5)):
+        fill(tmp_path, first, end, axis)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    header = len(contents[tmp_path / "values.npy"]) - 4 * 30 * (1 + axis)
+    rows = range(header, len(contents[tmp_path / "values.npy"]))
+    for byte in (0, 9, header - 1, *rows):
+        for path, content in contents.items():
+            path.write_bytes(content)
+        flip(tmp_path / "values.npy", 8 * byte + byte % 8)
+        row = (byte - header) // 20 % 6 if byte >= header else -1
+        expected = None if row < 2 else {"rows": 2} if row < 3 else {"rows": 3}
+        expected = {"rows": 5} if row == 5 else expected
+        assert load_state(tmp_path) == expected, (byte, row)
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == (row != 5), "a row that is not final is computed anyway"
+        if expected is not None:
+            kept = (tmp_path / "metrics.jsonl").read_text().splitlines()
+            assert len(kept) == expected["rows"], "metrics end where the run continues"
+            assert load_state(tmp_path) == expected
+            fill(tmp_path, expected["rows"], 6, axis)
+            assert load_state(tmp_path) == {"rows": 6}
+        assert capfd.readouterr().err == ""
+
+
+def test_truncated_longer_and_missing_arrays_are_noticed(tmp_path, capfd):
+    fill(tmp_path, 0, 2)
+    fill(tmp_path, 2, 4)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    content = contents[tmp_path / "values.npy"]
+    for length in (*range(0, len(content), 7), len(content) + 3):
+        for path, before in contents.items():
+            path.write_bytes(before)
+        (tmp_path / "values.npy").write_bytes((content + b"abc")[:length])
+        missing = len(content) - length
+        expected = {"rows": 4} if missing <= 40 else {"rows": 2} if missing <= 80 else None
+        assert load_state(tmp_path) == expected, length
+        assert "(values.npy" in capfd.readouterr().err
+        if expected:
+            assert sizes_of(tmp_path)["values.npy"] == len(content), "it can be filled again"
+    for path, before in contents.items():
+        path.write_bytes(before)
+    (tmp_path / "values.npy").unlink()
+    assert load_state(tmp_path) is None
+    assert "damaged (values.npy)" in capfd.readouterr().err
+
+
+def test_damaged_or_unfinished_metrics_are_noticed(tmp_path, capfd):
+    fill(tmp_path, 0, 2)
+    fill(tmp_path, 2, 4)
+    path = tmp_path / "metrics.jsonl"
+    content, state = path.read_bytes(), (tmp_path / "resume.json").read_bytes()
+    path.write_bytes(content + b'{"step": 1}\n{"st')  # after the state was saved: no damage
+    assert load_state(tmp_path) == {"rows": 4}
+    assert path.read_bytes() == content
+    assert capfd.readouterr().err == ""
+    for damaged, expected in (
+        (content.replace(b"3", b"7"), {"rows": 2}),
+        (content[:-1], {"rows": 2}),
+        (b"", None),
+    ):
+        path.write_bytes(damaged)
+        (tmp_path / "resume.json").write_bytes(state)
+        assert load_state(tmp_path) == expected
+        assert "metrics.jsonl" in capfd.readouterr().err
+    assert not path.exists()
+
+
+def test_a_state_without_checksums_of_rows_is_not_trusted(tmp_path, capfd):
+    write_checksummed(tmp_path / "resume.json", {"state": {"rows": 4}, "files": {}})
+    assert load_state(tmp_path) is None
+    assert "resume.json, which has no checksums of rows" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_the_saved_state_may_not_be_overwritten(tmp_path):
@@ -170,6 +265,6 @@ def test_a_signal_may_arrive_while_another_is_handled(monkeypatch):
 
     thread = threading.Thread(target=handle, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(600)
     assert not thread.is_alive()
     assert resume.stop_requested()

@@ -340,7 +340,7 @@ def test_killed_at_any_line_a_second_run_ends_with_the_same_artifact(tmp_path):
 def test_two_runs_at_once_compute_an_artifact_once(root):
     spec = Toy(3, pause=0.5)
     first, second = child(root, spec), child(root, spec)
-    assert first.wait(60) == second.wait(60) == 0
+    assert first.wait(600) == second.wait(600) == 0
     assert names(root) == [cache_key(spec).split("/")[1]]
     assert len((root / "runs.txt").read_text().splitlines()) == 1
 
@@ -356,7 +356,7 @@ fcntl.flock = refuse
 def test_without_locks_two_runs_at_once_end_with_one_artifact(root, error):
     spec = Toy(3, pause=1.0)
     first, second = (child(root, spec, NO_LOCKS.format(error=error)) for _ in range(2))
-    assert first.wait(60) == second.wait(60) == 0
+    assert first.wait(600) == second.wait(600) == 0
     assert names(root) == [cache_key(spec).split("/")[1]]
     assert list(Store(root).verify()) == []
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "munged")
-TIMEOUT = 120  # seconds
+TIMEOUT = 600  # seconds: long, for a busy machine
 
 # ruff: noqa: E501 - the lines of slurm.conf cannot be wrapped
 CONFIGURATION = """
@@ -53,7 +53,7 @@ PropagateResourceLimits=NONE
 ReturnToService=2
 MaxArraySize={most_in_array}
 MinJobAge=600
-KillWait=3
+KillWait=60
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=4000 State=UNKNOWN
 PartitionName=low Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=REQUEUE
 PartitionName=lost Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=CANCEL
@@ -171,7 +171,7 @@ def wait_until(condition) -> None:
 
 
 @contextlib.contextmanager
-def cluster(grace: int = 20, most_in_array: int = 1001) -> Iterator[Cluster]:
+def cluster(grace: int = 120, most_in_array: int = 1001) -> Iterator[Cluster]:
     """Yield a cluster; end it with all of its processes.
 
     Jobs of partition `high` preempt those of `low` (requeued) and of `lost` (cancelled), after

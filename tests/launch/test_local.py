@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_stages import TIMEOUT, Toy, compute, workspace
+from toy_stages import TIMEOUT, Toy, compute, wait_until, workspace
 
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
@@ -26,13 +26,6 @@ def text_of(space, spec: Toy) -> str:
 def pyramid() -> Toy:
     base = [Toy(label) for label in "abcd"]
     return Toy("top", (Toy("left", tuple(base[:3])), Toy("right", tuple(base[1:]))))
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def is_alive(path: Path) -> bool:

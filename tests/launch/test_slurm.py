@@ -6,14 +6,13 @@ Artifacts wait at half of their rows until a test has caused its fault.
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from conftest import TINY, small_run
+from conftest import TINY, command, small_run, succeeds
 from counting_stages import Count, repeated_rows, rows, waiting
 from logged_training import LoggedTrain
 from slurm_cluster import (
@@ -210,7 +209,7 @@ def test_a_preempted_training_is_bit_identical_to_an_undisturbed_one(slurm, root
     assert_undisturbed(root, [spec])
 
 
-def test_the_smoke_experiment_gives_the_numbers_of_one_machine(slurm, tiny, tmp_path):
+def test_the_smoke_experiment_gives_the_numbers_of_one_machine(slurm, tiny, tmp_path, monkeypatch):
     """The whole command; a second one computes nothing."""
     words = [word for word in TINY if not word.startswith("compute.")]
     words += [
@@ -220,19 +219,9 @@ def test_the_smoke_experiment_gives_the_numbers_of_one_machine(slurm, tiny, tmp_
         "compute.poll_seconds=0.5",
         "compute.gather_seconds=1",
     ]
-    environment = slurm.environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    processes = [
-        subprocess.run(
-            [sys.executable, "-m", "journey", *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert [process.returncode for process in processes] == [0, 0], processes[0].stderr
-    assert ["to compute" in process.stdout for process in processes] == [True, False]
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    outputs = [succeeds(command(tmp_path, *words)) for _ in range(2)]
+    assert ["to compute" in output for output in outputs] == [True, False]
     ours, theirs = (
         json.loads((folder / "reports/smoke/result.json").read_text())["rows"]
         for folder in (tmp_path, tiny[0])

@@ -17,7 +17,8 @@ from journey.pipeline.settings import Training
 def test_artifacts_do_not_depend_on_the_workers_and_a_failure_stops_no_other_job(
     workspace, tmp_path
 ):
-    good = load_experiment(small_run(), workspace.store)
+    quick = Training(num_steps=20, batch_size=16, warmup_steps=4)
+    good = load_experiment(small_run(training=quick), workspace.store)
     bad = load_experiment(
         small_run(training=Training(200, 16, learning_rate=10, warmup_steps=0, weight_decay=1000)),
         workspace.store,

@@ -1,11 +1,10 @@
 """A stage that performs the action of its spec; workers import it like a real stage."""
 
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +14,7 @@ from journey.engine.store import Store
 from journey.engine.workspace import Tracking, Workspace, get
 from journey.launch.local import Local
 
-TIMEOUT = 30  # seconds
+TIMEOUT = 600  # seconds: long, for a busy machine
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,20 @@ def touch(spec: Toy) -> None:
     Path(spec.target).touch()
 
 
-def wait_for_file(spec: Toy) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     end = time.monotonic() + TIMEOUT
-    while not Path(spec.target).exists():
-        assert time.monotonic() < end, f"{spec.target} was never written"
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def wait_for_file(spec: Toy) -> None:
+    wait_until(Path(spec.target).exists)
 
 
 def beat(spec: Toy) -> None:
     """Count in a file, for ever, while this process lives."""
-    for count in range(100 * TIMEOUT):
+    for count in range(20 * TIMEOUT):
         Path(spec.target).write_text(str(count))
         time.sleep(0.05)
 
@@ -94,35 +97,29 @@ def append_label(spec: Toy) -> None:
 
 
 def append_device(spec: Toy) -> None:
-    """Append the visible device to a file, and wait."""
+    """Append the visible device to a file, and wait until it has another one, too."""
     with open(spec.target, "a") as file:
         file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} ")
-    time.sleep(0.5)
+    wait_until(lambda: len(set(Path(spec.target).read_text().split())) > 1)
 
 
 def exhaust(spec: Toy) -> None:
-    """Run out of memory while any other job runs."""
-    with others_at_work(spec) as others:
-        if others:
-            raise OutOfMemoryError(f"{others} other jobs run")
+    """Run out of memory while another job has a file in a folder; at first, wait for one."""
+    folder, tried = Path(spec.target), Path(f"{spec.target}-tried")
+    wait_until(lambda: tried.exists() or any(folder.iterdir()))
+    others = len(list(folder.iterdir()))
+    tried.touch()
+    if others:
+        raise OutOfMemoryError(f"{others} other jobs run")
 
 
 def run_a_while(spec: Toy) -> None:
-    """Run for a while."""
-    with others_at_work(spec):
-        time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def others_at_work(spec: Toy) -> Iterator[int]:
-    """Yield how many others run now, by the files in a folder."""
+    """Run until after another job has run out of memory."""
     own = Path(spec.target, spec.label)
     own.touch()
-    time.sleep(0.2)
-    try:
-        yield len(list(Path(spec.target).iterdir())) - 1
-    finally:
-        own.unlink()
+    wait_until(Path(f"{spec.target}-tried").exists)
+    time.sleep(0.5)
+    own.unlink()
 
 
 class OutOfMemoryError(RuntimeError):
@@ -153,7 +150,7 @@ ACTIONS = {
 class NoTracking(Tracking):
     name: ClassVar[str] = "none"
 
-    def watch(self, name: str, group: str, job_type: str, settings: dict):
+    def watch(self, key: str, name: str, group: str, job_type: str, settings: dict):
         raise NotImplementedError
 
 

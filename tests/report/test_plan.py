@@ -6,16 +6,20 @@ import re
 import numpy as np
 import pytest
 from conftest import journey_trak, small_run
+from safetensors.numpy import load_file
 
 from journey.attribution.baselines import Pixel
 from journey.attribution.gradient import Featurize
+from journey.data.embedded import Digits, Twemoji
+from journey.diffusion.latent import LatentDiffusion
 from journey.engine.costs import RATES, Cost, Rate, Rates, StageCost, estimate_cost, write_rates
 from journey.engine.graph import ancestors
 from journey.engine.store import StoreError
 from journey.engine.workspace import get
+from journey.evaluation.lds import LDS
 from journey.experiment import load_experiment
 from journey.launch.local import Local
-from journey.pipeline.settings import Kernel, Training
+from journey.pipeline.settings import Kernel, Projection, Sampler, Sampling, Storage, Training
 from journey.report import plan
 
 
@@ -40,6 +44,79 @@ def lines(capsys) -> dict[str, list[str]]:
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows} | {"below": [text]}
 
 
+PROJECTIONS = {
+    **{projection.value: {"projection": projection} for projection in Projection},
+    "kronecker, small rank": {"projection": Projection.kronecker, "projection_rank": 3},
+    "none, fp16": {"projection": Projection.none, "storage": Storage.fp16},
+    "kronecker, int8": {"projection": Projection.kronecker, "storage": Storage.int8},
+    "sparse, int8": {"storage": Storage.int8},
+    "ekfac": {"kernel": Kernel.ekfac, "damping": [0.1, 1.0]},
+    "ekfac, kronecker": {"kernel": Kernel.ekfac, "projection": Projection.kronecker},
+}
+
+
+def array_bytes(directory) -> int:
+    """Return the bytes of all arrays and tensors of an artifact."""
+    total = sum(np.load(path).nbytes for path in directory.glob("*.npy"))
+    for path in directory.glob("*.safetensors"):
+        total += sum(array.nbytes for array in load_file(path).values())
+    return total
+
+
+def test_forecasts_are_the_bytes_of_every_projection_and_storage(workspace):
+    run = small_run(
+        dataset=Digits(num_train=8),
+        training=Training(num_steps=1, batch_size=8, warmup_steps=0),
+        sampling=Sampling(Sampler.ddim, 5, num_queries=4, steps=[600, 200]),
+        evaluation=LDS(paired_steps=[600]),
+    )
+    experiment = load_experiment(run, workspace.store)
+    get(experiment.checkpoint(0), workspace)
+    stages = set()
+    for name, changes in PROJECTIONS.items():
+        score = experiment.scores(journey_trak(num_samples=2, projection_dim=64, **changes))
+        get(score, workspace)
+        specs = [score, *ancestors(score)]
+        parameters = plan.parameter_shapes(specs, workspace.store)
+        for spec in specs:
+            artifact = get(spec, workspace)
+            forecast = estimate_cost(spec, [], None, parameters).size
+            if spec.folder == "images":
+                assert forecast is None
+                continue
+            assert forecast == array_bytes(artifact.path), (name, spec.label)
+            stages.add(spec.stage)
+    assert stages == {"train", "sample", "featurize", "ekfac", "score"}
+
+
+def test_without_a_model_what_it_decides_is_unknown_and_nothing_is_scaled(workspace, capsys):
+    """An artifact of a sparse projection says nothing of the size of another."""
+    for projection in (Projection.none, Projection.kronecker):
+        run = small_run(method={"a": journey_trak(projection=projection)})
+        experiment = load_experiment(run, workspace.store)
+        (train,), *_ = experiment.scores(run.method["a"]).inputs.train
+        assert estimate_cost(train, [StageCost(train.work, 2.0)], None) == Cost(2.0, None)
+        target = experiment.evaluation(run.evaluation, run.all_methods)
+        plan.show_plan(target, workspace.store, workspace.compute)
+        cells = lines(capsys)
+        assert cells["featurize"][4] == "unknown"
+        assert cells["total"][4].startswith("> ")
+        assert "unknown where a network or a file decides" in cells["below"][0]
+
+
+def test_conditions_and_continuations_are_counted(workspace):
+    run = small_run(
+        model=LatentDiffusion(block_out_channels=[8, 16]),
+        dataset=Twemoji(num_train=8),
+        sampling=Sampling(Sampler.ddpm, 5, num_queries=4, steps=[600, 200]),
+        evaluation=LDS(paired_steps=[600]),
+    )
+    experiment = load_experiment(run, workspace.store)
+    latent, condition = 4 * 8 * 8, 12 * 384
+    assert experiment.trajectories.size == 4 * 4 * (5 * latent + condition)
+    assert experiment.own_continuations(600, 5).size == 4 * 4 * 6 * latent
+
+
 def test_sizes_are_those_of_the_arrays(run, workspace):
     experiment = load_experiment(run, workspace.store)
     ekfac = experiment.scores(journey_trak(kernel=Kernel.ekfac, damping=[0.1, 1.0]))
@@ -60,13 +137,13 @@ def test_sizes_are_those_of_the_arrays(run, workspace):
 
 def test_similar_artifacts_come_before_measured_rates(target):
     spec = target.trajectories.checkpoint
-    similar, other = StageCost(spec.work / 2, 10.0, 100.0), StageCost(spec.work / 100, 1.0, 7.0)
+    similar, other = StageCost(spec.work / 2, 10.0), StageCost(spec.work / 100, 1.0)
     rate = Rate(spec.work / 4, 1.0, size=80)
     assert estimate_cost(spec, [], None) == Cost(None, None)
     assert estimate_cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
     assert estimate_cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
     assert estimate_cost(spec, [other, similar], rate) == Cost(20.0, 80)
-    assert estimate_cost(spec, [other, similar], None) == Cost(20.0, 200.0)
+    assert estimate_cost(spec, [other, similar], None) == Cost(20.0, None)
 
 
 def test_preconditioned_and_normalised_gradients_have_rates_of_their_own(run, workspace):

@@ -1,17 +1,23 @@
+import errno
 import json
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import journey_trak, small_run
+from replacements_for_tests import add_foreign, tree
 from rich.console import Console
 
 from journey.config.run import Vary
-from journey.engine.workspace import Precision
+from journey.engine.store import Store, changed_values
+from journey.engine.workspace import Precision, Workspace
 from journey.evaluation.rows import select
 from journey.experiment import load_experiment
 from journey.pipeline.settings import Target, Training
 from journey.report import figures, tables, write
+from journey.report.directory import LIST
 from journey.report.write import variant_axes
 
 
@@ -101,41 +107,72 @@ def test_values_that_are_not_numbers_are_named():
     }
 
 
-def test_a_report_is_replaced_as_a_whole_and_prints_changed_settings(workspace, tmp_path, capsys):
+QUICK = Training(num_steps=20, batch_size=16, warmup_steps=4)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Workspace:
+    run = small_run()
+    store = Store(tmp_path_factory.mktemp("store"))
+    return Workspace(store, run.compute, run.tracking, "test")
+
+
+def write_small(workspace: Workspace, directory: Path, **changes) -> dict:
+    run = small_run(training=QUICK, **changes)
+    return write.write_report(run, load_experiment(run, workspace.store), workspace, directory)
+
+
+def test_a_report_is_replaced_as_a_whole_and_prints_changed_settings(shared, tmp_path, capsys):
     directory = tmp_path / "reports" / "small"
-    quick = Training(num_steps=20, batch_size=16, warmup_steps=4)
-    run = small_run(training=quick)
-    first = write.write_report(run, load_experiment(run, workspace.store), workspace, directory)
-    (directory / "left over.txt").write_text("from another run")
-    capsys.readouterr()
-    other = small_run(training=quick, method={"other": journey_trak(damping=[1.0])})
-    write.write_report(other, load_experiment(other, workspace.store), workspace, directory)
+    first = write_small(shared, directory)
     output = capsys.readouterr().out
-    assert (
-        f"{directory}: replaces a report of other settings: method.journey: stored"
-        in output.replace("\n", " ")
-    )
+    assert f"{directory}/preview.png: training images that influenced each step" in output
+    foreign = add_foreign(directory, tmp_path / "elsewhere")
+    write_small(shared, directory, method={"other": journey_trak(damping=[1.0])})
+    output = capsys.readouterr().out
+    line = "method.journey: gradient{…} → (nothing); method.other: (nothing) → gradient{…}"
+    assert f"{directory}: replaces a report of other settings: {line}\n" in output
     result = json.loads((directory / "result.json").read_text())
     assert list(result["methods"]) == ["other"]
     assert select(first["rows"], method="journey")
     pictures = [
         f"{name}.{form}" for name in ("trajectories", "lds_by_step") for form in ("pdf", "png")
     ]
-    assert sorted(p.name for p in directory.iterdir()) == sorted(
-        [*pictures, "index.html", "lds.md", "result.json"]
-    )
+    written = tree(directory)
+    assert {name: written.pop(name) for name in foreign} == foreign
+    assert sorted(written) == sorted([LIST, *pictures, "index.html", "lds.md", "result.json"])
     assert [p.name for p in directory.parent.iterdir()] == ["small"], "nothing is left beside it"
+    assert list(tree(tmp_path / "elsewhere")) == ["thesis.tex"]
 
 
-def test_a_failure_leaves_the_old_report(tmp_path):
+def test_changed_settings_are_a_short_line(tmp_path):
+    before = {"method": {"a": {"name": "pixel", "x": 1}}, "steps": list(range(300)), "seed": 0}
+    before |= {f"setting{i}": i for i in range(7)}
+    (tmp_path / "result.json").write_text(json.dumps({"settings": before}))
+    after = {"method": {"b": {"name": "trak", **{f"x{i}": i for i in range(99)}}}, "seed": 1}
+    text = write._changed_settings(tmp_path, {"settings": after})
+    assert text.startswith("method.a: pixel{…} → (nothing); method.b: (nothing) → trak{…}; seed: ")
+    assert text.endswith("; and 6 more")
+    changes = [*changed_values(before, after)]
+    assert max(len(value) for change in changes for value in change) == 60
+    assert write._changed_settings(tmp_path, {"settings": before}) == ""
+
+
+def test_a_failure_leaves_the_old_report(shared, tmp_path, monkeypatch):
+    """In the middle of the new one's files."""
     directory = tmp_path / "report"
-    directory.mkdir()
-    (directory / "result.json").write_text("{}")
+    write_small(shared, directory)
+    foreign = add_foreign(directory, tmp_path / "elsewhere")
+    before = tree(directory)
+    for name in ("_page", "_trajectory_figure", "page_html"):
+        with monkeypatch.context() as patched:
+            patched.setattr(write, name, partial(fail_with, OSError(errno.ENOSPC, "full")))
+            with pytest.raises(OSError, match="full"):
+                write_small(shared, directory)
+        assert tree(directory) == before
+    write_small(shared, directory)
+    assert foreign.items() <= tree(directory).items()
 
-    def fail(partial):
-        (partial / "half.txt").touch()
-        raise RuntimeError
 
-    with pytest.raises(RuntimeError), write._replaced_directory(directory) as partial:
-        fail(partial)
-    assert [p.name for p in tmp_path.rglob("*")] == ["report", "result.json"]
+def fail_with(error, *_):
+    raise error

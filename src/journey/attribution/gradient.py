@@ -3,7 +3,8 @@
 Journey-TRAK (Georgiev et al. 2023) is the default; `conf/method/` has other choices.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
@@ -17,7 +18,7 @@ from journey.engine.checks import (
     require_regions,
     require_types,
 )
-from journey.engine.spec import Spec, omitted_default
+from journey.engine.spec import Shapes, Spec, omitted_default
 from journey.engine.workspace import Precision, Workspace, get
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
@@ -49,6 +50,7 @@ from journey.pipeline.settings import (
     Target,
     has_effect,
     setting,
+    unmet_condition,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,13 @@ class EKFACFactors(Spec):
     @property
     def work(self) -> float:
         return 6.0 * self.checkpoint.images.num_train * self.checkpoint.forward
+
+    def size_given(self, parameters: Shapes) -> int:
+        """Return the bytes of the bases of all layers, and of the eigenvalues."""
+        numbers = sum(map(math.prod, parameters.values()))
+        for num_outputs, num_inputs in _layer_sides(parameters, matrices_only=True):
+            numbers += num_outputs**2 + num_inputs**2
+        return 4 * numbers
 
 
 @dataclass(frozen=True)
@@ -157,8 +166,31 @@ class Featurize(Spec):
     def size(self) -> int | None:
         if not has_effect(self.settings, "projection_dim"):
             return None  # the network decides
-        numbers = self.num_rows * max(1, len(self.damping)) * self.settings.projection_dim
-        return self.settings.storage.num_bytes * numbers
+        return self._size_of(self.settings.projection_dim)
+
+    def size_given(self, parameters: Shapes) -> int | None:
+        """Return the bytes of the features, of whatever dimension."""
+        if self.settings.projection is Projection.none:
+            return self._size_of(sum(map(math.prod, parameters.values())))
+        if self.settings.projection is not Projection.kronecker:
+            return self.size
+        rank, dimension = self.settings.projection_rank, 0
+        for num_outputs, num_inputs in _layer_sides(parameters, self.curvature is not None):
+            dimension += min(rank, num_outputs) * min(rank, num_inputs)
+        return self._size_of(dimension)
+
+    def _size_of(self, dimension: int) -> int:
+        rows, storage = self.num_rows * max(1, len(self.damping)), self.settings.storage
+        scales = 0 if storage is Storage.fp32 else 4 * rows
+        return storage.num_bytes * rows * dimension + scales
+
+
+def _layer_sides(parameters: Shapes, matrices_only: bool) -> Iterator[tuple[int, int]]:
+    """Yield the outputs of every layer, and the inputs of one output, the bias among them."""
+    for name, shape in parameters.items():
+        layer, _, role = name.rpartition(".")
+        if role == "weight" and (len(shape) > 1 or not matrices_only):
+            yield shape[0], math.prod(shape[1:]) + (f"{layer}.bias" in parameters)
 
 
 @dataclass(frozen=True)
@@ -197,7 +229,11 @@ class GradientMethod(GradientSettings, Method):
         used_if={"target": (Target.step, Target.trajectory)},
     )
     num_continuations: int = setting(
-        32, "Average this many continuations for query_example=mean.", least=1, omit_default=True
+        32,
+        "Average this many continuations for query_example=mean.",
+        least=1,
+        omit_default=True,
+        used_if={"query_example": (QueryExample.mean,)},
     )
     region: list[int] = setting(
         [],
@@ -229,6 +265,10 @@ class GradientMethod(GradientSettings, Method):
         if self.projection is Projection.kronecker:
             allowed = "false with projection=kronecker, which computes no gradient that has a norm"
             require(not self.normalize, f"{where}.normalize", "true", allowed)
+        if self.projection is Projection.none:
+            allowed = "fp32 with projection=none, whose kernel is exact"
+            plain = self.storage is Storage.fp32
+            require(plain, f"{where}.storage", self.storage.value, allowed)
         if self.region:
             require_regions(f"{where}.region", self.region)
             allowed = "[] with target=trajectory, which weights steps by their whole outputs"
@@ -256,6 +296,9 @@ class GradientMethod(GradientSettings, Method):
         method = cls(**converted)
         require_types(method, f"{where}.")
         method.check(where)
+        for name, value in values.items():
+            condition = unmet_condition(method, name)
+            require(not condition, f"{where}.{name}", value, f"left out unless {condition}")
         return method
 
     def check_standalone(self, where: str, num_timesteps: int) -> None:

@@ -1,7 +1,7 @@
 """The schemas that Hydra composes, and the composed configuration as plain dataclasses."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") i
 
 
 def register_schemas(
-    components: Iterable[type[Component]], own: Iterable[type[Component]] = ()
+    components: Sequence[type[Component]], own: Sequence[type[Component]] = ()
 ) -> None:
     """Register the types of all settings, so that Hydra refuses unknown keys, choices and types.
 
@@ -52,12 +52,24 @@ def _schema(component: type[Component]) -> DictConfig:
     It shares a setting of `GradientSettings` if it has a field of that name with the same default.
     """
     schema = OmegaConf.structured(component)
+    _open_maps(schema)
     if issubclass(component, Method):
         shared = {f.name: f for f in fields(GradientSettings)}
         for f in fields(component):
             if f.name in shared and _default(f) == _default(shared[f.name]):
                 schema[f.name] = f"${{attribution.{f.name}}}"
     return schema
+
+
+def _open_maps(schema: DictConfig) -> None:
+    """Let settings by name take new names, such as `compute.sbatch={constraint: a100}`."""
+    for key in schema:
+        node = None if OmegaConf.is_missing(schema, key) else schema[key]
+        if isinstance(node, DictConfig):
+            if OmegaConf.get_type(node) is dict:
+                OmegaConf.set_struct(node, False)
+            else:
+                _open_maps(node)
 
 
 def _default(f: Field) -> object:

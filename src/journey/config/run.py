@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from journey.engine.checks import (
     MOST_METHODS,
     ConfigError,
+    expand_paths,
     require,
     require_count,
     require_name,
@@ -28,6 +29,7 @@ from journey.pipeline.settings import (
     Start,
     Target,
     Training,
+    unmet_condition,
 )
 
 
@@ -102,8 +104,8 @@ class RunConfig:
     task: Task = Task.report
     name: str = "adhoc"  # of the experiment: the directory of its report, and its group in W&B
     seed: int = 0
-    artifacts: str = "artifacts"
-    reports: str = "reports"
+    artifacts: str = field(default="artifacts", metadata={"path": True})
+    reports: str = field(default="reports", metadata={"path": True})
 
     def __post_init__(self) -> None:
         """Check everything that needs neither the data nor this machine.
@@ -116,12 +118,12 @@ class RunConfig:
             allowed = f"one of its choices, such as {group}=…"
             require(isinstance(value, interface), group, value, allowed)
         require_types(self)
+        expand_paths(self)
         require_name("name", self.name)
         require_seed("seed", self.seed)
         for name in ("artifacts", "reports"):
             path = getattr(self, name)
-            local = path != "" and path.isprintable() and "://" not in path and path[0] != "~"
-            require(local, name, path, "a directory of this machine (~ is not expanded)")
+            require("://" not in path, name, path, "a directory of this machine")
         for group in (*GROUPS, "training", "sampling", "attribution", "retraining"):
             getattr(self, group).check(group)
         self.dataset.check_duplicates("dataset")
@@ -137,6 +139,9 @@ class RunConfig:
         """Check the steps, and injected images against the dataset and the model."""
         self.sampling.check_schedule("sampling", self.model.num_timesteps)
         self.model.check_sampler("sampling.sampler", self.sampling.sampler)
+        guided = self.sampling.guided_outputs and self.sampling.guidance == 1
+        allowed = "false with sampling.guidance=1, which is none"
+        require(not guided, "sampling.guided_outputs", "true", allowed)
         if self.sampling.start is Start.generated:
             return
         injected, queries, model = self.dataset.num_injected, self.sampling.num_queries, self.model
@@ -194,6 +199,28 @@ class RunConfig:
             require(len(set(values)) == len(values), f"vary.{axis}", shown, "distinct")
             allowed = f"empty: it has no effect on {', '.join(self.method)}"
             require(axis in varied or not values, f"vary.{axis}", shown, allowed)
+
+    def without_effect(self) -> dict[str, str]:
+        """Return the settings without effect, with the values of others that would give them one.
+
+        A setting of `attribution` has none if it has none on any method that shares it.
+        """
+        conditions: dict[str, str] = {}
+        by_method: dict[str, list[str]] = {}
+        for group in (*GROUPS, "training", "sampling", "retraining"):
+            settings = getattr(self, group)
+            for f in fields(settings):
+                conditions[f"{group}.{f.name}"] = unmet_condition(settings, f.name)
+        shared = [f.name for f in fields(GradientSettings)]
+        for name, method in self.all_methods.items():
+            for f in fields(method):
+                condition = unmet_condition(method, f.name)
+                conditions[f"method.{name}.{f.name}"] = condition
+                if f.name in shared:
+                    by_method.setdefault(f.name, []).append(condition)
+        for name, of_methods in by_method.items():
+            conditions[f"attribution.{name}"] = of_methods[0] if all(of_methods) else ""
+        return {name: condition for name, condition in conditions.items() if condition}
 
     @property
     def all_methods(self) -> dict[str, Method]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from journey.engine.checks import ConfigError, require, require_count, require_seed
+from journey.engine.checks import MOST, ConfigError, require, require_count, require_seed
 from journey.pipeline.images import ImageSet, resize
 from journey.pipeline.interfaces import Dataset
 from journey.pipeline.subsets import balanced_order
@@ -38,12 +38,14 @@ class TorchvisionArchive(Dataset):
     name: ClassVar[str] = "archive"
     licence: ClassVar[str] = "as the archive's authors say"
     archive: Archive = Archive.cifar10
-    root: str = "data"  # the directory that contains the archive's folder
+    # The directory that contains the archive's folder.
+    root: str = field(default="data", metadata={"path": True})
     download: bool = False  # download the archive if it is not there
     classes: list[str] = field(default_factory=list)  # names of the classes to use; none: all
     num_train: int = 0  # training images, class-balanced; 0: all
     size: int = 32  # height and width: pixels are averaged, or a black border is added
-    seed: int = 0  # of the choice of num_train images
+    # Of the choice of num_train images.
+    seed: int = field(default=0, metadata={"used_if": {"num_train": range(1, MOST + 1)}})
 
     @property
     def label(self) -> str:
@@ -78,7 +80,11 @@ class TorchvisionArchive(Dataset):
         return train.take(np.sort(balanced_order(train.labels, self.seed)[: self.num_train])), test
 
     def _read(self, train: bool) -> ImageSet:
-        """Return one part of the archive: the images of `classes`, labelled in their order."""
+        """Return one part of the archive: the images of `classes`, labelled in their order.
+
+        Raises:
+            ConfigError: A file is damaged, or `classes` has a name that is none.
+        """
         from torchvision import datasets
 
         reader = getattr(datasets, LAYOUTS[self.archive][0])
@@ -88,6 +94,11 @@ class TorchvisionArchive(Dataset):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise self._error(f"{self.archive.value} is damaged ({reason})") from None
         pixels, labels = np.asarray(part.data), np.asarray(part.targets, np.int64)
+        valid = len(pixels) == len(labels) > 0 and pixels.shape[1] == pixels.shape[2]
+        if not valid or not np.isin(labels, np.arange(len(part.classes))).all():
+            sizes = f"images of shape {pixels.shape}, labels {labels.min(initial=0)}…"
+            sizes += f"{labels.max(initial=0)} of shape {labels.shape}"
+            raise self._error(f"{self.archive.value} is damaged ({sizes})")
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # NCHW
 
         names = self.classes or list(part.classes)

@@ -1,13 +1,11 @@
-"""MS COCO 2017 (Lin et al. 2014; captions: Chen et al. 2015): photographs, five captions each."""
+"""MS COCO (Lin et al. 2014; captions: Chen et al. 2015): photographs, five captions each."""
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
@@ -16,18 +14,18 @@ import numpy as np
 
 from journey.data.images import read_image
 from journey.engine.checks import ConfigError, require, require_count
+from journey.engine.spec import omitted_default
 from journey.pipeline.images import ImageFiles, ImageSet
 from journey.pipeline.interfaces import Dataset
 
-YEAR = 2017
-TRAIN, VAL = f"train{YEAR}", f"val{YEAR}"
+YEARS = (2014, 2017)  # the same photographs, split and named in two ways
 NUM_CAPTIONS = 5  # used of each image, which has five to seven
-DECODING = 1  # version of the decoding: increase it when the same files give other pixels
+DECODING = 2  # version of the decoding: increase it when the same files give other pixels
 
 
 @dataclass
 class COCO(Dataset):
-    """All images of the captions files: train2017 for training, val2017 held out.
+    """All images of the captions files: those of train2017 for training, of val2017 held out.
 
     Images are identified by captions, file names and file lengths, so that none is decoded early.
     A file that is replaced by another one of the same length is not noticed.
@@ -35,8 +33,10 @@ class COCO(Dataset):
 
     name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
-    root: str = "coco"  # the directory with train2017/, val2017/ and annotations/
+    # The directory with train2017/, val2017/ and annotations/.
+    root: str = field(default="coco", metadata={"path": True})
     size: int = 128  # height and width of the images: central squares, resized
+    year: int = omitted_default(2017)  # of the split: 2017, or 2014
 
     @property
     def label(self) -> str:
@@ -44,20 +44,27 @@ class COCO(Dataset):
 
     def check(self, where: str) -> None:
         require_count(f"{where}.size", self.size, least=8, most=1024)
+        require(self.year in YEARS, f"{where}.year", self.year, " or ".join(map(str, YEARS)))
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        """The names of the parts for training and held out."""
+        return f"train{self.year}", f"val{self.year}"
 
     def sources(self) -> list[Path]:
         paths = []
-        for part in (TRAIN, VAL):  # a directory's time changes when a file is added or removed
+        for part in self._parts:  # a directory's time changes when a file is added or removed
             paths += [self._captions_path(part), Path(self.root, part)]
         return paths
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Return train2017 and val2017, in the order of file names. No image is decoded yet."""
+        """Return both parts, each in the order of file names. No image is decoded yet."""
+        train, val = self._parts
         missing = next((path for path in self.sources() if not path.exists()), None)
-        layout = f"{TRAIN}/, {VAL}/ and annotations/captions_{{train,val}}{YEAR}.json"
+        layout = f"{train}/, {val}/ and annotations/captions_{{train,val}}{self.year}.json"
         allowed = f"a directory with {layout}; {missing} is missing"
         require(missing is None, "dataset.root", self.root, allowed)
-        return self._read(TRAIN), self._read(VAL)
+        return self._read(train), self._read(val)
 
     def _captions_path(self, part: str) -> Path:
         return Path(self.root, "annotations", f"captions_{part}.json")
@@ -81,23 +88,27 @@ class COCO(Dataset):
 def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image, those of the lowest ids, by file name, in order.
 
-    Raises:
-        ConfigError: The file is not readable, of another year, or lacks captions.
-    """
-    from pycocotools.coco import COCO as Annotations
+    Nothing else in the file is read: `info` and `licenses` may be missing or of any kind.
 
-    captions = {}
+    Raises:
+        ConfigError: The file is not readable, or images or captions are not as COCO has them.
+    """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its timing
-            file = Annotations(path)
-        year = file.dataset["info"]["year"]
-        for image_id, image in file.imgs.items():
-            rows = sorted(file.imgToAnns[image_id], key=itemgetter("id"))[:NUM_CAPTIONS]
-            captions[image["file_name"]] = tuple(row["caption"].strip() for row in rows)
+        contents = json.loads(path.read_bytes())
+        names = [(image["id"], image["file_name"]) for image in contents["images"]]
+        rows: dict[int, list[dict]] = {image_id: [] for image_id, _ in names}
+        for row in contents["annotations"]:
+            if row["image_id"] in rows:  # a subset may list all captions
+                rows[row["image_id"]].append(row)
+        captions = {}
+        for image_id, name in names:
+            chosen = sorted(rows[image_id], key=itemgetter("id"))[:NUM_CAPTIONS]
+            captions[name] = tuple(str.strip(row["caption"]) for row in chosen)
     except Exception as error:  # another kind of file raises many types of errors
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path}: not a captions file of COCO ({reason})") from None
-    require(year == YEAR, f"{path}: info.year", year, str(YEAR))
+    if not len(rows) == len(captions) == len(names):
+        raise ConfigError(f"{path}: lists an image twice, by its id or by its file_name")
     if not captions:
         raise ConfigError(f"{path}: lists no images")
     few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]

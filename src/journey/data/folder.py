@@ -1,36 +1,111 @@
-"""A folder of images, with classes as subfolders or captions and labels in `metadata.jsonl`."""
+"""A folder of images: what is read, as Hugging Face's imagefolder reads it, or refused.
 
-import json
-from dataclasses import dataclass
+Classes are subfolders, or labels in a metadata file; captions are in a metadata file, or in a text
+file beside each image. Folders named after a split, such as `train/` and `test/`, are splits.
+"""
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from journey.data import metadata
 from journey.data.images import read_image, split_images
 from journey.engine.checks import ConfigError, require, require_count, require_seed
+from journey.engine.spec import omitted_default
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Dataset
 from journey.pipeline.subsets import balanced_order
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-METADATA = "metadata.jsonl"
+SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+# Pictures that are not read. Ignoring them would lose images that other readers or viewers show.
+OTHER_PICTURES = (
+    ".arw", ".blp", ".bufr", ".bw", ".cr2", ".cr3", ".cur", ".dcx", ".dds", ".dng", ".emf", ".eps",
+    ".exr", ".fit", ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".grib", ".hdr", ".heic",
+    ".heif", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl",
+    ".mpeg", ".mpg", ".mpo", ".msp", ".nef", ".orf", ".pcd", ".pcx", ".ps", ".psd", ".pxr", ".raf",
+    ".ras", ".rgb", ".rgba", ".rw2", ".sgi", ".svg", ".vda", ".vst", ".wmf", ".xbm", ".xpm", ".zip",
+)  # fmt: skip
+TEXT_SUFFIXES = (".txt", ".caption")
+UNREAD_METADATA = ("metadata.json", "metadata.tsv", "metadata.txt", "metadata.xls", "metadata.xlsx")
+SPLITS = {  # the words that name a split, as in imagefolder
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("testing", "test", "evaluation", "eval"),
+}
+DELIMITER = r"[-._ 0-9]"  # between such a word and the rest of a name
+
+
+class HeldOut(Enum):
+    """Which images of a folder are held out."""
+
+    auto = "auto"  # the split beside `train`; random images where there is none
+    random = "random"  # random images of the whole folder, also of folders named after splits
+    validation = "validation"
+    test = "test"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files below a directory, by what they are, in the order of their paths.
+
+    Attributes:
+        images: Their names, relative to the directory.
+        metadata: The metadata files.
+        texts: The text file beside an image, by image.
+        passed_over: What was not read, by reason.
+    """
+
+    images: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The images of a folder with their classes and captions.
+
+    Attributes:
+        train: Names of the training images, or of all images if there is no other split.
+        held_out: Names of the images of the held-out split; may be empty.
+        classes: The class of each image.
+        captions: The captions of each image; may be empty.
+        passed_over: What was not read, by reason.
+    """
+
+    train: list[str]
+    held_out: list[str]
+    classes: dict[str, str]
+    captions: dict[str, tuple[str, ...]]
+    passed_over: dict[str, list[str]]
 
 
 @dataclass
 class Folder(Dataset):
-    """All images below a directory. Those that are not for training are held out.
+    """All images below a directory, each resized, and its central square taken.
 
-    A line of `metadata.jsonl` is a JSON object with `file_name` and, optionally, `label` and `text`
-    (as in Hugging Face's imagefolder).
+    Without a held-out split, the images that are not for training are held out.
     """
 
     name: ClassVar[str] = "folder"
-    root: str = "images"  # the directory
+    reads_all_below: ClassVar[bool] = True
+    root: str = field(default="images", metadata={"path": True})  # the directory
     size: int = 32  # height and width of the images: central squares, resized
     channels: int = 3  # 3: colour, 1: grey
-    num_train: int = 0  # training images, class-balanced; 0: nine tenths
+    num_train: int = 0  # training images, class-balanced; 0: nine tenths, or the whole split
     seed: int = 0  # of the split
+    held_out: HeldOut = omitted_default(HeldOut.auto)
+    caption_column: str = omitted_default("")  # of metadata; "": text, caption, captions or prompt
+    label_column: str = omitted_default("")  # of metadata; "": label
 
     @property
     def label(self) -> str:
@@ -43,63 +118,348 @@ class Folder(Dataset):
         require_seed(f"{where}.seed", self.seed)
 
     def sources(self) -> list[Path]:
-        return [*self._files(), Path(self.root, METADATA)]
+        listing = _list_files(Path(self.root))
+        names = [*listing.images, *listing.metadata, *listing.texts.values()]
+        return [Path(self.root, name) for name in names]
+
+    def notes(self) -> list[str]:
+        if not Path(self.root).is_dir():
+            return []
+        contents = self._contents()
+        found = f"{self.root}: {len(contents.classes):,} images found"
+        if contents.held_out:
+            found += (
+                f", {len(contents.train):,} for training and {len(contents.held_out):,} held out"
+            )
+        lines = [found]
+        for reason, names in contents.passed_over.items():
+            example = names[0] if names[0].isprintable() else ascii(names[0])
+            lines.append(f"{self.root}: passed over {len(names):,} {reason}, such as {example}")
+        return lines
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Return training and held-out images, in the order of their paths."""
-        files = self._files()
-        allowed = f"a directory with two images or more ({', '.join(SUFFIXES)})"
-        require(len(files) >= 2, "dataset.root", self.root, allowed)
-        names = [path.relative_to(self.root).as_posix() for path in files]
-        metadata = self._read_metadata(names)
+        """Return training and held-out images, in the order of their paths.
 
-        classes, captions = [], []
-        for name in names:
-            row = metadata.get(name, {})
-            classes.append(str(row.get("label", Path(name).parent.as_posix())))
-            captions.append(row.get("text"))
-        class_names = sorted(set(classes))
-        captioned = any(caption is not None for caption in captions)
-        if captioned and None in captions:
-            name = names[captions.index(None)]
-            allowed = f"a directory whose images all have captions or none; {name} has no text"
-            require(False, "dataset.root", self.root, allowed)
-
+        Raises:
+            ConfigError: Something in the directory is not understood.
+        """
+        contents = self._contents()
+        names = [*contents.train, *contents.held_out]
+        class_names = sorted(set(contents.classes.values()))
+        captions = None
+        if contents.captions:
+            captions = tuple(contents.captions[name] for name in names)
+        paths = [Path(self.root, name) for name in names]
         everything = ImageSet(
-            images=np.stack([read_image(path, self.size, self.channels) for path in files]),
-            labels=np.array([class_names.index(name) for name in classes]),
-            captions=tuple((str(caption),) for caption in captions) if captioned else None,
+            images=np.stack([read_image(path, self.size, self.channels) for path in paths]),
+            labels=np.array([class_names.index(contents.classes[name]) for name in names]),
+            captions=captions,
             ids=tuple(names),
             class_names=tuple(class_names),
         )
-        count = self.num_train or len(files) - max(1, len(files) // 10)
-        allowed = f"fewer than the {len(files)} images there are"
-        require(count < len(files), "dataset.num_train", count, allowed)
-        return split_images(everything, count, balanced_order(everything.labels, self.seed))
+        num_images = len(contents.train)
+        if not contents.held_out:
+            count = self.num_train or num_images - max(1, num_images // 10)
+            allowed = f"fewer than the {num_images} images there are"
+            require(count < num_images, "dataset.num_train", count, allowed)
+            return split_images(everything, count, balanced_order(everything.labels, self.seed))
+        train, held_out = split_images(everything, num_images, np.arange(len(names)))
+        allowed = f"0 (all) or at most the {num_images} images for training"
+        require(self.num_train <= num_images, "dataset.num_train", self.num_train, allowed)
+        if self.num_train:
+            order = balanced_order(train.labels, self.seed)
+            train = train.take(np.sort(order[: self.num_train]))
+        return train, held_out
 
-    def _files(self) -> list[Path]:
-        paths = Path(self.root).rglob("*")
-        return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
-
-    def _read_metadata(self, names: list[str]) -> dict[str, dict]:
-        """Return the rows of `metadata.jsonl` by file name.
+    def _contents(self) -> Contents:
+        """Return what is read of the directory. No image is decoded.
 
         Raises:
-            ConfigError: A row is not valid, or describes a file that is not among `names`.
+            ConfigError: Something in it is not understood.
         """
-        path = Path(self.root, METADATA)
-        if not path.exists():
-            return {}
-        metadata = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                row = json.loads(line)
-                metadata[row["file_name"]] = row
-            except (ValueError, KeyError, TypeError):
-                problem = f"{path}:{number}: must be a JSON object with a file_name"
-                raise ConfigError(problem) from None
-        missing = sorted(set(metadata) - set(names))
-        if missing:
-            such = f"({len(missing)} such)"
-            raise ConfigError(f"{path}: describes {missing[0]}, which does not exist {such}")
-        return metadata
+        root, listing = Path(self.root), _list_files(Path(self.root))
+        allowed = f"a directory with two images or more ({', '.join(SUFFIXES)})"
+        require(len(listing.images) >= 2, "dataset.root", self.root, allowed)
+        passed_over = listing.passed_over
+
+        # Choose the images of the splits.
+        ignored = self.held_out is HeldOut.random
+        splits = {} if ignored else _find_splits(root, listing.images, listing.metadata)
+        held_out_split = self._held_out_split(set(splits.values()))
+        train: list[str] = []
+        held_out: list[str] = []
+        for name in listing.images:
+            split = splits.get(name, "train")
+            if split not in ("train", held_out_split):
+                _pass_over(passed_over, f"images of the {split} split", name)
+                continue
+            (train if split == "train" else held_out).append(name)
+        images = sorted(train + held_out, key=_path_parts)
+        require(len(images) >= 2, "dataset.root", self.root, allowed)
+
+        # Read labels and captions.
+        used = ("train", held_out_split)
+        files = [name for name in listing.metadata if splits.get(name, "train") in used]
+        texts = {name: listing.texts[name] for name in images if name in listing.texts}
+        labels: dict[str, str] = {}
+        captions: dict[str, tuple[str, ...]] = {}
+        if files:
+            columns = (self.caption_column, self.label_column)
+            rows = metadata.read_metadata(root, files, images, *columns)
+            labels, captions = rows.labels, rows.captions
+            for column in rows.unused:
+                _pass_over(passed_over, "columns of metadata", column)
+        else:
+            for setting in ("caption_column", "label_column"):
+                value = getattr(self, setting)
+                require(not value, f"dataset.{setting}", value, f"empty: {root} has no metadata")
+        if texts and captions:
+            problem = f"has captions in {files[0]} and in {next(iter(texts.values()))}"
+            raise ConfigError(f"{root}: {problem}; move one of them out of the folder")
+        if texts:
+            captions = metadata.read_texts(root, texts, images)
+        if not labels:
+            labels = _folder_classes(root, images, splits, bool(files), passed_over)
+        _require_distinct(root, labels)
+        untrained = sorted({labels[name] for name in held_out} - {labels[name] for name in train})
+        if untrained:
+            raise ConfigError(f"{root}: no training image has the held-out class {untrained[0]}")
+        return Contents(train, held_out, labels, captions, passed_over)
+
+    def _held_out_split(self, splits: set[str]) -> str:
+        """Return the split that is held out; "" if it is a part of all images.
+
+        Raises:
+            ConfigError: There is no such split, or it is not clear which.
+        """
+        others = sorted(splits - {"train"})
+        random = "random, which splits all images and ignores the names of splits"
+        name, value = "dataset.held_out", self.held_out.value
+        if self.held_out in (HeldOut.validation, HeldOut.test):
+            there = ", ".join(sorted(splits)) or "none"
+            allowed = f"a split of {self.root} beside train (there are: {there}), auto or random"
+            require({"train", value} <= splits, name, value, allowed)
+            return value
+        if others and "train" not in splits:
+            problem = f"{self.root} has the split {others[0]} and no split train"
+            raise ConfigError(f"{problem}: set {name}={random}, or set dataset.root to that folder")
+        require(len(others) < 2, name, value, f"{' or '.join(others)}, or {random}")
+        return others[0] if others else ""
+
+
+def _path_parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _pass_over(passed_over: dict[str, list[str]], reason: str, name: str) -> None:
+    passed_over.setdefault(reason, []).append(name)
+
+
+def _list_files(root: Path) -> Listing:
+    """Return the files below a directory. Links are followed.
+
+    Raises:
+        ConfigError: A folder cannot be listed or is reached twice, or a picture is not read.
+    """
+    listing, others = Listing(), []
+    visited: dict[str, str] = {}  # folders: real path and name
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(root / folder)
+        if real in visited:
+            problem = f"{root / folder}: is the same folder as {root / visited[real]}"
+            raise ConfigError(f"{problem}, and its images would be read twice; remove the link")
+        visited[real] = folder
+        try:
+            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder and isinstance(error, FileNotFoundError):
+                break
+            raise ConfigError(f"{root / folder}: cannot be listed ({error.strerror})") from None
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            suffix, is_folder = os.path.splitext(name)[1].lower(), os.path.isdir(entry.path)
+            if not _is_unicode(entry.name):
+                raise ConfigError(f"{root}: {name!a}: the name of a file must be UTF-8")
+            if entry.name.startswith("."):
+                _pass_over(listing.passed_over, "hidden files and folders", name)
+            elif is_folder and entry.name.startswith("__"):
+                _pass_over(listing.passed_over, "folders that begin with __", name)
+            elif is_folder:
+                pending.append(name)
+            elif suffix in (*SUFFIXES, *OTHER_PICTURES) and not os.path.isfile(entry.path):
+                raise ConfigError(f"{root / name}: is not a file, or a link to none")
+            elif suffix in SUFFIXES:
+                listing.images.append(name)
+            elif suffix in OTHER_PICTURES:
+                advice = "unpack it" if suffix == ".zip" else "convert it, for example to PNG"
+                raise ConfigError(f"{root / name}: {suffix} is not read; {advice}, or move it away")
+            elif entry.name in metadata.FILE_NAMES:
+                listing.metadata.append(name)
+            elif entry.name.lower() in (*metadata.FILE_NAMES, *UNREAD_METADATA):
+                allowed = ", ".join(metadata.FILE_NAMES)
+                raise ConfigError(f"{root / name}: metadata must be named {allowed}")
+            else:
+                others.append(name)
+    listing.images.sort(key=_path_parts)
+    listing.metadata.sort()
+    _find_texts(root, listing, others)
+    full = {parent for name in listing.images for parent in _parents(name)}
+    for folder in sorted(set(visited.values()) - full - {""}):
+        _pass_over(listing.passed_over, "folders without images", folder)
+    return listing
+
+
+def _find_texts(root: Path, listing: Listing, others: list[str]) -> None:
+    """Tell the text files beside images from other files.
+
+    Raises:
+        ConfigError: An image has two of them, or one is named after the image and its suffix.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in listing.images:
+        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+    images = set(listing.images)
+    for name in others:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in TEXT_SUFFIXES or stem not in {*by_stem, *images}:
+            _pass_over(listing.passed_over, "files of other types", name)
+            continue
+        if stem in images:
+            expected = os.path.splitext(stem)[0] + suffix
+            raise ConfigError(f"{root / name}: the caption of {stem} must be named {expected}")
+        for image in by_stem[stem]:
+            if listing.texts.setdefault(image, name) != name:
+                raise ConfigError(f"{root / name}: {image} also has {listing.texts[image]}")
+
+
+def _parents(name: str) -> list[str]:
+    """Return all folders that a file is in.
+
+    >>> _parents("a/b/c.png")
+    ['a', 'a/b']
+    """
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _is_unicode(name: str) -> bool:
+    return not any(unicodedata.category(character) == "Cs" for character in name)
+
+
+def _find_splits(root: Path, images: list[str], metadata_files: list[str]) -> dict[str, str]:
+    """Return the split of each image and metadata file; nothing if there are no splits.
+
+    They are named by folders, or else by the names of image files, as in imagefolder.
+
+    Raises:
+        ConfigError: A file is in no split while others are in one, or it is in two.
+    """
+    names = [*images, *metadata_files]
+    found = {name: _split_words(name.split("/")[:-1], re.I) for name in names}
+    advice = "set dataset.held_out=random if the names are not those of splits"
+    for words in found.values():
+        for word in words:
+            if word != word.lower():
+                problem = f"the folder name {word} is that of a split, but not in lower case"
+                raise ConfigError(f"{root}: {problem}; rename it, or {advice}")
+    if not any(found.values()):
+        found = {name: _split_words(name.split("/")[-1:]) for name in names}
+    if not any(found.values()):
+        return {}
+    splits: dict[str, str] = {}
+    example = next(name for name, words in found.items() if words)
+    for name, words in found.items():
+        named = [split for split, keywords in SPLITS.items() if words & set(keywords)]
+        if not named:
+            problem = f"{name} is in no split, but {example} is in one by its name"
+            raise ConfigError(f"{root}: {problem}; {advice}")
+        if len(named) > 1:
+            raise ConfigError(f"{root}: {name} is in two splits ({', '.join(named)}); {advice}")
+        splits[name] = named[0]
+    return splits
+
+
+def _split_words(parts: list[str], flags: int = 0) -> set[str]:
+    """Return the words in names that name a split.
+
+    >>> _split_words(["my-train_2", "tests", "training"]) == {"train", "training"}
+    True
+    """
+    keywords = "|".join(keyword for words in SPLITS.values() for keyword in words)
+    pattern = re.compile(rf"(?:^|{DELIMITER})({keywords})(?=$|{DELIMITER})", flags)
+    return {word for part in parts for word in pattern.findall(part)}
+
+
+def _folder_classes(
+    root: Path,
+    images: list[str],
+    splits: dict[str, str],
+    described: bool,
+    passed_over: dict[str, list[str]],
+) -> dict[str, str]:
+    """Return the class of each image by its folder.
+
+    Args:
+        root: The directory.
+        images: The images.
+        splits: The split of each image, or nothing.
+        described: Whether metadata describe the images. Then folders are not classes.
+        passed_over: What is not read; folders that are not classes are added.
+
+    Raises:
+        ConfigError: Images lie at several depths, or in nested folders.
+    """
+    by_folder = bool(splits) and any(_split_words(n.split("/")[:-1]) for n in images)
+    outer, folders = {}, {}
+    for name in images:
+        parts = name.split("/")[:-1]
+        start = 0
+        if by_folder:  # classes are below the folder of the split
+            start = next(i for i, part in enumerate(parts, 1) if _split_words([part]))
+        outer[name], folders[name] = parts[: start - 1] if start else [], parts[start:]
+    first = images[0]
+    split_outside = next((name for name in images if outer[name] != outer[first]), None)
+    if split_outside and not described:
+        problem = f"{first} and {split_outside} are in splits inside of different folders"
+        raise ConfigError(
+            f"{root}: {problem}; the folder of a split must be above those of classes"
+        )
+    distinct = sorted({"/".join(parts) for parts in folders.values()})
+    if distinct == [""] and by_folder and not described:
+        whole: dict[str, str] = {}  # the folder of each split
+        for name in images:
+            folder = name.rpartition("/")[0]
+            if whole.setdefault(splits[name], folder) != folder:
+                both = f"{whole[splits[name]]} and {folder}"
+                problem = f"{both} are both named after the split {splits[name]}"
+                raise ConfigError(f"{root}: {problem}; put their images into one folder")
+    if len(distinct) == 1:
+        return dict.fromkeys(images, distinct[0] or ".")
+    if described:
+        for folder in distinct:
+            _pass_over(passed_over, "folders as classes, since metadata has no labels", folder)
+        return dict.fromkeys(images, ".")
+    nested = next((name for name in images if len(folders[name]) != 1), None)
+    if nested is not None:
+        other = next(name for name in images if folders[name] != folders[nested])
+        place = "directly in dataset.root, or in the folder of a split"
+        problem = f"{nested} and {other} are not both in a class folder, which must be {place}"
+        advice = "move images, or write labels into metadata.jsonl"
+        raise ConfigError(f"{root}: {problem}; {advice}")
+    return {name: parts[0] for name, parts in folders.items()}
+
+
+def _require_distinct(root: Path, classes: dict[str, str]) -> None:
+    """Check that classes differ in what one sees.
+
+    Raises:
+        ConfigError: Two differ in spaces or in Unicode forms alone.
+    """
+    seen: dict[str, str] = {}
+    for name in sorted(set(classes.values())):
+        plain = unicodedata.normalize("NFC", name).strip()
+        if seen.setdefault(plain, name) != name:
+            problem = f"the classes {seen[plain]!a} and {name!a} differ in spaces or Unicode forms"
+            raise ConfigError(f"{root}: {problem} alone; rename one of them")

@@ -114,7 +114,7 @@ def make_autoencoder(spec: Autoencoder, partial: Path, workspace: Workspace) -> 
         training.restore(state, partial / saved["checkpoint"])
     clock = Clock(partial, workspace.compute.checkpoint_seconds)
 
-    with track(spec, partial, workspace, resume_step=state.step) as log:
+    with track(spec, partial, workspace) as log:
         # Train.
         while state.step < settings.num_steps:
             loss = _train_step(vae, state, images, spec)
@@ -206,7 +206,7 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
     clock = Clock(partial, workspace.compute.checkpoint_seconds)
 
     # Encode the images.
-    with track(spec, partial, workspace, resume_step=num_rows) as log:
+    with track(spec, partial, workspace) as log:
         for first in range(num_rows, len(images), BATCH_ENCODE):
             end = first + BATCH_ENCODE
             latents = encode(vae, as_pixels(images.images[first:end]).to(device))
@@ -218,7 +218,8 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
             if clock.due():
                 for array in arrays:
                     array.flush()
-                clock.save({"rows": end})
+                rows = min(end, len(images))
+                clock.save({"rows": rows}, filled={path.name: rows for path in paths})
     for array in arrays:
         array.flush()
     vae.register_to_config(_name_or_path="")  # a path of this machine

@@ -37,8 +37,11 @@ class LatentDiffusion(Model):
     name: ClassVar[str] = "ldm"
     pixels: ClassVar[bool] = False
     reads_text: ClassVar[bool] = True
-    pretrained: str = ""  # a folder, or a name in the hub's cache
-    autoencoder: Autoencoding = field(default_factory=Autoencoding)  # without a pretrained pipeline
+    # A folder, or a name in the hub's cache.
+    pretrained: str = field(default="", metadata={"path": True})
+    autoencoder: Autoencoding = field(
+        default_factory=Autoencoding, metadata={"used_if": {"pretrained": ("",)}}
+    )
     samples_latents: bool = True  # every training step sees a fresh sample of latents, or the mean
     text_length: int = 12  # L, tokens
     context_width: int = 384  # E, of a token's state
@@ -100,6 +103,11 @@ class LatentDiffusion(Model):
         """Return the shape of the latents of an image of shape [C, H, W]."""
         channels, side = self._latent_geometry()
         return channels, shape[1] // side, shape[2] // side
+
+    @property
+    def condition_shape(self) -> tuple[int, int]:
+        """Return the tokens of a text and the width of their states."""
+        return self.text_length, self.context_width
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         """Return the approximate multiply-adds of one forward pass of one image."""

@@ -49,12 +49,14 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     )
     vae = directory.parents[1] / latents[0] / "vae"
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(vae, local_files_only=True),
+        vae=AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, local_files_only=True),
         text_encoder=text_encoder,
         tokenizer=AutoTokenizer.from_pretrained(
             text.tokenizer_path, local_files_only=True, model_max_length=text.length
         ),
-        unet=UNet2DConditionModel.from_pretrained(directory, local_files_only=True),
+        unet=UNet2DConditionModel.from_pretrained(
+            directory, low_cpu_mem_usage=False, local_files_only=True
+        ),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,

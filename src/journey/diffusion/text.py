@@ -3,12 +3,14 @@
 N  images;  L  tokens of a text;  E  width of a token's state
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from journey.engine.checks import ConfigError, require
 from journey.pipeline.pretrained import package_directory
 
 if TYPE_CHECKING:
@@ -45,8 +47,22 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Return E."""
-        return json.loads((self.path / "config.json").read_text())["hidden_size"]
+        """Return E.
+
+        Raises:
+            ConfigError: The encoder's config.json has none.
+        """
+        path = self.path / "config.json"
+        try:
+            width = json.loads(path.read_text())["hidden_size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"model.pretrained: {path} must be a text encoder's, with a hidden_size ({reason})"
+            ) from None
+        allowed = "a positive whole number"
+        require(type(width) is int and width > 0, f"{path}: hidden_size", width, allowed)
+        return width
 
     def tokens(self, texts: Sequence[str]) -> tuple["Tensor", "Tensor"]:
         """Return token ids, and a mask that is 0 at padding, both int64 [texts, L]."""
@@ -58,7 +74,7 @@ class TextEncoder:
         """Return the end of a text that does not fit into L tokens, or "" if all of it fits."""
         if text.isascii() and len(text) <= self.length - NUM_SPECIAL:
             return ""  # a token has at least one character
-        tokenizer = self._load_fast_tokenizer()
+        tokenizer = _load_fast_tokenizer(self.tokenizer_path)
         room = self.length - tokenizer.num_special_tokens_to_add(is_pair=False)
         spans = tokenizer.encode(text, add_special_tokens=False).offsets  # of each token in text
         return "" if len(spans) <= room else text[spans[room][0] :]
@@ -96,17 +112,21 @@ class TextEncoder:
 
         return AutoTokenizer.from_pretrained(self.tokenizer_path, local_files_only=True)
 
-    def _load_fast_tokenizer(self) -> "Tokenizer":
-        """Return the tokenizer without transformers, which imports torch: plans check prompts."""
-        from tokenizers import Tokenizer
 
-        file = self.tokenizer_path / "tokenizer.json"
-        if not file.is_file():  # as Stable Diffusion 2 was released
-            return self._load_tokenizer().backend_tokenizer
-        tokenizer = Tokenizer.from_file(str(file))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+@functools.cache
+def _load_fast_tokenizer(path: Path) -> "Tokenizer":
+    """Return a tokenizer without transformers, which imports torch: plans check texts."""
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json"
+    if not file.is_file():  # as Stable Diffusion 2 was released
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class LazyCaptions:

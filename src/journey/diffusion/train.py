@@ -89,7 +89,7 @@ def fit(
         state, inputs = start(training_run, workspace, share, begin)
         steps = training.train(state, inputs, until)
         clock, numbers = resume.Clock(partial, compute.checkpoint_seconds), []
-        with track(artifact, partial, workspace, resume_step=state.step) as log:
+        with track(artifact, partial, workspace) as log:
             for loss, gradient_norm in steps:
                 numbers.append(torch.stack([loss, gradient_norm]))
                 if len(numbers) < LOG_INTERVAL and state.step < until:

@@ -1,8 +1,10 @@
-"""Checks of settings. A failed check raises ConfigError."""
+"""Checks of settings, and paths among them. A failed check raises ConfigError."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -97,6 +99,41 @@ def require_samples(group: str, num_samples: int, antithetic: bool) -> None:
     even = num_samples % 2 == 0
     allowed = "even when antithetic=true"
     require(even or not antithetic, f"{group}.num_samples", num_samples, allowed)
+
+
+def expand_paths(settings: DataclassInstance, prefix: str = "") -> None:
+    """Replace a leading ~ or ~user of every path, in place. Metadata of fields say what is a path.
+
+    Args:
+        settings: A dataclass, which may contain others.
+        prefix: Text before the names of its fields in messages.
+    """
+    for f in fields(settings):
+        name, value = f"{prefix}{f.name}", getattr(settings, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            expand_paths(value, f"{name}.")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if is_dataclass(item) and not isinstance(item, type):
+                    expand_paths(item, f"{name}.{key}.")
+        elif f.metadata.get("path"):
+            if isinstance(value, list):
+                setattr(settings, f.name, [_expand_path(name, path) for path in value])
+            elif value or f.default != "":  # a default of "" means none
+                setattr(settings, f.name, _expand_path(name, value))
+
+
+def _expand_path(name: str, path: str) -> str:
+    require(path != "" and path.isprintable(), name, repr(path), "a path of printable characters")
+    expanded = os.path.expanduser(path)
+    allowed = f"a path; there is no such user (./{path} if it begins with ~)"
+    require(not expanded.startswith("~"), name, path, allowed)
+    try:
+        os.stat(expanded)
+    except OSError as error:
+        unknown = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        require(unknown, name, path, f"a path that can be read ({error.strerror})")
+    return expanded
 
 
 def require_types(settings: DataclassInstance, prefix: str = "") -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from journey.engine.files import write_json
-from journey.engine.spec import Spec
+from journey.engine.spec import Shapes, Spec
 from journey.engine.store import MANIFEST, Store, StoreError
 from journey.engine.workspace import Compute
 
@@ -23,11 +23,10 @@ SIMILAR = 10.0  # the largest ratio of work at which one artifact's cost estimat
 
 @dataclass(frozen=True)
 class StageCost:
-    """The median seconds and bytes of the artifacts of one stage that took the same work."""
+    """The median seconds of the artifacts of one stage that took the same work."""
 
     work: float
     seconds: float
-    size: float
 
 
 @dataclass(frozen=True)
@@ -52,47 +51,51 @@ class Cost:
     """An estimated cost; None where it is unknown."""
 
     seconds: float | None
-    size: float | None  # bytes of the arrays
+    size: int | None  # bytes of the arrays
     rough: bool = False  # whether it is scaled from an artifact of quite different work
     measured: bool = False  # whether the seconds follow from a measured rate
 
 
 def recorded_costs(store: Store) -> dict[str, list[StageCost]]:
     """Return the costs of the artifacts in a store, by stage. Unreadable manifests are ignored."""
-    records = defaultdict(list)  # seconds and bytes, by stage and work
+    records = defaultdict(list)  # seconds, by stage and work
     for path in store.root.glob(f"*/*/{MANIFEST}"):
         try:
             manifest = json.loads(path.read_text())
             stage, work = manifest["key_fields"]["stage"], float(manifest["work"])
-            records[stage, work].append((float(manifest["seconds"]), int(manifest["bytes"])))
+            records[stage, work].append(float(manifest["seconds"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     costs = defaultdict(list)
-    for (stage, work), record in records.items():
-        seconds, sizes = zip(*record, strict=True)
-        costs[stage].append(StageCost(max(work, 1.0), median(seconds), median(sizes)))
+    for (stage, work), seconds in records.items():
+        costs[stage].append(StageCost(max(work, 1.0), median(seconds)))
     return costs
 
 
-def estimate_cost(spec: Spec, costs: list[StageCost], rate: Rate | None) -> Cost:
+def estimate_cost(
+    spec: Spec, costs: list[StageCost], rate: Rate | None, parameters: Shapes | None = None
+) -> Cost:
     """Return the estimated cost of an artifact.
 
-    The artifact of the most similar work is scaled if the works differ by less than a factor of
-    SIMILAR; otherwise the rate is used. Without a rate, that artifact is scaled all the same.
+    The time of the artifact of the most similar work is scaled if the works differ by less than a
+    factor of SIMILAR; otherwise the rate is used. Without a rate, that time is scaled all the same.
+    Bytes are not scaled: they follow from shapes, or are unknown.
 
     Args:
         spec: The artifact.
         costs: Recorded costs of its stage.
         rate: The measured rate of its stage, if any.
+        parameters: The shapes of the model's parameters by name, if they are known.
     """
-    size: float | None = spec.size or (rate.size if rate is not None else None)
+    size = spec.size if parameters is None else spec.size_given(parameters)
+    if size is None and rate is not None:
+        size = rate.size
     nearest = min(costs, key=lambda cost: abs(math.log(cost.work / spec.work)), default=None)
     if nearest is not None:
         scale = spec.work / nearest.work
         similar = 1 / SIMILAR <= scale <= SIMILAR
         if similar or rate is None:
-            scaled_size = scale * nearest.size if similar else None
-            return Cost(scale * nearest.seconds, size or scaled_size, rough=not similar)
+            return Cost(scale * nearest.seconds, size, rough=not similar)
     if rate is None:
         return Cost(None, size)
     return Cost(spec.work / rate.work * rate.seconds, size, measured=True)

@@ -7,31 +7,27 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from journey.engine.files import replace_text
+from journey.engine.resume import METRICS, STATE
 from journey.engine.spec import Spec, cache_key, key_fields
 from journey.engine.workspace import LogMetrics, Workspace
 
-METRICS = "metrics.jsonl"
-
 
 @contextlib.contextmanager
-def track(
-    spec: Spec, partial: Path, workspace: Workspace, resume_step: int = -1
-) -> Iterator[Callable[..., None]]:
-    """Open the metrics of a stage, which resumes from `resume_step`; later steps are logged again.
+def track(spec: Spec, partial: Path, workspace: Workspace) -> Iterator[Callable[..., None]]:
+    """Open the metrics of a stage: empty, or as they were at the state that `load_state` returned.
 
     Yields:
         A function `log(step, name=value, …)`, which appends a line to `metrics.jsonl`.
     """
     path = partial / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):  # cut short by a crash
-        lines.pop()
-    replace_text(path, "".join(line for line in lines if json.loads(line)["step"] <= resume_step))
+    if not (partial / STATE).exists():  # a stage that does not resume begins anew
+        replace_text(path, "")
 
     tracker: AbstractContextManager[LogMetrics | None] = contextlib.nullcontext()
     if spec.has_curves:
-        name = cache_key(spec).split("/")[1]
-        tracker = workspace.tracking.watch(name, workspace.group, spec.stage, key_fields(spec))
+        key = cache_key(spec)
+        name = key.partition("/")[2]
+        tracker = workspace.tracking.watch(key, name, workspace.group, spec.stage, key_fields(spec))
     with tracker as log_metrics, open(path, "a") as file:
 
         def log(step: int, **values: float) -> None:

@@ -1,16 +1,19 @@
 """Components (choices of a config group), specs (what determines an artifact), and cache keys.
 
 A cache key is a folder, a readable label, and 48 bits of a hash of the key fields: the stage's name
-and version, every field of the spec, and the digests of the specs it is computed from.
+and version, every field of the spec, and the digests of the specs it is computed from. The version
+stands for the code of this package; that of users is represented by a hash of its source files.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
+import importlib.util
 import json
+import sys
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Component(ABC):
@@ -45,9 +51,30 @@ class Component(ABC):
         return ""
 
 
+PACKAGE = __name__.partition(".")[0]
+
+
 @functools.cache
-def _source_hash(component_type: type) -> str:
-    return hashlib.sha256(Path(inspect.getfile(component_type)).read_bytes()).hexdigest()[:16]
+def _source_hash(*modules: str) -> str:
+    """Return a hash of the source files of those modules that are not of this package, or "".
+
+    Raises:
+        ModuleNotFoundError: A module has no file.
+    """
+    hashes = []
+    for name in dict.fromkeys(modules):
+        if name.partition(".")[0] == PACKAGE:
+            continue
+        module = sys.modules.get(name)
+        if module is None:  # a maker is not imported before it is called, since it imports torch
+            found = importlib.util.find_spec(name)
+            file = None if found is None else found.origin
+        else:
+            file = getattr(module, "__file__", None)
+        if file is None:
+            raise ModuleNotFoundError(f"{name}: no file has the source of this component or stage")
+        hashes.append(hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16])
+    return ":".join(hashes)
 
 
 def omitted_default(value: Any, kw_only: bool = False) -> Any:
@@ -97,8 +124,12 @@ class Spec:
 
     @property
     def size(self) -> int | None:
-        """Return the bytes of the arrays, or None if the fields do not determine them."""
+        """Return the bytes of the arrays, or None if the fields do not determine their shapes."""
         return None
+
+    def size_given(self, parameters: Shapes) -> int | None:
+        """Return the bytes of the arrays, given the shapes of the model's parameters by name."""
+        return self.size
 
     @property
     def rate_name(self) -> str:
@@ -122,8 +153,7 @@ def describe(value: object) -> object:
     if not isinstance(value, Component):
         return {"type": type(value).__name__, **described}
     # The cache key of a component that a user wrote contains the hash of its source.
-    users = not type(value).__module__.startswith("journey.")
-    hashes = [value.content_hash(), _source_hash(type(value)) if users else ""]
+    hashes = [value.content_hash(), _source_hash(type(value).__module__)]
     content = ":".join(part for part in hashes if part)
     return {"name": value.name, **described, **({"content_hash": content} if content else {})}
 
@@ -141,7 +171,9 @@ def _described_fields(value: DataclassInstance) -> dict[str, object]:
 
 def key_fields(spec: Spec) -> dict[str, object]:
     """Return the content that the digest of a spec is the hash of."""
-    return {"stage": spec.stage, "version": spec.version, **_described_fields(spec)}
+    described = {"stage": spec.stage, "version": spec.version, **_described_fields(spec)}
+    source = _source_hash(spec.maker.partition(":")[0], type(spec).__module__)
+    return described | ({"source": source} if source else {})
 
 
 def digest(spec: Spec) -> str:

@@ -21,8 +21,9 @@ import contextlib
 import functools
 import json
 import os
-import shutil
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -42,10 +43,12 @@ from journey.engine.files import (
 from journey.engine.graph import parents
 from journey.engine.provenance import git_state, machine_id, package_versions
 from journey.engine.spec import Spec, cache_key, key_fields
+from journey.engine.text import printable
 
 MANIFEST = "manifest.json"
 COSTS = "costs.json"
 OTHER_FOLDERS = ("logs", "jobs")  # of a store, without artifacts
+SHORT = 60  # characters of a value in a message
 
 CHECKSUM_FIELDS = {"sha256": str, "bytes": int}
 COST_FIELDS = {"seconds": (int, float), "bytes": int, "work": (int, float), "metadata": dict}
@@ -106,17 +109,21 @@ class Store:
     def __reduce__(self) -> tuple:
         return Store, (self.root,)  # another process reads manifests itself
 
-    def check_writable(self) -> None:
+    def check_writable(self, create: bool = True) -> None:
         """Check that files can be written here.
+
+        Args:
+            create: Whether a missing directory is created; otherwise, whether it could be.
 
         Raises:
             StoreError: They cannot.
         """
-        file = self.root / f".writable-{os.getpid()}"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file.write_text("x")
-            file.unlink()
+            if create:
+                self.root.mkdir(parents=True, exist_ok=True)
+            existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+            with tempfile.NamedTemporaryFile(dir=existing, prefix=".writable-") as file:
+                file.write(b"x")
         except (OSError, ValueError) as error:  # ValueError: not a path
             problem = f"artifacts cannot be written here ({error_text(error)})"
             raise StoreError(f"{self.root}: {problem}") from None
@@ -168,7 +175,7 @@ class Store:
         for directory in sorted(self.root.glob("[!.]*/[!.]*")):
             folder = directory.parent.name
             is_artifact = directory.is_dir() and directory.suffix != ".partial"
-            if not is_artifact or folder in OTHER_FOLDERS:
+            if not is_artifact or folder in OTHER_FOLDERS or not _is_ours(directory):
                 continue
             try:
                 manifest = _read_manifest(directory)
@@ -192,10 +199,16 @@ class Store:
         Yields:
             The partial directory, perhaps with the state of an interrupted run. The artifact may
             exist by now: call `find` before computing it.
+
+        Raises:
+            StoreError: The partial directory or the lock is a symbolic link.
         """
         final = self.root / cache_key(spec)
         final.parent.mkdir(parents=True, exist_ok=True)
         lock_path = sibling(final, ".lock")
+        for path in (lock_path, sibling(final, ".partial")):
+            if path.is_symlink():
+                raise StoreError(f"{path}: a symbolic link, which is not followed; delete the link")
         with open(lock_path, "a+") as lock:  # the kernel releases it, however this process ends
             locked = acquire_lock(lock, cache_key(spec))
             suffix = ".partial" if locked else f".{machine_id()}.{os.getpid()}.partial"
@@ -254,34 +267,78 @@ class Store:
         except OSError:
             if not final.exists():
                 raise
-            shutil.rmtree(partial)  # another process computed the same artifact
+            # Another process computed the same artifact.
+            _remove_files(partial, _read_manifest(final)["checksums"])
         fsync(final.parent)
 
         # Only now: a run that is killed before the rename still resumes.
         for path in list(final.rglob("*")):
-            if path.name.startswith("resume.") or path.suffix == ".tmp":
+            if _is_state(path):
                 path.unlink(missing_ok=True)
         artifact = self.find(spec)
         assert artifact is not None
         return artifact
 
 
-def differences(stored: object, expected: object, path: str = "") -> list[str]:
-    """Return the differences of two descriptions at `path`, such as "a.b: stored 1, expected 2"."""
+def differences(stored: object, expected: object) -> list[str]:
+    """Return the differences of two descriptions, such as "a.b: stored 1, expected 2"."""
+    changes = changed_values(stored, expected)
+    return [f"{path}: stored {old}, expected {new}" for path, old, new in changes]
+
+
+def changed_values(stored: object, expected: object, path: str = "") -> list[tuple[str, str, str]]:
+    """Return where two descriptions differ: the path, such as "a.b", and both values in short."""
     if not (isinstance(stored, dict) and isinstance(expected, dict)):
-        return [] if stored == expected else [f"{path}: stored {stored}, expected {expected}"]
-    lines = []
+        return [] if stored == expected else [(path, _in_short(stored), _in_short(expected))]
+    changes = []
     for key in sorted({*stored, *expected}):
         pair = stored.get(key, "(nothing)"), expected.get(key, "(nothing)")
-        lines += differences(*pair, path=f"{path}.{key}" if path else key)
-    return lines
+        changes += changed_values(*pair, path=f"{path}.{key}" if path else key)
+    return changes
+
+
+def _in_short(value: object) -> str:
+    """Return a value as text of at most `SHORT` characters; settings by their component's name."""
+    if isinstance(value, dict):
+        return f"{value.get('name', '')}{{…}}"
+    return printable(str(value), SHORT)
 
 
 def _is_auxiliary(path: Path) -> bool:
     """Return whether a file is no payload: a manifest, record, state or half-written file."""
-    record = path.name.startswith("verified-") and path.suffix == ".json"
-    state = path.name.startswith("resume.") or path.suffix == ".tmp"
-    return path.name == MANIFEST or record or state
+    return _is_record(path) or _is_state(path) or path.suffix == ".tmp"
+
+
+def _is_record(path: Path) -> bool:
+    verified = path.name.startswith("verified-") and path.suffix == ".json"
+    return path.name == MANIFEST or verified
+
+
+def _is_state(path: Path) -> bool:
+    """Return whether a file is a state to resume from, or one of ours that is half written."""
+    half_written = re.search(r"\.\d+\.tmp$|^state\.tmp$", path.name) is not None
+    return path.name.startswith("resume.") or half_written
+
+
+def _remove_files(partial: Path, payload: Iterable[str]) -> None:
+    """Remove a partial directory, its payload and its states, but no files of others."""
+    emptied = {partial}
+    for path in list(partial.rglob("*")):
+        if str(path.relative_to(partial)) in payload or _is_record(path) or _is_state(path):
+            path.unlink(missing_ok=True)
+            emptied.add(path.parent)
+    for directory in sorted(emptied, reverse=True):  # the inner ones first
+        with contextlib.suppress(OSError):  # it has other files
+            directory.rmdir()
+
+
+def _is_ours(directory: Path) -> bool:
+    """Return whether a directory has the name or the manifest of an artifact."""
+    if re.search(r"-[0-9a-f]{12}$", directory.name):
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return _has_fields(read_checksummed(directory / MANIFEST), MANIFEST_FIELDS)
+    return False
 
 
 def _read_manifest(directory: Path) -> dict:
@@ -336,4 +393,4 @@ def _check_content(directory: Path, name: str, expected: dict) -> None:
 
 def _refuse(path: Path, directory: Path, problem: str) -> NoReturn:
     message = f"{path}: {problem}; delete {directory} to compute it again"
-    raise StoreError(message.replace("\n", " ")) from None
+    raise StoreError(printable(message)) from None

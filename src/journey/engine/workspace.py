@@ -69,9 +69,17 @@ class Tracking(Component):
 
     @abstractmethod
     def watch(
-        self, name: str, group: str, job_type: str, settings: dict[str, object]
+        self, key: str, name: str, group: str, job_type: str, settings: dict[str, object]
     ) -> AbstractContextManager[LogMetrics | None]:
-        """Return a context that follows one job; it yields None if nothing is logged."""
+        """Return a context that follows one job; it yields None if nothing is logged.
+
+        Args:
+            key: The cache key of the artifact. A job that was interrupted has the same one again.
+            name: What the job is called.
+            group: The name of the experiment.
+            job_type: The stage, or "report".
+            settings: What the job computes.
+        """
 
 
 @dataclass(frozen=True)

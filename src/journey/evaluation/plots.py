@@ -1,16 +1,24 @@
 """What the figures of all evaluations share: colours and markers of methods, curves, heat maps.
 
-Figures are `matplotlib.figure.Figure` objects: nothing here imports pyplot or sets a backend.
+Figures are `matplotlib.figure.Figure` objects: nothing here imports pyplot or sets a backend. They
+show names, labels and titles as they are: `$` begins no formula.
 """
 
+import functools
 from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from journey.engine.text import printable
 from journey.evaluation.rows import Row, error_bars
 
 VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, OLIVE, ROSE = (
@@ -39,6 +47,69 @@ FAMILIES = {
 
 MARKERS = ("o", "s", "^")
 
+MOST_IN_LINE = 200  # letters of a line of text
+MOST_IN_NAME = 48  # letters of a name in a legend or at a tick
+
+
+class PlainFigure(Figure):
+    """A figure all of whose texts are shown as they are, however it is drawn."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure."""
+        plain_texts(self)
+        super().draw(renderer)
+
+
+def plain_texts(figure: Figure) -> None:
+    """Make all texts of a figure plain: no formulas, no characters that its fonts do not have."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        lines = text.get_text().split("\n")
+        shown = [plain_text(line, MOST_IN_LINE, text.get_fontproperties()) for line in lines]
+        text.set_text("\n".join(shown))
+    for legend in figure.findobj(Legend):
+        assert isinstance(legend, Legend)
+        for text in [*legend.get_texts(), legend.get_title()]:
+            text.set_text(plain_text(text.get_text(), MOST_IN_NAME, text.get_fontproperties()))
+        inside = isinstance(legend.parent, Axes) and (
+            legend.get_bbox_to_anchor() is legend.parent.bbox
+        )
+        legend.set_in_layout(not inside)  # a wide one would leave no room for the axes
+
+    # Names at ticks become texts each time the figure is drawn.
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter):
+                formatter.seq = [plain_text(name, MOST_IN_NAME) for name in formatter.seq]
+            elif isinstance(formatter, FuncFormatter):
+                names = getattr(formatter.func, "args", [None])[0]  # as set_xticks(…, labels) does
+                for place, name in names.items() if isinstance(names, dict) else ():
+                    names[place] = plain_text(name, MOST_IN_NAME)
+            else:  # numbers, perhaps as powers of ten
+                for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                    tick.label1.set_parse_math(True)
+                axis.get_offset_text().set_parse_math(True)
+
+
+def plain_text(text: str, most: int, font: FontProperties | None = None) -> str:
+    """Return a line of at most `most` characters, with codes for those that a font does not have.
+
+    >>> plain_text("a\\tb 猫", 10)
+    'a b U+732B'
+    """
+    shown = printable(text, most)
+    if shown.isascii():
+        return shown
+    glyphs = _glyphs(findfont(font or FontProperties()))
+    return "".join(c if ord(c) in glyphs else f"U+{ord(c):04X}" for c in shown)
+
+
+@functools.cache
+def _glyphs(font_file: str) -> frozenset[int]:
+    return frozenset(get_font(font_file).get_charmap())
+
 
 def method_colour(method: str) -> str:
     """Return the colour of a method in every figure; the name of an unknown method determines one.
@@ -49,7 +120,7 @@ def method_colour(method: str) -> str:
     for colour, names in FAMILIES.items():
         if method in names:
             return colour
-    return COLOURS[crc32(method.encode()) % len(COLOURS)]
+    return COLOURS[crc32(method.encode(errors="backslashreplace")) % len(COLOURS)]
 
 
 def method_marker(method: str) -> str:
@@ -69,7 +140,7 @@ def new_figure(
     width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure of width and height `size`, in inches, and its axes [rows, columns]."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = PlainFigure(figsize=size, layout="constrained")
     grid = figure.subplots(
         rows, columns, sharex=sharex, sharey=sharey, width_ratios=width_ratios, squeeze=False
     )
@@ -97,7 +168,8 @@ def plot_points(
         x, y, xerr, yerr = values, positions, bars, None  # type: ignore[assignment]
     face = "white" if hollow else colour
     style = {"fmt": line, "color": colour, "mfc": face, "capsize": 2, "ms": 4, "elinewidth": 1}
-    axes.errorbar(x, y, yerr, xerr, label=label, **style)  # type: ignore[arg-type]
+    shown = f" {label}" if (label or "").startswith("_") else label  # else no legend has it
+    axes.errorbar(x, y, yerr, xerr, label=shown, **style)  # type: ignore[arg-type]
 
 
 def plot_curve(

@@ -13,14 +13,16 @@ low_90, high_90      the 90% interval of a difference, by which equivalence is d
 null_low, null_high  the central 95% of its null distribution
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from journey.attribution.targets import STEP
 from journey.engine.checks import require
+from journey.engine.text import printable
 from journey.pipeline.interfaces import Row
 
 if TYPE_CHECKING:
@@ -257,8 +259,8 @@ def pivot(
     lines: dict[str, dict[str, str]] = {}
     names: dict[str, None] = {}  # of the columns, in order
     for row in rows:
-        line = str(row[index] if isinstance(index, str) else index(row))
-        column = str(row[columns] if isinstance(columns, str) else columns(row))
+        line = printable(str(row[index] if isinstance(index, str) else index(row)))
+        column = printable(str(row[columns] if isinstance(columns, str) else columns(row)))
         lines.setdefault(line, {heading: line})[column] = cell(row)
         names[column] = None
     return DataFrame(list(lines.values()), columns=[heading, *names]).fillna("")
@@ -269,21 +271,39 @@ def rich_table(frame: "DataFrame", title: str, *sections: "DataFrame") -> "Table
 
     Nothing is markup: brackets are intervals.
     """
+    lines = [list(part.itertuples(index=False)) for part in (frame, *sections)]
+    return terminal_table(frame.columns, lines, title)
+
+
+def terminal_table(
+    headings: Sequence[object],
+    sections: Sequence[Sequence[Sequence[object]]],
+    title: str = "",
+    justify: Literal["left", "right"] = "right",
+) -> "Table":
+    """Return a table for the terminal. Nothing in it is markup or controls the terminal.
+
+    Args:
+        headings: The headings of the columns.
+        sections: The lines of each section.
+        title: The title; "" for none.
+        justify: Justification of all columns but the first.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
-    for i, name in enumerate(frame.columns):
-        table.add_column(Text(str(name)), justify="right" if i else "left")
-    for part in (frame, *sections):
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    for i, name in enumerate(headings):
+        table.add_column(Text(printable(str(name))), justify=justify if i else "left")
+    for lines in sections:
         table.add_section()
-        for line in part.itertuples(index=False):
-            table.add_row(*(Text(str(text)) for text in line))
+        for line in lines:
+            table.add_row(*(Text(printable(str(text))) for text in line))
     return table
 
 
 def markdown_table(frame: "DataFrame") -> str:
-    """Return a table as Markdown.
+    """Return a table as Markdown, with its texts as they are.
 
     >>> from pandas import DataFrame
     >>> print(markdown_table(DataFrame([{"method": "trak", "LDS": "20 [10, 34]"}])))
@@ -291,5 +311,19 @@ def markdown_table(frame: "DataFrame") -> str:
     | --- | --- |
     | trak | 20 [10, 34] |
     """
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    lines = [[markdown_text(str(name)) for name in frame.columns], ["---"] * len(frame.columns)]
+    for line in frame.itertuples(index=False):
+        lines.append([markdown_text(str(text)) for text in line])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    r"""Return text as Markdown that shows it, in a line or a cell.
+
+    >>> print(markdown_text("a|b <i> `c` *d* gradient_dot _e_ [f](g) $x$"))
+    a\|b &lt;i> \`c\` \*d\* gradient_dot \_e\_ [f]\(g) \$x\$
+    """
+    text = re.sub(r"([\\`|*~$])", r"\\\1", printable(text))
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside words, they are no emphasis
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+    return re.sub(r"(?<=\])(?=[(\[:])", r"\\", text)

@@ -138,11 +138,11 @@ class Client:
             artifact = self._workspace.store.find(spec)
             if artifact is None:
                 continue
-            seconds, size = artifact.manifest["seconds"], artifact.manifest["bytes"]
+            seconds = artifact.manifest["seconds"]
             if key not in queue.running:
                 queue.start(key)
             queue.finish(key, seconds)
-            self._costs[spec.stage].append(StageCost(max(spec.work, 1.0), seconds, size))
+            self._costs[spec.stage].append(StageCost(max(spec.work, 1.0), seconds))
             finished.append(spec)
         return finished
 

@@ -175,6 +175,7 @@ def write_log(root: Path, key: str, text: str) -> str:
     log = log_path(root, key)
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # a symbolic link is not followed
         log.write_text(text, encoding="utf-8", errors="backslashreplace")
         return f" (log: {log})"
     return ""

@@ -11,6 +11,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from journey.engine.text import printable
 from journey.launch.jobs import JobQueue
 
 INTERVAL = 60.0  # seconds from line to line
@@ -118,7 +119,8 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 @contextlib.contextmanager
 def _bar(queue: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callable[[], None]]:
-    remaining, description = TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+    remaining = TextColumn("{task.fields[left]}", markup=False)
+    description = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), remaining, description)
     console = Console(file=terminal)
     with Progress(*columns, console=console, redirect_stdout=terminal is sys.stdout) as progress:
@@ -130,7 +132,7 @@ def _bar(queue: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callab
             text = "" if seconds is None else f"about {duration(seconds)} left"
             completed = len(queue.finished_seconds)
             progress.update(
-                bar, completed=completed, description=_running(queue) + failed, left=text
+                bar, completed=completed, description=printable(_running(queue) + failed), left=text
             )
 
         yield show
@@ -155,7 +157,7 @@ def _print(text: str, output: TextIO | None) -> None:
     if output is None or output.closed:
         return
     try:
-        print(text, file=output, flush=True)
+        print(printable(text), file=output, flush=True)
     except BrokenPipeError:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, output.fileno())  # buffered text would be an error when Python ends

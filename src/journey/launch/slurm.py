@@ -1,5 +1,6 @@
 """Slurm: submit array tasks that compute artifacts, find them again, and resubmit them."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,13 @@ from journey.launch.machine import Allocation, check_compute
 from journey.launch.progress import show_progress
 from journey.launch.submissions import ArrayTaskID, read_job_state, state_path, submitted_tasks
 
+OPTIONS = {  # of sbatch that follow from other settings (""): those that the launcher needs
+    "partition": "partition", "account": "account", "qos": "qos", "time": "minutes",
+    "gpus-per-node": "gpus", "cpus-per-task": "cpus", "mem": "memory_gib",
+    "array": "array_parallelism", "nodes": "", "ntasks": "", "ntasks-per-node": "", "job-name": "",
+    "output": "", "error": "", "open-mode": "", "signal": "", "wrap": "", "chdir": "",
+    "parsable": "", "test-only": "", "wait": "", "help": "", "version": "", "usage": "",
+}  # fmt: skip
 MOST_MINUTES = 366 * 24 * 60
 SIGNAL_SECONDS = 90  # before the time limit, when tasks are told to save; a quarter of short limits
 
@@ -84,19 +92,39 @@ class Slurm(Compute):
         require_positive(f"{where}.pack_seconds", self.pack_seconds)
         require_positive(f"{where}.poll_seconds", self.poll_seconds)
         require_within(f"{where}.gather_seconds", self.gather_seconds, 0, 1e6)
+        for name in ("partition", "account", "qos"):
+            value, allowed = getattr(self, name), "letters, digits and ._-+:@,"
+            valid = re.fullmatch(r"[\w.+:@,-]*", value) is not None
+            require(valid, f"{where}.{name}", repr(value), allowed)
+        for option, value in self.sbatch.items():
+            self._check_option(f"{where}.sbatch.{option}", option.replace("_", "-"), value)
         for line in self.setup:
-            require("\n" not in line, f"{where}.setup", line, "commands of one line")
+            allowed = "commands of one line, of printable characters"
+            require(line.isprintable(), f"{where}.setup", repr(line), allowed)
+
+    def _check_option(self, name: str, option: str, value: str) -> None:
+        """Check an option of sbatch, which becomes a line of the batch script."""
+        allowed = "a long option without its dashes, such as constraint"
+        require(re.fullmatch(r"[a-z][a-z0-9-]+", option) is not None, name, repr(value), allowed)
+        setting = OPTIONS.get(option, "")
+        allowed = f"left out; {f'use compute.{setting}' if setting else 'journey sets it itself'}"
+        require(option not in OPTIONS, name, value, allowed)
+        is_flag = value.lower() in ("true", "false")
+        require(not is_flag, name, value, "'' to pass the option without a value, or left out")
+        require(value.isprintable(), name, repr(value), "of printable characters")
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
         """Compute what the targets lack; yield each spec once the store has its artifact.
 
         Raises:
             JobsFailedError: Some jobs failed, or Slurm accepts nothing.
-            ConfigError: There is no Slurm here.
+            ConfigError: There is no Slurm here, or it would change the path of the store.
         """
         queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
         if queue.done:
             return
+        root, allowed = workspace.store.root, "a path without %, which Slurm replaces in paths"
+        require("%" not in str(root.absolute()), "artifacts", root, allowed)
         self._task_states()
         from journey.launch.client import Client  # imports submitit
 

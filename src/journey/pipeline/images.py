@@ -4,6 +4,7 @@ N  images;  C, H, W  channels, height and width of one
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -95,14 +96,19 @@ def check_images(images: ImageSet, name: str) -> None:
         ConfigError: They do not. The message begins with `name`.
     """
     n, pixels, captions = len(images), images.images, images.captions or ()
+    texts = itertools.chain(images.ids, images.class_names, *captions)
     named = np.isin(images.labels, np.arange(len(images.class_names))).all()
     rules = {
         "images must be uint8 [N, C, H, W]": pixels.dtype == np.uint8 and pixels.ndim == 4,
-        f"there must be {n} labels": len(images.labels) == n,
+        f"there must be {n} labels, whole numbers": len(images.labels) == n
+        and images.labels.dtype.kind in "iu",
         f"there must be {n} ids, each once": len(set(images.ids)) == len(images.ids) == n,
         f"there must be captions of all {n}": images.captions is None or len(captions) == n,
-        "there must be as many captions of each": len(set(map(len, captions))) <= 1,
-        "every label must have a name": named,
+        "there must be as many captions of each, one or more": len(set(map(len, captions))) <= 1
+        and () not in captions,
+        "captions, ids and class names must be texts": all(isinstance(text, str) for text in texts),
+        "every label must have a name, of its own": named
+        and len(set(images.class_names)) == len(images.class_names),
     }
     for rule, holds in rules.items():
         if not holds:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 
 from journey.engine.checks import require, require_count, require_within
-from journey.engine.spec import Component, Spec, not_in_key, omitted_default
+from journey.engine.spec import Component, Shapes, Spec, not_in_key, omitted_default
 from journey.engine.workspace import Precision
 from journey.pipeline.images import ImageSet
 from journey.pipeline.pretrained import files_hash, locate_checkpoint
@@ -132,6 +132,7 @@ class Dataset(Component):
     """A source of training images and held-out images."""
 
     licence: ClassVar[str] = "unknown"  # of the images
+    reads_all_below: ClassVar[bool] = False  # whether every image below `root` is read
     # Number of held-out images whose duplicates are added to the training images.
     num_injected: int = omitted_default(0, kw_only=True)
     copies: int = omitted_default(1, kw_only=True)  # duplicates of each
@@ -159,6 +160,10 @@ class Dataset(Component):
         """Return the files that are read. Images are reloaded if one changes its size or time."""
         return []
 
+    def notes(self) -> list[str]:
+        """Return lines for plan and report: how many images were found, what was passed over."""
+        return []
+
 
 @dataclass
 class Model(Component):
@@ -174,7 +179,9 @@ class Model(Component):
     nonparametric_scores: ClassVar[bool] = True
     num_timesteps: int = 1000  # T
     # Paths of weights that were trained elsewhere.
-    checkpoints: list[str] = field(default_factory=list, metadata={"not_in_key": True})
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"not_in_key": True, "path": True}
+    )
 
     def check(self, where: str) -> None:
         """Check the settings; a model with others calls this and checks its own.
@@ -205,6 +212,11 @@ class Model(Component):
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the shape of a network input for an image of shape [C, H, W]."""
         return shape
+
+    @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """Return the shape of the condition of one text [L, E], or () if it is not known."""
+        return ()
 
     @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
@@ -520,6 +532,10 @@ class Train(Spec):
         fraction = self.subset.fraction if self.batches is Batching.coupled else 1.0
         return 3.0 * self.training.num_steps * self.training.batch_size * fraction * self.forward
 
+    def size_given(self, parameters: Shapes) -> int:
+        """Return the bytes of the parameters."""
+        return 4 * sum(map(math.prod, parameters.values()))
+
     @property
     def training_run(self) -> Train:
         """Return the run that ends with this checkpoint; as of an `IntermediateCheckpoint`."""
@@ -582,10 +598,13 @@ class Sample(Spec):
 
     @property
     def size(self) -> int | None:
+        model, conditions = self.checkpoint.model, 0
         if self.prompts:
-            return None
-        shape = self.checkpoint.model.example_shape(self.checkpoint.images.shape)
-        return 4 * (2 * len(self.steps) + 1) * self.num_queries * math.prod(shape)
+            if not model.condition_shape:
+                return None
+            conditions = math.prod(model.condition_shape)
+        example = math.prod(model.example_shape(self.checkpoint.images.shape))
+        return 4 * self.num_queries * ((2 * len(self.steps) + 1) * example + conditions)
 
 
 @dataclass(frozen=True)
@@ -654,6 +673,13 @@ class Continuations(Spec):
         steps = self.step / self.checkpoint.model.num_timesteps * sampling.num_inference_steps
         passes = steps * forward_passes(sampling.guidance)
         return len(self.windows) * len(self.queries) * self.count * passes * self.checkpoint.forward
+
+    @property
+    def size(self) -> int | None:
+        if self.encoder is not None:
+            return None  # the encoder decides
+        example = self.checkpoint.model.example_shape(self.checkpoint.images.shape)
+        return 4 * len(self.windows) * len(self.queries) * self.count * math.prod(example)
 
 
 @dataclass(frozen=True)

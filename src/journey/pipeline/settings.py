@@ -40,6 +40,7 @@ def setting(
     omit_default: bool = False,
     varies: bool = True,
     used_if: Mapping[str, tuple[Enum, ...]] | None = None,
+    path: bool = False,
 ) -> T:
     """Return a dataclass field with its range and its documentation.
 
@@ -54,11 +55,14 @@ def setting(
             existing keys unchanged.
         varies: Whether a gradient setting is an axis of `vary`.
         used_if: Other settings, and the values of them with which this setting has an effect.
+        path: Whether it is a path of this machine, whose ~ is expanded.
     """
     if least is not None and most is None:
         most = MOST
     limits = (least, most, above, below)
-    metadata = {"help": help, "range": limits, "varies": varies, "used_if": used_if or {}}
+    metadata = {
+        "help": help, "range": limits, "varies": varies, "used_if": used_if or {}, "path": path,
+    }  # fmt: skip
     if omit_default:
         metadata["omitted_default"] = default
     if isinstance(default, list):
@@ -96,8 +100,24 @@ def check_ranges(settings: DataclassInstance, where: str) -> None:
 
 def has_effect(settings: DataclassInstance, name: str) -> bool:
     """Return whether a setting has an effect, all others being as they are."""
+    return not unmet_condition(settings, name)
+
+
+def unmet_condition(settings: DataclassInstance, name: str) -> str:
+    """Return the values of another setting that would give a setting an effect; "" if it has one.
+
+    >>> unmet_condition(FeatureSettings(projection=Projection.none), "projection_dim")
+    'projection=sparse, gaussian or rademacher'
+    """
     (used_if,) = (f.metadata.get("used_if", {}) for f in fields(settings) if f.name == name)
-    return all(getattr(settings, other) in values for other, values in used_if.items())
+    for other, values in used_if.items():
+        # A setting that the component lacks, such as `kernel`, is as the component needs it.
+        if hasattr(settings, other) and getattr(settings, other) not in values:
+            if isinstance(values, range):
+                return f"{other} is at least {values.start}"
+            *first, last = (v.value if isinstance(v, Enum) else repr(v) for v in values)
+            return f"{other}={', '.join(first)}{' or ' * bool(first)}{last}"
+    return ""
 
 
 @dataclass
@@ -443,7 +463,10 @@ class GradientSettings(FeatureSettings):
         used_if={"kernel": (Kernel.gram, Kernel.ekfac)},
     )
     damping_unit: DampingUnit = setting(
-        DampingUnit.eigenvalue, "Measure λ in this unit.", varies=False
+        DampingUnit.eigenvalue,
+        "Measure λ in this unit.",
+        varies=False,
+        used_if={"kernel": (Kernel.gram,)},
     )
 
     def check(self, where: str) -> None:

@@ -1,6 +1,6 @@
 """Export a bundle: a store with all that the evaluation of scores needs, as one archive."""
 
-import os
+import shlex
 import tarfile
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from journey.engine.files import replace_text, write_json
 from journey.engine.graph import ancestors, specs_in
 from journey.engine.provenance import git_state
 from journey.engine.spec import cache_key
-from journey.engine.store import COSTS
+from journey.engine.store import COSTS, MANIFEST
 from journey.engine.workspace import Workspace, get
 from journey.experiment import images_record, images_record_path
 from journey.pipeline import subsets
@@ -28,6 +28,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
+from journey.report.directory import bundle_files, bundle_path
 
 CARD = """# {name}: a bundle for the evaluation of attribution scores
 
@@ -39,7 +40,7 @@ Written by `journey {words}` (commit {commit}):
 |---|---|
 | training images: images.npy (uint8 [N, C, H, W]), labels.npy, texts.json (ids, class names, captions) | `{images}/train/` |
 | trajectories: x_t.npy and x0_hat.npy (float32 [step, query, …], pixels in −1 … 1), final.npy | `{trajectories}/` |
-| models trained on all images, as diffusers folders (`from_pretrained`) | {models} |
+| models trained on all images, as diffusers folders (`from_pretrained(…, low_cpu_mem_usage=False)`) | {models} |
 | outputs of retrained models: outputs.npy (float64 [2 halves of the noise samples, steps + final sample, query]) | `outputs/` |
 | the images in the training subset of each: bool [N], by the name of its outputs | `masks.npz` |
 | scores of methods: scores.npy (float32 [candidate, step, query, train], positive = proponent) | `scores/` |
@@ -48,14 +49,14 @@ Written by `journey {words}` (commit {commit}):
 To evaluate your own scores beside these, from this directory:
 
     np.savez("mine.npz", scores=tau, **json.load(open("axes.json")))  # tau [step, query, train]
-    journey {words} artifacts=. 'method=[{methods},external]' method.external.path=mine.npz
+    journey {shared} artifacts=. 'method=[{methods}]' method.external.path=mine.npz
 
 License of the images: {license}. The rest has the license of `journey`.
 """  # noqa: E501 - a Markdown table cannot be wrapped
 
 
 def write_bundle(
-    run: RunConfig, experiment: Experiment, workspace: Workspace, path: Path, words: str
+    run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path, words: str
 ) -> None:
     """Write an evaluated experiment as a .tar.gz; unpacked anywhere, it serves as `artifacts=`.
 
@@ -66,7 +67,7 @@ def write_bundle(
         run: The run.
         experiment: Its experiment, whose result is computed.
         workspace: Where its artifacts are.
-        path: The archive, *.tar.gz.
+        directory: The directory of the report. The archive is beside it.
         words: The overrides that compose the experiment.
     """
     target, store = experiment.evaluation(run.evaluation, run.all_methods), workspace.store
@@ -83,7 +84,7 @@ def write_bundle(
                 costs[key] = cost
             continue
         artifact = get(spec, workspace)
-        bundle[key] = artifact.path
+        bundle[key] = artifact
         size += artifact.manifest["bytes"]
         if isinstance(spec, Train):
             models.append(f"`{key}/`")
@@ -97,6 +98,7 @@ def write_bundle(
     card = CARD.format(
         name=run.name,
         words=words,
+        shared=_without_methods(words),
         commit=(git_state() or {"commit": "unknown"})["commit"],
         dataset=run.dataset.label,
         num_train=len(images),
@@ -108,13 +110,16 @@ def write_bundle(
         models=", ".join(sorted(models)),
         count=len(bundle),
         size=size / 1e6,
-        methods=",".join(run.method),
+        methods=",".join(dict.fromkeys([*run.method, "external"])),
         license=run.dataset.licence,
     )
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = bundle_path(directory)
     folder = path.name.removesuffix(".tar.gz")
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        bundle_files(run, directory).replaced() as new_file,
+    ):
         extras = Path(scratch) / "extras"
         record = images_record_path(run.dataset, extras)
         record.parent.mkdir(parents=True)
@@ -123,19 +128,26 @@ def write_bundle(
         write_json(extras / COSTS, costs)
         np.savez_compressed(extras / "masks.npz", allow_pickle=False, **masks)
         replace_text(extras / "README.md", card)
-        archive = Path(scratch) / "archive"
-        with tarfile.open(archive, "w:gz") as file:
-            file.add(extras, folder)
-            for key, directory in sorted(bundle.items()):
-                file.add(directory, f"{folder}/{key}", filter=_anonymous_payload)
-        os.replace(archive, path)
+        with tarfile.open(new_file(path.name), "w:gz", dereference=True) as file:
+            file.add(extras, folder, filter=_anonymous)
+            for key, artifact in sorted(bundle.items()):
+                for name in (MANIFEST, *artifact.manifest["checksums"]):  # no files of others
+                    file.add(artifact.path / name, f"{folder}/{key}/{name}", filter=_anonymous)
     print(f"{path}: {len(bundle)} artifacts, {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def _anonymous_payload(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Return an entry without its owner; None for a machine's record of verified files."""
-    if Path(entry.name).name.startswith("verified-"):
-        return None
+def _without_methods(words: str) -> str:
+    """Return overrides without those that choose the methods or set those of `external`.
+
+    >>> _without_methods("experiment=digits 'method=[journey]' method.journey.damping=[1]")
+    "experiment=digits 'method.journey.damping=[1]'"
+    """
+    left_out = ("method=", "method.external.path=")
+    return shlex.join(word for word in shlex.split(words) if not word.startswith(left_out))
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return an entry without its owner."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry

@@ -8,12 +8,14 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from journey.evaluation.plots import BLUE, VERMILION
+from journey.engine.text import printable
+from journey.evaluation.plots import BLUE, VERMILION, PlainFigure
 from journey.pipeline.images import ImageFiles
 
 CELL = 0.85  # width and height of an image, in inches
 MOST_STEPS = 8  # that are shown; of more, evenly spaced ones
 MOST_LETTERS = 12  # of a label: no wider than an image
+MOST_IN_PROMPT = 96  # letters of a prompt, in lines of a label's width
 OUTLINE = patheffects.withStroke(linewidth=1.5, foreground="white")  # readable on any image
 
 
@@ -72,7 +74,7 @@ def trajectory_figure(
     )
     heights = ([1.0] * num_rows + [0.35]) * len(queries)
     size = (max(4.5, CELL * len(steps) + 1.3), CELL * sum(heights) + 0.8)
-    figure = Figure(figsize=size)
+    figure = PlainFigure(figsize=size)
     spacing = {"wspace": 0.08, "hspace": 0.16}
     axes = figure.subplots(
         len(heights), len(steps), squeeze=False, height_ratios=heights, gridspec_kw=spacing
@@ -85,7 +87,8 @@ def trajectory_figure(
             _draw_step(rows[:num_rows, column], trajectories, step, query, num_shown)
         prompts = trajectories.prompts
         name = prompts[query % len(prompts)] if prompts else f"query {query}"
-        texts = {0: f"{textwrap.fill(name, 12)}\nx̂0", 1: "proponents", 1 + num_shown: "opponents"}
+        name = textwrap.fill(printable(name, MOST_IN_PROMPT), 12)
+        texts = {0: f"{name}\nx̂0", 1: "proponents", 1 + num_shown: "opponents"}
         for row, text in texts.items():
             position = {"transform": rows[row, 0].transAxes, "ha": "right", "va": "center"}
             rows[row, 0].text(-0.15, 0.5, text, fontsize=8, **position)
@@ -104,10 +107,10 @@ def _draw_step(
     for row, index in enumerate([*order[:num_shown], *order[: -num_shown - 1 : -1]], 1):
         colour = BLUE if row <= num_shown else VERMILION
         _draw_image(rows[row], trajectories.train[index] / 255, colour)
-        label = trajectories.labels[index][:MOST_LETTERS]
+        label = printable(trajectories.labels[index])[:MOST_LETTERS]
         text = rows[row].text(0.5, 0.5, label, color=colour, fontsize=7)
         text.set_path_effects([OUTLINE])
-        name = trajectories.ids[index].rpartition("/")[2][-8:]
+        name = printable(trajectories.ids[index].rpartition("/")[2][-8:])
         rows[row].set_xlabel(name, fontsize=4, labelpad=1)
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from journey.components import COMPONENTS, METHODS
 from journey.config import compose
+from journey.evaluation.rows import markdown_text
 from journey.pipeline.interfaces import Method
 
 FIELDS = ("target", "output", "normalize", "kernel", "scale", "score_transform", "ensemble")
@@ -33,7 +34,7 @@ def table() -> str:
         places.append((order.index(method.name), len(differences(method)), name))
         rows.append([name, method.name, *settings, other, summary(name)])
     rows = [row for _, row in sorted(zip(places, rows, strict=True))]
-    rows = [list(HEADINGS), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    rows = [list(HEADINGS), *([markdown_text(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = []

@@ -4,24 +4,30 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError, safe_open
 
 from journey.attribution.gradient import Featurize
 from journey.engine.costs import SIMILAR, Cost, estimate_cost, read_rates, recorded_costs
 from journey.engine.graph import ancestors, missing
-from journey.engine.spec import Spec, cache_key
+from journey.engine.spec import Shapes, Spec, cache_key
 from journey.engine.store import Store
+from journey.engine.text import printable
 from journey.engine.workspace import Compute
+from journey.evaluation.rows import terminal_table
 from journey.launch.jobs import log_path
 from journey.pipeline.interfaces import Evaluate, FullData, Train
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a model, as diffusers saves it
 STATES = ("done", "running", "queued", "failed", "not started")
 
 
 def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     """Print how many artifacts of each stage exist, are missing, and what the missing ones cost.
 
-    A cost is scaled by work from the stage's artifacts in this store, or else from measured rates.
+    Times are scaled by work from the stage's artifacts in this store, or else from measured rates.
+    Bytes are those of the arrays, whose shapes follow from settings and, once there is a model,
+    from its parameters.
 
     Raises:
         StoreError: The file of the rates is damaged.
@@ -30,22 +36,21 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     to_compute = missing([target], lambda spec: store.find(spec) is not None)
     recorded = recorded_costs(store)
     rates = read_rates(store.root, target.trajectories.checkpoint.model.label, compute)
-    costs = {}
+    parameters, costs = parameter_shapes(list(specs.values()), store), {}
     for key, spec in to_compute.items():
         rate = rates.by_name.get(spec.rate_name)
-        costs[key] = estimate_cost(spec, recorded[spec.stage], rate)
+        costs[key] = estimate_cost(spec, recorded[spec.stage], rate, parameters)
 
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
     headings = ("stage", "artifacts", "cached", "to compute", unit, "MiB")
-    table = Table(*headings, caption_justify="left")
+    lines = []
     stages = dict.fromkeys(spec.stage for spec in reversed(specs.values()))
     for stage in [*stages, "total"]:
-        if stage == "total":
-            table.add_section()
         keys = [key for key, spec in specs.items() if stage in (spec.stage, "total")]
         unknown = [costs[key] for key in keys if key in costs]
         counts = (len(keys), len(keys) - len(unknown), len(unknown))
-        table.add_row(stage, *map(str, counts), *cost_cells(unknown))
+        lines.append([stage, *counts, *cost_cells(unknown)])
+    table = terminal_table(headings, [lines[:-1], lines[-1:]], justify="left")
 
     retrained = total = gradients = 0
     for spec in to_compute.values():
@@ -57,12 +62,32 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     source = f"costs: scaled by work from artifacts in {store.root}/"
     if any(cost.measured for cost in costs.values()):
         source += f"; where there are none, {rates.source}"
-    table.caption = (
+    sized = [cost.size is not None for cost in costs.values()]
+    unsized = "" if all(sized) else "; > or unknown where a network or a file decides"
+    table.caption_justify = "left"
+    table.caption = Text(
         f"models: {total - retrained} on all images, {retrained} retrained; "
         f"gradients: {gradients:,} images × noise samples\n"
         f"{source}; ≈ scaled more than {SIMILAR:.0f}-fold"
+        f"\nMiB: arrays, by their shapes{unsized}"
     )
     Console().print(table)
+
+
+def parameter_shapes(specs: list[Spec], store: Store) -> Shapes | None:
+    """Return the shapes of the parameters of a model by name, or None if there is no model yet.
+
+    All models of a run have the same parameters.
+    """
+    for spec in specs:
+        if isinstance(spec, Train) and (artifact := store.find(spec)) is not None:
+            try:
+                with safe_open(artifact.directory / WEIGHTS, framework="numpy") as file:
+                    names = file.keys()
+                    return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            except (OSError, SafetensorError):  # `get` says what is damaged
+                return None
+    return None
 
 
 def cost_cells(costs: list[Cost]) -> tuple[str, str]:
@@ -94,19 +119,16 @@ def show_status(target: Evaluate, store: Store, compute: Compute) -> None:
     counts: dict[str, Counter[str]] = {spec.stage: Counter() for spec in reversed(specs)}
     for spec in specs:
         counts[spec.stage][states[cache_key(spec)]] += 1
-    table = Table("stage", *STATES)
-    for stage, count in counts.items():
-        table.add_row(stage, *(str(count[state]) for state in STATES))
-    table.add_section()
+    lines = [[stage, *(count[state] for state in STATES)] for stage, count in counts.items()]
     total = Counter(states.values())
-    table.add_row("total", *(str(total[state]) for state in STATES))
-    Console().print(table)
+    total_line = ["total", *(total[state] for state in STATES)]
+    Console().print(terminal_table(("stage", *STATES), [lines, [total_line]], justify="left"))
     for key, state in states.items():
         if state == "running":
-            print(f"running: {key}")
+            print(printable(f"running: {key}"))
         if state == "failed":
             log = log_path(store.root, key)
-            print(f"failed: {key}: {last_line(log)} (log: {log})")
+            print(printable(f"failed: {key}: {last_line(log)}"), f"(log: {log})")
 
 
 def artifact_states(specs: list[Spec], store: Store, at_work: dict[str, str]) -> dict[str, str]:

@@ -1,9 +1,8 @@
 """Tables of the rows of any result, for the terminal."""
 
 from rich.table import Table
-from rich.text import Text
 
-from journey.evaluation.rows import Row
+from journey.evaluation.rows import Row, terminal_table
 
 INTERVAL = "(× 100 ± half of the 95% interval)"
 
@@ -35,15 +34,15 @@ def sweep_table(points: dict[str, list[Row]]) -> Table:
 
 
 def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table:
-    """Return a table of (line, column, text). Brackets in it are text, not markup."""
+    """Return a table of (line, column, text)."""
     lines: dict[str, dict[str, str]] = {}
     for line, column, text in cells:
         lines.setdefault(line, {})[column] = text
     columns = list(dict.fromkeys(column for _, column, _ in cells))
-    table = Table(heading, *columns, title=Text(title), title_justify="left")
+    table = []
     for line, texts in lines.items():
-        table.add_row(Text(line), *(texts.get(column, "") for column in columns))
-    return table
+        table.append([line, *(texts.get(column, "") for column in columns)])
+    return terminal_table([heading, *columns], [table], title, justify="left")
 
 
 def _method(row: Row) -> str:

@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
-import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -15,14 +13,16 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.config.run import RunConfig
-from journey.data.images import train_images
+from journey.data.images import describe_images, train_images
 from journey.diffusion.trajectories import estimate_pictures, noisy_pictures
-from journey.engine.files import replace_text, write_json
+from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
+from journey.engine.owned import OwnedFiles
 from journey.engine.provenance import git_state, package_versions
 from journey.engine.spec import Spec, cache_key, describe
-from journey.engine.store import Store, differences
+from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
+from journey.evaluation import plots
 from journey.evaluation.rows import in_order, without_pairs_of_variants
 from journey.pipeline.interfaces import (
     Autoencoder,
@@ -39,49 +39,54 @@ from journey.pipeline.interfaces import (
 )
 from journey.pipeline.settings import Target
 from journey.report import figures, tables
+from journey.report.directory import FIGURE, PAGE, PREVIEW, RESULT, report_files
 from journey.report.page import (
-    PAGE,
     PageTrajectories,
     page_contents,
     page_html,
     rank_images,
 )
 
-FIGURE = "trajectories.png"
+MOST_CHANGES = 5  # settings that are shown where a report replaces another
 
 
 def write_report(
     run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path
 ) -> Result:
-    """Return the result, after computing it and replacing the report's directory as a whole.
+    """Return the result, after computing it and replacing the files of the report together.
 
     Every figure is written as .png for a screen and as .pdf for print. The figure of trajectories
-    is written as soon as there are scores, with the middle one of several dampings, and again at
-    the end, with the chosen one.
+    is written as a preview as soon as there are scores, with the middle one of several dampings,
+    and at the end with the chosen one.
     """
     target = experiment.evaluation(run.evaluation, run.all_methods)
-    name = _method_of_steps(run)
-    with _replaced_directory(directory) as partial:
-        _compute(run, experiment, workspace, name, partial)
-        result = _result(run, target, workspace)
-        drawn, texts = run.evaluation.figures(result), run.evaluation.texts(result)
-        titles = {partial / file: _save(figure, partial / file) for file, figure in drawn.items()}
-        files = list(drawn)
+    name, owned = _method_of_steps(run), report_files(run, directory)
+    _compute(run, experiment, workspace, name, owned)
+    result = _result(run, target, workspace)
+    drawn, texts = run.evaluation.figures(result), run.evaluation.texts(result)
+    files = list(drawn)
+    changed = _changed_settings(directory, result)
+    with owned.replaced() as new_file:
+        titles = {}
+        for file, figure in drawn.items():
+            titles[new_file(file)] = _save(figure, file, new_file)
         if name is not None:
-            _save(_trajectory_figure(run, experiment, workspace, name, result), partial / FIGURE)
+            figure = _trajectory_figure(run, experiment, workspace, name, result)
+            _save(figure, FIGURE, new_file)
             files.append(FIGURE)
         texts = texts | {PAGE: _page(run, experiment, workspace, result, titles)}
+        texts[RESULT] = json.dumps(result, indent=1, allow_nan=False) + "\n"
         for file, text in texts.items():
-            replace_text(partial / file, text)
-        write_json(partial / "result.json", result)
-        _print_changed_settings(directory, result)
+            new_file(file).write_text(text, encoding="utf-8")
+    if changed:
+        print(f"{directory}: replaces a report of other settings: {changed}", flush=True)
     # A file has no width to which lines are wrapped.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     if quality := result.get("autoencoder", {}).get("psnr_held_out"):
         console.print(f"autoencoder: {quality:.1f} dB PSNR on held-out images")
     for table in run.evaluation.tables(result) or tables.row_tables(result["rows"], run.name):
         console.print(table)
-    listed = [PAGE, "result.json", *(text for text in texts if text != PAGE), *files]
+    listed = [*dict.fromkeys([PAGE, RESULT, *texts]), *files]
     print(f"{directory}/: {', '.join(listed)}", flush=True)
     _track(run, result, directory, files, workspace)
     return result
@@ -97,7 +102,11 @@ def _method_of_steps(run: RunConfig) -> str | None:
 
 
 def _compute(
-    run: RunConfig, experiment: Experiment, workspace: Workspace, name: str | None, partial: Path
+    run: RunConfig,
+    experiment: Experiment,
+    workspace: Workspace,
+    name: str | None,
+    owned: OwnedFiles,
 ) -> None:
     """Compute the result, and draw the trajectories as soon as there are scores for them."""
     target = experiment.evaluation(run.evaluation, run.all_methods)
@@ -107,9 +116,14 @@ def _compute(
     for spec in workspace.compute.make([*scores, target], workspace):
         waiting.discard(cache_key(spec))
         if name is not None and not waiting and not drawn and spec is not target:
-            _save(_trajectory_figure(run, experiment, workspace, name, None), partial / FIGURE)
+            figure = _trajectory_figure(run, experiment, workspace, name, None)
             drawn = True
-            print(f"{partial / FIGURE}: training images that influenced each step", flush=True)
+            # What is in the way is an error at the end, when everything is computed.
+            with contextlib.suppress(ConfigError):
+                with owned.replaced(keep=True) as new_file:
+                    figure.savefig(new_file(PREVIEW), dpi=160)
+                path = owned.directory / PREVIEW
+                print(f"{path}: training images that influenced each step", flush=True)
 
 
 def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
@@ -119,6 +133,7 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
     seconds: defaultdict[str, float] = defaultdict(float)
     size: defaultdict[str, float] = defaultdict(float)
     checkpoints, autoencoder = [], {}
+    images = target.trajectories.checkpoint.images
     for spec in specs:
         cost = store.cost(spec)
         if cost is not None:
@@ -133,13 +148,14 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
     return {
         **with_run_info(run, evaluated),
         **autoencoder,
+        "data": describe_images(run.dataset, train_images(images, workspace)),
         "cost": {name: method_cost(score, store) for name, score in target.scores.items()},
         "seconds": _with_total(seconds),
         "bytes": _with_total(size),
         "settings": {name: value for name, value in settings.items() if name not in left_out},
         "cache_keys": {
             "evaluation": cache_key(target),
-            "images": cache_key(target.trajectories.checkpoint.images),
+            "images": cache_key(images),
             "trajectories": cache_key(target.trajectories),
             "checkpoints": sorted(checkpoints),
             "scores": {name: cache_key(score) for name, score in target.scores.items()},
@@ -247,41 +263,24 @@ def _is_explained(spec: Spec) -> bool:
     return on_all or isinstance(spec, Sample | Images)
 
 
-@contextlib.contextmanager
-def _replaced_directory(directory: Path) -> Iterator[Path]:
-    """Yield a directory that replaces another once all went well: no report mixes two runs."""
-    partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
-    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def _changed_settings(directory: Path, result: dict) -> str:
+    """Return the settings in which a report differs from the one that it replaces, as a text."""
     try:
-        yield partial
-        while partial.exists():
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(directory, old)
-            shutil.rmtree(old, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another run has put its report there
-                os.rename(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _print_changed_settings(directory: Path, result: dict) -> None:
-    """Print the settings in which a report differs from the one that it replaces."""
-    try:
-        before = json.loads((directory / "result.json").read_text())["settings"]
+        before = json.loads((directory / RESULT).read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    changed = differences(before, result["settings"])
-    if changed:
-        text = "; ".join(changed[:5])
-        print(f"{directory}: replaces a report of other settings: {text}", flush=True)
+        return ""
+    changes = changed_values(before, result["settings"])
+    shown = [f"{name}: {old} → {new}" for name, old, new in changes[:MOST_CHANGES]]
+    if len(changes) > MOST_CHANGES:
+        shown.append(f"and {len(changes) - MOST_CHANGES} more")
+    return "; ".join(shown)
 
 
-def _save(figure: Figure, path: Path) -> str:
+def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> str:
     """Return the title of a figure, after writing it as .png and .pdf."""
-    for file in (path, path.with_suffix(".pdf")):
-        figure.savefig(file, dpi=160)
+    plots.plain_texts(figure)  # that of a user's evaluation too
+    for file in (Path(name), Path(name).with_suffix(".pdf")):
+        figure.savefig(new_file(str(file)), dpi=160)
     return figure.get_suptitle()
 
 
@@ -331,7 +330,7 @@ def _page(
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
-        f"{sample.num_queries} queries."
+        f"{sample.num_queries} queries. {'; '.join(result['data'])}."
     )
     return page_html(run.name, about, contents, titles)
 
@@ -341,7 +340,8 @@ def _track(
 ) -> None:
     """Log the headline, the rows, the figures and the page."""
     name = f"{run.name}-report"
-    with workspace.tracking.watch(name, workspace.group, "report", result["settings"]) as log:
+    key, settings = result["cache_keys"]["evaluation"], result["settings"]
+    with workspace.tracking.watch(key, name, workspace.group, "report", settings) as log:
         if log is None:
             return
         logged = {"tables/rows": result["rows"], "page": directory / PAGE}

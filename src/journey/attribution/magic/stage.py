@@ -210,7 +210,7 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
 
     # Go back.
     clock = resume.Clock(partial, workspace.compute.checkpoint_seconds)
-    with track(spec, partial, workspace, resume_step=num_steps - backward.num_steps) as log:
+    with track(spec, partial, workspace) as log:
         for adjoints in backward_through_training(backward, inputs, states):
             log(num_steps - backward.num_steps, norm=float(adjoints[:, 0].norm(dim=1).mean()))
             if clock.due():

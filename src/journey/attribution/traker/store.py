@@ -20,6 +20,7 @@ import numpy as np
 
 from journey.engine.checks import ConfigError, require, require_candidates
 from journey.engine.files import checksum
+from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Method, Sample, Score
@@ -32,7 +33,7 @@ class TrakStore(Method):
 
     name: ClassVar[str] = "trak_store"
     # The content of the store, not its place, is part of the cache key.
-    path: str = field(default="trak_results", metadata={"not_in_key": True})
+    path: str = field(default="trak_results", metadata={"not_in_key": True, "path": True})
     # One for each of sampling.steps, in that order; or one for all steps.
     experiments: list[str] = field(default_factory=list)
     damping: list[float] = field(default_factory=lambda: GradientSettings().damping)
@@ -42,7 +43,7 @@ class TrakStore(Method):
 
     @property
     def label(self) -> str:
-        return f"trak-store-{Path(self.path).resolve().name[:40]}"
+        return f"trak-store-{printable(Path(self.path).resolve().name)[:40]}"
 
     def content_hash(self) -> str:
         sums = []

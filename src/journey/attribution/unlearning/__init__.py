@@ -78,13 +78,13 @@ class Unlearning(Method):
     num_checkpoints: int = setting(
         1, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
     )
-    num_samples: int = setting(16, "Average each loss over this many noise samples.")
+    num_samples: int = setting(4, "Average each loss over this many noise samples.")
     precision: Precision = setting(Precision.fp32, "Compute losses and gradients in this.")
     damping: float = setting(
         0.01, "Add this λ, relative to the mean eigenvalue of G.", least=LAMBDA[0], most=LAMBDA[1]
     )
     rise: list[float] = setting(
-        [0.1, 1.0],
+        [0.1],
         "Raise the query's output by each of these fractions, to first order.",
         least=LAMBDA[0],
         most=LAMBDA[1],

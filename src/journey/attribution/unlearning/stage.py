@@ -125,7 +125,7 @@ def make_loss_increases(spec: LossIncreases, partial: Path, workspace: Workspace
     # Unlearn one query at a time.
     before = mean_losses(train_objective, None, train, train_noise, LOSSES_AT_ONCE)
     clock = resume.Clock(partial, workspace.compute.checkpoint_seconds)
-    with track(spec, partial, workspace, resume_step=done) as log:
+    with track(spec, partial, workspace) as log:
         for row in range(done, len(queries)):
             query, noise = queries[row]
             output_of = (query.to(device), noise.to(device), len(noise))
@@ -143,6 +143,6 @@ def make_loss_increases(spec: LossIncreases, partial: Path, workspace: Workspace
             log(row + 1, increase=float(increases[-1, row].mean()))
             if clock.due():
                 increases.flush()
-                clock.save({"queries": row + 1})
+                clock.save({"queries": row + 1}, filled={path.name: row + 1}, axis=1)
     increases.flush()
     return {"gradients": len(queries) * spec.num_samples}

@@ -21,6 +21,7 @@ from journey.evaluation.rows import (
     error_bars,
     format_interval,
     markdown_table,
+    markdown_text,
     pivot,
     rich_table,
     select,
@@ -68,9 +69,9 @@ def counterfactual_markdown(result: dict) -> str:
         taus.append({**line, "τ": format_interval(row, 2, sign="+")})
     if taus:
         tables.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
-    parts = [f"# {result['experiment']}: counterfactuals", NOTES.format(**result)]
+    parts = [f"# {markdown_text(result['experiment'])}: counterfactuals", NOTES.format(**result)]
     for title, frame in tables:
-        parts += [f"## {title}", markdown_table(frame)]
+        parts += [f"## {markdown_text(title)}", markdown_table(frame)]
     return "\n\n".join(parts) + "\n"
 
 

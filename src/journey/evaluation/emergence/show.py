@@ -91,7 +91,7 @@ def attribution_figure(result: dict) -> Figure:
     """
     rows, methods = result["rows"], list(result["queries"]["attribution_step"])
     classifier = next(iter(result["classes"]))
-    figure = Figure(figsize=(max(9.5, 2.6 * len(methods)), 6.8), layout="constrained")
+    figure = plots.PlainFigure(figsize=(max(9.5, 2.6 * len(methods)), 6.8), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     panels = above.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     for axes, method in zip(panels, methods, strict=True):

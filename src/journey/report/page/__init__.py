@@ -18,11 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from journey.engine.text import printable, printable_json
 from journey.evaluation.plots import method_colour
 from journey.evaluation.rows import Row
 from journey.pipeline.images import ImageSet
 
-PAGE = "index.html"
 TEMPLATES = Path(__file__).parent
 MOST_PIXELS = 10_000_000  # of all pictures of one sort; more are reduced by an integer factor
 LOSSLESS_BYTES = 200_000  # of a sheet; a larger one is compressed with loss
@@ -76,7 +76,7 @@ def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
 
 
 def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) -> str:
-    """Return the page.
+    """Return the page, with all texts as they are.
 
     Args:
         title: The name of the experiment.
@@ -90,14 +90,16 @@ def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) 
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    data = json.dumps(contents, separators=(",", ":"), allow_nan=False)
+    data = json.dumps(printable_json(contents), separators=(",", ":"), allow_nan=False)
     pictures = []
     for path, text in figures.items():
         uri = data_uri(path.read_bytes(), "image/png")
-        pictures.append({"name": path.name, "stem": path.stem, "title": text, "uri": uri})
+        pictures.append(
+            {"name": path.name, "stem": path.stem, "title": printable(text), "uri": uri}
+        )
     return environment.get_template("index.html.jinja").render(
-        title=title,
-        about=about,
+        title=printable(title),
+        about=printable(about),
         data=Markup(data.replace("<", "\\u003c")),  # no text can end the script element
         style=Markup((TEMPLATES / "page.css").read_text()),
         script=Markup((TEMPLATES / "page.js").read_text()),

@@ -1,0 +1,147 @@
+"""Where reports and bundles are written, and what is refused there before any compute."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from journey.config.run import RunConfig, Task
+from journey.engine.checks import require
+from journey.engine.owned import OwnedFiles, is_regular
+from journey.engine.spec import Spec
+from journey.engine.store import OTHER_FOLDERS
+
+LIST = ".journey-report.json"
+BUNDLE = "-bundle.tar.gz"
+PAGE, RESULT, FIGURE = "index.html", "result.json", "trajectories.png"
+PREVIEW = "preview.png"  # the figure before the result is there
+NO_INPUTS = ("artifacts", "compute", "tracking", "task", "name", "reports")
+
+
+def report_files(run: RunConfig, directory: Path) -> OwnedFiles:
+    """Return the files of a report."""
+    return OwnedFiles(directory, LIST, f"reports={run.reports} name={run.name}")
+
+
+def bundle_path(directory: Path) -> Path:
+    """Return the archive of an exported bundle, beside the directory of the report."""
+    return directory.with_name(directory.name + BUNDLE)
+
+
+def bundle_files(run: RunConfig, directory: Path) -> OwnedFiles:
+    """Return the files of an exported bundle: one archive."""
+    path = bundle_path(directory)
+    return OwnedFiles(path.parent, f".{path.name}.json", f"reports={run.reports} name={run.name}")
+
+
+def point_directory(number: int, overrides: str) -> str:
+    """Return the directory name of a point of a sweep: its number and overrides."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
+    return f"{number}-{safe}"[:200]
+
+
+def check_output(run: RunConfig, directory: Path) -> None:
+    """Check that a task writes over no file of others, and finish what a killed run left.
+
+    Args:
+        run: The settings.
+        directory: The directory of the report. A point of a sweep has one inside `reports/name`.
+
+    Raises:
+        ConfigError: A directory is no report of ours, a file of ours was changed, or the report
+            and an input of the run are in the same place.
+    """
+    if run.task is Task.export:
+        bundle_files(run, directory).check(bundle_path(directory).name)
+    if run.task is not Task.report:
+        return
+    where = f"reports={run.reports}, name"
+    parent = Path(run.reports) / run.name
+    for path in dict.fromkeys((directory, *(p for p in (parent,) if p in directory.parents))):
+        allowed = f"the name of a directory: {path} is a symbolic link"
+        require(not path.is_symlink(), where, run.name, allowed)
+        allowed = f"the name of a new directory: {path} exists and is none"
+        require(path.is_dir() or not os.path.lexists(path), where, run.name, allowed)
+        allowed = (
+            f"the name of a new or empty directory, or of a report with its list {LIST}: "
+            f"{path} has files of others (or a report of an earlier version: move it away)"
+        )
+        require(_is_ours(run, path), where, run.name, allowed)
+    _check_inputs(run, directory)
+    report_files(run, directory).check(PAGE, RESULT, FIGURE, PREVIEW)
+
+
+def _is_ours(run: RunConfig, directory: Path) -> bool:
+    """Return whether a directory is new, empty, a report, or one of a sweep's reports."""
+    files = report_files(run, directory)
+    return files.is_empty() or files.is_listed() or _is_sweep(directory)
+
+
+def _is_sweep(directory: Path) -> bool:
+    """Return whether a directory has a report or a bundle of a point of a sweep."""
+    for path in directory.iterdir():
+        of_report = re.match(r"\d+-", path.name) and path.is_dir() and not path.is_symlink()
+        if of_report and is_regular(path / LIST):
+            return True
+        if re.fullmatch(rf"\.\d+-.*{re.escape(BUNDLE)}\.json", path.name) and is_regular(path):
+            return True
+    return False
+
+
+def _check_inputs(run: RunConfig, directory: Path) -> None:
+    """Check that no input of a run is inside its report, nor the report inside an input.
+
+    Raises:
+        ConfigError: One is.
+    """
+    report, artifacts = directory.resolve(), Path(run.artifacts).resolve()
+    inputs = [("artifacts", Path(run.artifacts))]
+    for f in fields(run):
+        if f.name not in NO_INPUTS:
+            inputs += _existing_paths(getattr(run, f.name), f.name)
+    for name, path in inputs:
+        allowed = f"outside the directory of the report, {directory}"
+        require(not _is_inside(path, report), name, path, allowed)
+    if _is_inside(report, artifacts):
+        folder = report.relative_to(artifacts).parts[0]
+        allowed = f"such that {directory} is in no folder of artifacts={run.artifacts}"
+        require(folder not in _store_folders(), "reports", run.reports, allowed)
+    if run.dataset.reads_all_below and (root := getattr(run.dataset, "root", "")):
+        for name, path in (("reports", report), ("artifacts", artifacts)):
+            allowed = f"outside dataset.root={root}, below which every image is read"
+            value = getattr(run, name)
+            require(not _is_inside(path, Path(root).expanduser().resolve()), name, value, allowed)
+
+
+def _is_inside(path: Path, directory: Path) -> bool:
+    """Return whether a path is a directory or inside it, after following symbolic links."""
+    resolved = path.resolve()
+    return directory in (resolved, *resolved.parents)
+
+
+def _existing_paths(value: object, name: str) -> Iterator[tuple[str, Path]]:
+    """Yield the settings, with their names, that are paths of existing files or directories."""
+    if isinstance(value, str) and value:
+        path = Path(value).expanduser()
+        if os.path.exists(path):
+            yield name, path
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _existing_paths(item, name)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _existing_paths(item, f"{name}.{key}")
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from _existing_paths(getattr(value, f.name), f"{name}.{f.name}")
+
+
+def _store_folders() -> set[str]:
+    """Return the names of the folders of stores."""
+    folders, pending = set(OTHER_FOLDERS), [Spec]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        pending += subclasses
+        folders |= {getattr(subclass, "folder", "") for subclass in subclasses}
+    return folders
