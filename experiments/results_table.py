@@ -27,20 +27,24 @@ METHODS = {
 
 
 def table() -> str:
-    """Return a Markdown table of linear LDS × 100 with its 95% interval.
+    """Return a Markdown table of the linear LDS × 100 with its 95% interval.
 
-    It has a line for each method and a column for each dataset.
+    It is the query-centred LDS where a result has it. The table has a line for each method and a
+    column for each dataset.
     """
     columns = {}
     for folder in DATASETS:
         result = json.loads((HERE / folder / "result.json").read_text())
-        cells = {}
+        # Results of the former protocol have no query-centred LDS of linear scores.
+        quantity = "query_centred" if "primary" in result else "lds"
+        ceiling = "query_centred_ceiling" if "primary" in result else "ceiling"
+        cells = {"statistic": "query-centred" if "primary" in result else "plain"}
         for row in result["rows"]:
             if row["target"] != "paired_steps":
                 continue
-            if row["quantity"] == "lds" and row["score_transform"] == "linear":
+            if row["quantity"] == quantity and row["score_transform"] == "linear":
                 cells[row["method"]] = _interval(row)
-            elif row["quantity"] == "ceiling" and row["method"] == "noise_samples":
+            elif row["quantity"] == ceiling and row["method"] == "noise_samples":
                 cells["ceiling"] = _interval(row)
         sizes = (
             result["num_train"],
@@ -53,6 +57,7 @@ def table() -> str:
     lines = ["| | " + " | ".join(DATASETS.values()) + " |", "|---" * (1 + len(DATASETS)) + "|"]
     titles = METHODS | {
         "ceiling": "ceiling, these models",
+        "statistic": "LDS of linear scores",
         "sizes": "images / subsets × seeds / queries",
     }
     for name, title in titles.items():

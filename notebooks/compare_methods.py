@@ -14,7 +14,7 @@
 # A good method predicts what retraining does. The linear datamodeling score (LDS) is a rank
 # correlation over models that were retrained on random 50% subsets of the training images. It
 # compares the outputs that the scores predict with those that were measured: 1 is perfect, 0 is
-# chance.
+# chance. Here it is query-centred: what a subset changes for all queries alike is subtracted.
 
 # %%
 # %matplotlib inline
@@ -52,10 +52,11 @@ run.figures()["lds_by_step.png"]
 
 # %% [markdown]
 # Is one method better than another? Both are evaluated on the same models, so their difference has
-# an interval of its own.
+# an interval of its own. "journey is better" is supported if the interval is above 0, and the
+# opposite if it is below.
 
 # %%
-differences = run.rows(quantity="difference", target="paired_steps")
+differences = run.rows(quantity="query_centred_difference", target="paired_steps")
 differences[["method", "against", "value", "low", "high"]].round(3)
 
 # %% [markdown]
@@ -84,5 +85,5 @@ print(process.returncode, process.stderr)
 
 # %%
 lds = journey.load(*overrides).lds()
-lds = lds[lds["target"].isin(["paired_steps", "trajectory"]) & (lds["quantity"] == "lds")]
+lds = lds[lds["target"].isin(["paired_steps", "trajectory"]) & (lds["quantity"] == "query_centred")]
 lds.round(3).drop(columns="step")

@@ -214,38 +214,50 @@ def retrained():
 def test_the_lds_is_a_mean_of_rank_correlations(retrained):
     scores, masks, outputs = retrained
     mean = outputs.mean((1, 2))
-    result = journey.lds(scores, masks, mean, num_bootstrap=200)
+    result = journey.lds(scores, masks, mean)
     random = numpy_generator(0, "lds")
-    random.permutation(6)  # splits the queries
-    half = random.permutation(16) % 2
-    for step in range(2):
-        rhos = []
-        for query in range(6):
-            predicted = -(masks @ scores[step, query])
-            for rows in (half == 0, half == 1):
-                rhos.append(spearmanr(predicted[rows], mean[rows, step, query]).statistic)
-        assert result.steps[step].value == pytest.approx(np.mean(rhos))
-    assert result.value == pytest.approx(np.mean([step.value for step in result.steps]))
+    query_half, half = random.permutation(6) % 2, random.permutation(16) % 2
+    predicted = -np.einsum("mn,sqn->msq", masks, scores)
+
+    def correlations(predicted, measured):
+        rhos = np.zeros((2, 6, 2))
+        for step, query, side in np.ndindex(rhos.shape):
+            pair = (x[half == side, step, query] for x in (predicted, measured))
+            rhos[step, query, side] = spearmanr(*pair).statistic
+        return rhos.mean((1, 2))
+
+    assert result.plain.value == pytest.approx(correlations(predicted, mean).mean())
+    for outputs in (predicted, mean):
+        for side in (0, 1):
+            queries = query_half == side
+            outputs[..., queries] -= outputs[..., queries].mean(-1, keepdims=True)
+    expected = correlations(predicted, mean)
+    assert [step.value for step in result.steps] == pytest.approx(expected)
+    assert result.value == pytest.approx(expected.mean())
     assert result.low < result.value < result.high
     assert result.ceiling is None
 
 
 def test_the_lds_is_that_of_the_evaluation(retrained):
     scores, masks, outputs = retrained
-    result = journey.lds(torch.tensor(scores), masks, outputs, num_bootstrap=200)
+    result = journey.lds(torch.tensor(scores), masks, outputs)
     padded = np.moveaxis(outputs.mean((1, 2))[:, [0, 1, 0, 0]], 0, -1)
     predictions = datamodeling.linear(datamodeling.predict(scores[None], masks, np.ones((2, 6))))
     resampled = datamodeling.resampling(6, 16, 200, seed=0)
-    replicates = datamodeling.lds(predictions, padded, resampled).replicates
-    assert [step.value for step in result.steps] == pytest.approx(replicates[0, :2].mean(1))
-    assert result.ceiling.low < result.ceiling.value < result.ceiling.high <= 1
-    assert result.value < result.ceiling.value
+    assert result.plain == datamodeling.lds(predictions, padded, resampled).interval([0, 1])
+    half = resampled.query_half
+    centred = (datamodeling.query_centred(x, half) for x in (predictions, padded))
+    primary = datamodeling.lds(*centred, resampled).interval([0, 1])
+    assert (result.value, result.low, result.high) == primary[:3]
+    value, low, high = result.ceiling
+    assert low < value < high <= 1
+    assert result.low < high
 
     shifts = 100 * np.random.default_rng(1).normal(size=(16, 1, 1, 2, 1))  # of a model, all queries
-    shifted = journey.lds(scores, masks, outputs + shifts, num_bootstrap=200)
-    assert shifted.query_centred == pytest.approx(result.query_centred)
-    assert shifted.value < result.value
-    assert journey.lds(-scores, masks, outputs, num_bootstrap=200).value < 0
+    shifted = journey.lds(scores, masks, outputs + shifts)
+    assert shifted.value == pytest.approx(result.value)
+    assert shifted.plain.value < result.plain.value
+    assert journey.lds(-scores, masks, outputs).value < 0
 
 
 @pytest.mark.parametrize(

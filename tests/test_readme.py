@@ -78,7 +78,7 @@ def test_scores_of_others_are_evaluated_on_the_committed_bundle(tmp_path):
     assert "2 to compute: score x1, evaluate x1" in output
     assert '"external"' in (tmp_path / "reports/methods/index.html").read_text()
     rows = json.loads((tmp_path / "reports/methods/result.json").read_text())["rows"]
-    lds = select(rows, quantity="lds", method="external", score_transform="chosen")
+    lds = select(rows, quantity="query_centred", method="external", score_transform="linear")
     (random,) = select(lds, target="paired_steps")
     assert abs(random["value"]) < 0.1
     published = json.loads((ROOT / "experiments/methods/result.json").read_text())["rows"]
@@ -113,9 +113,10 @@ def test_the_results_table_is_that_of_the_results():
 
 @pytest.mark.parametrize("experiment", ["digits", "methods"])
 def test_the_claim_has_the_numbers_of_its_results(experiment):
-    rows = json.loads((ROOT / f"experiments/{experiment}/result.json").read_text())["rows"]
-    differences = select(rows, quantity="difference", method="journey", against="trak")
-    (row,) = select(differences, target="paired_steps")
+    result = json.loads((ROOT / f"experiments/{experiment}/result.json").read_text())
+    quantity = "query_centred_difference" if "primary" in result else "difference"
+    compared = select(result["rows"], quantity=quantity, method="journey", against="trak")
+    (row,) = select(compared, target="paired_steps")
     assert f"+{format_interval(row, 1, times=100)} on `{experiment}`" in README
 
 

@@ -1,5 +1,6 @@
 """The smallest experiment through the real entry point, and golden numbers."""
 
+import itertools
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY, command, python, succeeds
 
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import method_names, select
 
 GOLDEN_LOSSES = [0.525122, 0.366571]
@@ -58,8 +60,10 @@ def test_the_report_is_complete_and_its_files_are_listed_last(finished):
             "trajectory",
             "final_sample",
         }
-    paired = {(row["method"], row["against"]) for row in select(rows, quantity="difference")}
-    assert paired == {("journey", m) for m in ("trak", "pixel", "random")}
+    pairs = set(itertools.combinations(method_names(rows, "lds"), 2))
+    for quantity in ("difference", "query_centred_difference"):
+        compared = select(rows, quantity=quantity)
+        assert {(row["method"], row["against"]) for row in compared} == pairs
     assert set(result["seconds"]) == {
         "images",
         "train",
@@ -116,8 +120,8 @@ def test_a_second_run_computes_nothing_and_prints_the_same(finished):
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in (directory / "artifacts").rglob("*")} == before
     assert (
-        again.stdout[again.stdout.index("smoke: LDS") :]
-        == first.stdout[first.stdout.index("smoke: LDS") :]
+        again.stdout[again.stdout.index("smoke: query-centred LDS") :]
+        == first.stdout[first.stdout.index("smoke: query-centred LDS") :]
     )
 
 
@@ -188,16 +192,11 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     results = [
         json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")
     ]
-    headlines = [
-        select(r["rows"], quantity="lds", score_transform="chosen", target="paired_steps")[0][
-            "value"
-        ]
-        for r in results
-    ]
+    headlines = [select(r["rows"], **PRIMARY, target="paired_steps")[0]["value"] for r in results]
     assert len(results) == 2
     (best,) = re.findall(r"Best value: (\S+)", done.stdout)
     assert float(best) == pytest.approx(max(headlines)), "the larger, the better"
-    table = done.stdout[done.stdout.rindex("lds (× 100") :]
+    table = done.stdout[done.stdout.rindex("query_centred (× 100") :]
     assert table.count(" ± ") == 1 + 2, "in the title, and a cell for each point"
     assert "retraining" not in table, "settings that all points share are left out"
 

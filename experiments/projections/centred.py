@@ -23,7 +23,6 @@ from journey.attribution.kernel import add_ensemble_scores
 from journey.attribution.targets import step_weights, with_aggregates
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import LDSInputs, datamodeling
-from journey.evaluation.statistics import interval
 from journey.pipeline.interfaces import Score
 from journey.pipeline.subsets import subset_mask
 
@@ -81,20 +80,20 @@ def main() -> None:
     rows = []
     for name, method in run.run.all_methods.items():
         step_weight = weights if method.in_units_of_output else np.ones_like(weights)
-        replicates = {}
+        by_centring = {}
         for centring, options in CENTRED.items():
             scores = scores_from_features(
                 method, run.experiment.scores(method), workspace, *options
             )
             predictions = datamodeling.predict(scores, masks, step_weight)
-            lds = datamodeling.lds(predictions, measured, resampled).replicates
-            replicates[centring] = lds
+            num_transforms = len(datamodeling.SCORE_TRANSFORMS)
+            lds = datamodeling.lds(predictions, measured, resampled, num_transforms)
+            by_centring[centring] = lds
             for target_name, indices in targets.items():
                 row = {"method": name, "centred": centring, "target": target_name}
-                quantities = {"lds": lds, "difference": lds - replicates["none"]}
-                for quantity, values in quantities.items():
-                    ends = interval(values[:, indices].mean(1), resampled.query_weights)
-                    row[quantity] = [100 * float(end) for end in ends]
+                quantities = {"lds": lds, "difference": lds.minus(by_centring["none"])}
+                for quantity, of_method in quantities.items():
+                    row[quantity] = [100 * end for end in of_method.interval(indices)[:3]]
                 rows.append(row)
                 print(row, flush=True)
     path = Path(__file__).parent / "centred.json"

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -41,6 +42,7 @@ from journey.engine.graph import ancestors
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
+from journey.evaluation.rows import objective_row
 from journey.experiment import check_data, check_machine, prepare_experiment, record_images
 from journey.pipeline.interfaces import Result, Row, Train
 from journey.report.directory import check_output, point_directory
@@ -117,7 +119,7 @@ def _verify(store: Store) -> None:
 
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
 def _run(composed: DictConfig) -> float | None:
-    """Return the first number of the headline, which Optuna maximises, after running the task."""
+    """Return the number that Optuna maximises, `evaluation.objective`, after running the task."""
     with one_line_errors():  # inside too: Hydra would print more than a line
         run = compose.parse(composed)
         job = HydraConfig.get()
@@ -133,7 +135,10 @@ def _run(composed: DictConfig) -> float | None:
         headline = run.evaluation.headline(result) if result is not None else []
         if headline and sweep:
             HEADLINES[tuple(overrides)] = headline
-        return float(headline[0]["value"]) if headline else None
+        if result is None or not headline:
+            return None
+        rows = cast("list[Row]", result["rows"])
+        return float(objective_row(rows, headline, run.evaluation.objective)["value"])
     return None
 
 

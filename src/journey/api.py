@@ -8,8 +8,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -31,14 +31,15 @@ from journey.engine.checks import (
     require_region_inside,
     require_seed,
 )
-from journey.evaluation.lds import datamodeling, reliability
-from journey.evaluation.statistics import interval
+from journey.evaluation.lds.standalone import LDSResult, lds
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import PREDICTIONS, Schedule
 from journey.pipeline.settings import Kernel, Target
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+__all__ = ["JourneyTRAK", "LDSResult", "attribute", "lds", "method"]
 
 Array = np.ndarray | Tensor
 
@@ -236,92 +237,3 @@ def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:
         return Schedule(*squares, place, bound is not None, prediction, bound or 1.0)
     except ValueError as error:
         raise ConfigError(f"scheduler={name}: {error}") from None
-
-
-class Interval(NamedTuple):
-    """A value with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class LDSResult:
-    """The LDS, mean over steps and queries, with its 95% interval over queries and subsets.
-
-    Attributes:
-        value: The LDS.
-        low: Lower end of its interval.
-        high: Upper end.
-        steps: The LDS of each step.
-        query_centred: The LDS of scores and outputs minus their means over queries.
-        ceiling: The LDS of the best predictor of these models, or None if outputs have no halves.
-    """
-
-    value: float
-    low: float
-    high: float
-    steps: list[Interval]
-    query_centred: Interval
-    ceiling: Interval | None
-
-
-def lds(
-    scores: Array, masks: Array, outputs: Array, num_bootstrap: int = 2000, seed: int = 0
-) -> LDSResult:
-    """Return the linear datamodeling score, as `experiment=…` computes it for linear scores.
-
-    Rank correlations are over the subsets of each of two random halves, and averaged.
-
-    Args:
-        scores: Scores of training images [S, Q, N], or [1, Q, N] for all steps.
-        masks: Whether the training subset of a model holds an image. [M, N]
-        outputs: Losses of the queries under M ≥ 8 retrained models [M, S, Q]; or, for ceilings, of
-            R training seeds and two halves of the noise samples each [M, R, 2, S, Q].
-        num_bootstrap: Bootstrap replicates of the intervals.
-        seed: Seed of the split into halves, and of the bootstrap.
-    """
-    # Check the shapes.
-    tau, members, measured = np.asarray(scores), np.asarray(masks), np.asarray(outputs, np.float64)
-    allowed = "[M, S, Q] or [M, R, 2, S, Q], with M ≥ 8 and Q ≥ 4"
-    shape = measured.shape
-    fits = len(shape) == 3 or (len(shape) == 5 and shape[2] == 2)
-    require(fits and shape[0] >= 8 and shape[-1] >= 4, "outputs.shape", shape, allowed)
-    allowed = f"[{shape[0]}, N] of true and false"
-    fits = members.ndim == 2 and len(members) == shape[0] and members.dtype == bool
-    require(fits, "masks", f"{members.dtype} {members.shape}", allowed)
-    allowed = f"[{shape[-2]} or 1, {shape[-1]}, {members.shape[1]}]"
-    fits = tau.ndim == 3 and tau.shape[1:] == (shape[-1], members.shape[1])
-    require(fits and len(tau) in (1, shape[-2]), "scores.shape", tau.shape, allowed)
-    require(bool(np.isfinite(tau).all()), "scores", "NaN or infinite", "finite")
-    require(bool(np.isfinite(measured).all()), "outputs", "NaN or infinite", "finite")
-
-    # `datamodeling` expects outputs of a trajectory and of a final sample after those of the steps.
-    # The mean over steps stands for both; neither is returned.
-    num_subsets, num_steps, num_queries = shape[0], shape[-2], shape[-1]
-    mean = measured.mean(-2, keepdims=True)
-    measured = np.concatenate([measured, mean, mean], -2)
-    by_target = measured if measured.ndim == 3 else measured.mean((1, 2))
-    truth = np.moveaxis(by_target, 0, -1)  # [T, Q, M]
-    varies = bool((truth.min(-1) < truth.max(-1)).all())
-    require(varies, "outputs", "constant for a query", "such that retrained models differ")
-    predictions = datamodeling.predict(tau[None], members, np.ones((num_steps, num_queries)))
-    predictions = datamodeling.linear(predictions)
-    resampled = datamodeling.resampling(num_queries, num_subsets, num_bootstrap, seed)
-
-    # The LDS at each step, and the mean over steps; the same of query-centred values.
-    result = datamodeling.lds(predictions, truth, resampled)
-    replicates, weights = result.replicates[:, :num_steps], resampled.query_weights
-    steps = [Interval(*map(float, interval(replicates[:, i], weights))) for i in range(num_steps)]
-    overall = Interval(*map(float, interval(replicates.mean(1), weights)))
-    predictions = datamodeling.query_centred(predictions, resampled.query_half)
-    truth = datamodeling.query_centred(truth, resampled.query_half)
-    replicates = datamodeling.lds(predictions, truth, resampled).replicates[:, :num_steps]
-    query_centred = Interval(*map(float, interval(replicates.mean(1), weights)))
-
-    ceiling = None
-    if measured.ndim == 5:
-        limits = reliability.ceilings(measured, reliability.given_seed, num_subsets // 2)
-        ceiling = Interval(*limits.interval(list(range(num_steps))))
-    return LDSResult(*overall, steps, query_centred, ceiling)

@@ -20,6 +20,7 @@ from journey.engine.checks import require
 from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Artifact, Store
 from journey.engine.workspace import Workspace
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import select
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import Experiment
@@ -85,15 +86,18 @@ class Run:
         return pd.DataFrame(select(self.result["rows"], **conditions))
 
     def lds(self) -> "pd.DataFrame":
-        """Return the LDS of every method at every target, with 95% intervals, and the ceilings.
+        """Return the query-centred LDS of linear scores of every method, and the ceilings.
+
+        Each has a line for every target, with a 95% interval. `rows` has other statistics.
 
         Raises:
             ValueError: The evaluation of the run has no LDS.
         """
         import pandas as pd
 
-        lds = self.rows(quantity="lds", score_transform="chosen")
-        frame = pd.concat([lds, self.rows(quantity="ceiling")], ignore_index=True)
+        lds = self.rows(**PRIMARY)
+        ceilings = self.rows(quantity="query_centred_ceiling")
+        frame = pd.concat([lds, ceilings], ignore_index=True)
         if frame.empty:
             name = self.run.evaluation.name
             raise ValueError(f"evaluation={name} has no LDS; rows() returns what it has")

@@ -2,7 +2,10 @@
 
 import gc
 import io
+import itertools
+import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +16,13 @@ from journey.data.images import train_images
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
 from journey.engine.workspace import get
-from journey.evaluation.rows import select
+from journey.evaluation.rows import in_order, select
 from journey.experiment import load_experiment
 from journey.pipeline.settings import Target, Training
+from journey.report.write import with_run_info
 
 QUICK = Training(num_steps=20, batch_size=16, warmup_steps=4)
+RESULT = "result.json"
 SCORES = np.random.default_rng(0).standard_normal((2, 4, 60))
 
 
@@ -240,3 +245,53 @@ def test_the_command_refuses_before_it_computes(tmp_path):
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_order_of_methods_changes_no_number_of_a_cached_evaluation(
+    experiment, names, workspace, tmp_path
+):
+    """The second run finds the result of the first; both show it in an order of their own."""
+    methods = {}
+    for seed, name in enumerate(("late", "early", "middle")):
+        scores = np.random.default_rng(seed).standard_normal((2, 4, 60))
+        np.savez(tmp_path / f"{name}.npz", scores=scores, **names)
+        methods[name] = External(str(tmp_path / f"{name}.npz"))
+    shown, keys = {}, set()
+    for order in (["late", "early", "middle"], ["middle", "late", "early"]):
+        run = small_run(training=QUICK, method={name: methods[name] for name in order})
+        spec = load_experiment(run, workspace.store).evaluation(run.evaluation, run.all_methods)
+        keys.add(cache_key(spec))
+        result = with_run_info(run, json.loads((get(spec, workspace).path / RESULT).read_text()))
+        assert [row["method"] for row in run.evaluation.headline(result)] == order
+        assert list(result["shown"]) == list(result["chosen"]) == order
+        pairs = {(row["method"], row["against"]) for row in result["rows"] if "against" in row}
+        assert pairs == set(itertools.combinations(order, 2))
+        shown[tuple(order)] = result["rows"]
+    assert len(keys) == 1
+    first, second = shown.values()
+    assert in_order(second, ["late", "early", "middle"]) == first
+
+
+def test_a_fixed_hyper_parameter_is_evaluated_alone_and_named_for_a_method_of_the_run(
+    experiment, workspace
+):
+    run = small_run(training=QUICK, method={"ours": journey_trak(damping=[0.1, 10.0])})
+    rows = {}
+    for value in (0.1, 10.0):
+        run.evaluation.candidates = {"ours": value}
+        spec = experiment.evaluation(run.evaluation, run.method)
+        result = run.evaluation.evaluate(spec, workspace)
+        cells = result["chosen"]["ours"]["linear"]["step"]
+        assert result["shown"]["ours"] == {"damping": value}
+        assert {cell["damping"] for cell in cells} == {value}
+        rows[value] = select(result["rows"], quantity="query_centred", method="ours")
+        linear, shown = (select(rows[value], score_transform=s) for s in ("linear", "shown"))
+        assert [row["value"] for row in linear] == [row["value"] for row in shown]
+    assert rows[0.1] != rows[10.0]
+    for candidates, message in (
+        ({"our": 10.0}, "evaluation.candidates=our: must be among ours"),
+        ({"ours": 3.0}, "evaluation.candidates.ours=3.0: must be one of 0.1, 10: damping of ours"),
+    ):
+        run.evaluation.candidates = candidates
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            experiment.evaluation(run.evaluation, run.method)

@@ -97,10 +97,36 @@ def test_scales_are_the_dense_formulas_in_blocks(n, p, monkeypatch):
         Scale.gradient: tau / norms,
         Scale.influence: tau / np.linalg.norm(inverse @ phi.T, axis=0),
         Scale.cosine: tau / norms / query_norms,
+        Scale.leverage: tau / (1 - np.diag(phi @ inverse @ phi.T)),
     }
     for scale, expected in formulas.items():
         scores, _ = scored(train, queries, [0.5], scale)
         np.testing.assert_allclose(scores[0], expected, rtol=1e-4, atol=1e-7)
+    assert set(formulas) == set(Scale)
     out = np.ones((5, n), np.float32)
     inner_products(out, train, queries, Scale.cosine, weight=0.5)
     np.testing.assert_allclose(out, 1 + 0.5 * queries @ phi.T / norms / query_norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "p"), [(12, 5), (5, 12)])
+def test_scores_scaled_by_leverage_are_exact_changes_without_an_example(n, p):
+    """Ridge regression without example i predicts y_i by (ŷ_i − h_i y_i) / (1 − h_i)."""
+    train, _ = features(n, p)
+    phi = train.astype(np.float64)
+    targets = np.random.default_rng(1).standard_normal(n)
+    penalty = 0.3 * np.trace(phi.T @ phi) / min(n, p)
+    scores, _ = scored(train, train, [0.3], Scale.leverage)
+    hat = phi @ np.linalg.inv(phi.T @ phi + penalty * np.eye(p)) @ phi.T
+    residuals = targets - hat @ targets
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        ridge = phi[others].T @ phi[others] + penalty * np.eye(p)
+        weights = np.linalg.solve(ridge, phi[others].T @ targets[others])
+        change = phi @ weights - hat @ targets  # of every prediction
+        np.testing.assert_allclose(change, -scores[0, :, i] * residuals[i], rtol=1e-4, atol=1e-6)
+
+
+def test_a_leverage_of_one_is_refused():
+    train = np.concatenate([np.eye(2, dtype=np.float32)[[0, 0, 0]], [[0, 1e6]]]).astype(np.float32)
+    with pytest.raises(ValueError, match=r"scale=leverage would divide by 0; use a larger damping"):
+        scored(train, train[:1], [1e-13], Scale.leverage)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -51,6 +52,30 @@ def test_spearman_of_a_constant_is_zero():
     assert statistics.weighted_spearman(np.ones((1, 5)), np.arange(5.0)[None], np.ones((1, 5))) == 0
 
 
+@pytest.mark.parametrize("levels", [1000, 4])
+def test_derivatives_are_those_of_the_weighted_correlation(random, levels):
+    a, b = random.integers(levels, size=(3, 5, 12)).astype(float), random.standard_normal((5, 12))
+    a[1, 2] = 7
+    rho, derivatives = statistics.spearman_derivatives(a, b)
+    h = 1e-6
+    weights = np.concatenate([np.ones((1, 12)), np.ones((12, 12)) + h * np.eye(12)])
+    for x, value, slopes in zip(a, rho, derivatives, strict=True):
+        numeric = statistics.weighted_spearman(x, b, weights)
+        np.testing.assert_allclose(value, numeric[0], atol=1e-12)
+        differences = ((numeric[1:] - numeric[0]) / h).T
+        differences -= differences.mean(-1, keepdims=True)
+        np.testing.assert_allclose(slopes, differences, atol=1e-4)
+    assert (rho[1, 2], *derivatives[1, 2]) == (0,) * 13, "of a constant"
+
+
+def test_the_variance_of_derivatives_is_that_of_the_correlation(random):
+    x, noise = random.standard_normal((2, 3000, 16))
+    for correlation in (0.0, 0.6):
+        y = correlation * x + np.sqrt(1 - correlation**2) * noise
+        rho, derivatives = statistics.spearman_derivatives(x[None], y)
+        assert np.square(derivatives).sum(-1).mean() == pytest.approx(rho.var(), rel=0.12)
+
+
 def test_block_size_does_not_change_spearman(random, monkeypatch):
     a, b = random.standard_normal((2, 9, 12))
     whole = statistics.weighted_spearman(a, b, np.ones((3, 12)))
@@ -73,7 +98,7 @@ def problem(random, num_subsets=20, noise=0.5):
 
 def test_predictions_are_dattris(random):
     scores, masks, measured = problem(random)
-    predictions = datamodeling.predict(scores, masks, WEIGHTS)[3]  # second damping, linear
+    predictions = datamodeling.linear(datamodeling.predict(scores, masks, WEIGHTS))[1]
     indices = torch.stack([torch.from_numpy(np.flatnonzero(m)) for m in masks])
     for step in range(3):
         # dattri's outputs rise with the scores of the images in a subset.
@@ -87,19 +112,46 @@ def test_lds_is_the_mean_over_halves_of_the_best_candidates_correlation(random):
     scores, masks, measured = problem(random)
     resampled = datamodeling.resampling(6, 20, 100, seed=0)
     predictions = datamodeling.predict(scores, masks, WEIGHTS)
-    result = datamodeling.lds(predictions, measured, resampled)
-    assert result.chosen["step"] == [3, 3, 3, 3]
+    result = datamodeling.lds(predictions, measured, resampled, 4)
+    assert result.chosen["step"] == [4] * 12, "the four cells × three steps"
+    assert result.chosen["trajectory"] == [4] * 4
     labels = datamodeling.labels([{"damping": 0.1}, {"damping": 1.0}])
-    assert labels[3] == {"damping": 1.0, "score_transform": "linear"}
+    assert labels[4] == {"damping": 1.0, "score_transform": "linear"}
     linear = [label for label in labels if label["score_transform"] == "linear"]
     assert datamodeling.linear(labels) == linear
-    np.testing.assert_array_equal(datamodeling.linear(predictions), predictions[[0, 3]])
+    np.testing.assert_array_equal(datamodeling.linear(predictions), predictions[[0, 4]])
+    of_linear = datamodeling.lds(datamodeling.linear(predictions), measured, resampled)
+    assert of_linear.chosen["step"] == [1] * 4
     expected = np.zeros((3, 6))
     for s, q, half in itertools.product(range(3), range(6), (0, 1)):
         cell = resampled.subset_half == half
-        rho = spearmanr(predictions[3, s, q, cell], measured[s, q, cell]).statistic
+        rho = spearmanr(predictions[4, s, q, cell], measured[s, q, cell]).statistic
         expected[s, q] += rho / 2
-    np.testing.assert_allclose(result.replicates[0, :3], expected, atol=1e-12)
+    for lds in (result, of_linear):
+        np.testing.assert_allclose(lds.values[:3], expected, atol=1e-12)
+    assert of_linear.interval([0, 1]).value == pytest.approx(expected[:2].mean())
+
+
+def test_the_head_of_scores_is_their_largest_twentieth(random):
+    tau = random.standard_normal((2, 3, 100))
+    kept = datamodeling.head(tau)
+    assert (np.count_nonzero(kept, axis=-1) == 5).all()
+    for row, whole in zip(kept.reshape(-1, 100), tau.reshape(-1, 100), strict=True):
+        largest = np.argsort(-abs(whole))[:5]
+        assert set(np.flatnonzero(row)) == set(largest)
+        np.testing.assert_array_equal(row[largest], whole[largest])
+
+
+def test_transforms_are_chosen_per_step_and_hyper_parameters_for_all_steps():
+    """Two λ × two transforms: the second λ of the first transform is best on average."""
+    means = np.zeros((4, 5))  # (λ 0, a), (λ 0, b), (λ 1, a), (λ 1, b); three steps and two targets
+    means[0, :3], means[2, :3] = (0.9, 0.0, 0.0), (0.5, 0.5, 0.5)
+    means[1, :3], means[3, :3] = (0.1, 0.8, 0.1), (0.2, 0.2, 0.2)
+    means[1, 3], means[3, 4] = 1, 1
+    assert datamodeling.choose(means, 2).tolist() == [2, 1, 2, 1, 3]
+    assert datamodeling.choose(means[::2], 1).tolist()[:3] == [1, 1, 1]
+    both = np.stack([means, means[::-1]])
+    assert datamodeling.choose(both, 2)[0].tolist() == [2, 1, 2, 1, 3]
 
 
 def test_each_cell_chooses_its_candidate_on_the_opposite_cell(random):
@@ -113,7 +165,7 @@ def test_each_cell_chooses_its_candidate_on_the_opposite_cell(random):
         predictions[i][:, queries, of_cell] = measured[:, queries, of_cell]
     result = datamodeling.lds(predictions, measured, resampled)
     assert result.chosen["step"] == [3, 2, 1, 0]
-    assert abs(result.replicates[0].mean()) < 0.3, "choosing on the same cell would give 1"
+    assert abs(result.values.mean()) < 0.3, "choosing on the same cell would give 1"
 
 
 def test_one_score_per_image_predicts_every_step_and_the_interval_holds_the_lds(random):
@@ -122,12 +174,63 @@ def test_one_score_per_image_predicts_every_step_and_the_interval_holds_the_lds(
     assert np.array_equal(predictions[:, 0], predictions[:, 2])
     np.testing.assert_allclose(predictions[:, 0], predictions[:, 4])
     resampled = datamodeling.resampling(6, 40, 200, 0)
-    replicates = datamodeling.lds(predictions, measured, resampled).replicates
-    value, low, high = statistics.interval(replicates, resampled.query_weights)
-    np.testing.assert_allclose(value, replicates[0].mean(-1), atol=1e-12)
-    assert value[0] > 0.9
-    assert (low <= value).all()
-    assert (value <= high).all()
+    lds = datamodeling.lds(datamodeling.linear(predictions), measured, resampled)
+    ends = lds.interval([0])
+    assert ends.value == pytest.approx(lds.values[0].mean())
+    assert ends.value > 0.9
+    assert ends.low < ends.low_90 < ends.value < ends.high_90 < ends.high
+
+
+def test_the_interval_of_a_fixed_candidate_is_that_of_exact_replicates(random):
+    """Of many exact bootstrap replicates, with the interaction of queries and subsets once."""
+    scores, masks, measured = problem(random, num_subsets=40, noise=4.0)
+    predictions = datamodeling.linear(datamodeling.predict(scores[1:], masks, WEIGHTS))
+    resampled = datamodeling.resampling(6, 40, 2000, 0)
+    ends = datamodeling.lds(predictions, measured, resampled).interval([1])
+    weights = np.concatenate([np.ones((1, 40), int), resampled.subset_weights])
+    replicates = np.zeros((2001, 6))
+    for half in (0, 1):
+        members = resampled.subset_half == half
+        pair = predictions[0, 1][:, members], measured[1][:, members]
+        replicates += statistics.weighted_spearman(*pair, weights[:, members]) / 2
+    query_weights = statistics.bootstrap_with_observed(6, 2000, random)
+    value, low, high = statistics.interval(replicates, query_weights)
+    assert ends.value == pytest.approx(float(value))
+    assert ends.high - ends.low == pytest.approx(float(high - low), rel=0.15)
+
+
+def test_choosing_anew_widens_the_interval_where_candidates_are_alike(random):
+    resampled, widths = datamodeling.resampling(12, 32, 200, 0), []
+    for _ in range(20):
+        measured, predictions = random.standard_normal((4, 12, 32)), []
+        for _ in range(6):  # candidates whose errors are common to all queries
+            predictions.append(measured[0, 0] + 3 * random.standard_normal((4, 1, 32)))
+        measured += 3 * measured[:1, :1]
+        predictions = np.broadcast_to(predictions, (6, *measured.shape))
+        chosen = datamodeling.lds(predictions, measured, resampled)
+        fixed = dataclasses.replace(chosen, rechosen=chosen.fixed)
+        assert chosen.interval([0, 1]).value == fixed.interval([0, 1]).value
+        ends = (lds.interval([0, 1]) for lds in (chosen, fixed))
+        widths.append([interval.high - interval.low for interval in ends])
+    wide, narrow = np.mean(widths, 0)
+    assert wide > 1.05 * narrow
+    clear = predictions.copy()
+    clear[2] = measured + 0.1 * clear[2]
+    lds = datamodeling.lds(clear, measured, resampled)
+    assert lds.chosen["step"] == [2] * 4
+    np.testing.assert_allclose(lds.rechosen.var(0)[:2], lds.fixed.var(0)[:2])
+
+
+def test_a_difference_is_paired_and_its_negative_in_the_other_direction(random):
+    measured = random.standard_normal((4, 12, 32))
+    resampled = datamodeling.resampling(12, 32, 200, 0)
+    base = measured + random.standard_normal(measured.shape)
+    a = datamodeling.lds(np.stack([base, random.permuted(base, axis=-1)]), measured, resampled)
+    b = datamodeling.lds(base[None] + 0.1 * random.standard_normal(base.shape), measured, resampled)
+    there, back = a.minus(b).interval([0]), b.minus(a).interval([0])
+    assert (there.value, there.low, there.low_90) == (-back.value, -back.high, -back.high_90)
+    assert there.high - there.low < 0.5 * (a.interval([0]).high - a.interval([0]).low)
+    assert there.value == pytest.approx(a.interval([0]).value - b.interval([0]).value)
 
 
 def test_an_interval_counts_the_interaction_of_queries_and_subsets_once(random):

@@ -5,9 +5,20 @@ import pytest
 from rich.console import Console
 
 from journey.config import compose
-from journey.evaluation.lds import LDS
+from journey.engine.checks import ConfigError
+from journey.engine.spec import describe
+from journey.evaluation.lds import LDS, shown_index
+from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.lds.show import lds_by_method, lds_by_step, lds_markdown, lds_tables
 from journey.evaluation.plots import FAMILIES, method_colour, method_marker
+from journey.evaluation.rows import (
+    in_order,
+    method_names,
+    negated,
+    objective_row,
+    select,
+    verdict,
+)
 
 TARGETS = ("paired_steps", "trajectory", "final_sample")
 
@@ -27,10 +38,12 @@ def all_targets(method, shift, **conditions):
     return steps + [row(*ends, target, **conditions) for target in TARGETS]
 
 
-def lds(method, shift, transforms=("chosen", "linear")):
+def lds(method, shift):
+    """Query-centred linear LDS are `shift` higher than 0.1 at t = 600; plain and others differ."""
     rows = []
-    for transform in transforms:
-        rows += all_targets(method, shift, quantity="lds", score_transform=transform)
+    for transform, more in (("linear", 0.0), ("chosen", 0.01), ("shown", 0.02)):
+        for quantity, higher in (("query_centred", shift + more), ("lds", shift + more - 0.05)):
+            rows += all_targets(method, higher, quantity=quantity, score_transform=transform)
     return rows
 
 
@@ -41,19 +54,21 @@ def result_of(worse: str, better: str) -> dict:
     rows = []
     for name, shift in ((better, 0.0), (worse, -0.1)):
         rows += lds(name, shift)
-        rows += all_targets(name, shift, quantity="query_centred", score_transform="chosen")
-    for quantity, shift in (("ceiling", 0.5), ("query_centred_ceiling", 0.3)):
+    for quantity, shift in (("ceiling", 0.3), ("query_centred_ceiling", 0.5)):
         rows += all_targets("noise_samples", shift, quantity=quantity)
         rows += all_targets("training_seeds", shift - 0.1, quantity=quantity)
     for target in TARGETS:
-        conditions = {"quantity": "difference", "method": better, "against": worse}
-        rows.append(row(0.1, 0.05, 0.15, target, **conditions))
+        for quantity in ("difference", "query_centred_difference"):
+            conditions = {"quantity": quantity, "method": better, "against": worse}
+            ends_90 = {"low_90": 0.06, "high_90": 0.14, "score_transform": "linear"}
+            rows.append(row(0.1, 0.05, 0.15, target, **conditions, **ends_90))
     kernels = ("condition_number", "effective_parameters")
     methods = worse, better
     return {
         "experiment": "test", "variants": [], "variant_axes": {}, "num_train": 10,
         "num_subsets": 8, "num_seeds": 1, "num_queries": 4, "steps": [600, 300],
-        "paired_steps": [600, 300], "rows": rows,
+        "paired_steps": [600, 300], "rows": rows, "primary": dict(PRIMARY),
+        "shown": {name: {"damping": 1.0} for name in methods},
         "chosen": {name: {"chosen": chosen, "linear": chosen} for name in methods},
         "candidates": {name: [{"damping": d} for d in (0.1, 1.0, 10.0)] for name in methods},
         "diagnostics": {better: {}, worse: {key: [[30, 20, 10], [50, 20, 6]] for key in kernels}},
@@ -85,9 +100,10 @@ def test_the_terminal_tables_hold_the_numbers(result):
     console = Console(record=True, width=120)
     console.print(*lds_tables(result))
     text = console.export_text()
-    for expected in ("10 ± 10", "20 ± 12", "30 ± 10", "80 ± 10", "+10.0 [+5.0, +15.0]", "600, 300"):
-        assert expected in text
-    result["rows"] = [r for r in result["rows"] if r["quantity"] != "difference"]
+    values = ("10 ± 10", "20 ± 12", "30 ± 10", "80 ± 10", "25 ± 10", "31 ± 10", "26 ± 10")
+    for expected in (*values, "+10.0 [+5.0, +15.0] supported", "600, 300", "query-centred LDS"):
+        assert expected in " ".join(text.split())
+    result["rows"] = [r for r in result["rows"] if "against" not in r]
     assert len(lds_tables(result)) == 1, "a single method has no differences"
 
 
@@ -95,25 +111,100 @@ def test_markdown_has_every_interval_choice_and_cost(result):
     lines = lds_markdown(result).splitlines()
     assert {line.count("|") for line in lines[: lines.index("")]} == {12}
     same = " | ".join(["20 [10, 30] 0.25"] * 3)
-    centred = " | ".join(["20 [10, 30] 0.33"] * 3)
+    plain = " | ".join(["15 [5, 25] 0.25"] * 3)
     seeds = " | ".join(["70 [60, 80]"] * 3)
-    choice_and_cost = "1 relu, 0.1⊣ relu | 1 | 7,000 | 5.0"
+    difference = " | ".join(["+10.0 [+5.0, +15.0] supported"] * 3)
+    choices = "1 relu, 0.1⊣ relu"
     for expected in (
-        f"| trak | chosen | 0 [−10, 10] 0.00 | 10 [0, 25] 0.14 | {same} | {choice_and_cost} |",
-        f"| trak | query-centred | 0 [−10, 10] 0.00 | 10 [0, 25] 0.20 | {centred} |  |  |  |  |",
-        f"| ceiling, over seeds |  | 50 [40, 60] | 60 [50, 75] | {seeds} |  |  |  |  |",
+        f"| trak | query-centred, linear | 0 [−10, 10] 0.00 | 10 [0, 25] 0.14 | {same} | "
+        f"{choices} | 1 | 7,000 | 5.0 |",
+        f"| trak | plain, linear | −5 [−15, 5] −0.13 | 5 [−5, 20] 0.10 | {plain} |  |  |  |  |",
+        f"| ceiling, over seeds | query-centred | 50 [40, 60] | 60 [50, 75] | {seeds} "
+        "|  |  |  |  |",
+        f"| journey − trak | {difference} |",
+        "| a − b, query-centred | paired steps | trajectory | final sample |",
+        "| a − b, plain | paired steps | trajectory | final sample |",
     ):
         assert expected in lines
+    assert len([line for line in lines if "| trak | query-centred, shown |" in line]) == 1
     kernels = ["| trak | 0.1 | 40 | 40 |", "| trak | 1 | 20 | 20 |", "| trak | 10 | 8 | 8 |"]
     assert lines[-3:] == kernels
 
 
-def test_a_heat_map_of_methods_is_sorted_and_has_both_score_transforms():
+def test_a_reversed_sign_is_asked_for_where_linear_scores_are_negative(result):
+    """As of EK-FAC × −1: linear −43, its square +27."""
+    for line in select(result["rows"], method="trak", quantity="query_centred"):
+        shift = {"linear": -0.6, "chosen": 0.1, "shown": -0.6}[line["score_transform"]]
+        line |= {end: line[end] + shift for end in ("value", "low", "high")}
+    markdown = lds_markdown(result).splitlines()
+    marked = [line for line in markdown if line.startswith("|") and "sign reversed?" in line]
+    assert [line.split("|")[2].strip() for line in marked] == ["query-centred, linear"]
+    assert marked[0].count("sign reversed?") == 5
+    console = Console(record=True, width=300)
+    console.print(*lds_tables(result))
+    (line,) = [line for line in console.export_text().splitlines() if "sign reversed?" in line]
+    assert "trak" in line
+    # A negative LDS that no transform improves is no sign of a reversed sign; nor is one near zero.
+    for line in select(result["rows"], method="trak", score_transform="chosen"):
+        line["value"] = -0.9
+    assert "sign reversed?" not in "".join(lds_markdown(result).splitlines()[:10])
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.01, 0.2, 0.03, 0.18), "supported"),
+        ((0.001, 0.04, 0.002, 0.03), "supported"),  # and small, but claims are of a direction
+        ((-0.2, -0.01, -0.18, -0.03), "opposite supported"),
+        ((-0.05, 0.04, -0.04, 0.03), "equivalent"),
+        ((-0.2, 0.2, -0.1, 0.1), "undecided"),
+        ((0.0, 0.2, 0.01, 0.19), "undecided"),
+        ((-0.06, 0.05, -0.05, 0.04), "undecided"),
+    ],
+)
+def test_there_are_three_verdicts_and_the_first_has_a_direction(ends, expected):
+    names = ("low", "high", "low_90", "high_90")
+    difference = dict(zip(names, ends, strict=True)) | {"value": 0.0}
+    difference |= {"method": "a", "against": "b"}
+    assert verdict(difference).value == expected
+    other = {"supported": "opposite supported", "opposite supported": "supported"}
+    assert verdict(negated(difference)).value == other.get(expected, expected)
+    assert negated(negated(difference)) == difference
+
+
+def test_results_are_in_the_order_of_the_run_whatever_order_they_were_computed_in(result):
+    rows = result["rows"]
+    for order in (["journey", "trak"], ["trak", "journey"]):
+        ordered = in_order(rows[::-1], order)
+        (difference,) = select(ordered, quantity="query_centred_difference", target="trajectory")
+        assert [difference["method"], difference["against"]] == order
+        sign = 1 if order[0] == "journey" else -1
+        assert difference["value"] == sign * 0.1
+        assert method_names(ordered, "query_centred") == order
+        assert in_order(ordered, ["journey", "trak"]) == in_order(rows[::-1], ["journey", "trak"])
+
+
+def test_an_objective_names_one_row(result):
+    rows, headline = result["rows"], LDS().headline(result)
+    assert objective_row(rows, headline, {}) is headline[0]
+    objective = {"method": "trak", "target": "final_sample", "quantity": "lds"}
+    assert objective_row(rows, headline, objective)["value"] == pytest.approx(0.15)
+    step = {"target": "step", "step": "300"}
+    assert objective_row(rows, headline, step)["value"] == pytest.approx(0.2)
+    paired = {"method": "trak", "against": "journey"}
+    assert objective_row(rows, headline, paired)["value"] == pytest.approx(-0.1)
+    with pytest.raises(ConfigError, match=r"evaluation.objective=.*'journe'.*0 rows"):
+        objective_row(rows, headline, {"method": "journe"})
+
+
+def test_a_heat_map_of_methods_is_sorted_and_has_plain_lds_beside_it():
     result = result_of("worse", "better")
     result["rows"].sort(key=lambda r: r["method"] == "better")  # not the order of the map
+    centred, plain = lds_by_method(result).axes[:2]
     expected = [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]]
-    for axes in lds_by_method(result).axes:
-        np.testing.assert_allclose(axes.images[0].get_array(), expected, atol=1e-12)
+    np.testing.assert_allclose(centred.images[0].get_array(), expected, atol=1e-12)
+    expected = [[5, 15, 25, 25], [-5, 5, 15, 15], [40, 50, 60, 60], [30, 40, 50, 50]]
+    np.testing.assert_allclose(plain.images[0].get_array(), expected, atol=1e-12)
 
 
 def test_figures_are_those_that_the_result_can_fill(result):
@@ -136,7 +227,7 @@ def test_of_many_methods_the_first_and_the_best_are_named(result):
     result["rows"] = lds("first", -0.1)
     for i in range(20):
         result["rows"] += lds(f"method {i}", 0.01 * i)
-    result["rows"] += all_targets("noise_samples", 0.5, quantity="ceiling")
+    result["rows"] += all_targets("noise_samples", 0.5, quantity="query_centred_ceiling")
     axes = lds_by_step(result).axes[0]
     named = ["first", *(f"method {i}" for i in range(15, 20))]
     assert [c.get_label() for c in axes.containers] == named
@@ -149,9 +240,41 @@ def test_no_two_methods_look_alike():
     assert len({(method_colour(name), method_marker(name)) for name in methods}) == len(methods)
 
 
-def test_a_method_is_shown_with_the_choice_of_most_cells(result):
-    choices = ((0.1, "relu"), (1.0, "square"), (1.0, "linear"), (10.0, "relu"))
-    cells = [{"damping": d, "score_transform": transform} for d, transform in choices]
-    result["chosen"]["trak"]["chosen"] = {"step": cells}
-    assert LDS().chosen(result, "trak") == {"damping": 1.0}
-    assert LDS().chosen(result, "journey") == {"damping": 1.0}
+@pytest.mark.parametrize(
+    ("cells", "expected"), [((0, 1, 1, 2), 1), ((0, 2, 2, 0), 2), ((0, 1, 2, 3), 3), ((1,) * 4, 1)]
+)
+def test_what_most_cells_chose_is_shown_and_of_ties_the_stronger_damping(cells, expected):
+    candidates = [{"damping": damping} for damping in (0.1, 1.0, 10.0, 100.0)]
+    assert shown_index(list(cells), candidates) == expected
+    assert shown_index([3 - cell for cell in cells], candidates[::-1]) == 3 - expected
+    assert shown_index([0, 0, 0, 0], [{}]) == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"method": "ekfac"}, "method=ekfac: must be one of journey, trak"),
+        ({"against": "ekfac"}, "against=ekfac: must be one of journey, trak"),
+        ({"target": "destination"}, "target=destination: must be one of step, paired_steps"),
+        ({"score_transform": "relu"}, "score_transform=relu: must be one of linear, chosen"),
+        ({"against": "trak", "quantity": "lds"}, "quantity=lds: must be one of query_centred_d"),
+    ],
+)
+def test_an_objective_of_no_row_is_refused_before_anything_runs(objective, message):
+    with pytest.raises(ConfigError, match=rf"^evaluation\.objective\.{message}"):
+        LDS(objective=objective).check_objective("evaluation.objective", ["journey", "trak"])
+
+
+@pytest.mark.parametrize("objective", [{"target": "step"}, {"step": "600"}])
+def test_an_objective_at_a_step_has_both(objective):
+    message = r"^evaluation\.objective=.*: must be with target=step and a step"
+    with pytest.raises(ConfigError, match=message):
+        LDS(objective=objective).check_objective("evaluation.objective", ["journey"])
+    whole = {"target": "step", "step": "600"}
+    LDS(objective=whole).check_objective("evaluation.objective", ["journey"])
+    with pytest.raises(ConfigError, match="metric: must be a key of method, against, quantity"):
+        LDS(objective={"metric": "x"}).check_objective("evaluation.objective", ["journey"])
+
+
+def test_an_objective_is_in_no_cache_key():
+    assert describe(LDS(objective={"method": "trak"})) == describe(LDS())

@@ -185,7 +185,7 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 @pytest.mark.parametrize(
     ("experiment", "titles"),
     [
-        ("digits", ["LDS"]),
+        ("digits", ["Query-centred LDS of the scores shown"]),
         ("planted", ["Recall of duplicates", "Median rank of a duplicate"]),
         (
             "emergence",
@@ -196,6 +196,8 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 )
 def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
+    if experiment == "digits" and "primary" not in result:  # of the former protocol
+        titles = ["LDS"]
     names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
     curves = names[result["settings"]["evaluation"]["name"]]().curves(result)
     assert list(curves) == titles

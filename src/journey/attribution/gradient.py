@@ -259,8 +259,8 @@ class GradientMethod(GradientSettings, Method):
             require_count(f"{where}.num_checkpoints", self.num_checkpoints, least=2)
             allowed = "gram or identity where ensemble=run"
             require(kernel is not Kernel.ekfac, f"{where}.kernel", kernel.value, allowed)
-        if self.scale is Scale.influence:
-            allowed = "gram, whose K⁻¹φ scale=influence needs"
+        if self.scale in (Scale.influence, Scale.leverage):
+            allowed = f"gram, whose K⁻¹φ scale={self.scale.value} needs"
             require(kernel is Kernel.gram, f"{where}.kernel", kernel.value, allowed)
         if self.projection is Projection.kronecker:
             allowed = "false with projection=kronecker, which computes no gradient that has a norm"
@@ -350,8 +350,11 @@ class GradientMethod(GradientSettings, Method):
 
     @property
     def in_units_of_output(self) -> bool:  # type: ignore[override]
-        """Return whether scores are changes of the loss: with its gradient, unscaled."""
-        unscaled = self.scale is Scale.none and not self.normalize
+        """Return whether scores are changes of the loss: with its gradient, unscaled.
+
+        A leverage has no unit: it corrects the change for the example's effect on itself.
+        """
+        unscaled = self.scale in (Scale.none, Scale.leverage) and not self.normalize
         linear = self.score_transform is ScoreTransform.linear
         return self.output is Output.loss and unscaled and linear
 

@@ -37,6 +37,8 @@ Features = np.ndarray | QuantizedFeatures
 
 BLOCK_BYTES = 2**27  # the largest block of features in memory, as float64
 STRIPS = 8  # of a Gram matrix
+SCALES_OF_KERNEL = (Scale.influence, Scale.leverage)
+LEAST_DIVISOR = 1e-12  # of a score: 1 − a leverage is rounding error below it
 
 
 class SingularKernelError(RuntimeError):
@@ -187,18 +189,25 @@ def kernel_scores(
         factor, conditioning = _factorize(gram, relative, unit_damping)
         conditions.append(conditioning)
         solved = torch.cholesky_solve(right.T, factor).T  # [Q, N] or [Q, p]
-        norms = None  # ‖K⁻¹ φ_i‖
+        divisors = None  # ‖K⁻¹ φ_i‖ or 1 − φ_iᵀ K⁻¹ φ_i
         if dual:
-            if scale is Scale.influence:  # √diag(X ΦΦᵀ X), X = (ΦΦᵀ + λI)⁻¹
-                inverse = torch.cholesky_inverse(factor)
-                norms = ((inverse @ gram) * inverse).sum(1).sqrt().numpy()
-            scores += weight * _scaled(solved.numpy(), scale, train_norms, query_norms, norms)
+            if scale in SCALES_OF_KERNEL:
+                inverse = torch.cholesky_inverse(factor)  # X = (ΦΦᵀ + λI)⁻¹
+                if scale is Scale.influence:  # √diag(X ΦΦᵀ X)
+                    divisors = ((inverse @ gram) * inverse).sum(1).sqrt().numpy()
+                else:  # 1 − diag(ΦΦᵀ X) = λ diag(X)
+                    divisors = relative * unit_damping * inverse.diagonal().numpy()
+            scores += weight * _scaled(solved.numpy(), scale, train_norms, query_norms, divisors)
         else:
             for rows, phi in _row_blocks(train):
-                if scale is Scale.influence:
-                    norms = torch.cholesky_solve(phi.T, factor).norm(dim=0).numpy()
+                if scale in SCALES_OF_KERNEL:
+                    columns = torch.cholesky_solve(phi.T, factor)  # K⁻¹ φ_i
+                    if scale is Scale.influence:
+                        divisors = columns.norm(dim=0).numpy()
+                    else:
+                        divisors = (1 - (columns * phi.T).sum(0)).numpy()
                 tau, block_norms = (solved @ phi.T).numpy(), train_norms[rows]
-                scores[:, rows] += weight * _scaled(tau, scale, block_norms, query_norms, norms)
+                scores[:, rows] += weight * _scaled(tau, scale, block_norms, query_norms, divisors)
     return conditions
 
 
@@ -263,12 +272,12 @@ def _scaled(
     scale: Scale,
     train_norms: np.ndarray,
     query_norms: np.ndarray,
-    influence_norms: np.ndarray | None,
+    divisors: np.ndarray | None,
 ) -> np.ndarray:
-    """Return scores [Q, N], divided by norms of features.
+    """Return scores [Q, N], divided by norms of features, or by numbers of the kernel.
 
     Raises:
-        ValueError: If the scale needs a kernel and there is none.
+        ValueError: If the scale needs a kernel and there is none, or a leverage is 1.
     """
     match scale:
         case Scale.none:
@@ -277,10 +286,12 @@ def _scaled(
             return tau / train_norms
         case Scale.cosine:
             return tau / train_norms / query_norms[:, None]
-        case Scale.influence:
-            if influence_norms is None:
-                raise ValueError("scale=influence needs kernel=gram")
-            return tau / influence_norms
+        case Scale.influence | Scale.leverage:
+            if divisors is None:
+                raise ValueError(f"scale={scale.value} needs kernel=gram")
+            if not divisors.min() > LEAST_DIVISOR:
+                raise ValueError(f"scale={scale.value} would divide by 0; use a larger damping")
+            return tau / divisors
         case _:
             assert_never(scale)
 

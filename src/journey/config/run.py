@@ -133,6 +133,7 @@ class RunConfig:
         num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
         require_count("retraining.num_samples", num_samples, most=num_timesteps)
         self._check_methods()
+        self.evaluation.check_objective("evaluation.objective", list(self.all_methods))
 
     def _check_sampling(self) -> None:
         """Check the steps, and injected images against the dataset and the model."""

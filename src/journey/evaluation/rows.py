@@ -2,21 +2,26 @@
 
 quantity  what the number is: lds, query_centred, ceiling, difference, …
 method    whose number it is; against: the method that is subtracted
-score_transform  how scores became predictions: chosen (on held-out data) or linear
+score_transform  how scores became predictions: linear, with hyper-parameters chosen on held-out
+          data; chosen, likewise, among several transforms; or shown, linear, with those of the
+          scores that page and pictures show
 classifier  the classifier whose labels the number depends on
 target    step, paired_steps, trajectory or final_sample
 step      the timestep, where the target is a step
 value, low, high     the number and its 95% interval
+low_90, high_90      the 90% interval of a difference, by which equivalence is decided
 null_low, null_high  the central 95% of its null distribution
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from journey.attribution.targets import STEP
+from journey.engine.checks import require
 from journey.engine.text import printable
 from journey.pipeline.interfaces import Row
 
@@ -70,9 +75,123 @@ def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
     return selected
 
 
+def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str]) -> Row:
+    """Return the row that a sweep maximises: of the first row of the headline, or of an objective.
+
+    Args:
+        rows: All rows of a result.
+        headline: Those that stand for it.
+        objective: Conditions that replace those of the headline's first row.
+
+    Raises:
+        ConfigError: No row, or more than one, meets the conditions.
+    """
+    texts = {key: value for key, value in headline[0].items() if isinstance(value, str)}
+    if "against" in objective:
+        texts["quantity"] += "_difference"
+    conditions = texts | objective
+    turned = [negated(row) for row in rows if "difference" in str(row["quantity"])]
+    found = []
+    for row in [*rows, *(row for row in turned if "against" in objective)]:
+        shown = {key: str(row.get(key, "")) for key in conditions}
+        if shown == conditions and ("against" in row) == ("against" in conditions):
+            found.append(row)
+    require(
+        len(found) == 1,
+        "evaluation.objective",
+        conditions,
+        f"those of one row; {len(found)} rows fit",
+    )
+    return found[0]
+
+
 def method_names(rows: list[Row], quantity: str) -> list[str]:
     """Return the methods for which there is a quantity, in the order of the rows."""
     return list(dict.fromkeys(str(row["method"]) for row in select(rows, quantity=quantity)))
+
+
+RANDOM = "random"  # images whose removal is a control
+
+MARGIN = 0.05  # of equivalence: 5 points of LDS × 100
+
+
+class Verdict(Enum):
+    """What a paired difference a − b says about the claim that a is better than b."""
+
+    supported = "supported"  # the 95% interval is above 0
+    opposite = "opposite supported"  # the 95% interval is below 0
+    equivalent = "equivalent"  # the 90% interval is within ± MARGIN: two one-sided tests of 5%
+    undecided = "undecided"
+
+
+def verdict(difference: Row) -> Verdict:
+    """Return the verdict of a difference with its 95% and 90% intervals.
+
+    A difference that is both above 0 and within the margin supports the claim.
+
+    >>> ends = {"value": 0.01, "low": -0.03, "high": 0.05, "low_90": -0.02, "high_90": 0.04}
+    >>> verdict(ends).value, verdict(ends | {"high_90": 0.06}).value
+    ('equivalent', 'undecided')
+    """
+    low, high = float(difference["low"]), float(difference["high"])
+    if low > 0:
+        return Verdict.supported
+    if high < 0:
+        return Verdict.opposite
+    within = float(difference["low_90"]) > -MARGIN and float(difference["high_90"]) < MARGIN
+    return Verdict.equivalent if within else Verdict.undecided
+
+
+def negated(difference: Row) -> Row:
+    """Return the difference of two methods in the other direction."""
+    ends = {
+        "value": "value",
+        "low": "high",
+        "high": "low",
+        "low_90": "high_90",
+        "high_90": "low_90",
+    }
+    flipped = {end: -float(difference[other]) for end, other in ends.items() if other in difference}
+    methods = {"method": difference["against"], "against": difference["method"]}
+    return difference | methods | flipped
+
+
+def in_order(rows: list[Row], methods: Sequence[str]) -> list[Row]:
+    """Return rows in the order of their methods, with differences of an earlier minus a later one.
+
+    Rows of what is no method of the run, such as a ceiling, come first. The effect of a control is
+    always subtracted: that of removing random images.
+    """
+    places = {name: i for i, name in enumerate(methods)}
+
+    def place(row: Row) -> tuple[int, int]:
+        first, second = (places.get(str(row.get(key)), -1) for key in ("method", "against"))
+        return first, second
+
+    ordered = []
+    for row in rows:
+        is_control = row.get("against") == RANDOM and "difference" not in str(row["quantity"])
+        first, second = place(row)
+        ordered.append(negated(row) if first > second >= 0 and not is_control else row)
+    return sorted(ordered, key=place)
+
+
+def without_pairs_of_variants(rows: list[Row], plain: Sequence[str]) -> list[Row]:
+    """Return rows without differences of variants, but for those from their or the first method.
+
+    Args:
+        rows: Rows in the order of the run's methods.
+        plain: The methods that are no variants.
+    """
+    kept = []
+    for row in rows:
+        if "against" not in row or "difference" not in str(row["quantity"]):
+            kept.append(row)
+            continue
+        name, other = str(row["method"]), str(row["against"])
+        if name == plain[0] or other.startswith(f"{name}-") or {name, other} <= set(plain):
+            kept.append(row)
+    return kept
 
 
 def error_bars(rows: list[Row]) -> np.ndarray:

@@ -376,6 +376,12 @@ class ImageEncoderMethod(Method):
 class Evaluation(Component):
     """A way to evaluate attribution methods."""
 
+    # What a sweep maximises: conditions of a row of the result, such as {method: ekfac}, in place
+    # of those of the headline's first row.
+    objective: dict[str, str] = field(
+        default_factory=dict, metadata={"not_in_key": True}, kw_only=True
+    )
+
     def check_run(self, where: str, sampling: Sampling, model: Model) -> None:
         """Check settings against the sampling and the model.
 
@@ -389,6 +395,16 @@ class Evaluation(Component):
         Raises:
             ConfigError: They do not fit. The message names the setting.
         """
+
+    def check_objective(self, where: str, methods: list[str]) -> None:
+        """Check `objective`, given the methods of the run.
+
+        Raises:
+            ConfigError: They name no method of the run.
+        """
+        for key in ("method", "against"):
+            value = self.objective.get(key, methods[0])
+            require(value in methods, f"{where}.{key}", value, f"one of {', '.join(methods)}")
 
     @abstractmethod
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
@@ -741,7 +757,7 @@ class Evaluate(Spec):
     stage: ClassVar[str] = "evaluate"
     maker: ClassVar[str] = "journey.pipeline.stages:make_evaluation"
     folder: ClassVar[str] = "evaluations"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     evaluation: Evaluation
     scores: dict[str, Score]
     trajectories: Sample

@@ -355,6 +355,7 @@ class Scale(Enum):
     gradient = "gradient"  # ‖φ_i‖
     influence = "influence"  # ‖K⁻¹ φ_i‖
     cosine = "cosine"  # ‖φ_q‖ ‖φ_i‖
+    leverage = "leverage"  # 1 − φ_iᵀ K⁻¹ φ_i: rescaled influence (arXiv 2506.06656)
 
 
 class ScoreTransform(Enum):

@@ -39,6 +39,7 @@ def make_evaluation(spec: Evaluate, partial: Path, workspace: Workspace) -> None
         for i, t in enumerate(spec.steps):
             values = {}
             for row in rows:
-                if row.get("step") == t and row.get("score_transform") == "chosen":
+                of_method = row.get("score_transform") == "linear" and "against" not in row
+                if row.get("step") == t and of_method:
                     values[f"{row['quantity']}_{row['method']}"] = row["value"]
             log(i, t=t, **values)

@@ -23,6 +23,7 @@ from journey.engine.spec import Spec, cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
+from journey.evaluation.rows import in_order, without_pairs_of_variants
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -170,10 +171,20 @@ def _with_total(by_stage: dict[str, float]) -> dict[str, float]:
 
 
 def with_run_info(run: RunConfig, evaluated: dict) -> dict:
-    """Return the result of an evaluation with what its tables and figures show of the run."""
+    """Return the result of an evaluation with what its tables and figures show of the run.
+
+    Methods are in the order of the run, whatever the order when a cached result was computed.
+    """
     info = {"experiment": run.name, "dataset": run.dataset.label, "model": run.model.label}
-    variants = [name for name in run.all_methods if name not in run.method]
-    return {**info, "variants": variants, "variant_axes": variant_axes(run), **evaluated}
+    names = list(run.all_methods)
+    variants = [name for name in names if name not in run.method]
+    rows = in_order(evaluated["rows"], names)
+    ordered: dict[str, object] = {"rows": without_pairs_of_variants(rows, list(run.method))}
+    for key, value in evaluated.items():
+        if isinstance(value, dict) and set(value) == set(names):
+            ordered[key] = {name: value[name] for name in names}
+    settings = {"variants": variants, "variant_axes": variant_axes(run)}
+    return {**info, **settings, **evaluated, **ordered}
 
 
 def variant_axes(run: RunConfig) -> dict[str, list[tuple[str, str]]]:

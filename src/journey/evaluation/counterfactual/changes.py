@@ -228,11 +228,11 @@ class RemovalEffects:
             for quantity, values in effects.items():
                 rows += self._rows(removal, quantity, values)
         removals = [removal for removal in self.effects if not removal.is_control]
-        methods = list(dict.fromkeys(removal.method for removal in removals))
+        methods = sorted({removal.method for removal in removals})
         for removal in removals:
             others = [replace(removal, method=RANDOM, side=PROPONENTS)]
-            if removal.method == methods[0]:
-                others += [replace(removal, method=other) for other in methods[1:]]
+            for later in methods[methods.index(removal.method) + 1 :]:
+                others.append(replace(removal, method=later))
             for other in others:
                 rows += self._differences(removal, other)
         return rows

@@ -120,7 +120,8 @@ def _difference_tables(result: dict) -> list[tuple[str, DataFrame]]:
     first, tables = next(iter(result["candidates"])), []
     for step, side, count in _removals(result):
         rows = select(result["rows"], step=step, window=step, side=side, count=count)
-        between = [row | {"method": row["against"]} for row in rows if "against" in row]
+        of_first = [row for row in select(rows, method=first) if "against" in row]
+        between = [row | {"method": row["against"]} for row in of_first]
         between = [row for row in between if row["method"] not in CONTROLS]
         minus_random = select(rows, against=RANDOM)
         title = f"t = {step}, {count} {side}"

@@ -1,5 +1,6 @@
 """Linear datamodeling score: how well a method's scores predict the outputs of retrained models."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,12 +18,19 @@ from journey.attribution.targets import (
 )
 from journey.data.images import train_images
 from journey.engine.checks import require, require_count
-from journey.engine.spec import describe
+from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
+from journey.evaluation.lds.datamodeling import (
+    FORMER_PRIMARY,
+    PRIMARY,
+    SCORE_TRANSFORMS,
+    Interval,
+    MethodLDS,
+)
 from journey.evaluation.lds.reliability import CEILINGS
-from journey.evaluation.rows import Number, Row, make_row, select
-from journey.evaluation.statistics import interval
+from journey.evaluation.ranking import candidate_index
+from journey.evaluation.rows import Row, select
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -41,6 +49,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
+
+DIFFERENCES = {"query_centred": "query_centred_difference", "lds": "difference"}
+"""The quantity of a paired difference, by the quantity of both methods."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,9 @@ class LDS(Evaluation):
     paired_steps: list[int] = field(
         default_factory=lambda: [600, 500, 400, 300]
     )  # t: methods are compared by their mean over these steps
+    candidates: dict[str, float] = omitted_default(
+        {}
+    )  # by method, the λ that is fixed beforehand; others are chosen on held-out data
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
@@ -77,7 +91,28 @@ class LDS(Evaluation):
         allowed = f"among sampling.steps={sampling.steps}"
         require(set(paired) <= set(sampling.steps), name, paired, allowed)
 
+    def check_objective(self, where: str, methods: list[str]) -> None:
+        Evaluation.check_objective(self, where, methods)
+        objective = self.objective
+        allowed = {
+            "quantity": list(DIFFERENCES),
+            "score_transform": ["linear", "chosen", "shown"],
+            "target": [STEP, PAIRED_STEPS, TRAJECTORY, FINAL_SAMPLE],
+        }
+        if "against" in objective:
+            allowed |= {"quantity": list(DIFFERENCES.values()), "score_transform": ["linear"]}
+        keys = ["method", "against", *allowed, "step"]
+        for key, value in objective.items():
+            require(key in keys, where, key, f"a key of {', '.join(keys)}")
+            values = allowed.get(key, [value])
+            require(value in values, f"{where}.{key}", value, f"one of {', '.join(values)}")
+        at_step = objective.get("target") == STEP
+        require(at_step == ("step" in objective), where, objective, "with target=step and a step")
+
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> LDSInputs:
+        for name in self.candidates:
+            require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
+            candidate_index(name, scores[name].method, self.candidates)
         outputs = []
         for index in range(experiment.retraining.num_subsets):
             subset = experiment.random_subset(index)
@@ -89,7 +124,7 @@ class LDS(Evaluation):
         return LDSInputs(tuple(outputs), experiment.reference_outputs)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
-        """Return the LDS of all methods, the ceilings, and the differences from the first method.
+        """Return the LDS of all methods, the ceilings, and all paired differences.
 
         Raises:
             ValueError: An output is the same under every subset model.
@@ -114,42 +149,63 @@ class LDS(Evaluation):
         num_subsets, num_queries = len(masks), measured.shape[1]
         resampled = datamodeling.resampling(num_queries, num_subsets, self.num_bootstrap, spec.seed)
         centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
-        measured_centred = np.moveaxis(centred.mean((1, 2)), 0, -1)
+        truths = {"lds": measured, "query_centred": np.moveaxis(centred.mean((1, 2)), 0, -1)}
         rows = self._ceiling_rows(outputs, spec, "ceiling")
         rows += self._ceiling_rows(centred, spec, "query_centred_ceiling")
 
-        # All methods under one resampling.
+        # All methods under one resampling, in an order that does not depend on the run.
+        fixed = {name: self.candidates[name] for name in self.candidates if name in spec.scores}
+        names = sorted(spec.scores)
         chosen: dict[str, dict[str, dict[str, list]]] = {}
-        replicates = {}  # of the LDS with chosen candidates, [1 + B, T, Q]
-        for name, score in spec.scores.items():
-            scores = get(score, workspace).array("scores.npy")
+        shown: dict[str, dict[str, float]] = {}
+        linear: dict[str, dict[str, MethodLDS]] = {quantity: {} for quantity in truths}
+        for name in names:
+            score = spec.scores[name]
+            scores, candidates = (
+                get(score, workspace).array("scores.npy"),
+                score.method.candidates(),
+            )
+            if name in fixed:
+                index = candidate_index(name, score.method, fixed)
+                scores, candidates = scores[index : index + 1], candidates[index : index + 1]
             own_weights = weights if score.method.in_units_of_output else np.ones_like(weights)
             predictions = datamodeling.predict(scores, masks, own_weights)
-            candidates = datamodeling.labels(score.method.candidates())
-            chosen[name] = {}
-            for transform, predicted, settings in (
-                ("chosen", predictions, candidates),
-                ("linear", datamodeling.linear(predictions), datamodeling.linear(candidates)),
-            ):
-                lds = datamodeling.lds(predicted, measured, resampled)
-                conditions = {"quantity": "lds", "method": name, "score_transform": transform}
-                rows += self._lds_rows(lds.replicates, resampled, spec, conditions)
-                chosen[name][transform] = {
-                    target: [settings[i] for i in cells] for target, cells in lds.chosen.items()
-                }
-                if transform == "chosen":
-                    replicates[name] = lds.replicates
-            predicted = datamodeling.query_centred(predictions, resampled.query_half)
-            lds = datamodeling.lds(predicted, measured_centred, resampled)
-            conditions = {"quantity": "query_centred", "method": name, "score_transform": "chosen"}
-            rows += self._lds_rows(lds.replicates, resampled, spec, conditions)
+            centred = datamodeling.query_centred(predictions, resampled.query_half)
+            settings = datamodeling.labels(candidates)
+            for quantity, predicted in (("query_centred", centred), ("lds", predictions)):
+                truth = truths[quantity]
+                conditions = {"quantity": quantity, "method": name, "score_transform": "linear"}
+                lds = datamodeling.lds(datamodeling.linear(predicted), truth, resampled)
+                rows += self._rows(lds.interval, spec, conditions)
+                linear[quantity][name] = lds
 
-        # The first method minus each other.
-        first, *others = replicates
-        for other in others:
-            difference = replicates[first] - replicates[other]
-            conditions = {"quantity": "difference", "method": first, "against": other}
-            rows += self._lds_rows(difference, resampled, spec, conditions)
+                transformed = datamodeling.lds(predicted, truth, resampled, len(SCORE_TRANSFORMS))
+                conditions["score_transform"] = "chosen"
+                rows += self._rows(transformed.interval, spec, conditions)
+                if quantity == "query_centred":  # the primary statistic
+                    of_linear = datamodeling.linear(settings)
+                    chosen[name] = {
+                        "linear": _labelled(lds.chosen, of_linear),
+                        "chosen": _labelled(transformed.chosen, settings),
+                    }
+                    index = shown_index(lds.chosen[STEP], candidates)
+                    shown[name] = candidates[index]
+                of_shown = datamodeling.linear(predicted)[index : index + 1]
+                conditions["score_transform"] = "shown"
+                lds = datamodeling.lds(of_shown, truth, resampled)
+                rows += self._rows(lds.interval, spec, conditions)
+
+        # Paired differences of every two methods.
+        for quantity, of_methods in linear.items():
+            for name, other in itertools.combinations(names, 2):
+                difference = of_methods[name].minus(of_methods[other])
+                conditions = {
+                    "quantity": DIFFERENCES[quantity],
+                    "method": name,
+                    "against": other,
+                    "score_transform": "linear",
+                }
+                rows += self._rows(difference.interval, spec, conditions)
 
         diagnostics = {}
         for name, score in spec.scores.items():
@@ -162,10 +218,12 @@ class LDS(Evaluation):
             "num_queries": num_queries,
             "num_samples": inputs.outputs[0][0].num_samples,
             "num_bootstrap": self.num_bootstrap,
+            "primary": PRIMARY,
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
             "rows": rows,
             "chosen": chosen,
+            "shown": shown,
             "candidates": {name: score.method.candidates() for name, score in spec.scores.items()},
             "diagnostics": diagnostics,
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
@@ -183,20 +241,9 @@ class LDS(Evaluation):
             rows += self._rows(limits.interval, spec, {"quantity": quantity, "method": name})
         return rows
 
-    def _lds_rows(
-        self,
-        replicates: np.ndarray,
-        resampled: datamodeling.Resampling,
-        spec: Evaluate,
-        conditions: dict[str, str],
-    ) -> list[Row]:
-        """Return the rows of replicates [1 + B, T, Q]."""
-        weights = resampled.query_weights
-        return self._rows(lambda i: interval(replicates[:, i].mean(1), weights), spec, conditions)
-
     def _rows(
         self,
-        interval_of: Callable[[list[int]], tuple[Number, Number, Number]],
+        interval_of: Callable[[list[int]], tuple[float, ...]],
         spec: Evaluate,
         conditions: dict[str, str],
     ) -> list[Row]:
@@ -204,34 +251,36 @@ class LDS(Evaluation):
 
         `interval_of` returns the mean over some targets and its interval.
         """
-        rows, num_steps = [], len(spec.steps)
+        rows: list[Row] = []
+        num_steps = len(spec.steps)
         for i, t in enumerate(spec.steps):
             at_step: Row = {**conditions, "target": STEP, "step": t}
-            rows.append(make_row(at_step, *interval_of([i])))
+            rows.append({**at_step, **_ends(interval_of([i]), conditions)})
         aggregates = {
             PAIRED_STEPS: [spec.steps.index(t) for t in self.paired_steps],
             TRAJECTORY: [num_steps],
             FINAL_SAMPLE: [num_steps + 1],
         }
         for target, indices in aggregates.items():
-            rows.append(make_row({**conditions, "target": target}, *interval_of(indices)))
+            ends = _ends(interval_of(indices), conditions)
+            rows.append({**conditions, "target": target, **ends})
         return rows
 
     def headline(self, result: dict) -> list[Row]:
-        return select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)
+        return select(result["rows"], **PRIMARY, target=PAIRED_STEPS)
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
-        """Return the hyper-parameters that most of the four cells chose for the steps."""
-        cells = []
-        for cell in result["chosen"][method]["chosen"][STEP]:
-            cells.append({key: cell[key] for key in cell if key != "score_transform"})
-        return max(cells, key=cells.count)
+        return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
-        rows = select(result["rows"], quantity="lds", score_transform="chosen", target=STEP)
-        for row in select(result["rows"], quantity="ceiling", target=STEP):
+        title, ceiling = "Query-centred LDS of the scores shown", "query_centred_ceiling"
+        shown = {**PRIMARY, "score_transform": "shown"}
+        if "primary" not in result:  # of the former protocol
+            title, ceiling, shown = "LDS", "ceiling", FORMER_PRIMARY
+        rows = select(result["rows"], **shown, target=STEP)
+        for row in select(result["rows"], quantity=ceiling, target=STEP):
             rows.append(row | {"method": CEILINGS[str(row["method"])]})
-        return {"LDS": rows}
+        return {title: rows}
 
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds.show import lds_tables
@@ -247,3 +296,25 @@ class LDS(Evaluation):
         from journey.evaluation.lds.show import lds_figures
 
         return lds_figures(result)
+
+
+def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:
+    """Return the candidate that most of the four cells chose for the steps.
+
+    Of those that were chosen equally often it is the one with the larger value: the stronger λ.
+
+    >>> shown_index([0, 2, 2, 0], [{"damping": 0.1}, {"damping": 1.0}, {"damping": 10.0}])
+    2
+    """
+    return max(set(choices), key=lambda i: (choices.count(i), *candidates[i].values()))
+
+
+def _ends(interval: tuple[float, ...], conditions: dict[str, str]) -> dict[str, float]:
+    """Return the ends of an interval by name; those of 90% decide about differences only."""
+    names = Interval._fields if "against" in conditions else Interval._fields[:3]
+    return dict(zip(names, interval, strict=False))
+
+
+def _labelled(chosen: dict[str, list[int]], labels: list) -> dict[str, list]:
+    """Return the labels of chosen candidates, by target."""
+    return {target: [labels[i] for i in choices] for target, choices in chosen.items()}

@@ -9,30 +9,61 @@ T  targets: the S steps, the trajectory (their weighted mean) and the final samp
 Q  queries
 N  training images
 C  candidates of a method: every combination of hyper-parameter and score transform
+B  bootstrap replicates
 
 Candidates are chosen on held-out data: queries and subsets are each split into two halves, and each
 of the four cells (half of the queries × half of the subsets) uses the candidate that is best on the
-opposite cell. Intervals resample queries and subsets and hold these choices fixed.
+opposite cell.
+
+An interval counts what another sample of queries and subsets would change, and what it would change
+in the choice. With candidates as chosen, the variance of the mean over queries is
+
+    V = V_queries + V_subsets − V_interaction,
+
+for each of the first two contains the variance of their interaction (Owen 2007). V_subsets is the
+infinitesimal jackknife's. To it, the variance is added that choosing anew in each replicate of the
+subsets adds to that of replicates with fixed choices. In a replicate, the LDS of a candidate varies
+around its mean over the four cells, and differences between candidates are shrunk by the share of
+noise in them: around observed values, which contain noise already, replicates would vary too much.
+Quantiles are Student's t with min(Q, M) − 1 degrees of freedom. benchmarks/intervals.py measures
+the coverage.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from journey.attribution.targets import FINAL_SAMPLE, STEP, TRAJECTORY
 from journey.engine.seeding import numpy_generator
-from journey.evaluation.statistics import (
-    bootstrap_weights,
-    bootstrap_with_observed,
-    weighted_spearman,
-)
+from journey.evaluation.statistics import bootstrap_weights, spearman_derivatives
+
+PRIMARY = {"quantity": "query_centred", "score_transform": "linear"}
+"""The primary statistic, by which methods are compared."""
+
+FORMER_PRIMARY = {"quantity": "lds", "score_transform": "chosen"}
+"""That of results which name none."""
+
+HEAD = 0.05  # share of the training images whose scores the transform "head" keeps
+
+
+def head(tau: np.ndarray) -> np.ndarray:
+    """Return scores [..., N] of which only the 5% with the largest absolute values are kept.
+
+    >>> head(np.array([[1.0, -3.0, 2.0]])).tolist()
+    [[0.0, -3.0, 0.0]]
+    """
+    sizes, count = np.abs(tau), int(np.ceil(HEAD * tau.shape[-1]))
+    least = np.partition(sizes, -count, axis=-1)[..., -count, None]
+    return np.where(sizes >= least, tau, 0)
+
 
 SCORE_TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda tau: tau,
     "relu": lambda tau: np.maximum(tau, 0),
     "square": np.square,
+    "head": head,
 }
 
 
@@ -43,13 +74,11 @@ class Resampling:
     Attributes:
         query_half: 0 or 1 for each query. [Q]
         subset_half: 0 or 1 for each subset. [M]
-        query_weights: Weights of the queries in each replicate, the observed data first. [1 + B, Q]
-        subset_weights: Those of the subsets, resampled within each half. [1 + B, M]
+        subset_weights: Weights of the subsets in each replicate, resampled in each half. [B, M]
     """
 
     query_half: np.ndarray
     subset_half: np.ndarray
-    query_weights: np.ndarray
     subset_weights: np.ndarray
 
 
@@ -58,12 +87,11 @@ def resampling(num_queries: int, num_subsets: int, num_bootstrap: int, seed: int
     random = numpy_generator(seed, "lds")
     query_half = random.permutation(num_queries) % 2
     subset_half = random.permutation(num_subsets) % 2
-    query_weights = bootstrap_with_observed(num_queries, num_bootstrap, random)
-    subset_weights = np.ones((1 + num_bootstrap, num_subsets), np.int64)
+    subset_weights = np.ones((num_bootstrap, num_subsets), np.int64)
     for half in (0, 1):
         members = subset_half == half
-        subset_weights[1:, members] = bootstrap_weights(members.sum(), num_bootstrap, random)
-    return Resampling(query_half, subset_half, query_weights, subset_weights)
+        subset_weights[:, members] = bootstrap_weights(members.sum(), num_bootstrap, random)
+    return Resampling(query_half, subset_half, subset_weights)
 
 
 def predict(scores: np.ndarray, masks: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -117,56 +145,163 @@ def linear(candidates: Candidates) -> Candidates:
     return candidates[list(SCORE_TRANSFORMS).index("linear") :: len(SCORE_TRANSFORMS)]
 
 
+class Interval(NamedTuple):
+    """A number with its 95% interval, and the 90% interval by which equivalence is decided."""
+
+    value: float
+    low: float
+    high: float
+    low_90: float
+    high_90: float
+
+
 @dataclass(frozen=True)
 class MethodLDS:
-    """The LDS of one method.
+    """The LDS of one method, or the difference of two.
 
     Attributes:
-        replicates: LDS of each query in each replicate, the observed one first. [1 + B, T, Q]
-        chosen: The candidate chosen for each of the four cells, by target.
+        values: LDS of each query. [T, Q]
+        influence: First-order change of each with the weight of a subset. [T, Q, M]
+        rechosen: Mean LDS in replicates of the subsets, with candidates chosen anew. [B, T]
+        fixed: The same with the candidates of the observed data. [B, T]
+        chosen: The candidates chosen for the four cells, by target; for steps with several score
+            transforms, those of each step in turn.
     """
 
-    replicates: np.ndarray
+    values: np.ndarray
+    influence: np.ndarray
+    rechosen: np.ndarray
+    fixed: np.ndarray
     chosen: dict[str, list[int]]
 
+    def minus(self, other: "MethodLDS") -> "MethodLDS":
+        """Return the paired difference from another method under the same resampling."""
+        return MethodLDS(
+            self.values - other.values,
+            self.influence - other.influence,
+            self.rechosen - other.rechosen,
+            self.fixed - other.fixed,
+            {},
+        )
 
-def lds(predictions: np.ndarray, measured: np.ndarray, resampled: Resampling) -> MethodLDS:
-    """Return the LDS of a method from predictions [C, T, Q, M] and measured outputs [T, Q, M]."""
-    num_targets = len(measured)
-    targets = {
-        STEP: list(range(num_targets - 2)),
-        TRAJECTORY: [num_targets - 2],
-        FINAL_SAMPLE: [num_targets - 1],
-    }
+    def interval(self, targets: list[int]) -> Interval:
+        """Return the mean over queries and some targets, with its intervals."""
+        from scipy.stats import t  # slow to import
 
-    # The LDS of every candidate on either half of the subsets, [half][C, T, Q].
-    by_half = []
+        values, influence = self.values[targets].mean(0), self.influence[targets].mean(0)
+        num_queries, num_subsets = influence.shape  # [Q, M]
+        from_subsets = np.square(influence.mean(0)).sum()
+        from_queries = values.var(ddof=1) / num_queries
+        of_one_query = np.square(influence).sum(1).mean()
+        covariance = (num_queries * from_subsets - of_one_query) / (num_queries - 1)  # of two
+        interaction = max(0, of_one_query - covariance) / num_queries
+        variance = max(from_subsets + from_queries - interaction, from_subsets, from_queries)
+        rechosen, fixed = self.rechosen[:, targets].mean(1), self.fixed[:, targets].mean(1)
+        variance += max(0, rechosen.var() - fixed.var())
+
+        value, error = float(values.mean()), float(np.sqrt(variance))
+        wide, narrow = error * t.ppf([0.975, 0.95], min(num_queries, num_subsets) - 1)
+        ends = (value - wide, value + wide, value - narrow, value + narrow)
+        return Interval(value, *map(float, ends))
+
+
+def lds(
+    predictions: np.ndarray, measured: np.ndarray, resampled: Resampling, num_transforms: int = 1
+) -> MethodLDS:
+    """Return the LDS of a method with candidates that are chosen on held-out cells.
+
+    The hyper-parameter is chosen for all steps by its mean over them. With several score
+    transforms, it is chosen for each transform, and the transform is then chosen for each step.
+
+    Args:
+        predictions: Predicted outputs of every candidate, the transforms of each hyper-parameter
+            together. [C, T, Q, M]
+        measured: Measured outputs. [T, Q, M]
+        resampled: The halves and the replicates.
+        num_transforms: Number of score transforms among the candidates.
+    """
+    num_candidates, num_targets, num_queries, num_subsets = predictions.shape
+
+    # 1. The LDS of every candidate on either half of the subsets, and its derivatives.
+    rho, derivatives = [], []
     for half in (0, 1):
         subsets = resampled.subset_half == half
-        once, outputs = np.ones((1, subsets.sum())), measured[..., subsets]
-        rhos = [_spearman(p[..., subsets], outputs, once)[0] for p in predictions]
-        by_half.append(np.stack(rhos))
+        predicted = predictions[..., subsets].reshape(num_candidates, -1, subsets.sum())
+        outputs = measured[..., subsets].reshape(-1, subsets.sum())
+        of_half, slopes = spearman_derivatives(predicted, outputs)
+        shape = num_candidates, num_targets, num_queries
+        rho.append(of_half.reshape(shape))
+        derivatives.append(slopes.reshape(*shape, -1))
 
-    # Each cell with the candidate that is best on the opposite cell.
-    replicates = np.zeros((len(resampled.subset_weights), *measured.shape[:2]))
-    chosen: dict[str, list[int]] = {name: [] for name in targets}
-    for query_half, subset_half in ((0, 0), (0, 1), (1, 0), (1, 1)):
+    # 2. Means over the queries of each cell, observed [C, T] and how replicates shift them.
+    cells = ((0, 0), (0, 1), (1, 0), (1, 1))  # half of the queries, half of the subsets
+    means, shifts = {}, {}
+    for query_half, subset_half in cells:
         queries = resampled.query_half == query_half
-        subsets = resampled.subset_half == subset_half
-        weights = resampled.subset_weights[:, subsets]
-        for name, target in targets.items():
-            opposite = by_half[1 - subset_half][:, target][:, :, ~queries]
-            best = int(opposite.mean((1, 2)).argmax())
-            predicted = predictions[best][target][:, queries][..., subsets]
-            outputs = measured[target][:, queries][..., subsets]
-            rho = _spearman(predicted, outputs, weights)  # [1 + B, targets, queries]
-            cell = np.ix_(np.arange(len(replicates)), np.array(target), np.flatnonzero(queries))
-            replicates[cell] += rho / 2
-            chosen[name].append(best)
-    return MethodLDS(replicates, chosen)
+        means[query_half, subset_half] = rho[subset_half][..., queries].mean(-1)
+        slopes = derivatives[subset_half][:, :, queries].mean(2)  # [C, T, M / 2]
+        weights = resampled.subset_weights[:, resampled.subset_half == subset_half] - 1.0
+        shifts[query_half, subset_half] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
+    mean = np.mean(list(means.values()), axis=0)
+    centre = shrunk(mean, np.mean(list(shifts.values()), axis=0))
+
+    # 3. Each cell with the candidate that is best on the opposite cell.
+    all_targets = np.arange(num_targets)
+    values = np.zeros((num_targets, num_queries))
+    influence = np.zeros((num_targets, num_queries, num_subsets))
+    rechosen = np.zeros((len(resampled.subset_weights), num_targets))
+    fixed = np.zeros(rechosen.shape)
+    chosen: dict[str, list[int]] = {STEP: [], TRAJECTORY: [], FINAL_SAMPLE: []}
+    for query_half, subset_half in cells:
+        queries = np.flatnonzero(resampled.query_half == query_half)
+        subsets = np.flatnonzero(resampled.subset_half == subset_half)
+        opposite = 1 - query_half, 1 - subset_half
+        best = choose(means[opposite], num_transforms)  # [T]
+        values[:, queries] += rho[subset_half][best, all_targets][:, queries] / 2
+        of_best = derivatives[subset_half][best, all_targets][:, queries] / 2
+        influence[np.ix_(all_targets, queries, subsets)] += of_best
+
+        share = len(queries) / num_queries / 2
+        replicated = centre + shifts[query_half, subset_half]
+        anew = choose(centre + shifts[opposite], num_transforms)  # [B, T]
+        rechosen += share * np.take_along_axis(replicated, anew[:, None], 1)[:, 0]
+        fixed += share * replicated[:, best, all_targets]
+        of_steps = best[:-2] if num_transforms > 1 else best[:1]
+        for name, choice in zip(chosen, (of_steps, best[-2:-1], best[-1:]), strict=True):
+            chosen[name] += choice.tolist()
+    return MethodLDS(values, influence, rechosen, fixed, chosen)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return ρ over the last axis of a and b [T, Q, M] under the weights of B replicates."""
-    rho = weighted_spearman(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), weights)
-    return rho.reshape(-1, *a.shape[:-1])
+def shrunk(means: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return mean LDS of candidates [C, T], whose differences are shrunk by the share of noise.
+
+    The share of noise in the variance between candidates is that which replicates have, at most 1.
+    For the steps, it is that of means over them, by which hyper-parameters are chosen.
+
+    Args:
+        means: Observed means. [C, T]
+        shifts: Shifts of these means in replicates. [B, C, T]
+    """
+    if len(means) == 1:
+        return means
+    centre = np.empty(means.shape)
+    for targets in (slice(0, -2), slice(-2, -1), slice(-1, None)):
+        observed = means[:, targets].mean(-1)
+        noise = shifts[..., targets].mean(-1)
+        noise = noise - noise.mean(1, keepdims=True)
+        share = noise.var(0).sum() / max(np.square(observed - observed.mean()).sum(), 1e-300)
+        average = means[:, targets].mean(0)
+        centre[:, targets] = average + max(0, 1 - share) * (means[:, targets] - average)
+    return centre
+
+
+def choose(means: np.ndarray, num_transforms: int) -> np.ndarray:
+    """Return the candidate for each target [..., T] with the highest mean LDS [..., C, T]."""
+    by_setting = means.reshape(*means.shape[:-2], -1, num_transforms, means.shape[-1])
+    selection = by_setting.copy()  # by what a hyper-parameter is chosen
+    selection[..., :-2] = by_setting[..., :-2].mean(-1, keepdims=True)
+    setting = selection.argmax(-3)  # of each transform [..., transform, T]
+    best = np.take_along_axis(by_setting, setting[..., None, :, :], -3)[..., 0, :, :]
+    transform = best.argmax(-2)  # [..., T]
+    setting = np.take_along_axis(setting, transform[..., None, :], -2)[..., 0, :]
+    return setting * num_transforms + transform

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
+from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
 from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.rows import (
     Row,
@@ -22,65 +23,149 @@ from journey.evaluation.rows import (
     rich_table,
     select,
     target_name,
+    verdict,
 )
 
 MAX_NAMED = 6  # methods that a plot of curves distinguishes
 
-NOTES = """LDS × 100 [95% interval]; of chosen candidates also LDS / ceiling of these models.
-Chosen: hyper-parameters and score transform are chosen on held-out queries and subsets; ⊣ marks a
-choice at an end of its grid. Linear: only hyper-parameters are chosen. Query-centred: minus the
-mean over queries. Ceiling: the expected rank correlation of the best predictor, where only the
-noise samples of measurements are noise (these models), or training too (over seeds)."""
+MAX_PAIRED = 8  # methods of which all pairs are compared; of more, the first with each other one
+
+SIGN_REVERSED = "sign reversed?"
+
+NOTES = """LDS × 100 [95% interval], and LDS / ceiling of these models.
+Query-centred: minus the mean over queries. Linear: the sum of scores predicts, with
+hyper-parameters chosen on held-out queries and subsets; ⊣ marks a choice at an end of its grid.
+Query-centred linear LDS is the primary statistic. Chosen: the score transform is chosen too, for
+each step. Shown: linear, with the hyper-parameters of the scores that page and pictures show.
+Ceiling: the expected rank correlation of the best predictor, where only the noise samples of
+measurements are noise (these models), or training too (over seeds). "sign reversed?" marks a linear
+LDS that is significantly negative where another score transform has a higher one."""
+
+VERDICTS = """Differences of LDS × 100 [95% interval]. Supported: the interval is above 0; opposite
+supported: below 0; equivalent: the 90% interval is within ±5; undecided: none of these."""
+
+
+def primary(result: dict) -> dict[str, str]:
+    """Return the conditions of the rows of a result's primary statistic."""
+    return result.get("primary", FORMER_PRIMARY)
+
+
+def primary_name(result: dict) -> str:
+    """Return the name of a result's primary statistic."""
+    quantity, transform = primary(result).values()
+    return ("query-centred LDS" if quantity == "query_centred" else "LDS") + f", {transform} scores"
+
+
+def ceiling_of(quantity: str) -> str:
+    """Return the quantity that is the ceiling of another."""
+    return "ceiling" if quantity == "lds" else f"{quantity}_ceiling"
+
+
+def differences(result: dict, quantity: str, methods: list[str]) -> list[Row]:
+    """Return the differences of a quantity between methods: of all, or from the first of many."""
+    name = "difference" if quantity == "lds" else f"{quantity}_difference"
+    rows = [row for row in select(result["rows"], quantity=name) if row["against"] in methods]
+    first = methods if len(methods) <= MAX_PAIRED else methods[:1]
+    return [row for row in rows if row["method"] in first]
+
+
+def sign_reversed(rows: list[Row], row: Row) -> bool:
+    """Return whether a linear LDS is significantly negative where transformed scores do better."""
+    if row["score_transform"] != "linear" or float(row["high"]) >= 0:
+        return False
+    same = {key: row[key] for key in ("quantity", "method", "target", "step") if key in row}
+    others = select(rows, **same, score_transform="chosen")
+    return any(float(other["value"]) > float(row["value"]) for other in others)
 
 
 def lds_tables(result: dict) -> list[Table]:
     """Return the LDS × 100 ± half the width of its interval, and the differences of methods."""
-    rows = result["rows"]
-    chosen = select(rows, quantity="lds", score_transform="chosen")
+    rows, statistic = result["rows"], primary(result)
+    main = select(rows, **statistic)
     paired = "paired steps: mean of t=" + ", ".join(map(str, result["paired_steps"]))
-    title = f"{result['experiment']}: LDS × 100 ± half of the 95% interval ({_sizes(result)})"
-    frame = pivot(chosen, "method", target_name, format_half_width)
-    ceilings = select(rows, quantity="ceiling")
+    name = primary_name(result)
+    title = f"{result['experiment']}: {name} × 100 ± half of the 95% interval ({_sizes(result)})"
+
+    def text(row: Row) -> str:
+        mark = f" {SIGN_REVERSED}" if sign_reversed(rows, row) else ""
+        return format_half_width(row) + mark
+
+    frame = pivot(main, "method", target_name, text)
+    for quantity, transform in (("lds", "linear"), ("query_centred", "chosen"), ("lds", "chosen")):
+        others = {"quantity": quantity, "score_transform": transform}
+        others_by_method = {}
+        for row in select(rows, **others, target=PAIRED_STEPS):
+            others_by_method[row["method"]] = text(row)
+        if others != statistic and others_by_method:
+            heading = f"{'plain' if quantity == 'lds' else 'centred'} {transform}"
+            frame[f"{heading}, paired"] = [others_by_method.get(m, "") for m in frame["method"]]
+    ceilings = select(rows, quantity=ceiling_of(statistic["quantity"]))
     limits = [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
     limits_frame = pivot(limits, "method", target_name, format_half_width)
+    limits_frame = limits_frame.reindex(columns=frame.columns, fill_value="")
     tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
-    differences = [r for r in select(rows, quantity="difference") if r["target"] != STEP]
-    if differences:
-        frame = pivot(
-            differences,
-            lambda row: f"{row['method']} − {row['against']}",
-            target_name,
-            lambda row: format_interval(row, 1, times=100, sign="+"),
-            heading="a − b",
-        )
-        tables.append(rich_table(frame, f"paired differences of LDS × 100; {paired}"))
+    compared = differences(result, statistic["quantity"], plain_methods(result))
+    compared = [row for row in compared if row["target"] != STEP]
+    if compared:
+        frame = pivot(compared, _pair, target_name, _difference, heading="a − b")
+        tables.append(rich_table(frame, f"paired differences of {name} × 100; {paired}"))
     return tables
+
+
+def _pair(row: Row) -> str:
+    return f"{row['method']} − {row['against']}"
+
+
+def _difference(row: Row) -> str:
+    """Return a difference with its interval and its verdict."""
+    word = f" {verdict(row).value}" if "low_90" in row else ""
+    return format_interval(row, 1, times=100, sign="+") + word
 
 
 def lds_markdown(result: dict) -> str:
     """Return all LDS and ceilings with intervals, the chosen candidates, the costs and kernels."""
     rows, lines = result["rows"], []
+    names = {"query_centred": "query-centred", "lds": "plain"}
     for name in method_names(rows, "lds"):
-        for transform in ("chosen", "linear"):
-            lds = select(rows, quantity="lds", method=name, score_transform=transform)
-            ceiling = "ceiling" if transform == "chosen" else ""
-            line = {"method": name, "scores": transform} | _cells(lds, rows, ceiling)
-            choices = result["chosen"][name][transform][STEP]
-            line["chosen for the steps"] = _format_choices(choices, result["candidates"][name])
-            if transform == "chosen":
-                cost = result["cost"][name]
-                line["seconds"] = f"{cost['seconds']:.0f}"
-                line["gradients"] = f"{cost['gradients']:,}"
-                line["MB"] = f"{cost['bytes'] / 1e6:.1f}"
-            lines.append(line)
-        centred = select(rows, quantity="query_centred", method=name)
-        line = {"method": name, "scores": "query-centred"}
-        lines.append(line | _cells(centred, rows, "query_centred_ceiling"))
-    for quantity, scores in {"ceiling": "", "query_centred_ceiling": "query-centred"}.items():
-        for name in method_names(rows, quantity):
-            line = {"method": CEILINGS[name], "scores": scores}
-            lines.append(line | _cells(select(rows, quantity=quantity, method=name), rows))
+        costed = False
+        for quantity, prefix in names.items():
+            for transform in ("linear", "chosen", "shown"):
+                conditions = {"quantity": quantity, "score_transform": transform}
+                selected = select(rows, **conditions, method=name)
+                if not selected:
+                    continue
+                line = {"method": name, "scores": f"{prefix}, {transform}"}
+                line |= _cells(selected, rows, ceiling_of(quantity))
+                if quantity == "query_centred" and transform in result["chosen"][name]:
+                    choices = result["chosen"][name][transform][STEP]
+                    line["chosen for the steps"] = _format_choices(
+                        choices, result["candidates"][name]
+                    )
+                if transform == "shown" and quantity == "query_centred":
+                    line["chosen for the steps"] = _format_choices(
+                        [result["shown"][name]], result["candidates"][name]
+                    )
+                if not costed:
+                    cost, costed = result["cost"][name], True
+                    line["seconds"] = f"{cost['seconds']:.0f}"
+                    line["gradients"] = f"{cost['gradients']:,}"
+                    line["MB"] = f"{cost['bytes'] / 1e6:.1f}"
+                lines.append(line)
+    for quantity, prefix in names.items():
+        limits = ceiling_of(quantity)
+        for name in method_names(rows, limits):
+            line = {"method": CEILINGS[name], "scores": prefix}
+            lines.append(line | _cells(select(rows, quantity=limits, method=name), rows))
     text = f"{markdown_table(DataFrame(lines).fillna(''))}\n\n{NOTES}\n"
+    for quantity, prefix in names.items():
+        compared = differences(result, quantity, plain_methods(result))
+        compared = [row for row in compared if row["target"] != STEP and "low_90" in row]
+        if compared:
+            heading = f"a − b, {prefix}"
+            frame = pivot(compared, _pair, target_name, _difference, heading=heading)
+            text += f"\n{markdown_table(frame)}\n"
+    if "primary" in result:
+        text += f"\n{VERDICTS}\n"
     kernels = _kernel_lines(result)
     return text + (f"\n{markdown_table(DataFrame(kernels))}\n" if kernels else "")
 
@@ -94,13 +179,16 @@ def _cells(rows: list[Row], all_rows: list[Row], ceiling: str = "") -> dict[str,
             target = {key: row[key] for key in ("target", "step") if key in row}
             (limit,) = select(all_rows, quantity=ceiling, method="noise_samples", **target)
             value, most = float(row["value"]), float(limit["value"])
-            text += f" {value / most:.2f}" if most > 0 else " –"
+            share = f" {value / most:z.2f}" if most > 0 else " –"
+            text += share.replace("-", "−")
+        if "score_transform" in row and sign_reversed(all_rows, row):
+            text += f" {SIGN_REVERSED}"
         cells[target_name(row)] = text
     return cells
 
 
 def _format_choices(cells: list[dict], candidates: list[dict[str, float]]) -> str:
-    """Return the distinct choices of the four cells; ⊣ marks an end of a grid of values."""
+    """Return the distinct choices; ⊣ marks an end of a grid of values."""
     choices = []
     for cell in cells:
         words = []
@@ -149,8 +237,8 @@ def plain_methods(result: dict) -> list[str]:
 
 def by_paired_steps(result: dict, methods: Iterable[str]) -> list[str]:
     """Return methods in the order of their LDS over the paired steps, the highest first."""
-    chosen = select(result["rows"], quantity="lds", score_transform="chosen", target=PAIRED_STEPS)
-    lds = {row["method"]: float(row["value"]) for row in chosen}
+    rows = select(result["rows"], **primary(result), target=PAIRED_STEPS)
+    lds = {row["method"]: float(row["value"]) for row in rows}
     return sorted(methods, key=lambda name: -lds[name])
 
 
@@ -162,12 +250,13 @@ def lds_by_step(result: dict) -> Figure:
     figure, ((by_step, aggregates),) = plots.new_figure(
         1, 2, (9.5, 4.6), sharey=True, width_ratios=(3, 1)
     )
-    ceilings = select(result["rows"], quantity="ceiling")
-    for name, dashes in zip(method_names(ceilings, "ceiling"), ("--", ":"), strict=False):
+    quantity = ceiling_of(primary(result)["quantity"])
+    ceilings = select(result["rows"], quantity=quantity)
+    for name, dashes in zip(method_names(ceilings, quantity), ("--", ":"), strict=False):
         values = [row["value"] for row in select(ceilings, method=name, target=STEP)]
         by_step.plot(result["steps"], values, dashes, color=plots.GREY, label=CEILINGS[name])
 
-    chosen = select(result["rows"], quantity="lds", score_transform="chosen")
+    chosen = select(result["rows"], **primary(result))
     methods = plain_methods(result)
     named = {methods[0], *by_paired_steps(result, methods)[: MAX_NAMED - 1]}
     if len(methods) <= MAX_NAMED:
@@ -188,7 +277,7 @@ def lds_by_step(result: dict) -> Figure:
     _plot_aggregates(aggregates, these_models, plots.GREY, len(named) / 2, "o")
 
     plots.format_step_axis(by_step)
-    by_step.set_ylabel("LDS (Spearman, mean over queries)")
+    by_step.set_ylabel(f"{primary_name(result)} (mean over queries)")
     aggregates.set_xticks([0, 1], ["trajectory", "final sample"])
     aggregates.set_xlim(-0.6, 1.6)
     aggregates.spines[["top", "right"]].set_visible(False)
@@ -206,24 +295,28 @@ def _plot_aggregates(axes: Axes, rows: list[Row], colour: str, place: float, lin
 
 
 def lds_by_method(result: dict) -> Figure:
-    """Return heat maps of the LDS of many methods: of chosen candidates, and of linear ones."""
+    """Return heat maps of the LDS of many methods: the primary statistic, and one beside it."""
     rows = result["rows"]
     methods = by_paired_steps(result, method_names(rows, "lds"))
-    ceilings = [_values(rows, quantity="ceiling", method=name) for name in CEILINGS]
-    titles = [title for title, values in zip(CEILINGS.values(), ceilings, strict=True) if values]
+    beside = {"quantity": "lds", "score_transform": "linear"}
+    panels_of = {primary_name(result): primary(result), "plain LDS, linear scores": beside}
     columns = [*result["steps"], "traj.", "final"]
-    names = [*methods, *titles]
-    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * len(names))
+    num_lines = len(methods) + len(method_names(rows, "ceiling"))
+    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * num_lines)
     figure, (panels,) = plots.new_figure(1, 2, size, sharey=True)
-    for axes, transform in zip(panels, ("chosen", "linear"), strict=True):
-        lds = select(rows, quantity="lds", score_transform=transform)
+    for axes, (title, statistic) in zip(panels, panels_of.items(), strict=True):
+        lds = select(rows, **statistic)
         values = [_values(lds, method=name) for name in methods]
-        values += [line for line in ceilings if line]
+        names = list(methods)
+        quantity = ceiling_of(statistic["quantity"])
+        for name in method_names(rows, quantity):
+            values.append(_values(rows, quantity=quantity, method=name))
+            names.append(CEILINGS[name])
         plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
         axes.axhline(len(methods) - 0.5, color="black", linewidth=0.8)
         axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
         axes.set_xlabel("step t", fontsize=8)
-        axes.set_title(f"{transform} score transform", fontsize=8)
+        axes.set_title(title, fontsize=8)
     figure.suptitle(f"{result['experiment']}: LDS × 100; {_sizes(result)}", fontsize=9)
     return figure
 
@@ -241,7 +334,7 @@ def ablation_figure(result: dict) -> Figure:
     rows = -(-len(variant_axes) // columns)
     size = (max(6.0, 2.3 * columns + 0.6), 2.7 * rows + 0.7)
     figure, grid = plots.new_figure(rows, columns, size, sharey=True)
-    chosen = select(result["rows"], quantity="lds", score_transform="chosen")
+    chosen = select(result["rows"], **primary(result))
     targets = {
         PAIRED_STEPS: "steps " + ", ".join(map(str, result["paired_steps"])),
         TRAJECTORY: "trajectory",
@@ -262,9 +355,9 @@ def ablation_figure(result: dict) -> Figure:
     for axes in grid.flat[len(variant_axes) :]:
         axes.set_axis_off()
     for axes in grid[:, 0]:
-        axes.set_ylabel("LDS", fontsize=8)
+        axes.set_ylabel(primary_name(result), fontsize=8)
     grid[0, 0].legend(frameon=False, fontsize=6)
-    base = next(iter(result["chosen"]))
+    base = plain_methods(result)[0]
     title = f"{result['experiment']}: {base}, one setting changed at a time"
     figure.suptitle(f"{title}\n{_sizes(result)}, 95% intervals", fontsize=9)
     return figure

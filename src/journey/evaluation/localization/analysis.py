@@ -4,6 +4,8 @@ R  regions;  S  steps;  Q  queries;  M  subsets;  N  training images
 B  bootstrap replicates, the observed value first
 """
 
+import itertools
+
 import numpy as np
 
 from journey.attribution.targets import PAIRED_STEPS, STEP
@@ -129,13 +131,12 @@ def prediction_rows(
         rows.extend(rows_of_targets(ends, steps, **conditions))
 
     for quantity, by_method in contrasts.items():  # [B, S, Q]
-        first = next(iter(by_method))
         for method, values in by_method.items():
             add(values, quantity=f"{quantity}_locality", method=method)
-            if method != first:
-                conditions = {"method": first, "against": method}
-                difference = by_method[first] - values
-                add(difference, quantity=f"{quantity}_locality_difference", **conditions)
+        for method, other in itertools.combinations(sorted(by_method), 2):
+            conditions = {"method": method, "against": other}
+            difference = by_method[method] - by_method[other]
+            add(difference, quantity=f"{quantity}_locality_difference", **conditions)
     return rows
 
 

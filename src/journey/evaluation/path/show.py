@@ -10,10 +10,11 @@ from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
+from journey.evaluation.lds.show import differences, primary, primary_name
 from journey.evaluation.rows import (
     format_interval,
-    make_row,
     method_names,
+    negated,
     pivot,
     rich_table,
     select,
@@ -152,23 +153,21 @@ def query_example_figure(result: dict) -> Figure:
     figure, grid = plots.new_figure(1, 2, (9.5, 4.2), width_ratios=(3, 2))
     by_step, paired = grid[0]
     for i, (query_example, method) in enumerate(variants.items()):
-        conditions = {"method": method, "score_transform": "chosen", "target": STEP}
-        lds = select(result["rows"], quantity="lds", **conditions)
+        lds = select(result["rows"], **primary(result), method=method, target=STEP)
         plots.plot_curve(by_step, lds, plots.COLOURS[i], query_example, place=i)
         if method == first:
             continue
-        differences = []
+        compared = []
         for target in (PAIRED_STEPS, TRAJECTORY):
-            conditions = {"method": first, "against": method, "target": target}
-            (row,) = select(result["rows"], quantity="difference", **conditions)
-            value, low, high = (-float(row[end]) for end in ("value", "high", "low"))
-            differences.append(make_row({}, value, low, high))
+            quantity = primary(result)["quantity"]
+            (row,) = select(differences(result, quantity, [first, method]), target=target)
+            compared.append(negated(row))
         positions = np.arange(2) + 0.12 * (i - 2)
-        plots.plot_points(paired, positions, differences, plots.COLOURS[i], query_example)
+        plots.plot_points(paired, positions, compared, plots.COLOURS[i], query_example)
     for axes in (by_step, paired):
         axes.axhline(0, color="black", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8)
-    by_step.set_ylabel("LDS (Spearman, mean over queries)")
+    by_step.set_ylabel(f"{primary_name(result)} (mean over queries)")
     plots.format_step_axis(by_step)
     steps = ", ".join(map(str, result["paired_steps"]))
     paired.set_xticks([0, 1], [f"steps {steps}", "trajectory"], fontsize=8)

@@ -6,6 +6,7 @@ row.
     Q  queries;  N  training images;  c  duplicates of each query;  S  steps
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -135,11 +136,10 @@ class Planted(Evaluation):
             interval = {STEP: percentiles(np.stack(medians))}
             rows += rows_of_targets(interval, steps, quantity="median_rank", method=name)
 
-        # Differences from the first method, and what a random order would give.
-        first, *rest = recalls
-        for other in rest:
-            conditions = {"quantity": "difference", "method": first, "against": other}
-            rows += _rows(recalls[first] - recalls[other], weights, steps, **conditions)
+        # Differences of every two methods, and what a random order would give.
+        for name, other in itertools.combinations(sorted(recalls), 2):
+            conditions = {"quantity": "difference", "method": name, "against": other}
+            rows += _rows(recalls[name] - recalls[other], weights, steps, **conditions)
         expected = {name: chance_recall(k, num_copies, num_train) for name, k in depths.items()}
         expected |= {other_duplicates: MANY / num_train, "median_rank": (num_train + 1) / 2}
         for quantity, value in expected.items():
