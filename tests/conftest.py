@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from journey.attribution.gradient import GradientMethod
 from journey.attribution.outputs import NoiseSamples, sample_noise
+from journey.components import COMPONENTS
+from journey.config.compose import CONF, parse, register_schemas
 from journey.config.run import RunConfig
 from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
@@ -43,8 +46,12 @@ SLOW = (
     "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
-    "test_training", "test_storage", "test_methods_table", "test_run",
+    "test_training", "test_device", "test_storage", "test_methods_table", "test_run",
 )  # fmt: skip
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--device", default="cpu", help="accelerator of tests/device, such as cuda")
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -128,6 +135,13 @@ def small_run(**changes) -> RunConfig:
         "tracking": JSONLines(),
     }
     return RunConfig(**{**settings, **changes})
+
+
+def composed(*overrides: str) -> RunConfig:
+    """Return the configuration of a command line."""
+    register_schemas(COMPONENTS)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", list(overrides)))
 
 
 @pytest.fixture

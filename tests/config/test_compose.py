@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_run
-from hydra import compose, initialize_config_dir
+from conftest import composed, small_run
 
 import journey
 from journey import __main__ as entry
 from journey.attribution.baselines import NonparametricScore
 from journey.components import COMPONENTS
-from journey.config.compose import CONF, parse, register_schemas
+from journey.config.compose import CONF
 from journey.config.run import RunConfig, Vary
 from journey.engine.checks import ConfigError
 from journey.pipeline import settings as settings_module
@@ -29,12 +28,6 @@ CHOICES = sorted(
 )
 METHODS = [choice.split("=")[1] for choice in CHOICES if choice.startswith("method=")]
 LATENT_METHODS = ("latent", "caption")
-
-
-def composed(*overrides: str) -> RunConfig:
-    register_schemas(COMPONENTS)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
