@@ -53,8 +53,13 @@ SLOW = (
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
     "test_released", "test_schedulers", "test_pipelines",
-    "test_folders", "test_words", "test_foreign", "test_damage", "test_texts", "test_plan",
+    "test_folders", "test_device", "test_words", "test_foreign", "test_damage", "test_texts",
+    "test_plan",
 )  # fmt: skip
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--device", default="cpu", help="accelerator of tests/device, such as cuda")
 
 
 def pytest_collection_modifyitems(items) -> None:
