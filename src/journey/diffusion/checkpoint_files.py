@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+LFS = b"version https://git-lfs"  # how the pointers of Git LFS begin
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch < 1.6 began its files
 SAFETENSORS_TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
@@ -34,7 +35,7 @@ OTHER_FORMATS = {
     b"\x93NUMPY": "a NumPy array",
     b"\x1f\x8b": "a gzip archive; unpack it",
     b"<": "a web page, not the file that it links to",
-    b"version https://git-lfs": "a Git LFS pointer, not the weights; run git lfs pull",
+    LFS: "a Git LFS pointer, not the weights; run git lfs pull",
 }
 ADVICE = "save its state_dict() instead"
 
@@ -88,9 +89,9 @@ def read_tree(path: Path) -> Tree:
     except UnreadableError:
         raise
     except (OSError, EOFError) as error:
-        raise UnreadableError(f"it cannot be read: {_reason(error)}") from None
+        raise UnreadableError(f"it cannot be read: {reason(error)}") from None
     except Exception as error:  # a damaged or a hostile file fails in many ways
-        raise UnreadableError(f"it is damaged: {_reason(error)}") from None
+        raise UnreadableError(f"it is damaged: {reason(error)}") from None
 
 
 def needs_torch(path: Path) -> bool:
@@ -99,7 +100,7 @@ def needs_torch(path: Path) -> bool:
         return file.read(len(LEGACY)) == LEGACY
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return the first line of an error, without advice about torch.load."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return line if "weights_only" not in line else type(error).__name__
@@ -135,12 +136,38 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        pointer = path.is_file() and path.read_bytes().startswith(b"version https://git-lfs")
-        reason = "a Git LFS pointer; run git lfs pull" if pointer else _reason(error)
-        raise UnreadableError(f"{path.name} cannot be read: {reason}") from None
+        pointer = path.is_file() and path.read_bytes().startswith(LFS)
+        problem = "a Git LFS pointer; run git lfs pull" if pointer else reason(error)
+        raise UnreadableError(f"{path.name} cannot be read: {problem}") from None
     if not isinstance(content, dict):
         raise UnreadableError(f"{path.name} is not a JSON object")
     return content
+
+
+def stem_files(folder: Path, stem: str, suffix: str = ".safetensors") -> list[Path]:
+    """Return the file of weights `stem`, or the files into which it was split; [] without any."""
+    if (file := folder / f"{stem}{suffix}").is_file():
+        return [file]
+    if (index := folder / f"{stem}{suffix}.index.json").is_file():
+        return shards(index)
+    return []
+
+
+def shards(index: Path) -> list[Path]:
+    """Return the files that an index of weights names.
+
+    Raises:
+        UnreadableError: The index names none, or one that is not in its folder.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UnreadableError(f"{index.name} has no weight_map")
+    files = []
+    for name in sorted(set(map(str, weight_map.values()))):
+        files.append(index.parent / name)
+        if Path(name).name != name or not files[-1].is_file():
+            raise UnreadableError(f"{index.name} names {name}, which is not in its folder")
+    return files
 
 
 def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -155,20 +182,18 @@ def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
     for name, entry in header.items():
         end = max(end, entry["data_offsets"][1])
         dtype = SAFETENSORS_TYPES.get(entry["dtype"], entry["dtype"])
-        tensors[name] = StoredTensor(tuple(entry["shape"]), dtype, _safetensor(path, name))
+        read = functools.partial(_read_safetensor, path, name)
+        tensors[name] = StoredTensor(tuple(entry["shape"]), dtype, read)
     if 8 + length + end != size:
         raise UnreadableError(f"it has {size} bytes, its header says {8 + length + end}: truncated")
     return tensors
 
 
-def _safetensor(path: Path, name: str) -> "Callable[[], Tensor]":
-    def read() -> "Tensor":
-        from safetensors import safe_open
+def _read_safetensor(path: Path, name: str) -> "Tensor":
+    from safetensors import safe_open
 
-        with safe_open(path, "pt") as file:
-            return file.get_tensor(name)
-
-    return read
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name)
 
 
 def _read_zip(path: Path) -> Tree:
@@ -180,11 +205,12 @@ def _read_zip(path: Path) -> Tree:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
-        if any(name.endswith("/constants.pkl") for name in names):
+        listing = "\n".join(names) + "\n"
+        if "/constants.pkl\n" in listing:
             raise UnreadableError(f"it is a TorchScript program, which is not run; {ADVICE}")
         if len(roots) != 1:
-            kind = "a NumPy archive" if any(n.endswith(".npy") for n in names) else "a zip archive"
-            raise UnreadableError(f"it is {kind}, not a file of torch.save")
+            description = "a NumPy archive" if ".npy\n" in listing else "a zip archive"
+            raise UnreadableError(f"it is {description}, not a file of torch.save")
         byteorder = f"{roots[0]}byteorder"
         if byteorder in names and archive.read(byteorder) != b"little":
             raise UnreadableError("its numbers are big-endian")
@@ -262,8 +288,8 @@ def _read_legacy(path: Path) -> Tree:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        reason = f"it holds pickled objects beside tensors, which are not run; {ADVICE}"
-        raise UnreadableError(reason) from None
+        problem = f"it holds pickled objects beside tensors, which are not run; {ADVICE}"
+        raise UnreadableError(problem) from None
     return _as_tree(content)
 
 
@@ -289,12 +315,17 @@ def state_dicts(tree: Tree, name: str = "") -> Iterator[tuple[str, dict | list]]
     """
     if isinstance(tree, dict):
         tensors = {k: v for k, v in tree.items() if isinstance(v, StoredTensor)}
-        if tensors and all(isinstance(key, str) for key in tensors):
+        if tensors and set(map(type, tensors)) == {str}:
             yield name, tensors
         for key, value in tree.items():
             yield from state_dicts(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(tree, list) and tree and all(isinstance(v, StoredTensor) for v in tree):
+    elif isinstance(tree, list) and set(map(type, tree)) == {StoredTensor}:
         yield name, tree
+
+
+def short_list(names: Collection[object]) -> str:
+    """Return the first four names as a text, with "…" if there are more."""
+    return ", ".join(map(str, [*names][:4])) + (", …" if len(names) > 4 else "")
 
 
 def describe_tree(tree: Tree) -> str:
@@ -308,9 +339,9 @@ def describe_tree(tree: Tree) -> str:
     for key, value in tree.items():
         if isinstance(value, NotRead):
             return f"{key} is a pickled {value.origin}, which is not run; {ADVICE}"
-    if any("lora" in str(key).lower() for key in tree):
+    keys = "\n".join(map(str, tree))
+    if "lora" in keys.lower():
         return "it is a LoRA adapter; fuse it into its network, and save that"
-    if any(re.fullmatch(r"(model\.)?diffusion_model\..*", str(key)) for key in tree):
+    if re.search(r"^(model\.)?diffusion_model\.", keys, re.MULTILINE):
         return "it is a checkpoint of CompVis; convert it to a folder of diffusers"
-    keys = [str(key) for key in tree]
-    return f"its keys are {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
+    return f"its keys are {short_list(tree)}"

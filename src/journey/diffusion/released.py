@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from journey.diffusion.checkpoint_files import UnreadableError, read_json, read_tree
+from journey.diffusion.checkpoint_files import UnreadableError, read_json, read_tree, stem_files
 from journey.engine.checks import ConfigError, require
 from journey.engine.spec import describe
 from journey.pipeline.pretrained import files_hash, package_directory
@@ -37,17 +37,10 @@ VARIANCE_PRESERVING = (
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 # Fields of a scheduler that change x̂0_t and that a `Schedule` does not have, with the only value
 # that is allowed.
-FIXED = {
-    "thresholding": False,
-    "timestep_type": "discrete",
-    "invert_sigmas": False,
-}
+FIXED = {"thresholding": False, "timestep_type": "discrete", "invert_sigmas": False}
 BETAS = ("beta_schedule", "beta_start", "beta_end")
 # Fields of early versions of diffusers, with the values that change nothing.
-RETIRED: dict[str, tuple[object, ...]] = {
-    "predict_epsilon": (True,),
-    "tensor_format": ("pt", "np"),
-}
+RETIRED: dict[str, tuple] = {"predict_epsilon": (True,), "tensor_format": ("pt", "np")}
 LEARNED_VARIANCES = ("learned", "learned_range")
 # Fields of a network's config that change nothing of what it computes for an example.
 NO_EFFECT = ("sample_size", "num_train_timesteps")
@@ -71,16 +64,14 @@ def constructor_defaults(class_name: str) -> Config:
         raise UnreadableError(f"{class_name} is not a class of the installed diffusers")
     for node in ast.walk(ast.parse(paths[class_name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef) and node.name == class_name:
-            functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-    (constructor,) = (function for function in functions if function.name == "__init__")
-    names = [argument.arg for argument in constructor.args.args]
-    defaults: Config = {}
-    values = constructor.args.defaults
-    for name, value in zip(names[len(names) - len(values) :], values, strict=True):
+            methods = {m.name: m.args for m in node.body if isinstance(m, ast.FunctionDef)}
+    constructor, defaults = methods["__init__"], {}
+    with_default = constructor.args[-len(constructor.defaults) :]
+    for argument, value in zip(with_default, constructor.defaults, strict=True):
         try:
-            defaults[name] = ast.literal_eval(value)
+            defaults[argument.arg] = ast.literal_eval(value)
         except ValueError:
-            defaults[name] = ast.unparse(value)
+            defaults[argument.arg] = ast.unparse(value)
     return defaults
 
 
@@ -90,14 +81,10 @@ def _files_of_classes() -> dict[str, Path]:
     root, paths = package_directory("diffusers"), {}
     for pattern in ("schedulers/scheduling_*.py", "models/unets/unet_2d*.py"):
         for path in root.glob(pattern):
-            for name in re.findall(
-                r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE
-            ):
+            source = path.read_text(encoding="utf-8")
+            for name in re.findall(r"^class (\w+)\(", source, re.MULTILINE):
                 paths[name] = path
     return paths
-
-
-# ------------------------------------------------------------------------------------- schedulers
 
 
 @dataclass(frozen=True)
@@ -132,35 +119,36 @@ def read_process(class_name: str, config: Mapping[str, object]) -> Process:
         )
     defaults = constructor_defaults(class_name)
     for name, value in config.items():
-        known_name = name in defaults or name.startswith("_") or name in _fields_of_schedulers()
-        if not (known_name or value is None or value in RETIRED.get(name, ())):
+        is_field = name in defaults or name.startswith("_") or name in _fields_of_schedulers()
+        if not (is_field or value is None or value in RETIRED.get(name, ())):
             raise UnreadableError(f"{name}={value} is no field of a scheduler of diffusers")
     # A field of another class, which diffusers keeps when schedulers are exchanged, has no effect.
-    known = defaults | {name: config[name] for name in defaults if name in config}
+    settings = defaults | {name: config[name] for name in defaults if name in config}
     for name, allowed in FIXED.items():
-        if known.get(name, allowed) != allowed:
-            raise UnreadableError(f"{name}={known[name]} is not supported, only {allowed}")
-    if (variance := known.get("variance_type")) in LEARNED_VARIANCES:
+        if settings.get(name, allowed) != allowed:
+            raise UnreadableError(f"{name}={settings[name]} is not supported, only {allowed}")
+    if (variance := settings.get("variance_type")) in LEARNED_VARIANCES:
         raise UnreadableError(
             f"variance_type={variance} is not supported: the network predicts it beside the noise"
         )
-    flow = class_name in FLOWS or known.get("use_flow_sigmas") is True
-    kind = "flow_prediction" if class_name in FLOWS else str(known["prediction_type"])
-    allowed_kinds = {theirs: o for o, theirs in PREDICTION_TYPES.items() if flow or o != "flow"}
-    if flow:
-        allowed_kinds.pop("v_prediction")  # it is not defined for a flow
-    if kind not in allowed_kinds:
-        raise UnreadableError(f"prediction_type={kind} is not one of {', '.join(allowed_kinds)}")
-    if kind == "epsilon" and known.get("rescale_betas_zero_snr"):
+    flow = class_name in FLOWS or settings.get("use_flow_sigmas") is True
+    predicted = "flow_prediction" if class_name in FLOWS else str(settings["prediction_type"])
+    undefined = "velocity" if flow else "flow"
+    supported_types = {v: k for k, v in PREDICTION_TYPES.items() if k != undefined}
+    if predicted not in supported_types:
+        raise UnreadableError(
+            f"prediction_type={predicted} is not one of {', '.join(supported_types)}"
+        )
+    if predicted == "epsilon" and settings.get("rescale_betas_zero_snr"):
         raise UnreadableError(
             "prediction_type=epsilon gives no x̂0 with rescale_betas_zero_snr: x_t has no signal at "
             "the last timestep"
         )
-    clip = known.get("clip_sample_range", 1.0) if known.get("clip_sample") else None
+    clip = settings.get("clip_sample_range", 1.0) if settings.get("clip_sample") else None
     betas: Config = {"rescale_betas_zero_snr": False, "trained_betas": None}
-    betas |= {name: known[name] for name in (*BETAS, *betas) if name in known}
-    num_timesteps = cast(int, known["num_train_timesteps"])
-    return Process(num_timesteps, allowed_kinds[kind], flow, betas, cast(float | None, clip))
+    betas |= {name: settings[name] for name in (*BETAS, *betas) if name in settings}
+    num_timesteps = cast(int, settings["num_train_timesteps"])
+    return Process(num_timesteps, supported_types[predicted], flow, betas, cast(float | None, clip))
 
 
 @functools.cache
@@ -196,14 +184,16 @@ def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
     theirs = process.betas | {"clip_sample": process.clip is not None}
     if process.clip is not None:
         theirs["clip_sample_range"] = process.clip
-    named = [member.value for member in BetaSchedule]
-    if theirs["beta_schedule"] not in named:
-        schedule = theirs["beta_schedule"]
-        raise UnreadableError(f"beta_schedule={schedule} is not one of {', '.join(named)}")
-    has_effect = NoiseSchedule(
-        BetaSchedule(theirs["beta_schedule"]), clip_sample=process.clip is not None
-    ).has_effect
-    settings = {f"noise_schedule.{k}": (k, v) for k, v in theirs.items() if has_effect(k)}
+    schedules, beta_schedule = list(BetaSchedule.__members__), theirs["beta_schedule"]
+    if beta_schedule not in schedules:
+        raise UnreadableError(f"beta_schedule={beta_schedule} is not one of {', '.join(schedules)}")
+    noise_of_config = NoiseSchedule(
+        BetaSchedule(beta_schedule), clip_sample=process.clip is not None
+    )
+    settings = {}
+    for name, value in theirs.items():
+        if noise_of_config.has_effect(name):
+            settings[f"noise_schedule.{name}"] = name, value
     settings["num_timesteps"] = ("num_train_timesteps", process.num_timesteps)
     settings["prediction"] = ("prediction_type", process.prediction)
     differences = []
@@ -234,9 +224,6 @@ def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-# --------------------------------------------------------------------------------------- networks
-
-
 def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
     """Return in which fields a network's config differs from the model's settings.
 
@@ -254,20 +241,18 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
     """
     config = read_json(path)
     if config.get("_class_name", model.network) != model.network:
-        found = config["_class_name"]
         raise UnreadableError(
-            f"{path.name} is of a {found}, model={model.name} is a {model.network}"
+            f"{path.name} is of a {config['_class_name']}, model={model.name} is a {model.network}"
         )
     defaults = constructor_defaults(model.network)
     ours = defaults | (model.network_config((1, 1, 1)) or {})
     differences = []
     for name, value in config.items():
-        if name.startswith("_") or name in EMA_FIELDS or (value is None and name not in defaults):
-            continue
-        if name not in defaults:
+        ignored = name.startswith("_") or name in EMA_FIELDS or value is None
+        if not (ignored or name in defaults):
             raise UnreadableError(f"{name}={value} in {path.name} is no field of {model.network}")
     for name in defaults:
-        if name in NO_EFFECT or name in ("in_channels", "out_channels"):
+        if name in (*NO_EFFECT, "in_channels", "out_channels"):
             continue
         theirs = config.get(name, defaults[name])
         if not _equal(_per_level(name, theirs), _per_level(name, ours[name])):
@@ -303,8 +288,6 @@ def _override(model: "Model", name: str, value: object) -> str:
         return ""
     return f"model.{setting}={_shown(value)}"
 
-
-# -------------------------------------------------------------------------------------- pipelines
 
 ENCODER_CLASSES = {
     "vae": ("AutoencoderKL",),
@@ -397,11 +380,16 @@ def _check_index(pipeline: Path) -> None:
     for part, entry in read_json(index).items():
         if not isinstance(entry, list) or entry[-1:] in ([None], []):
             continue
-        if part in ENCODER_CLASSES and entry[-1] not in ENCODER_CLASSES[part]:
-            allowed = " or ".join(ENCODER_CLASSES[part])
-            raise UnreadableError(f"model_index.json: {part} is {entry[-1]}, must be {allowed}")
+        if part in ENCODER_CLASSES:
+            _require_class(part, entry[-1], f"model_index.json: {part} is")
         if part.startswith(("text_encoder_", "tokenizer_")):
             raise UnreadableError(f"model_index.json: it has a {part}, which is not supported")
+
+
+def _require_class(part: str, class_name: object, text: str) -> None:
+    if class_name not in ENCODER_CLASSES[part]:
+        allowed = " or ".join(ENCODER_CLASSES[part])
+        raise UnreadableError(f"{text} {class_name}, must be {allowed}")
 
 
 def _check_encoder(folder: Path) -> None:
@@ -410,31 +398,27 @@ def _check_encoder(folder: Path) -> None:
     Raises:
         UnreadableError: They are not those of a class that is supported.
     """
-    part = folder.name
+    part, path = folder.name, f"{folder.name}/config.json"
     if not (folder / "config.json").is_file():
-        raise UnreadableError(f"{part}/config.json is missing")
+        raise UnreadableError(f"{path} is missing")
     try:
         config = read_json(folder / "config.json")
     except UnreadableError as error:
         raise UnreadableError(f"{part}/{error}") from None
     if part == "vae":
-        found = config.get("_class_name", "AutoencoderKL")
-        if found != "AutoencoderKL":
-            raise UnreadableError(f"vae/config.json is of {found}, must be AutoencoderKL")
+        _require_class(part, config.get("_class_name", "AutoencoderKL"), f"{path} is of")
         for field in OTHER_SCALES:
             if config.get(field) is not None:
-                raise UnreadableError(f"vae/config.json: {field}={config[field]} must be null")
+                raise UnreadableError(f"{path}: {field}={config[field]} must be null")
         for field, kind in (("latent_channels", int), ("block_out_channels", list)):
             if not isinstance(config.get(field, kind()), kind):
-                raise UnreadableError(f"vae/config.json: {field}={config[field]} has a wrong type")
+                raise UnreadableError(f"{path}: {field}={config[field]} has a wrong type")
     elif not isinstance(config.get("hidden_size"), int):
-        raise UnreadableError(f"{part}/config.json has no hidden_size, the width of its states")
+        raise UnreadableError(f"{path} has no hidden_size, the width of its states")
     else:
         classes = config.get("architectures")
-        for found in classes if isinstance(classes, list) else ():
-            if found not in ENCODER_CLASSES[part]:
-                allowed = " or ".join(ENCODER_CLASSES[part])
-                raise UnreadableError(f"{part}/config.json is of {found}, must be {allowed}")
+        for class_name in classes if isinstance(classes, list) else ():
+            _require_class(part, class_name, f"{path} is of")
     for file in weight_files(folder, WEIGHTS[part]):
         try:
             read_tree(file)
@@ -448,29 +432,11 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     Raises:
         UnreadableError: There are none. The message says what there is instead.
     """
-    if (file := folder / f"{stem}.safetensors").is_file():
-        return [file]
-    if (index := folder / f"{stem}.safetensors.index.json").is_file():
-        return shards(index)
+    if files := stem_files(folder, stem):
+        return files
     others = sorted(p.name for p in folder.iterdir() if p.name.startswith((stem, "pytorch_model")))
-    what = f"it has {', '.join(others)}" if others else "it has no weights"
-    raise UnreadableError(f"{folder.name}/{stem}.safetensors is missing; {what}")
-
-
-def shards(index: Path) -> list[Path]:
-    """Return the files that an index of weights names.
-
-    Raises:
-        UnreadableError: The index names none, or one that is not in its folder.
-    """
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UnreadableError(f"{index.name} has no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise UnreadableError(f"{index.name} names {name}, which is not in its folder")
-    return [index.parent / name for name in names]
+    content = ", ".join(others) or "no weights"
+    raise UnreadableError(f"{folder.name}/{stem}.safetensors is missing; it has {content}")
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -479,10 +445,10 @@ def _check_tokenizer(folder: Path) -> None:
     Raises:
         UnreadableError: There is none.
     """
-    vocabularies = ("tokenizer.json", "vocab.json", "vocab.txt")
-    found = [folder / name for name in vocabularies if (folder / name).is_file()]
-    if not found:
-        raise UnreadableError(f"tokenizer has none of {', '.join(vocabularies)}")
-    for path in found:
+    names = ("tokenizer.json", "vocab.json", "vocab.txt")
+    vocabularies = list(filter(Path.is_file, map(folder.joinpath, names)))
+    if not vocabularies:
+        raise UnreadableError(f"tokenizer has none of {', '.join(names)}")
+    for path in vocabularies:
         if path.suffix == ".json":
             read_json(path)

@@ -5,6 +5,7 @@ compares names, shapes and values with the network; `load_weights` returns it. E
 cannot be compared is listed by `unchecked`.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,14 +19,13 @@ from journey.diffusion.checkpoint_files import (
     describe_tree,
     needs_torch,
     read_tree,
-    state_dicts,
-)
-from journey.diffusion.released import (
-    compare_manifest,
-    compare_network,
-    compare_scheduler,
+    reason,
     shards,
+    short_list,
+    state_dicts,
+    stem_files,
 )
+from journey.diffusion.released import compare_manifest, compare_network, compare_scheduler
 from journey.engine.checks import ConfigError
 from journey.engine.store import MANIFEST
 from journey.pipeline.pretrained import locate_checkpoint
@@ -46,6 +46,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 # Where training files have settings.
 SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "args")
 Shapes = dict[str, tuple[int, ...]]
+StateDict = dict[str, StoredTensor]
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,9 @@ def find_files(path: Path) -> Released:
             folder = path / networks[0]
         elif (path / "model_index.json").is_file():
             raise UnreadableError("it is a pipeline without a folder unet")
-    config = folder / "config.json"
     weights, variant = _weights(folder)
-    manifest = folder / MANIFEST
-    return Released(
-        weights,
-        config if config.is_file() else None,
-        _scheduler(folder),
-        variant,
-        manifest if manifest.is_file() else None,
-    )
+    config, manifest = _first_file(folder / "config.json"), _first_file(folder / MANIFEST)
+    return Released(weights, config, _scheduler(folder), variant, manifest)
 
 
 def pipeline_of(path: Path) -> Path:
@@ -107,7 +101,12 @@ def _scheduler(folder: Path) -> Path | None:
     places = [folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json"]
     if folder.name.startswith("unet"):
         places.append(folder.parent / "scheduler/scheduler_config.json")
-    return next((place for place in places if place.is_file()), None)
+    return _first_file(*places)
+
+
+def _first_file(*paths: Path) -> Path | None:
+    """Return the first path that is a file, or None."""
+    return next(filter(Path.is_file, paths), None)
 
 
 def _weights(folder: Path) -> tuple[list[Path], str]:
@@ -117,29 +116,28 @@ def _weights(folder: Path) -> tuple[list[Path], str]:
         UnreadableError: There are none, or several.
     """
     for suffix in (".safetensors", ".bin"):
-        if (file := folder / f"{STEM}{suffix}").is_file():
-            return [file], ""
-        if (index := folder / f"{STEM}{suffix}.index.json").is_file():
-            return shards(index), ""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
-    files = [p for p in files if not p.name.startswith(NOT_WEIGHTS)]
-    variants = [p for p in files if re.fullmatch(rf"{STEM}\.\w+\.(safetensors|bin)", p.name)]
-    found = variants or files
-    safe = [p for p in found if p.suffix == ".safetensors"]
-    if len(safe) == 1 and all(p.stem == safe[0].stem for p in found):
-        found = safe  # the same weights as a pickle are beside them
+        if files := stem_files(folder, STEM, suffix):
+            return files, ""
+    content, candidates = sorted(os.listdir(folder)), []
+    for name in content:
+        path = folder / name
+        if path.is_file() and path.suffix in SUFFIXES and not name.startswith(NOT_WEIGHTS):
+            candidates.append(name)
+    variants = list(filter(re.compile(rf"{STEM}\.\w+\.(safetensors|bin)").fullmatch, candidates))
     indices = sorted(folder.glob("*.index.json"))
     if len(indices) == 1 and not variants:
         return shards(indices[0]), ""
-    if len(found) == 1:
-        return found, found[0].name.split(".")[1] if variants else ""
-    if found:
-        names = ", ".join(p.name for p in found[:4])
+    candidates = variants or candidates
+    one_stem = len({name.rpartition(".")[0] for name in candidates}) == 1
+    if one_stem and candidates[-1].endswith(".safetensors"):
+        candidates = candidates[-1:]  # the same weights as a pickle are beside them
+    if len(candidates) == 1:
+        return [folder / candidates[0]], candidates[0].split(".")[1] if variants else ""
+    if candidates:
+        names = short_list(candidates)
         raise UnreadableError(f"it has several files of weights: {names}; name one of them")
-    content = sorted(p.name for p in folder.iterdir())
-    names = ", ".join(content[:4]) + (", …" if len(content) > 4 else "")
-    what = f"it has {names}" if content else "it is empty"
-    raise UnreadableError(f"{folder.name} is a folder without weights: {what}")
+    listed = f"it has {short_list(content)}" if content else "it is empty"
+    raise UnreadableError(f"{folder.name} is a folder without weights: {listed}")
 
 
 def check_files(model: "Model") -> None:
@@ -150,33 +148,38 @@ def check_files(model: "Model") -> None:
             and the settings that remove them.
     """
     for name in model.checkpoints:
-        path = locate_checkpoint(name)
+        path, differences = locate_checkpoint(name), []
         try:
             files = find_files(path)
             if not any(map(needs_torch, files.weights)):
                 _check_first_parameter(model, _read_all(files.weights))
-            differences = _differences(model, files)
+            if model.network and files.config:
+                differences += compare_network(model, files.config)
+            if model.network and files.scheduler:
+                differences += compare_scheduler(model, files.scheduler)
+            if model.network and files.manifest:
+                differences += compare_manifest(model, files.manifest)
         except UnreadableError as error:
             raise ConfigError(f"model.checkpoints={name}: {error}") from None
         if differences:
-            words = [word for _, word in differences if word]
-            fixed = [difference for difference, word in differences if not word]
-            advice = f"no setting has {'; '.join(fixed)}" if fixed else f"add {' '.join(words)}"
-            listed = "; ".join(difference for difference, _ in differences)
+            texts, overrides = zip(*differences, strict=True)
+            fixed = [text for text, override in differences if not override]
+            advice = f"no setting has {'; '.join(fixed)}" if fixed else f"add {' '.join(overrides)}"
             raise ConfigError(
-                f"model.checkpoints={name}: its config differs from these settings: {listed} "
-                f"({advice})"
+                f"model.checkpoints={name}: its config differs from these settings: "
+                f"{'; '.join(texts)} ({advice})"
             )
 
 
 def _read_all(files: list[Path]) -> Tree:
     """Return the content of a file, or of the files into which a state dict was split."""
-    trees = [read_tree(file) for file in files]
-    if len(trees) == 1:
-        return trees[0]
-    return {
-        name: tensor for tree in trees if isinstance(tree, dict) for name, tensor in tree.items()
-    }
+    if len(files) == 1:
+        return read_tree(files[0])
+    merged: dict = {}
+    for file in files:
+        if isinstance(tree := read_tree(file), dict):
+            merged |= tree
+    return merged
 
 
 def _check_first_parameter(model: "Model", tree: Tree) -> None:
@@ -185,26 +188,22 @@ def _check_first_parameter(model: "Model", tree: Tree) -> None:
     Raises:
         UnreadableError: There is none, it is of another width, or several networks are the same.
     """
-    groups = [group for _, group in state_dicts(tree)]
-    if not model.network or any(isinstance(group, list) for group in groups):
+    if not model.network or any(isinstance(group, list) for _, group in state_dicts(tree)):
         return
-    options = dict(_options(tree, {FIRST: ()}, []))
+    options = _options(tree, {FIRST: ()}, [])
     if not options:
         raise UnreadableError(f"it has no parameter {FIRST}: {describe_tree(tree)}")
-    width = vars(model)["block_out_channels"][0]
-    widths = {option[FIRST].shape[:1] for option in options.values()}
+    width, shapes, widths = vars(model)["block_out_channels"][0], set(), set()
+    for option in options.values():
+        widths.add(option[FIRST].shape[:1])
+        shapes.add(tuple(sorted((name, tensor.shape) for name, tensor in option.items())))
     if (width,) not in widths:
         raise UnreadableError(
             f"not the architecture of model={model.label}: {FIRST} has shape "
             f"{next(iter(options.values()))[FIRST].shape}, expected ({width}, …)"
         )
-    names: dict[str, list[str]] = {}
-    for name, option in options.items():
-        shapes = str([(key, option[key].shape) for key in sorted(option)])
-        names.setdefault(shapes, []).append(name)
-    for same in names.values():
-        if len(same) > 1 and len(options) == len(same) and not model.checkpoint_key:
-            raise UnreadableError(_several(same))
+    if len(options) > 1 and len(shapes) == 1 and not model.checkpoint_key:
+        raise UnreadableError(_several(options))
 
 
 def _several(names: Iterable[str]) -> str:
@@ -214,18 +213,6 @@ def _several(names: Iterable[str]) -> str:
         f"it has {len(listed)} state dicts that fit: {', '.join(listed)}; choose one by "
         "model.checkpoint_key=…"
     )
-
-
-def _differences(model: "Model", files: Released) -> list[tuple[str, str]]:
-    """Return the fields in which configs differ from settings, with the overrides."""
-    if not model.network:
-        return []
-    differences = compare_network(model, files.config) if files.config else []
-    if files.scheduler:
-        differences += compare_scheduler(model, files.scheduler)
-    if files.manifest:
-        differences += compare_manifest(model, files.manifest)
-    return differences
 
 
 def unchecked(model: "Model", path: Path) -> str:
@@ -240,11 +227,12 @@ def unchecked(model: "Model", path: Path) -> str:
     if not model.pixels and not (pipeline_of(path) / "vae").is_dir():
         missing.append("autoencoder and text encoder")
     if missing:
-        notes = [f"{'; '.join(missing)}: taken from model.*, and cannot be checked"]
+        notes.append(f"{'; '.join(missing)}: taken from model.*, and cannot be checked")
     for file in files.weights:
         tree = None if files.config or needs_torch(file) else read_tree(file)
-        said = [key for key in SETTINGS_KEYS if isinstance(tree, dict) and key in tree]
-        notes += [f"its {key} are not read" for key in said]
+        for key in SETTINGS_KEYS:
+            if isinstance(tree, dict) and key in tree:
+                notes.append(f"its {key} are not read")
     if files.variant:
         notes.append(f"only the weights of variant {files.variant} are there")
     return "; ".join(notes)
@@ -269,8 +257,7 @@ def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ..
     except UnreadableError as error:
         raise ConfigError(f"{setting}={path}: {error}") from None
     except Exception as error:  # what a user's model does with a damaged folder
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{setting}={path}: it cannot be loaded: {reason}") from None
+        raise ConfigError(f"{setting}={path}: it cannot be loaded: {reason(error)}") from None
     if difference is not None:
         raise ConfigError(
             f"{setting}={path}: not the architecture of model={model.label}: {difference}"
@@ -313,43 +300,32 @@ def _read_state_dict(
         UnreadableError: None fits, several do, or one has values that are not finite.
     """
     expected = _shapes(network)
-    parameters = [name for name, _ in network.named_parameters()]
+    parameters = list(dict(network.named_parameters()))
     tree = _read_all(find_files(path).weights)
-    stored = choose(tree, expected, parameters, model.checkpoint_key, model.label)
     result = {}
-    for name, tensor in stored.items():
+    for name, tensor in _choose(
+        model, tree, _options(tree, expected, parameters), expected
+    ).items():
         if tensor.dtype not in FLOATS:
             raise UnreadableError(f"{name} is {tensor.dtype}, must be one of {', '.join(FLOATS)}")
         try:
             result[name] = tensor.read()
         except Exception as error:  # a damaged file fails in many ways
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UnreadableError(f"{name} cannot be read: {reason}") from None
+            raise UnreadableError(f"{name} cannot be read: {reason(error)}") from None
         if not bool(result[name].isfinite().all()):
             raise UnreadableError(f"{name} has NaN or infinite values")
     return result
 
 
-def choose(
-    tree: Tree, expected: Shapes, parameters: list[str], key: str, label: str
-) -> dict[str, StoredTensor]:
-    """Return the state dict in a file that fits a network.
-
-    Names may begin with a prefix, as those of `torch.compile`, of data parallelism and of Lightning
-    do. Averages are also lists in the order of the parameters.
-
-    Args:
-        tree: The content of the file.
-        expected: Shapes of the network's state dict.
-        parameters: Names of its parameters in order.
-        key: The name of one of several state dicts, or "".
-        label: The label of the model, for messages.
+def _choose(
+    model: "Model", tree: Tree, options: dict[str, StateDict], expected: Shapes
+) -> StateDict:
+    """Return the only option that fits a network, or the one that `checkpoint_key` names.
 
     Raises:
-        UnreadableError: None fits, or several do and `key` names none of them.
+        UnreadableError: None fits, or several do and `checkpoint_key` names none of them.
     """
-    options = dict(_options(tree, expected, parameters))
-    if key:
+    if key := model.checkpoint_key:
         names = ", ".join(filter(None, options)) or "none"
         if key not in options:
             raise UnreadableError(
@@ -357,56 +333,67 @@ def choose(
             )
         options = {key: options[key]}
     fitting = {name: o for name, o in options.items() if _difference(o, expected) is None}
-    if len(fitting) > 1:
+    if len(fitting) == 1:
+        return fitting.popitem()[1]
+    if fitting:
         raise UnreadableError(_several(fitting))
-    for option in fitting.values():
-        return option
     if not options:
         first = next(iter(expected))
         raise UnreadableError(f"it has no parameter {first}: {describe_tree(tree)}")
     closest = max(options, key=lambda name: len(options[name].keys() & expected.keys()))
     place = f" in {closest}" if closest else ""
     raise UnreadableError(
-        f"not the architecture of model={label}:{place} {_difference(options[closest], expected)}"
+        f"not the architecture of model={model.label}:{place} "
+        f"{_difference(options[closest], expected)}"
     )
 
 
-def _options(
-    tree: Tree, expected: Shapes, parameters: list[str]
-) -> "list[tuple[str, dict[str, StoredTensor]]]":
-    """Return the state dicts in a file that have the network's first parameter, with names."""
-    first, options = next(iter(expected)), []
+def _options(tree: Tree, expected: Shapes, parameters: list[str]) -> dict[str, StateDict]:
+    """Return the state dicts in a file that have the network's first parameter, by their names.
+
+    Names of parameters may begin with a prefix, as those of `torch.compile`, of data parallelism
+    and of Lightning do. Averages are also lists in the order of the parameters.
+
+    Args:
+        tree: The content of the file.
+        expected: Shapes of the network's state dict.
+        parameters: Names of its parameters in order.
+    """
+    first, options = next(iter(expected)), {}
     without_dots = {name.replace(".", ""): name for name in expected}  # as LitEma of CompVis
-    for name, group in state_dicts(tree):
+    for title, group in state_dicts(tree):
         if isinstance(group, list):
-            shapes = [tensor.shape for tensor in group]
-            if shapes == [expected[p] for p in parameters] and len(parameters) == len(expected):
-                options.append((name, dict(zip(parameters, group, strict=True))))
+            named = dict(zip(parameters, group, strict=False))
+            if len(group) == len(parameters) and _difference(named, expected) is None:
+                options[title] = named
             continue
-        for anchor, names in {first: None, first.replace(".", ""): without_dots}.items():
-            ends = [k.removesuffix(anchor) for k in group if k.endswith(anchor)]
-            prefixes = [end for end in ends if not end or end.endswith(".")]
+        for anchor in (first, first.replace(".", "")):
+            prefixes = []
+            for name in group:
+                prefix = name.removesuffix(anchor)
+                if name.endswith(anchor) and (not prefix or prefix.endswith(".")):
+                    prefixes.append(prefix)
             for prefix in prefixes:
                 longer = tuple(p for p in prefixes if p.startswith(prefix) and p != prefix)
-                inside = {}
-                for full, tensor in group.items():
-                    short = full.removeprefix(prefix)
-                    if full.startswith(longer) or not full.startswith(prefix):
+                option: StateDict = {}
+                for name, tensor in group.items():
+                    short = name.removeprefix(prefix)
+                    if not name.startswith(prefix) or name.startswith(longer):
                         continue
-                    if names is None or short in names:
-                        inside[names[short] if names else short] = tensor
-                title = ".".join(part for part in (name, prefix.removesuffix(".")) if part)
-                options.append((title, _renamed(inside, expected)))
+                    if "." in anchor:
+                        option[_present_name(short, expected)] = tensor
+                    elif short in without_dots:
+                        option[without_dots[short]] = tensor
+                parts = filter(None, (title, prefix.removesuffix(".")))
+                options[".".join(parts)] = option
     return options
 
 
-def _renamed(tensors: dict[str, StoredTensor], expected: Shapes) -> dict[str, StoredTensor]:
-    """Return a state dict with the present names of attention's parameters."""
-    result = {}
-    for name, tensor in tensors.items():
-        new = re.sub(r"(\w+)(?=\.\w+$)", lambda m: OLD_NAMES.get(m[0], m[0]), name)
-        result[new if name not in expected and new in expected else name] = tensor
-    return result
+def _present_name(name: str, expected: Shapes) -> str:
+    """Return the name that a parameter of attention has today, if the network has it."""
+    *path, module, leaf = ["", *name.split(".")]
+    present = ".".join([*path[1:], OLD_NAMES.get(module, module), leaf])
+    return present if name not in expected and present in expected else name
 
 
 def _difference(
