@@ -159,15 +159,9 @@ def test_a_file_of_torch_is_loaded_where_it_is_unambiguous(name, legacy, tmp_pat
 
 
 SAFE = (
-    "state dict",
-    "compiled",
-    "both",
-    "half",
-    "bfloat16",
-    "double",
-    "averaged model",
+    "state dict", "compiled", "both", "half", "bfloat16", "double", "averaged model",
     "LitEma by name",
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAFE)
@@ -175,9 +169,8 @@ def test_a_safetensors_file_is_loaded_whatever_its_name(name, tmp_path):
     content, expected, key = LOADED[name]
     content = {k: v.contiguous() for k, v in content.items()}
     safetensors.torch.save_file(content, tmp_path / "weights.bin")
-    assert_loaded(
-        tmp_path / "weights.bin", expected, dataclasses.replace(MODEL, checkpoint_key=key)
-    )
+    model = dataclasses.replace(MODEL, checkpoint_key=key)
+    assert_loaded(tmp_path / "weights.bin", expected, model)
 
 
 FIRST = "conv_in.weight"
@@ -369,12 +362,6 @@ def trainer(folder):
     (folder / "random_states_0.pkl").write_bytes(b"")
 
 
-def averaged(folder):
-    EMAModel(EMA.parameters(), model_cls=UNet2DModel, model_config=NET.config).save_pretrained(
-        folder
-    )
-
-
 def both(folder):
     as_pickle(folder)
     NET.save_pretrained(folder)
@@ -405,7 +392,8 @@ def test_a_folder_is_loaded_where_it_is_unambiguous(name, tmp_path):
 
 
 def test_an_average_that_diffusers_saved_is_loaded(tmp_path):
-    averaged(tmp_path)
+    average = EMAModel(EMA.parameters(), model_cls=UNet2DModel, model_config=NET.config)
+    average.save_pretrained(tmp_path)
     assert_loaded(tmp_path, AVERAGE)
 
 
@@ -583,17 +571,15 @@ def test_the_function_of_a_preset_is_that_of_the_network_it_is_named_after(
     assert settings.get("dropout", 0) == 0
     model = DDPM(**settings)
     with torch.device("meta"):
-        full = UNet2DModel(block_out_channels=(128, 256, 256, 256), **config).config
-    theirs = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in full.items() if k != "sample_size"
-    }
-    ours = dict(model.build((3, 32, 32)).config)
-    ours = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in ours.items() if k != "sample_size"
-    }
-    assert {k: v for k, v in ours.items() if k[0] != "_"} == {
-        k: v for k, v in theirs.items() if k[0] != "_"
-    }
+        full = UNet2DModel(block_out_channels=(128, 256, 256, 256), **config)
+        networks = full, model.build((3, 32, 32))
+    configs = []
+    for network in networks:
+        configs.append({})
+        for key, value in network.config.items():
+            if key[0] != "_" and key != "sample_size":
+                configs[-1][key] = list(value) if isinstance(value, tuple) else value
+    assert configs[0] == configs[1]
     narrow = dataclasses.replace(model, block_out_channels=[32, 64, 64, 64])
     torch.manual_seed(0)
     original = UNet2DModel(block_out_channels=(32, 64, 64, 64), sample_size=32, **config).eval()

@@ -26,21 +26,20 @@ def table() -> str:
     Methods of one component stand together, those with the fewest differences first.
     """
     order = [component.name for component in METHODS]
-    places, rows = [], []
+    placed = []
     for name, method in composed_methods().items():
         changed = differences(method)
+        place = order.index(method.name), len(changed), name
         settings = [changed.pop(field, "") for field in FIELDS]
-        other = ", ".join(f"{field}={value}" for field, value in changed.items())
-        places.append((order.index(method.name), len(differences(method)), name))
-        rows.append([name, method.name, *settings, other, summary(name)])
-    rows = [row for _, row in sorted(zip(places, rows, strict=True))]
-    rows = [list(HEADINGS), *([markdown_text(cell) for cell in row] for row in rows)]
+        other = ", ".join(map("=".join, changed.items()))
+        cells = [name, method.name, *settings, other, summary(name)]
+        placed.append((place, list(map(markdown_text, cells))))
+    rows = [list(HEADINGS), *(cells for _, cells in sorted(placed))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
+    rows.insert(1, list(map("-".__mul__, widths)))
     lines = []
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(f"| {' | '.join(cells)} |\n")
+        lines.append(f"| {' | '.join(map(str.ljust, row, widths))} |\n")
     return "".join(lines)
 
 

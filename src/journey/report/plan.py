@@ -1,6 +1,7 @@
 """What a run would do and cost (task=plan), and how far it is (task=status). Nothing is written."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -43,13 +44,18 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
 
     unit = "worker-hours" if compute.device == "cpu" else "GPU-hours"
     headings = ("stage", "artifacts", "cached", "to compute", unit, "MiB")
+    counts: Counter[str] = Counter()
+    by_stage: dict[str, list[Cost]] = {}
+    for key, spec in reversed(specs.items()):
+        counts[spec.stage] += 1
+        stage_costs = by_stage.setdefault(spec.stage, [])
+        if key in costs:
+            stage_costs.append(costs[key])
+    counts["total"], by_stage["total"] = len(specs), list(costs.values())
     lines = []
-    stages = dict.fromkeys(spec.stage for spec in reversed(specs.values()))
-    for stage in [*stages, "total"]:
-        keys = [key for key, spec in specs.items() if stage in (spec.stage, "total")]
-        unknown = [costs[key] for key in keys if key in costs]
-        counts = (len(keys), len(keys) - len(unknown), len(unknown))
-        lines.append([stage, *counts, *cost_cells(unknown)])
+    for stage, to_pay in by_stage.items():
+        numbers = (counts[stage], counts[stage] - len(to_pay), len(to_pay))
+        lines.append([stage, *numbers, *cost_cells(to_pay)])
     table = terminal_table(headings, [lines[:-1], lines[-1:]], justify="left")
 
     retrained = total = gradients = 0
@@ -59,11 +65,13 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
             retrained += spec.subset != FullData()
         if isinstance(spec, Featurize):
             gradients += spec.num_rows * spec.num_samples
-    source = f"costs: scaled by work from artifacts in {store.root}/"
-    if any(cost.measured for cost in costs.values()):
-        source += f"; where there are none, {rates.source}"
-    sized = [cost.size is not None for cost in costs.values()]
-    unsized = "" if all(sized) else "; > or unknown where a network or a file decides"
+    source = scaled = f"costs: scaled by work from artifacts in {store.root}/"
+    unsized = ""
+    for cost in costs.values():
+        if cost.measured:
+            source = f"{scaled}; where there are none, {rates.source}"
+        if cost.size is None:
+            unsized = "; > or unknown where a network or a file decides"
     table.caption_justify = "left"
     table.caption = Text(
         f"models: {total - retrained} on all images, {retrained} retrained; "
@@ -98,18 +106,22 @@ def cost_cells(costs: list[Cost]) -> tuple[str, str]:
     >>> cost_cells([Cost(36.0, None, rough=True)]), cost_cells([])
     (('≈ 0.01', 'unknown'), ('0', '0'))
     """
-    rough = "≈ " if any(cost.rough for cost in costs) else ""
-    hours = _sum([cost.seconds for cost in costs], 3600)
-    return (hours if hours == "unknown" else rough + hours), _sum([c.size for c in costs], 2**20)
+    seconds, sizes, rough = [], [], ""
+    for cost in costs:
+        seconds.append(cost.seconds)
+        sizes.append(cost.size)
+        rough = "≈ " if cost.rough else rough
+    hours = _sum(seconds, 3600)
+    return (hours if hours == "unknown" else rough + hours), _sum(sizes, 2**20)
 
 
-def _sum(values: list[float | None], unit: float) -> str:
-    known = [value for value in values if value is not None]
-    if values and not known:
+def _sum(values: Sequence[float | None], unit: float) -> str:
+    numbers = [value for value in values if value is not None]
+    if values and not numbers:
         return "unknown"
-    total = sum(known) / unit
+    total = sum(numbers) / unit
     text = f"{total:.2g}" if total < 1 else f"{total:.1f}" if total < 100 else f"{total:,.0f}"
-    return text if len(known) == len(values) else f"> {text}"
+    return text if len(numbers) == len(values) else f"> {text}"
 
 
 def show_status(target: Evaluate, store: Store, compute: Compute) -> None:
@@ -119,10 +131,12 @@ def show_status(target: Evaluate, store: Store, compute: Compute) -> None:
     counts: dict[str, Counter[str]] = {spec.stage: Counter() for spec in reversed(specs)}
     for spec in specs:
         counts[spec.stage][states[cache_key(spec)]] += 1
-    lines = [[stage, *(count[state] for state in STATES)] for stage, count in counts.items()]
-    total = Counter(states.values())
-    total_line = ["total", *(total[state] for state in STATES)]
-    Console().print(terminal_table(("stage", *STATES), [lines, [total_line]], justify="left"))
+    counts["total"] = Counter(states.values())
+    lines = []
+    for stage, count in counts.items():
+        lines.append([stage, *map(count.__getitem__, STATES)])
+    groups = [lines[:-1], lines[-1:]]
+    Console().print(terminal_table(("stage", *STATES), groups, justify="left"))
     for key, state in states.items():
         if state == "running":
             print(printable(f"running: {key}"))

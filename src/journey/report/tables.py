@@ -36,9 +36,11 @@ def sweep_table(points: dict[str, list[Row]]) -> Table:
 def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table:
     """Return a table of (line, column, text)."""
     lines: dict[str, dict[str, str]] = {}
+    columns: list[str] = []
     for line, column, text in cells:
         lines.setdefault(line, {})[column] = text
-    columns = list(dict.fromkeys(column for _, column, _ in cells))
+        if column not in columns:
+            columns.append(column)
     table = []
     for line, texts in lines.items():
         table.append([line, *(texts.get(column, "") for column in columns)])
@@ -56,5 +58,5 @@ def _target(row: Row) -> str:
 
 
 def _value(row: Row) -> str:
-    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+    value, low, high = map(float, (row["value"], row["low"], row["high"]))
     return f"{100 * value:.0f} ± {50 * (high - low):.0f}"
