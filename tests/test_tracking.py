@@ -86,7 +86,8 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch)
     assert curve["config"]["training"]["num_steps"] == 20
     assert b"the-experiment" in Path(curve["file"]).read_bytes()
     report = json.dumps(runs["adhoc-report"]["summary"])
-    for expected in ("lds_by_step", "trajectories", "lds/journey/paired_steps", "tables/rows"):
+    headline = "query_centred/journey/paired_steps"
+    for expected in ("lds_by_step", "trajectories", headline, "tables/rows"):
         assert expected in report
     content = Path(runs["adhoc-report"]["file"]).read_bytes()
     assert b"adhoc-report-page" in content, "the page, as an artifact"

@@ -1,7 +1,4 @@
-"""Trackers:
-
-Weights & Biases, as a view of the metrics.jsonl in every artifact, or nothing beside that.
-"""
+"""Trackers: Weights & Biases, as a view of the metrics.jsonl in every artifact, or none."""
 
 import contextlib
 import os
@@ -93,7 +90,7 @@ class Wandb(Tracking):
         mark = {WandbMode.offline: "offline-run", WandbMode.online: "run"}[self.mode]
         directory = Path(wandb.setup().settings.wandb_dir)
         logged = directory.glob(f"{mark}-*-{run_id}*/{LOGGED}")  # "-1" in the same second
-        if any(path.read_text() == self.project for path in logged):
+        if self.project in map(Path.read_text, logged):
             yield None
             return
         with wandb.init(
@@ -122,9 +119,9 @@ class Wandb(Tracking):
                     elif isinstance(value, Path):
                         logged[key] = wandb.Image(str(value))
                     elif isinstance(value, list):
-                        columns = list(dict.fromkeys(name for row in value for name in row))
-                        data = [[row.get(name) for name in columns] for row in value]
-                        logged[key] = wandb.Table(columns=columns, data=printable_json(data))
+                        columns = {column: None for row in value for column in row}
+                        data = [list((columns | row).values()) for row in value]
+                        logged[key] = wandb.Table(columns=[*columns], data=printable_json(data))
                     else:
                         logged[key] = value
                 run.log(logged, step=step)

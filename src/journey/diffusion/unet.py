@@ -1,5 +1,6 @@
 """What U-Nets of pixels and of latents share: checks of their settings, cost, and blocks."""
 
+import math
 from typing import Any, Protocol
 
 from journey.engine.checks import require, require_count
@@ -27,8 +28,9 @@ def check(where: str, model: UNetSettings) -> None:
     require_count(f"{where}.norm_num_groups", groups)
     name = f"{where}.block_out_channels"
     require(0 < len(channels) <= 16, name, channels, "a list of 1…16 numbers")
-    divisible = all(0 < c <= 2**14 and c % groups == 0 for c in channels)
-    require(divisible, name, channels, f"multiples of norm_num_groups={groups} in 1…{2**14}")
+    for width in channels:
+        allowed = f"multiples of norm_num_groups={groups} in 1…{2**14}"
+        require(0 < width <= 2**14 and width % groups == 0, name, channels, allowed)
     require_count(f"{where}.layers_per_block", model.layers_per_block, most=64)
     levels, indices = model.attention_blocks, set(range(len(channels)))
     distinct = len(set(levels)) == len(levels) and set(levels) <= indices
@@ -39,7 +41,7 @@ def check(where: str, model: UNetSettings) -> None:
 def check_sides(model: UNetSettings, inputs: str, sides: tuple[int, int]) -> None:
     """Check that `inputs` (images or latents) can be halved at every level. Raises ConfigError."""
     halvings = len(model.block_out_channels) - 1
-    divisible = all(side % 2**halvings == 0 for side in sides)
+    divisible = math.gcd(*sides) % 2**halvings == 0
     allowed = f"so few that {inputs} of {sides[0]}×{sides[1]} can be halved {halvings} times"
     require(divisible, "model.block_out_channels", model.block_out_channels, allowed)
 
@@ -55,7 +57,7 @@ def multiply_adds(model: UNetSettings, area: float) -> float:
 def arguments(model: UNetSettings, shape: tuple[int, ...], attention: str) -> dict[str, Any]:
     """Return what diffusers' U-Nets are built from; `attention` begins its names of such blocks."""
     channels, height, width = shape
-    prefixes = ["" for _ in model.block_out_channels]
+    prefixes = [""] * len(model.block_out_channels)
     for level in model.attention_blocks:
         prefixes[level] = attention
     return {

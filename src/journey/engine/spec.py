@@ -68,8 +68,8 @@ def _source_hash(*modules: str) -> str:
             continue
         module = sys.modules.get(name)
         if module is None:  # a maker is not imported before it is called, since it imports torch
-            found = importlib.util.find_spec(name)
-            file = None if found is None else found.origin
+            module_spec = importlib.util.find_spec(name)
+            file = None if module_spec is None else module_spec.origin
         else:
             file = getattr(module, "__file__", None)
         if file is None:
@@ -155,7 +155,7 @@ def describe(value: object) -> object:
         return {"type": type(value).__name__, **described}
     # The cache key of a component that a user wrote contains the hash of its source.
     hashes = [value.content_hash(), _source_hash(type(value).__module__)]
-    content = ":".join(part for part in hashes if part)
+    content = ":".join(filter(None, hashes))
     return {"name": value.name, **described, **({"content_hash": content} if content else {})}
 
 

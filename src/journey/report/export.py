@@ -3,6 +3,7 @@
 import shlex
 import tarfile
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from journey.engine.files import replace_text, write_json
 from journey.engine.graph import ancestors, specs_in
 from journey.engine.provenance import git_state
 from journey.engine.spec import cache_key
-from journey.engine.store import COSTS, MANIFEST
+from journey.engine.store import COSTS, MANIFEST, Artifact
 from journey.engine.workspace import Workspace, get
 from journey.experiment import images_record, images_record_path
 from journey.pipeline import subsets
+from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     Evaluate,
     Experiment,
@@ -55,6 +57,17 @@ License of the images: {license}. The rest has the license of `journey`.
 """  # noqa: E501 - a Markdown table cannot be wrapped
 
 
+@dataclass
+class _Contents:
+    """What a bundle has, by cache key."""
+
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    costs: dict[str, dict] = field(default_factory=dict)  # of artifacts that are left out
+    masks: dict[str, np.ndarray] = field(default_factory=dict)  # training subsets, bool [N]
+    models: list[str] = field(default_factory=list)  # paths, for the card
+    size: int = 0  # bytes of the artifacts
+
+
 def write_bundle(
     run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path, words: str
 ) -> None:
@@ -70,31 +83,10 @@ def write_bundle(
         directory: The directory of the report. The archive is beside it.
         words: The overrides that compose the experiment.
     """
-    target, store = experiment.evaluation(run.evaluation, run.all_methods), workspace.store
-    inputs = {cache_key(spec) for spec in specs_in(target.inputs)}
+    # 1. Choose the artifacts, and describe them.
+    target = experiment.evaluation(run.evaluation, run.all_methods)
     images = train_images(experiment.images, workspace)
-    bundle, costs, masks, models, size = {}, {}, {}, [], 0
-    for spec in [target, *ancestors(target)]:
-        key = cache_key(spec)
-        checkpoint = isinstance(spec, Train) and spec.subset == FullData()
-        if not (
-            isinstance(spec, Images | Sample | Score | Evaluate) or checkpoint or key in inputs
-        ):
-            if cost := store.cost(spec):
-                costs[key] = cost
-            continue
-        artifact = get(spec, workspace)
-        bundle[key] = artifact
-        size += artifact.manifest["bytes"]
-        if isinstance(spec, Train):
-            models.append(f"`{key}/`")
-        if isinstance(spec, Measure):
-            rows = subsets.subset_rows(
-                spec.checkpoint.subset,
-                images,
-                lambda score: get(score, workspace).array("scores.npy"),
-            )
-            masks[key.split("/")[1]] = np.bincount(rows, minlength=len(images)) > 0
+    contents = _contents(target, images, workspace)
     card = CARD.format(
         name=run.name,
         words=words,
@@ -104,16 +96,17 @@ def write_bundle(
         num_train=len(images),
         num_queries=target.trajectories.num_queries,
         num_steps=len(target.steps),
-        num_outputs=len(masks),
+        num_outputs=len(contents.masks),
         images=cache_key(target.trajectories.checkpoint.images),
         trajectories=cache_key(target.trajectories),
-        models=", ".join(sorted(models)),
-        count=len(bundle),
-        size=size / 1e6,
+        models=", ".join(sorted(contents.models)),
+        count=len(contents.artifacts),
+        size=contents.size / 1e6,
         methods=",".join(dict.fromkeys([*run.method, "external"])),
         license=run.dataset.licence,
     )
 
+    # 2. Write them, with files about the whole, as one archive.
     path = bundle_path(directory)
     folder = path.name.removesuffix(".tar.gz")
     with (
@@ -125,15 +118,42 @@ def write_bundle(
         record.parent.mkdir(parents=True)
         write_json(record, images_record(experiment.images, None))
         write_json(extras / "axes.json", score_axes(experiment.trajectories, images))
-        write_json(extras / COSTS, costs)
-        np.savez_compressed(extras / "masks.npz", allow_pickle=False, **masks)
+        write_json(extras / COSTS, contents.costs)
+        np.savez_compressed(extras / "masks.npz", allow_pickle=False, **contents.masks)
         replace_text(extras / "README.md", card)
         with tarfile.open(new_file(path.name), "w:gz", dereference=True) as file:
             file.add(extras, folder, filter=_anonymous)
-            for key, artifact in sorted(bundle.items()):
+            for key, artifact in sorted(contents.artifacts.items()):
                 for name in (MANIFEST, *artifact.manifest["checksums"]):  # no files of others
                     file.add(artifact.path / name, f"{folder}/{key}/{name}", filter=_anonymous)
-    print(f"{path}: {len(bundle)} artifacts, {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    megabytes = path.stat().st_size / 1e6
+    print(f"{path}: {len(contents.artifacts)} artifacts, {megabytes:.1f} MB", flush=True)
+
+
+def _contents(target: Evaluate, images: ImageSet, workspace: Workspace) -> _Contents:
+    """Return the artifacts that the evaluation of scores needs, and the costs of the others."""
+    contents = _Contents()
+    inputs = {cache_key(spec) for spec in specs_in(target.inputs)}
+    for spec in [target, *ancestors(target)]:
+        key = cache_key(spec)
+        checkpoint = isinstance(spec, Train) and spec.subset == FullData()
+        needed = checkpoint or isinstance(spec, Images | Sample | Score | Evaluate)
+        if not (needed or key in inputs):
+            if cost := workspace.store.cost(spec):
+                contents.costs[key] = cost
+            continue
+        contents.artifacts[key] = artifact = get(spec, workspace)
+        contents.size += artifact.manifest["bytes"]
+        if isinstance(spec, Train):
+            contents.models.append(f"`{key}/`")
+        if isinstance(spec, Measure):
+            rows = subsets.subset_rows(
+                spec.checkpoint.subset,
+                images,
+                lambda score: get(score, workspace).array("scores.npy"),
+            )
+            contents.masks[key.split("/")[1]] = np.bincount(rows, minlength=len(images)) > 0
+    return contents
 
 
 def _without_methods(words: str) -> str:

@@ -19,7 +19,7 @@ from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.owned import OwnedFiles
 from journey.engine.provenance import git_state, package_versions
-from journey.engine.spec import Spec, cache_key, describe
+from journey.engine.spec import cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
@@ -64,8 +64,7 @@ def write_report(
     _compute(run, experiment, workspace, name, owned)
     result = _result(run, target, workspace)
     drawn, texts = run.evaluation.figures(result), run.evaluation.texts(result)
-    files = list(drawn)
-    changed = _changed_settings(directory, result)
+    files, changed = list(drawn), _changed_settings(directory, result)
     with owned.replaced() as new_file:
         titles = {}
         for file, figure in drawn.items():
@@ -143,8 +142,10 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
                 autoencoder = {"autoencoder": cost["metadata"]}
         if isinstance(spec, Train) and spec.subset == FullData():
             checkpoints.append(cache_key(spec))
-    left_out = ("artifacts", "reports", "task")
-    settings = {f.name: describe(getattr(run, f.name)) for f in fields(run)}
+    settings = {}
+    for f in fields(run):
+        if f.name not in ("artifacts", "reports", "task"):
+            settings[f.name] = describe(getattr(run, f.name))
     return {
         **with_run_info(run, evaluated),
         **autoencoder,
@@ -152,7 +153,7 @@ def _result(run: RunConfig, target: Evaluate, workspace: Workspace) -> dict:
         "cost": {name: method_cost(score, store) for name, score in target.scores.items()},
         "seconds": _with_total(seconds),
         "bytes": _with_total(size),
-        "settings": {name: value for name, value in settings.items() if name not in left_out},
+        "settings": settings,
         "cache_keys": {
             "evaluation": cache_key(target),
             "images": cache_key(images),
@@ -200,8 +201,8 @@ def variant_axes(run: RunConfig) -> dict[str, list[tuple[str, str]]]:
         points = axes.setdefault(axis, {})
         if not points and axis != "damping":  # the base method chooses among several dampings
             points[_setting(method, axis)] = base
-        same = [name for name, other in run.all_methods.items() if other == variant]
-        points[_setting(variant, axis)] = same[0]
+        position = list(run.all_methods.values()).index(variant)
+        points[_setting(variant, axis)] = list(run.all_methods)[position]
     result = {}
     for axis, points in axes.items():
         result[axis] = [(str(value), name) for value, name in sorted(points.items())]
@@ -250,17 +251,13 @@ def method_cost(score: Score, store: Store) -> dict[str, float]:
     """
     total = {"seconds": 0.0, "gradients": 0, "bytes": 0}
     for spec in [score, *ancestors(score)]:
-        cost = None if _is_explained(spec) else store.cost(spec)
-        if cost is not None:
+        on_all = isinstance(spec, Train) and spec.subset == FullData()
+        explained = on_all or isinstance(spec, Sample | Images)
+        if not explained and (cost := store.cost(spec)) is not None:
             total["seconds"] += cost["seconds"]
             total["bytes"] += cost["bytes"]
             total["gradients"] += cost["metadata"].get("gradients", 0)
     return total | {"seconds": round(total["seconds"], 1)}
-
-
-def _is_explained(spec: Spec) -> bool:
-    on_all = isinstance(spec, Train) and spec.subset == FullData()
-    return on_all or isinstance(spec, Sample | Images)
 
 
 def _changed_settings(directory: Path, result: dict) -> str:
@@ -269,11 +266,12 @@ def _changed_settings(directory: Path, result: dict) -> str:
         before = json.loads((directory / RESULT).read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    changes = changed_values(before, result["settings"])
-    shown = [f"{name}: {old} → {new}" for name, old, new in changes[:MOST_CHANGES]]
-    if len(changes) > MOST_CHANGES:
-        shown.append(f"and {len(changes) - MOST_CHANGES} more")
-    return "; ".join(shown)
+    changes = []
+    for name, old, new in changed_values(before, result["settings"]):
+        changes.append(f"{name}: {old} → {new}")
+    if (more := len(changes) - MOST_CHANGES) > 0:
+        changes[MOST_CHANGES:] = [f"and {more} more"]
+    return "; ".join(changes)
 
 
 def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> str:
@@ -296,11 +294,11 @@ def _trajectory_figure(
         x0_hat=estimate_pictures(experiment.trajectories, experiment.steps, workspace),
         train=images.images,
         scores=get(experiment.scores(method), workspace).array("scores.npy")[index],
-        labels=[images.describe(i) for i in range(len(images))],
+        labels=list(map(images.describe, range(len(images)))),
         ids=images.ids,
         prompts=experiment.trajectories.prompts,
     )
-    label = ", ".join(part for part in (name, candidate_text(method, index)) if part)
+    label = ", ".join(filter(None, (name, candidate_text(method, index))))
     title = f"{run.name}: training images that influenced each step ({label})"
     queries = figures.distinct_queries(trajectories.x0_hat[-1])
     return figures.trajectory_figure(trajectories, title, queries)
