@@ -32,7 +32,7 @@ from journey.engine.seeding import generator
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, as_pixels, read_images
 from journey.pipeline.interfaces import Autoencoder, Latents
-from journey.pipeline.pretrained import locate
+from journey.pipeline.pretrained import locate_pipeline
 from journey.pipeline.settings import Autoencoding
 
 BATCH_ENCODE = 64  # images that are encoded at once
@@ -187,7 +187,7 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
     device = get_device(workspace.compute)
     images = train_images(spec.images, workspace)
     if spec.autoencoder is None:
-        pipeline = locate("model.pretrained", spec.pretrained, "a pipeline")
+        pipeline = locate_pipeline(spec.pretrained)
         vae_path, text = pipeline / "vae", TextEncoder.from_pipeline(pipeline, spec.text_length)
     else:
         vae_path = get(spec.autoencoder, workspace).path

@@ -13,7 +13,7 @@ from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import require, require_count
 from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
-from journey.pipeline.pretrained import files_hash, locate, locate_checkpoint
+from journey.pipeline.pretrained import files_hash, locate_checkpoint, locate_pipeline
 from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
 from journey.pipeline.settings import Autoencoding, Prediction
 
@@ -88,7 +88,7 @@ class LatentDiffusion(Model):
             check_encoders_of_network(name, folder, self._pipeline() if self.pretrained else None)
 
     def _pipeline(self) -> Path:
-        return _locate_pipeline(self.pretrained)
+        return locate_pipeline(self.pretrained)
 
     def _text_encoder(self) -> TextEncoder:
         if not self.pretrained:
@@ -222,13 +222,9 @@ class LatentDiffusion(Model):
         return make_schedule(self.noise_schedule, self.num_timesteps, self.prediction, device)
 
 
-def _locate_pipeline(name: str) -> Path:
-    return locate("model.pretrained", name, "a pipeline as diffusers saves it")
-
-
 @functools.cache  # all captions are checked, one by one
 def _pretrained_encoder(name: str, text_length: int) -> TextEncoder:
     """Return the text encoder of a pipeline whose encoders are sound. Raises ConfigError."""
-    pipeline = _locate_pipeline(name)
+    pipeline = locate_pipeline(name)
     check_encoders(name, pipeline)
     return TextEncoder.from_pipeline(pipeline, text_length)

@@ -11,7 +11,7 @@ from journey.diffusion.text import TextEncoder
 from journey.engine.spec import describe
 from journey.engine.store import MANIFEST
 from journey.pipeline.interfaces import Latents
-from journey.pipeline.pretrained import locate
+from journey.pipeline.pretrained import locate_pipeline
 from journey.pipeline.schedule import PREDICTION_TYPES
 
 
@@ -33,8 +33,7 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         raise ValueError(f"{directory}: a model of pixels, which needs no pipeline")
     settings = manifest["key_fields"]["model"]
     if settings["pretrained"]:
-        allowed = "a pipeline as diffusers saves it"
-        path = locate("model.pretrained", settings["pretrained"], allowed)
+        path = locate_pipeline(settings["pretrained"])
         text = TextEncoder.from_pipeline(path, settings["text_length"])
     else:
         text = TextEncoder.minilm(settings["text_length"])

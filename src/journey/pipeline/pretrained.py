@@ -8,15 +8,8 @@ from pathlib import Path
 from journey.engine.checks import ConfigError
 from journey.engine.files import checksum
 
-SUFFIXES = {
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".json",
-    ".txt",
-}  # of files that determine outputs
+# Of files that determine outputs.
+SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt"}
 
 
 def package_directory(package: str) -> Path:
@@ -58,6 +51,11 @@ def locate(setting: str, name: str, description: str) -> Path:
 def locate_checkpoint(name: str) -> Path:
     """Return the path of a checkpoint that was trained elsewhere."""
     return locate("model.checkpoints", name, "a network or a state dict")
+
+
+def locate_pipeline(name: str) -> Path:
+    """Return the path of a pipeline with the encoders of latents and texts."""
+    return locate("model.pretrained", name, "a pipeline as diffusers saves it")
 
 
 def files_hash(*paths: Path) -> str:
