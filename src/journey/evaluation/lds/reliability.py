@@ -29,6 +29,11 @@ CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling
 """Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
 
 
+def ceiling_of(quantity: str) -> str:
+    """Return the quantity that is the ceiling of another."""
+    return "ceiling" if quantity == "lds" else f"{quantity}_ceiling"
+
+
 @dataclass(frozen=True)
 class Shares:
     """The share of noise in the variance over subsets of the mean over seeds and noise samples.
