@@ -29,7 +29,7 @@ from journey.evaluation.lds.datamodeling import (
     MethodLDS,
     Resampling,
 )
-from journey.evaluation.lds.reliability import CEILINGS, ceiling_of
+from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
 from journey.evaluation.rows import Row, select
 from journey.pipeline.interfaces import (
@@ -322,14 +322,13 @@ class LDS(Evaluation):
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
-        title, ceiling = "Query-centred LDS of the scores shown", "query_centred_ceiling"
+        title = "Query-centred LDS of the scores shown"
         shown = {**PRIMARY, "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
-            title, ceiling, shown = "LDS", "ceiling", FORMER_PRIMARY
+            title, shown = "LDS", FORMER_PRIMARY
+        ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
-        for row in select(result["rows"], quantity=ceiling, target=STEP):
-            rows.append(row | {"method": CEILINGS[str(row["method"])]})
-        return {title: rows}
+        return {title: rows + select(ceilings, target=STEP)}
 
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds.show import lds_tables

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from journey.evaluation.rows import Row, select
+
 NUM_QUANTILES = 64  # of the distribution of reliabilities over queries
 
 LOG_STEP = 1e-4  # of a numerical derivative
@@ -32,6 +34,12 @@ CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling
 def ceiling_of(quantity: str) -> str:
     """Return the quantity that is the ceiling of another."""
     return "ceiling" if quantity == "lds" else f"{quantity}_ceiling"
+
+
+def titled_ceilings(rows: list[Row], quantity: str) -> list[Row]:
+    """Return the rows of the ceilings of a quantity, with titles as their methods."""
+    ceilings = select(rows, quantity=ceiling_of(quantity))
+    return [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
 from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
-from journey.evaluation.lds.reliability import CEILINGS, ceiling_of
+from journey.evaluation.lds.reliability import CEILINGS, ceiling_of, titled_ceilings
 from journey.evaluation.rows import (
     Row,
     format_half_width,
@@ -104,9 +104,8 @@ def lds_tables(result: dict) -> list[Table]:
             others_by_method[row["method"]] = text(row)
         if others != statistic and others_by_method:
             heading = f"{'plain' if quantity == 'lds' else 'centred'} {transform}"
-            frame[f"{heading}, paired"] = [others_by_method.get(m, "") for m in frame["method"]]
-    ceilings = select(rows, quantity=ceiling_of(statistic["quantity"]))
-    limits = [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
+            frame[f"{heading}, paired"] = frame["method"].map(others_by_method).fillna("")
+    limits = titled_ceilings(rows, statistic["quantity"])
     limits_frame = pivot(limits, "method", target_name, format_half_width)
     limits_frame = limits_frame.reindex(columns=frame.columns, fill_value="")
     tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
@@ -259,21 +258,22 @@ def lds_by_step(result: dict) -> Figure:
     quantity = ceiling_of(primary(result)["quantity"])
     ceilings = select(result["rows"], quantity=quantity)
     for name, dashes in zip(method_names(ceilings, quantity), ("--", ":"), strict=False):
-        values = [row["value"] for row in select(ceilings, method=name, target=STEP)]
+        values = _values(ceilings, method=name, target=STEP)
         by_step.plot(result["steps"], values, dashes, color=plots.GREY, label=CEILINGS[name])
 
     chosen = select(result["rows"], **primary(result))
-    methods = plain_methods(result)
-    named = {methods[0], *by_paired_steps(result, methods)[: MAX_NAMED - 1]}
-    if len(methods) <= MAX_NAMED:
-        named = set(methods)
-    others = [name for name in methods if name not in named]
+    named = plain_methods(result)
+    others = []
+    if len(named) > MAX_NAMED:
+        best = {named[0], *by_paired_steps(result, named)[: MAX_NAMED - 1]}
+        others = [name for name in named if name not in best]
+        named = [name for name in named if name in best]
     for i, name in enumerate(others):
-        values = [row["value"] for row in select(chosen, method=name, target=STEP)]
+        values = _values(chosen, method=name, target=STEP)
         label = None if i else f"{len(others)} other methods"
         style = {"color": plots.LIGHT, "linewidth": 0.9, "zorder": 0}
         by_step.plot(result["steps"], values, label=label, **style)
-    for i, name in enumerate(name for name in methods if name in named):
+    for i, name in enumerate(named):
         place = i - len(named) / 2
         rows, colour = select(chosen, method=name), plots.method_colour(name)
         line = f"{plots.method_marker(name)}-"
@@ -329,8 +329,8 @@ def lds_by_method(result: dict) -> Figure:
 
 def _values(rows: list[Row], **conditions: str) -> list[float]:
     """Return the values of the steps, the trajectory and the final sample."""
-    selected = [row for row in select(rows, **conditions) if row["target"] != PAIRED_STEPS]
-    return [float(row["value"]) for row in selected]
+    selected = select(rows, **conditions)
+    return [float(row["value"]) for row in selected if row["target"] != PAIRED_STEPS]
 
 
 def ablation_figure(result: dict) -> Figure:
