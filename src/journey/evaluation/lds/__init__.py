@@ -14,9 +14,9 @@ from journey.attribution.targets import (
     STEP,
     TRAJECTORY,
     step_weights,
+    subset_masks,
     with_aggregates,
 )
-from journey.data.images import train_images
 from journey.engine.checks import require, require_count
 from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
@@ -39,11 +39,9 @@ from journey.pipeline.interfaces import (
     Inputs,
     Measure,
     Model,
-    RandomSubset,
     Score,
 )
 from journey.pipeline.settings import Sampling
-from journey.pipeline.subsets import subset_mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,12 +216,9 @@ class LDS(Evaluation):
             ValueError: An output is the same under every subset model.
         """
         inputs = spec.inputs_as(LDSInputs)
-        labels = train_images(spec.trajectories.checkpoint.images, workspace).labels
-        masks, arrays = [], []
+        masks = subset_masks([measures[0] for measures in inputs.outputs], workspace)
+        arrays = []
         for measures in inputs.outputs:
-            subset = measures[0].checkpoint.subset
-            assert isinstance(subset, RandomSubset)
-            masks.append(subset_mask(labels, subset))
             arrays.append([get(measure, workspace).array("outputs.npy") for measure in measures])
         weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
         outputs = with_aggregates(np.stack(arrays), weights)
@@ -234,7 +229,7 @@ class LDS(Evaluation):
         resampled = datamodeling.resampling(num_queries, num_subsets, self.num_bootstrap, spec.seed)
         centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
         by_quantity = {"lds": outputs, "query_centred": centred}
-        return Measurements(np.stack(masks), weights, by_quantity, resampled)
+        return Measurements(masks, weights, by_quantity, resampled)
 
     def _method_result(
         self, name: str, measured: Measurements, spec: Evaluate, workspace: Workspace

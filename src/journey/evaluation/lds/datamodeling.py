@@ -225,19 +225,19 @@ def lds(
         predicted = predictions[..., subsets].reshape(num_candidates, -1, subsets.sum())
         outputs = measured[..., subsets].reshape(-1, subsets.sum())
         of_half, slopes = spearman_derivatives(predicted, outputs)
-        shape = num_candidates, num_targets, num_queries
-        rho.append(of_half.reshape(shape))
-        derivatives.append(slopes.reshape(*shape, -1))
+        rho.append(of_half.reshape(predictions.shape[:-1]))
+        derivatives.append(slopes.reshape(*predictions.shape[:-1], -1))
 
     # 2. Means over the queries of each cell, observed [C, T] and how replicates shift them.
     cells = ((0, 0), (0, 1), (1, 0), (1, 1))  # half of the queries, half of the subsets
     means, shifts = {}, {}
-    for query_half, subset_half in cells:
+    for cell in cells:
+        query_half, subset_half = cell
         queries = resampled.query_half == query_half
-        means[query_half, subset_half] = rho[subset_half][..., queries].mean(-1)
+        means[cell] = rho[subset_half][..., queries].mean(-1)
         slopes = derivatives[subset_half][:, :, queries].mean(2)  # [C, T, M / 2]
         weights = resampled.subset_weights[:, resampled.subset_half == subset_half] - 1.0
-        shifts[query_half, subset_half] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
+        shifts[cell] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
     mean = np.mean(list(means.values()), axis=0)
     centre = shrunk(mean, np.mean(list(shifts.values()), axis=0))
 
