@@ -64,7 +64,7 @@ def test_a_command_that_computes_nothing_imports_nothing_heavy(results, words):
 def test_a_cached_report_imports_no_torch(tiny):
     words = " ".join(TINY)
     printed, heavy = output_and_imports(tiny[0], words)[words]
-    assert "smoke: LDS" in printed
+    assert "smoke: query-centred LDS" in printed
     assert heavy == []
 
 
