@@ -13,9 +13,11 @@ The errors of scores stand for the noise samples of attribution: every world dra
 
 λ, or λ and score transform, are chosen on held-out cells. The true value of a null or a permutation
 is 0. That of a world with a signal is the mean over all worlds, whose own error counts in the
-coverage. Coverages and standard errors are written to experiments/protocol/intervals.json.
+coverage. Coverages and standard errors are written to experiments/protocol/intervals.json; worlds
+that the file has already, as many of each, are skipped.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -47,30 +49,31 @@ SUBSETS_SHARE = 0.3  # of the effects in the variance of outputs
 
 def main(num_worlds: int = 400, file: Path = FILE) -> None:
     """Write the coverage of every statistic, for all sizes and kinds of worlds."""
-    lines = []
-    for num_queries, num_subsets in SIZES:
-        for kind in KINDS:
-            start, intervals = time.perf_counter(), []
-            for seed in range(num_worlds):
-                intervals.append(simulate(num_queries, num_subsets, kind, seed))
-            for name in intervals[0]:
-                value, low, high = np.array([world[name][:3] for world in intervals]).T
-                truth = value.mean() if kind == "signal" else 0.0
-                line = {
-                    "queries": num_queries,
-                    "subsets": num_subsets,
-                    "worlds": kind,
-                    "statistic": name,
-                    "num_worlds": num_worlds,
-                    "truth": round(float(truth), 4),
-                    "coverage": round(float(np.mean((low <= truth) & (truth <= high))), 4),
-                    "deviation": round(float(value.std()), 4),
-                    "half_width": round(float(np.mean(high - low)) / 2, 4),
-                }
-                lines.append(line)
-                print(*line.values(), flush=True)
-            print(f"{(time.perf_counter() - start) / num_worlds:.2f} s a world", flush=True)
-            file.write_text(json.dumps(lines, indent=1) + "\n")
+    lines = json.loads(file.read_text()) if file.exists() else []
+    lines = [line for line in lines if line["num_worlds"] == num_worlds]
+    for (num_queries, num_subsets), kind in itertools.product(SIZES, KINDS):
+        worlds = {"queries": num_queries, "subsets": num_subsets, "worlds": kind}
+        if any(worlds.items() <= line.items() for line in lines):
+            continue
+        start, intervals = time.perf_counter(), []
+        for seed in range(num_worlds):
+            intervals.append(simulate(num_queries, num_subsets, kind, seed))
+        for name in intervals[0]:
+            value, low, high = np.array([world[name][:3] for world in intervals]).T
+            truth = value.mean() if kind == "signal" else 0.0
+            line = {
+                **worlds,
+                "statistic": name,
+                "num_worlds": num_worlds,
+                "truth": round(float(truth), 4),
+                "coverage": round(float(np.mean((low <= truth) & (truth <= high))), 4),
+                "deviation": round(float(value.std()), 4),
+                "half_width": round(float(np.mean(high - low)) / 2, 4),
+            }
+            lines.append(line)
+            print(*line.values(), flush=True)
+        print(f"{(time.perf_counter() - start) / num_worlds:.2f} s a world", flush=True)
+        file.write_text(json.dumps(lines, indent=1) + "\n")
 
 
 def simulate(

@@ -155,7 +155,7 @@ WRONG = {
 def test_wrong_regions_are_refused_before_any_compute(region, message, method, workspace):
     def prepare():
         run = small_run(method={"a": replace(method, region=list(region))})
-        check_data(run, *prepare_experiment(run, workspace.store))
+        check_data(run, *prepare_experiment(run, workspace.store), workspace.store)
 
     with pytest.raises(ConfigError, match=rf"method\.a\.region=\[.*\]: {message}"):
         prepare()

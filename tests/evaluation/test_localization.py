@@ -190,7 +190,7 @@ INVALID = [
 def test_invalid_settings_are_refused_before_any_computation(changes, message, workspace):
     def check():
         run = small_run(evaluation=Localization(**{**SMALL, **changes}))
-        check_data(run, *prepare_experiment(run, workspace.store))
+        check_data(run, *prepare_experiment(run, workspace.store), workspace.store)
 
     with pytest.raises(ConfigError, match=rf"^evaluation\.{message}"):
         check()

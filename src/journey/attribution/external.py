@@ -7,7 +7,6 @@ steps. The names are those of `axes.json`, which `task=export` writes, in any or
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError, require
+from journey.engine.files import checksum, file_state
 from journey.engine.spec import digest
 from journey.engine.text import printable
 from journey.engine.workspace import Workspace
@@ -40,7 +40,7 @@ class External(Method):
         return f"external-{printable(Path(self.path).stem)[:40]}"
 
     def content_hash(self) -> str:
-        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]
+        return checksum(Path(self.path))[:16]
 
     def check(self, where: str) -> None:
         name, path = f"{where}.path", self.path
@@ -99,12 +99,11 @@ def score_axes(trajectories: Sample, images: ImageSet) -> dict[str, list]:
 
 def _read_scores(path: str) -> dict[str, np.ndarray]:
     """Return the arrays of a file, which is read again only when its time or size changes."""
-    status = Path(path).stat()
-    return _load(path, status.st_mtime_ns, status.st_size)
+    return _load(*file_state(Path(path)))
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, *_: int) -> dict[str, np.ndarray]:
+def _load(path: Path, *_: int) -> dict[str, np.ndarray]:
     with np.load(path) as file:  # no pickles
         arrays = dict(file)
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -121,10 +120,12 @@ def _positions(where: str, names: Sequence[object], expected: Sequence[object]) 
     position, allowed = {name: i for i, name in enumerate(names)}, set(expected)
     missing = [name for name in expected if name not in position]
     unknown = [name for name in position if name not in allowed]
-    num_repeated = len(names) - len(position)
-    problems = [f"{len(missing)} missing, such as {missing[0]}"] if missing else []
-    problems += [f"{len(unknown)} unknown, such as {unknown[0]}"] if unknown else []
-    problems += [f"{num_repeated} repeated"] if num_repeated else []
+    problems = []
+    for problem, wrong in (("missing", missing), ("unknown", unknown)):
+        if wrong:
+            problems.append(f"{len(wrong)} {problem}, such as {wrong[0]}")
+    if len(names) > len(position):
+        problems.append(f"{len(names) - len(position)} repeated")
     if problems:
         counts = f"{len(expected)} expected, {len(names)} found"
         raise ConfigError(f"{where}: {counts}: {'; '.join(problems)}")

@@ -125,14 +125,17 @@ def vmap_gradients(
             pieces = per_pair(parameters, vars(examples), singles)
             flat = [g.flatten(2) for g in pieces.values()]  # [B, chunk, …]
             scale = 1 / _total_norm(torch.stack([g.norm(dim=2) for g in flat], 2), dim=2)
-            sums = (torch.einsum("bkd,bk->bd", g, scale) for g in flat)
-            rows += torch.cat(list(sums), 1) / len(noise)
+            sums = [torch.einsum("bkd,bk->bd", g, scale) for g in flat]
+            rows += torch.cat(sums, 1) / len(noise)
         return rows
 
 
 def _first_axes(batch: Examples | NoiseSamples) -> dict[str, int | None]:
     """Return the axis that vmap runs over, for every field."""
-    return {name: None if tensor is None else 0 for name, tensor in vars(batch).items()}
+    axes: dict[str, int | None] = {}
+    for name, tensor in vars(batch).items():
+        axes[name] = None if tensor is None else 0
+    return axes
 
 
 def _total_norm(norms: Tensor, dim: int = 0) -> Tensor:

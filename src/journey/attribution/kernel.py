@@ -89,26 +89,21 @@ def add_ensemble_scores(
     for features, query_features, weight in zip(train, queries, weights, strict=True):
         by_step = query_features.reshape(-1, num_queries, *query_features.shape[1:])
         if num_steps == 1:
-            if step_weights is None:
-                mean = by_step.mean(0)
-            else:
-                relative = (step_weights / len(step_weights)).astype(np.float32)
-                mean = np.einsum("sq...,sq->q...", by_step, relative)
-            by_step = mean[None]
+            by_step = _mean_over_steps(by_step, step_weights)[None]
 
         # Steps that share training features are solved together, as [step × query].
+        parts = np.moveaxis(out, 1, 0)  # [step, damping, query, train]
         if len(features) == 1:
-            flat = by_step.reshape(-1, *by_step.shape[2:])
-            parts = [(out.reshape(len(out), len(flat), -1), features[0], flat)]
-        else:
-            steps = zip(features, by_step, strict=True)
-            parts = [(out[:, i], phi, phi_q) for i, (phi, phi_q) in enumerate(steps)]
+            by_step = by_step.reshape(1, -1, *by_step.shape[2:])
+            parts = out.reshape(1, len(out), by_step.shape[1], -1)
 
-        solved = []
-        for scores, phi, phi_q in parts:
+        worst: list[Conditioning] = []
+        for scores, phi, phi_q in zip(parts, features, by_step, strict=True):
             match kernel:
                 case Kernel.gram:
-                    solved.append(kernel_scores(scores, phi, phi_q, damping, scale, weight, unit))
+                    solved = kernel_scores(scores, phi, phi_q, damping, scale, weight, unit)
+                    pairs = zip(worst or solved, solved, strict=True)
+                    worst = [max(pair, key=lambda c: c.condition_number) for pair in pairs]
                 case Kernel.identity:
                     inner_products(scores[0], phi, phi_q, scale, weight)
                 case Kernel.ekfac:  # features are preconditioned already
@@ -119,17 +114,25 @@ def add_ensemble_scores(
                         inner_products(scores[i], damped, phi_q[:, i], scale, weight)
                 case _:
                     assert_never(kernel)
-        by_damping = zip(*solved, strict=True)
-        conditions.append([max(steps, key=lambda c: c.condition_number) for steps in by_damping])
+        conditions.append(worst)
     return conditions
+
+
+def _mean_over_steps(by_step: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the mean of features [step, query, …] with weights [step, query], or equal ones."""
+    if weights is None:
+        return by_step.mean(0)
+    relative = (weights / len(weights)).astype(np.float32)
+    return np.einsum("sq...,sq->q...", by_step, relative)
 
 
 def describe_conditioning(conditions: list[list[Conditioning]]) -> dict[str, object]:
     """Return the numbers of every K by name, [checkpoint][damping], as JSON."""
-    return {
-        "condition_number": [[c.condition_number for c in row] for row in conditions],
-        "effective_parameters": [[c.effective_parameters for c in row] for row in conditions],
-    }
+    condition_numbers, effective_parameters = [], []
+    for row in conditions:
+        condition_numbers.append([c.condition_number for c in row])
+        effective_parameters.append([c.effective_parameters for c in row])
+    return {"condition_number": condition_numbers, "effective_parameters": effective_parameters}
 
 
 def inner_products(

@@ -11,13 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from journey.attribution.targets import step_weights, with_aggregates
-from journey.data.images import train_images
+from journey.attribution.targets import step_weights, subset_masks, with_aggregates
 from journey.engine.checks import LAMBDA, MOST_MODELS
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.interfaces import Experiment, Inputs, Measure, Method, RandomSubset, Score
+from journey.pipeline.interfaces import Experiment, Inputs, Measure, Method, Score
 from journey.pipeline.settings import Target, check_ranges, has_effect, setting
-from journey.pipeline.subsets import subset_mask
 
 
 def difference_of_means(masks: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -109,13 +107,10 @@ class Datamodel(Method):
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         inputs = spec.inputs_as(RetrainedInputs)
-        labels = train_images(spec.images, workspace).labels
-        masks, measured = [], []
-        for measure in inputs.outputs:
-            subset = measure.checkpoint.subset
-            assert isinstance(subset, RandomSubset)
-            masks.append(subset_mask(labels, subset))
-            measured.append(get(measure, workspace).array("outputs.npy").mean(0))
+        masks = subset_masks(inputs.outputs, workspace)
+        measured = [
+            get(measure, workspace).array("outputs.npy").mean(0) for measure in inputs.outputs
+        ]
         weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
         outputs = with_aggregates(np.stack(measured), weights)  # [M, S + 2, Q]
         match self.target:
@@ -126,7 +121,7 @@ class Datamodel(Method):
             case Target.final_sample:
                 outputs = outputs[:, -1:]
         if self.estimator is Estimator.difference:
-            out[:] = difference_of_means(np.stack(masks), outputs)
+            out[:] = difference_of_means(masks, outputs)
         else:
-            out[:] = ridge_regression(np.stack(masks), outputs, self.damping)
+            out[:] = ridge_regression(masks, outputs, self.damping)
         return {}

@@ -1,12 +1,27 @@
 """The outputs of a query: at each step, of the trajectory, and of the final sample."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from journey.data.images import train_images
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.interfaces import Measure, Sample
+from journey.pipeline.interfaces import Measure, RandomSubset, Sample
+from journey.pipeline.subsets import subset_mask
 
 STEP, TRAJECTORY, FINAL_SAMPLE = "step", "trajectory", "final_sample"
 PAIRED_STEPS = "paired_steps"  # the mean over the steps at which methods are compared
+
+
+def subset_masks(outputs: Sequence[Measure], workspace: Workspace) -> np.ndarray:
+    """Return whether each measured model was trained on each image. bool [M, N]"""
+    labels = train_images(outputs[0].checkpoint.images, workspace).labels
+    masks = []
+    for measure in outputs:
+        subset = measure.checkpoint.subset
+        assert isinstance(subset, RandomSubset)
+        masks.append(subset_mask(labels, subset))
+    return np.stack(masks)
 
 
 def step_weights(

@@ -26,6 +26,12 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_state(path: Path) -> tuple[Path, int, int]:
+    """Return a file with its time and size, which change when it is written."""
+    status = path.stat()
+    return path, status.st_mtime_ns, status.st_size
+
+
 def write_checksummed(path: Path, value: dict) -> None:
     """Write a non-empty dictionary as JSON with a checksum, atomically; refuse NaN and infinity."""
     content = json.dumps(value, indent=1, allow_nan=False).removesuffix("\n}")

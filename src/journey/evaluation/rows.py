@@ -90,19 +90,17 @@ def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str
     if "against" in objective:
         texts["quantity"] += "_difference"
     conditions = texts | objective
-    turned = [negated(row) for row in rows if "difference" in str(row["quantity"])]
-    found = []
-    for row in [*rows, *(row for row in turned if "against" in objective)]:
-        shown = {key: str(row.get(key, "")) for key in conditions}
-        if shown == conditions and ("against" in row) == ("against" in conditions):
-            found.append(row)
-    require(
-        len(found) == 1,
-        "evaluation.objective",
-        conditions,
-        f"those of one row; {len(found)} rows fit",
-    )
-    return found[0]
+    candidates = list(rows)
+    if "against" in objective:  # a difference is stored in one direction
+        candidates += [negated(row) for row in rows if "difference" in str(row["quantity"])]
+    fitting = []
+    for row in candidates:
+        texts = {key: str(row.get(key, "")) for key in conditions}
+        if texts == conditions and ("against" in row) == ("against" in conditions):
+            fitting.append(row)
+    allowed = f"those of one row; {len(fitting)} rows fit"
+    require(len(fitting) == 1, "evaluation.objective", conditions, allowed)
+    return fitting[0]
 
 
 def method_names(rows: list[Row], quantity: str) -> list[str]:
@@ -144,16 +142,12 @@ def verdict(difference: Row) -> Verdict:
 
 def negated(difference: Row) -> Row:
     """Return the difference of two methods in the other direction."""
-    ends = {
-        "value": "value",
-        "low": "high",
-        "high": "low",
-        "low_90": "high_90",
-        "high_90": "low_90",
-    }
-    flipped = {end: -float(difference[other]) for end, other in ends.items() if other in difference}
-    methods = {"method": difference["against"], "against": difference["method"]}
-    return difference | methods | flipped
+    flipped = difference | {"method": difference["against"], "against": difference["method"]}
+    flipped["value"] = -float(difference["value"])
+    for low, high in (("low", "high"), ("low_90", "high_90")):
+        if low in difference:
+            flipped |= {low: -float(difference[high]), high: -float(difference[low])}
+    return flipped
 
 
 def in_order(rows: list[Row], methods: Sequence[str]) -> list[Row]:
@@ -196,7 +190,8 @@ def without_pairs_of_variants(rows: list[Row], plain: Sequence[str]) -> list[Row
 
 def error_bars(rows: list[Row]) -> np.ndarray:
     """Return the distances from values to the lower and upper ends of their intervals. [2, rows]"""
-    value, low, high = np.array([[row[key] for row in rows] for key in ("value", "low", "high")])
+    ends = np.array([(row["value"], row["low"], row["high"]) for row in rows], float)
+    value, low, high = ends.reshape(-1, 3).T
     return np.maximum(0, np.stack([value - low, high - value]))
 
 
@@ -206,9 +201,10 @@ def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -
     >>> format_interval({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
     '−12.3 [−20.0, 0.1]'
     """
-    numbers = [times * float(row[end]) for end in ("value", "low", "high")]
-    value, low, high = (f"{number:{sign}z.{digits}f}".replace("-", "−") for number in numbers)
-    return f"{value} [{low}, {high}]"
+    texts = []
+    for end in ("value", "low", "high"):
+        texts.append(f"{times * float(row[end]):{sign}z.{digits}f}".replace("-", "−"))
+    return "{} [{}, {}]".format(*texts)
 
 
 def format_half_width(row: Row) -> str:
@@ -217,8 +213,8 @@ def format_half_width(row: Row) -> str:
     >>> format_half_width({"value": 0.2, "low": 0.1, "high": 0.34})
     '20 ± 12'
     """
-    value, low, high = (float(row[end]) for end in ("value", "low", "high"))
-    return f"{100 * value:z.0f} ± {50 * (high - low):.0f}".replace("-", "−")
+    half_width = 50 * (float(row["high"]) - float(row["low"]))
+    return f"{100 * float(row['value']):z.0f} ± {half_width:.0f}".replace("-", "−")
 
 
 def target_name(row: Row) -> str:
@@ -311,10 +307,12 @@ def markdown_table(frame: "DataFrame") -> str:
     | --- | --- |
     | trak | 20 [10, 34] |
     """
-    lines = [[markdown_text(str(name)) for name in frame.columns], ["---"] * len(frame.columns)]
-    for line in frame.itertuples(index=False):
-        lines.append([markdown_text(str(text)) for text in line])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = []
+    for texts in (frame.columns, *frame.itertuples(index=False)):
+        cells = [markdown_text(str(text)) for text in texts]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.insert(1, "| --- " * len(frame.columns) + "|")
+    return "\n".join(lines)
 
 
 def markdown_text(text: str) -> str:

@@ -171,7 +171,8 @@ def interval(
 
     # The variance is estimated from few queries: Student's t instead of the normal distribution.
     widening = float(stats.t.ppf(0.975, len(shares[0]) - 1) / stats.norm.ppf(0.975))
-    target = np.sqrt(_variance_of_mean(replicates)) * widening
+    from_subsets, of_one_query = replicates[1:].mean(-1).var(0), replicates[1:].var(0).mean(-1)
+    target = np.sqrt(variance_of_mean(replicates[0], from_subsets, of_one_query)) * widening
     factor = np.divide(target, deviation, out=np.ones_like(deviation), where=deviation > 0)
     return value, value + factor * (low - centre), value + factor * (high - centre)
 
@@ -183,12 +184,18 @@ def query_interval(
     return interval(np.broadcast_to(values, (len(query_weights), *values.shape)), query_weights)
 
 
-def _variance_of_mean(replicates: np.ndarray) -> np.ndarray:
-    """Return the variance of the mean over queries: V_queries + V_subsets − V_interaction."""
-    num_queries = replicates.shape[-1]
-    from_subsets = replicates[1:].mean(-1).var(0)
-    from_queries = replicates[0].var(-1, ddof=1) / num_queries
-    of_one_query = replicates[1:].var(0).mean(-1)
+def variance_of_mean(
+    values: np.ndarray, from_subsets: np.ndarray, of_one_query: np.ndarray
+) -> np.ndarray:
+    """Return the variance of the mean over queries: V_queries + V_subsets − V_interaction. […]
+
+    Args:
+        values: The statistic of each query. [..., Q]
+        from_subsets: Variance of its mean over queries that subsets cause, V_subsets. […]
+        of_one_query: Variance of one query's statistic that subsets cause, mean over queries. […]
+    """
+    num_queries = values.shape[-1]
+    from_queries = values.var(-1, ddof=1) / num_queries
     covariance = (num_queries * from_subsets - of_one_query) / (num_queries - 1)  # of two queries
     interaction = np.maximum(0, of_one_query - covariance) / num_queries
     least = np.maximum(from_subsets, from_queries)

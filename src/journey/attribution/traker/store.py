@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from journey.engine.checks import ConfigError, require, require_candidates
-from journey.engine.files import checksum
+from journey.engine.files import checksum, file_state
 from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.pipeline.images import ImageSet
@@ -48,7 +48,7 @@ class TrakStore(Method):
     def content_hash(self) -> str:
         sums = []
         for files in self._files().values():
-            sums += [_checksum(*_identity(file)) for file in files]
+            sums += [_checksum(*file_state(file)) for file in files]
         return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
     def check(self, where: str) -> None:
@@ -156,7 +156,7 @@ def _check_array(name: str, file: Path, shape: tuple[int, int]) -> None:
     allowed = "there: finalize_features(del_grads=True) deletes gradients"
     require(file.is_file(), name, f"{file}, missing", allowed)
     try:
-        actual, non_finite, zero = _inspect(*_identity(file))
+        actual, non_finite, zero = _inspect(*file_state(file))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{name}={file}: not an array of numbers ({error})") from None
     allowed = f"of {shape}, as its JSON files say"
@@ -165,12 +165,6 @@ def _check_array(name: str, file: Path, shape: tuple[int, int]) -> None:
     require(non_finite is None, name, value, "finite throughout")
     filled = zero is None or not file.name.endswith("grads.mmap")
     require(filled, name, f"{file} with only zeros in row {zero}", "filled to its end")
-
-
-def _identity(file: Path) -> tuple[Path, int, int]:
-    """Return the file with its time and size, which change when it is written."""
-    status = file.stat()
-    return file, status.st_mtime_ns, status.st_size
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,9 +14,9 @@ from journey.attribution.targets import (
     STEP,
     TRAJECTORY,
     step_weights,
+    subset_masks,
     with_aggregates,
 )
-from journey.data.images import train_images
 from journey.engine.checks import require, require_count
 from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
@@ -27,8 +27,9 @@ from journey.evaluation.lds.datamodeling import (
     SCORE_TRANSFORMS,
     Interval,
     MethodLDS,
+    Resampling,
 )
-from journey.evaluation.lds.reliability import CEILINGS
+from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
 from journey.evaluation.rows import Row, select
 from journey.pipeline.interfaces import (
@@ -38,11 +39,9 @@ from journey.pipeline.interfaces import (
     Inputs,
     Measure,
     Model,
-    RandomSubset,
     Score,
 )
 from journey.pipeline.settings import Sampling
-from journey.pipeline.subsets import subset_mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +64,40 @@ class LDSInputs(Inputs):
 
     outputs: tuple[tuple[Measure, ...], ...]
     reference: Measure | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the scores of all methods are compared with.
+
+    Attributes:
+        masks: Whether a subset holds a training image. [M, N]
+        weights: Weight of each step in the trajectory. [S, Q]
+        outputs: Measured outputs by quantity, for two halves of the noise samples. [M, R, 2, T, Q]
+        resampled: The halves of the queries and subsets, and the replicates.
+    """
+
+    masks: np.ndarray
+    weights: np.ndarray
+    outputs: dict[str, np.ndarray]
+    resampled: Resampling
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """The LDS of one method.
+
+    Attributes:
+        rows: The rows of every quantity and score transform.
+        linear: The LDS of linear scores, by quantity.
+        chosen: Labels of the chosen candidates, by score transform and target.
+        shown: The hyper-parameters whose scores page and pictures show.
+    """
+
+    rows: list[Row]
+    linear: dict[str, MethodLDS]
+    chosen: dict[str, dict[str, list]]
+    shown: dict[str, float]
 
 
 @dataclass
@@ -116,11 +149,10 @@ class LDS(Evaluation):
         outputs = []
         for index in range(experiment.retraining.num_subsets):
             subset = experiment.random_subset(index)
-            models = [
-                experiment.retrained(subset, seed)
-                for seed in range(experiment.retraining.num_seeds)
-            ]
-            outputs.append(tuple(experiment.outputs(model) for model in models))
+            measures = []
+            for seed in range(experiment.retraining.num_seeds):
+                measures.append(experiment.outputs(experiment.retrained(subset, seed)))
+            outputs.append(tuple(measures))
         return LDSInputs(tuple(outputs), experiment.reference_outputs)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
@@ -129,76 +161,22 @@ class LDS(Evaluation):
         Raises:
             ValueError: An output is the same under every subset model.
         """
-        # Load masks [M, N] and outputs [M, R, 2, T, Q], where 2 are halves of the noise samples.
-        inputs = spec.inputs_as(LDSInputs)
-        labels = train_images(spec.trajectories.checkpoint.images, workspace).labels
-        members, arrays = [], []
-        for measures in inputs.outputs:
-            subset = measures[0].checkpoint.subset
-            assert isinstance(subset, RandomSubset)
-            members.append(subset_mask(labels, subset))
-            arrays.append([get(measure, workspace).array("outputs.npy") for measure in measures])
-        masks = np.stack(members)
-        weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
-        outputs = with_aggregates(np.stack(arrays), weights)
-        measured = np.moveaxis(outputs.mean((1, 2)), 0, -1)  # [T, Q, M]
-        if (measured.min(-1) == measured.max(-1)).any():
-            raise ValueError("an output is the same under every subset model: nothing to rank")
+        # 1. The ceilings of the measured outputs.
+        measured = self._measurements(spec, workspace)
+        rows = []
+        for quantity, outputs in measured.outputs.items():
+            rows += self._ceiling_rows(outputs, spec, ceiling_of(quantity))
 
-        # Query-centred outputs, and the ceilings of both.
-        num_subsets, num_queries = len(masks), measured.shape[1]
-        resampled = datamodeling.resampling(num_queries, num_subsets, self.num_bootstrap, spec.seed)
-        centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
-        truths = {"lds": measured, "query_centred": np.moveaxis(centred.mean((1, 2)), 0, -1)}
-        rows = self._ceiling_rows(outputs, spec, "ceiling")
-        rows += self._ceiling_rows(centred, spec, "query_centred_ceiling")
+        # 2. All methods under one resampling, in an order that does not depend on the run.
+        methods = {}
+        for name in sorted(spec.scores):
+            methods[name] = self._method_result(name, measured, spec, workspace)
+            rows += methods[name].rows
 
-        # All methods under one resampling, in an order that does not depend on the run.
-        fixed = {name: self.candidates[name] for name in self.candidates if name in spec.scores}
-        names = sorted(spec.scores)
-        chosen: dict[str, dict[str, dict[str, list]]] = {}
-        shown: dict[str, dict[str, float]] = {}
-        linear: dict[str, dict[str, MethodLDS]] = {quantity: {} for quantity in truths}
-        for name in names:
-            score = spec.scores[name]
-            scores, candidates = (
-                get(score, workspace).array("scores.npy"),
-                score.method.candidates(),
-            )
-            if name in fixed:
-                index = candidate_index(name, score.method, fixed)
-                scores, candidates = scores[index : index + 1], candidates[index : index + 1]
-            own_weights = weights if score.method.in_units_of_output else np.ones_like(weights)
-            predictions = datamodeling.predict(scores, masks, own_weights)
-            centred = datamodeling.query_centred(predictions, resampled.query_half)
-            settings = datamodeling.labels(candidates)
-            for quantity, predicted in (("query_centred", centred), ("lds", predictions)):
-                truth = truths[quantity]
-                conditions = {"quantity": quantity, "method": name, "score_transform": "linear"}
-                lds = datamodeling.lds(datamodeling.linear(predicted), truth, resampled)
-                rows += self._rows(lds.interval, spec, conditions)
-                linear[quantity][name] = lds
-
-                transformed = datamodeling.lds(predicted, truth, resampled, len(SCORE_TRANSFORMS))
-                conditions["score_transform"] = "chosen"
-                rows += self._rows(transformed.interval, spec, conditions)
-                if quantity == "query_centred":  # the primary statistic
-                    of_linear = datamodeling.linear(settings)
-                    chosen[name] = {
-                        "linear": _labelled(lds.chosen, of_linear),
-                        "chosen": _labelled(transformed.chosen, settings),
-                    }
-                    index = shown_index(lds.chosen[STEP], candidates)
-                    shown[name] = candidates[index]
-                of_shown = datamodeling.linear(predicted)[index : index + 1]
-                conditions["score_transform"] = "shown"
-                lds = datamodeling.lds(of_shown, truth, resampled)
-                rows += self._rows(lds.interval, spec, conditions)
-
-        # Paired differences of every two methods.
-        for quantity, of_methods in linear.items():
-            for name, other in itertools.combinations(names, 2):
-                difference = of_methods[name].minus(of_methods[other])
+        # 3. Paired differences of every two methods.
+        for quantity in measured.outputs:
+            for (name, method), (other, against) in itertools.combinations(methods.items(), 2):
+                difference = method.linear[quantity].minus(against.linear[quantity])
                 conditions = {
                     "quantity": DIFFERENCES[quantity],
                     "method": name,
@@ -207,27 +185,93 @@ class LDS(Evaluation):
                 }
                 rows += self._rows(difference.interval, spec, conditions)
 
+        # 4. What tables, figures and the page need beside the rows.
         diagnostics = {}
         for name, score in spec.scores.items():
             text = (get(score, workspace).path / DIAGNOSTICS).read_text()
             diagnostics[name] = json.loads(text)
+        num_subsets, num_seeds, _, _, num_queries = measured.outputs["lds"].shape
         return {
-            "num_train": masks.shape[1],
+            "num_train": measured.masks.shape[1],
             "num_subsets": num_subsets,
-            "num_seeds": len(inputs.outputs[0]),
+            "num_seeds": num_seeds,
             "num_queries": num_queries,
-            "num_samples": inputs.outputs[0][0].num_samples,
+            "num_samples": spec.inputs_as(LDSInputs).outputs[0][0].num_samples,
             "num_bootstrap": self.num_bootstrap,
             "primary": PRIMARY,
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
             "rows": rows,
-            "chosen": chosen,
-            "shown": shown,
+            "chosen": {name: method.chosen for name, method in methods.items()},
+            "shown": {name: method.shown for name, method in methods.items()},
             "candidates": {name: score.method.candidates() for name, score in spec.scores.items()},
             "diagnostics": diagnostics,
             "methods": {name: describe(score.method) for name, score in spec.scores.items()},
         }
+
+    def _measurements(self, spec: Evaluate, workspace: Workspace) -> Measurements:
+        """Return the outputs of the retrained models, and their query-centred outputs.
+
+        Raises:
+            ValueError: An output is the same under every subset model.
+        """
+        inputs = spec.inputs_as(LDSInputs)
+        masks = subset_masks([measures[0] for measures in inputs.outputs], workspace)
+        arrays = []
+        for measures in inputs.outputs:
+            arrays.append([get(measure, workspace).array("outputs.npy") for measure in measures])
+        weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
+        outputs = with_aggregates(np.stack(arrays), weights)
+        means = outputs.mean((1, 2))
+        if (means.min(0) == means.max(0)).any():
+            raise ValueError("an output is the same under every subset model: nothing to rank")
+        num_subsets, num_queries = len(masks), outputs.shape[-1]
+        resampled = datamodeling.resampling(num_queries, num_subsets, self.num_bootstrap, spec.seed)
+        centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
+        by_quantity = {"lds": outputs, "query_centred": centred}
+        return Measurements(masks, weights, by_quantity, resampled)
+
+    def _method_result(
+        self, name: str, measured: Measurements, spec: Evaluate, workspace: Workspace
+    ) -> MethodResult:
+        """Return the LDS of one method."""
+        # 1. The outputs that each candidate predicts, or the one that is fixed beforehand.
+        score = spec.scores[name]
+        scores, candidates = get(score, workspace).array("scores.npy"), score.method.candidates()
+        if name in self.candidates:
+            index = candidate_index(name, score.method, self.candidates)
+            scores, candidates = scores[index : index + 1], candidates[index : index + 1]
+        weights = measured.weights
+        if not score.method.in_units_of_output:
+            weights = np.ones_like(weights)
+        resampled = measured.resampled
+        predictions = datamodeling.predict(scores, measured.masks, weights)
+        centred = datamodeling.query_centred(predictions, resampled.query_half)
+
+        # 2. Their LDS. The candidate that is shown is that of the primary statistic, the first.
+        rows, linear = [], {}
+        for quantity, predicted in (("query_centred", centred), ("lds", predictions)):
+            truth = np.moveaxis(measured.outputs[quantity].mean((1, 2)), 0, -1)  # [T, Q, M]
+            settings = datamodeling.linear(predicted)
+            lds = datamodeling.lds(settings, truth, resampled)
+            transformed = datamodeling.lds(predicted, truth, resampled, len(SCORE_TRANSFORMS))
+            if quantity == PRIMARY["quantity"]:
+                labels = datamodeling.labels(candidates)
+                chosen = {
+                    "linear": _labelled(lds.chosen, datamodeling.linear(labels)),
+                    "chosen": _labelled(transformed.chosen, labels),
+                }
+                index = shown_index(lds.chosen[STEP], candidates)
+            shown = datamodeling.lds(settings[index : index + 1], truth, resampled)
+            for transform, of_transform in (
+                ("linear", lds),
+                ("chosen", transformed),
+                ("shown", shown),
+            ):
+                conditions = {"quantity": quantity, "method": name, "score_transform": transform}
+                rows += self._rows(of_transform.interval, spec, conditions)
+            linear[quantity] = lds
+        return MethodResult(rows, linear, chosen, candidates[index])
 
     def _ceiling_rows(self, outputs: np.ndarray, spec: Evaluate, quantity: str) -> list[Row]:
         """Return the ceilings of outputs [M, R, 2, T, Q]; those over seeds need several."""
@@ -273,14 +317,13 @@ class LDS(Evaluation):
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
-        title, ceiling = "Query-centred LDS of the scores shown", "query_centred_ceiling"
+        title = "Query-centred LDS of the scores shown"
         shown = {**PRIMARY, "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
-            title, ceiling, shown = "LDS", "ceiling", FORMER_PRIMARY
+            title, shown = "LDS", FORMER_PRIMARY
+        ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
-        for row in select(result["rows"], quantity=ceiling, target=STEP):
-            rows.append(row | {"method": CEILINGS[str(row["method"])]})
-        return {title: rows}
+        return {title: rows + select(ceilings, target=STEP)}
 
     def tables(self, result: dict) -> "list[Table]":
         from journey.evaluation.lds.show import lds_tables
@@ -317,4 +360,7 @@ def _ends(interval: tuple[float, ...], conditions: dict[str, str]) -> dict[str, 
 
 def _labelled(chosen: dict[str, list[int]], labels: list) -> dict[str, list]:
     """Return the labels of chosen candidates, by target."""
-    return {target: [labels[i] for i in choices] for target, choices in chosen.items()}
+    by_target = {}
+    for target, choices in chosen.items():
+        by_target[target] = [labels[i] for i in choices]
+    return by_target

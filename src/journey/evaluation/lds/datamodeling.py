@@ -37,7 +37,7 @@ import numpy as np
 
 from journey.attribution.targets import FINAL_SAMPLE, STEP, TRAJECTORY
 from journey.engine.seeding import numpy_generator
-from journey.evaluation.statistics import bootstrap_weights, spearman_derivatives
+from journey.evaluation.statistics import bootstrap_weights, spearman_derivatives, variance_of_mean
 
 PRIMARY = {"quantity": "query_centred", "score_transform": "linear"}
 """The primary statistic, by which methods are compared."""
@@ -189,18 +189,14 @@ class MethodLDS:
         from scipy.stats import t  # slow to import
 
         values, influence = self.values[targets].mean(0), self.influence[targets].mean(0)
-        num_queries, num_subsets = influence.shape  # [Q, M]
         from_subsets = np.square(influence.mean(0)).sum()
-        from_queries = values.var(ddof=1) / num_queries
         of_one_query = np.square(influence).sum(1).mean()
-        covariance = (num_queries * from_subsets - of_one_query) / (num_queries - 1)  # of two
-        interaction = max(0, of_one_query - covariance) / num_queries
-        variance = max(from_subsets + from_queries - interaction, from_subsets, from_queries)
+        variance = variance_of_mean(values, from_subsets, of_one_query)
         rechosen, fixed = self.rechosen[:, targets].mean(1), self.fixed[:, targets].mean(1)
         variance += max(0, rechosen.var() - fixed.var())
 
         value, error = float(values.mean()), float(np.sqrt(variance))
-        wide, narrow = error * t.ppf([0.975, 0.95], min(num_queries, num_subsets) - 1)
+        wide, narrow = error * t.ppf([0.975, 0.95], min(influence.shape) - 1)
         ends = (value - wide, value + wide, value - narrow, value + narrow)
         return Interval(value, *map(float, ends))
 
@@ -229,19 +225,19 @@ def lds(
         predicted = predictions[..., subsets].reshape(num_candidates, -1, subsets.sum())
         outputs = measured[..., subsets].reshape(-1, subsets.sum())
         of_half, slopes = spearman_derivatives(predicted, outputs)
-        shape = num_candidates, num_targets, num_queries
-        rho.append(of_half.reshape(shape))
-        derivatives.append(slopes.reshape(*shape, -1))
+        rho.append(of_half.reshape(predictions.shape[:-1]))
+        derivatives.append(slopes.reshape(*predictions.shape[:-1], -1))
 
     # 2. Means over the queries of each cell, observed [C, T] and how replicates shift them.
     cells = ((0, 0), (0, 1), (1, 0), (1, 1))  # half of the queries, half of the subsets
     means, shifts = {}, {}
-    for query_half, subset_half in cells:
+    for cell in cells:
+        query_half, subset_half = cell
         queries = resampled.query_half == query_half
-        means[query_half, subset_half] = rho[subset_half][..., queries].mean(-1)
+        means[cell] = rho[subset_half][..., queries].mean(-1)
         slopes = derivatives[subset_half][:, :, queries].mean(2)  # [C, T, M / 2]
         weights = resampled.subset_weights[:, resampled.subset_half == subset_half] - 1.0
-        shifts[query_half, subset_half] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
+        shifts[cell] = np.tensordot(weights, slopes, (1, 2))  # [B, C, T]
     mean = np.mean(list(means.values()), axis=0)
     centre = shrunk(mean, np.mean(list(shifts.values()), axis=0))
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from journey.evaluation.rows import Row, select
+
 NUM_QUANTILES = 64  # of the distribution of reliabilities over queries
 
 LOG_STEP = 1e-4  # of a numerical derivative
@@ -27,6 +29,17 @@ MIN_RATIO = 1e-300  # where measurements agree to the last bit
 
 CEILINGS = {"noise_samples": "ceiling, these models", "training_seeds": "ceiling, over seeds"}
 """Titles of the ceilings: noise is that of the noise samples, or of training and noise samples."""
+
+
+def ceiling_of(quantity: str) -> str:
+    """Return the quantity that is the ceiling of another."""
+    return "ceiling" if quantity == "lds" else f"{quantity}_ceiling"
+
+
+def titled_ceilings(rows: list[Row], quantity: str) -> list[Row]:
+    """Return the rows of the ceilings of a quantity, with titles as their methods."""
+    ceilings = select(rows, quantity=ceiling_of(quantity))
+    return [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
 
 
 @dataclass(frozen=True)

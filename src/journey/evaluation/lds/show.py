@@ -1,5 +1,6 @@
 """Tables and figures of the linear datamodeling score, from the result alone."""
 
+import itertools
 from collections.abc import Iterable
 from statistics import fmean
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
 from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
-from journey.evaluation.lds.reliability import CEILINGS
+from journey.evaluation.lds.reliability import CEILINGS, ceiling_of, titled_ceilings
 from journey.evaluation.rows import (
     Row,
     format_half_width,
@@ -56,26 +57,31 @@ def primary_name(result: dict) -> str:
     return ("query-centred LDS" if quantity == "query_centred" else "LDS") + f", {transform} scores"
 
 
-def ceiling_of(quantity: str) -> str:
-    """Return the quantity that is the ceiling of another."""
-    return "ceiling" if quantity == "lds" else f"{quantity}_ceiling"
-
-
 def differences(result: dict, quantity: str, methods: list[str]) -> list[Row]:
-    """Return the differences of a quantity between methods: of all, or from the first of many."""
+    """Return the differences of a quantity between methods: of all, or from the first of many.
+
+    Those of single steps are left out.
+    """
     name = "difference" if quantity == "lds" else f"{quantity}_difference"
-    rows = [row for row in select(result["rows"], quantity=name) if row["against"] in methods]
     first = methods if len(methods) <= MAX_PAIRED else methods[:1]
-    return [row for row in rows if row["method"] in first]
+    compared = []
+    for row in select(result["rows"], quantity=name):
+        if row["method"] in first and row["against"] in methods and row["target"] != STEP:
+            compared.append(row)
+    return compared
 
 
 def sign_reversed(rows: list[Row], row: Row) -> bool:
     """Return whether a linear LDS is significantly negative where transformed scores do better."""
     if row["score_transform"] != "linear" or float(row["high"]) >= 0:
         return False
-    same = {key: row[key] for key in ("quantity", "method", "target", "step") if key in row}
-    others = select(rows, **same, score_transform="chosen")
-    return any(float(other["value"]) > float(row["value"]) for other in others)
+    (chosen,) = select(rows, **_at_target(row, "quantity", "method"), score_transform="chosen")
+    return float(chosen["value"]) > float(row["value"])
+
+
+def _at_target(row: Row, *keys: str) -> Row:
+    """Return the target of a row, and other conditions that identify it."""
+    return {key: row[key] for key in (*keys, "target", "step") if key in row}
 
 
 def lds_tables(result: dict) -> list[Table]:
@@ -98,14 +104,12 @@ def lds_tables(result: dict) -> list[Table]:
             others_by_method[row["method"]] = text(row)
         if others != statistic and others_by_method:
             heading = f"{'plain' if quantity == 'lds' else 'centred'} {transform}"
-            frame[f"{heading}, paired"] = [others_by_method.get(m, "") for m in frame["method"]]
-    ceilings = select(rows, quantity=ceiling_of(statistic["quantity"]))
-    limits = [row | {"method": CEILINGS[str(row["method"])]} for row in ceilings]
+            frame[f"{heading}, paired"] = frame["method"].map(others_by_method).fillna("")
+    limits = titled_ceilings(rows, statistic["quantity"])
     limits_frame = pivot(limits, "method", target_name, format_half_width)
     limits_frame = limits_frame.reindex(columns=frame.columns, fill_value="")
     tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
     compared = differences(result, statistic["quantity"], plain_methods(result))
-    compared = [row for row in compared if row["target"] != STEP]
     if compared:
         frame = pivot(compared, _pair, target_name, _difference, heading="a − b")
         tables.append(rich_table(frame, f"paired differences of {name} × 100; {paired}"))
@@ -124,43 +128,44 @@ def _difference(row: Row) -> str:
 
 def lds_markdown(result: dict) -> str:
     """Return all LDS and ceilings with intervals, the chosen candidates, the costs and kernels."""
+    # 1. The LDS of every method, the costs in its first line.
     rows, lines = result["rows"], []
     names = {"query_centred": "query-centred", "lds": "plain"}
     for name in method_names(rows, "lds"):
-        costed = False
-        for quantity, prefix in names.items():
-            for transform in ("linear", "chosen", "shown"):
-                conditions = {"quantity": quantity, "score_transform": transform}
-                selected = select(rows, **conditions, method=name)
-                if not selected:
-                    continue
-                line = {"method": name, "scores": f"{prefix}, {transform}"}
-                line |= _cells(selected, rows, ceiling_of(quantity))
-                if quantity == "query_centred" and transform in result["chosen"][name]:
+        cost = result["cost"][name]
+        costs = {
+            "seconds": f"{cost['seconds']:.0f}",
+            "gradients": f"{cost['gradients']:,}",
+            "MB": f"{cost['bytes'] / 1e6:.1f}",
+        }
+        for quantity, transform in itertools.product(names, ("linear", "chosen", "shown")):
+            conditions = {"quantity": quantity, "score_transform": transform}
+            selected = select(rows, **conditions, method=name)
+            if not selected:
+                continue
+            line = {"method": name, "scores": f"{names[quantity]}, {transform}"}
+            line |= _cells(selected, rows, ceiling_of(quantity))
+            if quantity == "query_centred":
+                if transform == "shown":
+                    choices = [result["shown"][name]]
+                else:
                     choices = result["chosen"][name][transform][STEP]
-                    line["chosen for the steps"] = _format_choices(
-                        choices, result["candidates"][name]
-                    )
-                if transform == "shown" and quantity == "query_centred":
-                    line["chosen for the steps"] = _format_choices(
-                        [result["shown"][name]], result["candidates"][name]
-                    )
-                if not costed:
-                    cost, costed = result["cost"][name], True
-                    line["seconds"] = f"{cost['seconds']:.0f}"
-                    line["gradients"] = f"{cost['gradients']:,}"
-                    line["MB"] = f"{cost['bytes'] / 1e6:.1f}"
-                lines.append(line)
+                line["chosen for the steps"] = _format_choices(choices, result["candidates"][name])
+            lines.append(line | costs)
+            costs = {}
+
+    # 2. The ceilings.
     for quantity, prefix in names.items():
         limits = ceiling_of(quantity)
         for name in method_names(rows, limits):
             line = {"method": CEILINGS[name], "scores": prefix}
             lines.append(line | _cells(select(rows, quantity=limits, method=name), rows))
     text = f"{markdown_table(DataFrame(lines).fillna(''))}\n\n{NOTES}\n"
+
+    # 3. The differences, and the kernels.
     for quantity, prefix in names.items():
         compared = differences(result, quantity, plain_methods(result))
-        compared = [row for row in compared if row["target"] != STEP and "low_90" in row]
-        if compared:
+        if compared and "low_90" in compared[0]:
             heading = f"a − b, {prefix}"
             frame = pivot(compared, _pair, target_name, _difference, heading=heading)
             text += f"\n{markdown_table(frame)}\n"
@@ -176,8 +181,8 @@ def _cells(rows: list[Row], all_rows: list[Row], ceiling: str = "") -> dict[str,
     for row in rows:
         text = format_interval(row, 0, times=100)
         if ceiling:
-            target = {key: row[key] for key in ("target", "step") if key in row}
-            (limit,) = select(all_rows, quantity=ceiling, method="noise_samples", **target)
+            conditions = {"quantity": ceiling, "method": "noise_samples"}
+            (limit,) = select(all_rows, **conditions, **_at_target(row))
             value, most = float(row["value"]), float(limit["value"])
             share = f" {value / most:z.2f}" if most > 0 else " –"
             text += share.replace("-", "−")
@@ -253,21 +258,22 @@ def lds_by_step(result: dict) -> Figure:
     quantity = ceiling_of(primary(result)["quantity"])
     ceilings = select(result["rows"], quantity=quantity)
     for name, dashes in zip(method_names(ceilings, quantity), ("--", ":"), strict=False):
-        values = [row["value"] for row in select(ceilings, method=name, target=STEP)]
+        values = _values(ceilings, method=name, target=STEP)
         by_step.plot(result["steps"], values, dashes, color=plots.GREY, label=CEILINGS[name])
 
     chosen = select(result["rows"], **primary(result))
-    methods = plain_methods(result)
-    named = {methods[0], *by_paired_steps(result, methods)[: MAX_NAMED - 1]}
-    if len(methods) <= MAX_NAMED:
-        named = set(methods)
-    others = [name for name in methods if name not in named]
+    named = plain_methods(result)
+    others = []
+    if len(named) > MAX_NAMED:
+        best = {named[0], *by_paired_steps(result, named)[: MAX_NAMED - 1]}
+        others = [name for name in named if name not in best]
+        named = [name for name in named if name in best]
     for i, name in enumerate(others):
-        values = [row["value"] for row in select(chosen, method=name, target=STEP)]
+        values = _values(chosen, method=name, target=STEP)
         label = None if i else f"{len(others)} other methods"
         style = {"color": plots.LIGHT, "linewidth": 0.9, "zorder": 0}
         by_step.plot(result["steps"], values, label=label, **style)
-    for i, name in enumerate(name for name in methods if name in named):
+    for i, name in enumerate(named):
         place = i - len(named) / 2
         rows, colour = select(chosen, method=name), plots.method_colour(name)
         line = f"{plots.method_marker(name)}-"
@@ -323,8 +329,8 @@ def lds_by_method(result: dict) -> Figure:
 
 def _values(rows: list[Row], **conditions: str) -> list[float]:
     """Return the values of the steps, the trajectory and the final sample."""
-    selected = [row for row in select(rows, **conditions) if row["target"] != PAIRED_STEPS]
-    return [float(row["value"]) for row in selected]
+    selected = select(rows, **conditions)
+    return [float(row["value"]) for row in selected if row["target"] != PAIRED_STEPS]
 
 
 def ablation_figure(result: dict) -> Figure:

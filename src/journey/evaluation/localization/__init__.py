@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from journey.attribution.targets import PAIRED_STEPS
-from journey.data.images import train_images
+from journey.attribution.targets import PAIRED_STEPS, subset_masks
 from journey.engine.checks import (
     ConfigError,
     require,
@@ -34,7 +33,6 @@ from journey.pipeline.interfaces import (
     Inputs,
     Measure,
     Model,
-    RandomSubset,
     Result,
     Sample,
     Score,
@@ -184,13 +182,7 @@ class Localization(Evaluation):
         )
 
         # LDS of the scores of every region against the outputs of every region.
-        labels = train_images(images, workspace).labels
-        subset_masks = []
-        for seeds in subset_outputs:
-            subset = seeds[0].checkpoint.subset
-            assert isinstance(subset, RandomSubset)
-            subset_masks.append(subsets.subset_mask(labels, subset))
-        masks = np.stack(subset_masks)
+        masks = subset_masks([seeds[0] for seeds in subset_outputs], workspace)
         of_regions = []
         for by_subset in inputs.outputs.values():
             means = []
