@@ -683,7 +683,7 @@ def test_a_caption_that_would_be_cut_is_refused_as_a_prompt_is(tmp_path, workspa
     run = small_run(**settings)
     experiment, train = prepare_experiment(run, workspace.store)
     with pytest.raises(ConfigError, match=r"^caption of cats/a\.png='.*': .* would be cut$"):
-        check_data(run, experiment, train)
+        check_data(run, experiment, train, workspace.store)
 
 
 WORDS = [
