@@ -149,9 +149,11 @@ class Folder(Dataset):
         captions = None
         if contents.captions:
             captions = tuple(contents.captions[name] for name in names)
-        paths = [Path(self.root, name) for name in names]
+        pixels = []
+        for name in names:
+            pixels.append(read_image(Path(self.root, name), self.size, self.channels))
         everything = ImageSet(
-            images=np.stack([read_image(path, self.size, self.channels) for path in paths]),
+            images=np.stack(pixels),
             labels=np.array([class_names.index(contents.classes[name]) for name in names]),
             captions=captions,
             ids=tuple(names),
@@ -403,27 +405,13 @@ def _folder_classes(
         if by_folder:  # classes are below the folder of the split
             start = next(i for i, part in enumerate(parts, 1) if _split_words([part]))
         outer[name], folders[name] = parts[: start - 1] if start else [], parts[start:]
-    first = images[0]
-    split_outside = next((name for name in images if outer[name] != outer[first]), None)
-    if split_outside and not described:
-        problem = f"{first} and {split_outside} are in splits inside of different folders"
-        raise ConfigError(
-            f"{root}: {problem}; the folder of a split must be above those of classes"
-        )
-    distinct = sorted({"/".join(parts) for parts in folders.values()})
-    if distinct == [""] and by_folder and not described:
-        whole: dict[str, str] = {}  # the folder of each split
-        for name in images:
-            folder = name.rpartition("/")[0]
-            if whole.setdefault(splits[name], folder) != folder:
-                both = f"{whole[splits[name]]} and {folder}"
-                problem = f"{both} are both named after the split {splits[name]}"
-                raise ConfigError(f"{root}: {problem}; put their images into one folder")
+    distinct = sorted(set(map("/".join, folders.values())))
+    if not described:
+        _check_split_folders(root, outer, splits if by_folder and distinct == [""] else {})
     if len(distinct) == 1:
         return dict.fromkeys(images, distinct[0] or ".")
     if described:
-        for folder in distinct:
-            passed_over["folders as classes, since metadata has no labels"].append(folder)
+        passed_over["folders as classes, since metadata has no labels"] += distinct
         return dict.fromkeys(images, ".")
     nested = next((name for name in images if len(folders[name]) != 1), None)
     if nested is not None:
@@ -433,6 +421,31 @@ def _folder_classes(
         advice = "move images, or write labels into metadata.jsonl"
         raise ConfigError(f"{root}: {problem}; {advice}")
     return {name: parts[0] for name, parts in folders.items()}
+
+
+def _check_split_folders(root: Path, outer: dict[str, list[str]], splits: dict[str, str]) -> None:
+    """Check that the folders of splits lie side by side, and that a flat split is one folder.
+
+    Args:
+        root: The directory.
+        outer: The folders above that of the split, of each image.
+        splits: The split of each image if images lie directly in the folders of splits.
+
+    Raises:
+        ConfigError: They lie in different folders, or two folders are of one split.
+    """
+    first = next(iter(outer))
+    for name, parts in outer.items():
+        if parts != outer[first]:
+            problem = f"{first} and {name} are in splits inside of different folders"
+            advice = "the folder of a split must be above those of classes"
+            raise ConfigError(f"{root}: {problem}; {advice}")
+    folders: dict[str, str] = {}  # of each split
+    for name in outer if splits else ():
+        split, folder = splits[name], name.rpartition("/")[0]
+        if folders.setdefault(split, folder) != folder:
+            problem = f"{folders[split]} and {folder} are both named after the split {split}"
+            raise ConfigError(f"{root}: {problem}; put their images into one folder")
 
 
 def _require_distinct(root: Path, classes: dict[str, str]) -> None:
