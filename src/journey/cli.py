@@ -341,9 +341,12 @@ def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
         for name, value in shell.items():
             require(not value or value == reference[name], f"compute.{name}", value, allowed)
 
-    of_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
-    expected = _compose_all([word for word in of_hydra if not word.startswith(SEARCHPATH)])
-    _require_same("hydra", _hydra_settings(composed), _hydra_settings(expected), allowed)
+    own = []
+    for word in words:
+        if word.lstrip("+").startswith("hydra") and not word.startswith(SEARCHPATH):
+            own.append(word)
+    expected = _hydra_settings(_compose_all(own))
+    _require_same("hydra", _hydra_settings(composed), expected, allowed)
 
 
 def _require_same(name: str, value: object, expected: object, allowed: str) -> None:
@@ -408,7 +411,10 @@ def _set_by(name: str, value: object) -> list[str]:
     """Return the names of the settings that an override sets."""
     if not isinstance(value, dict):
         return [name]
-    return [leaf for key, item in value.items() for leaf in _set_by(f"{name}.{key}", item)]
+    names = []
+    for key, item in value.items():
+        names += _set_by(f"{name}.{key}", item)
+    return names
 
 
 def _refuse_number(name: str, given: object, composed: object) -> None:

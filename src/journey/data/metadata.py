@@ -10,6 +10,7 @@ import json
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def read_metadata(
         such = f"{_similar(name, images)} ({len(missing)} such)"
         raise ConfigError(f"{where}: describes {name}, which does not exist{such}")
     _require_all(images, described, f"described in {', '.join(str(root / name) for name in files)}")
-    _require_equally_many(captions, {name: row.where for name, row in described.items()})
+    _require_equally_many(captions, described)
     unused = [name for name in columns if name not in ("file_name", captioning, labelling)]
     return Descriptions(captions, labels, tuple(unused))
 
@@ -194,8 +195,8 @@ def _json_rows(path: Path) -> list[Row]:
 def _distinct_keys(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {max(keys, key=keys.count)!r} twice")
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {repeated!r} twice")
     return values
 
 
@@ -359,13 +360,12 @@ def _require_all(images: list[str], described: Iterable[str], how: str) -> None:
         raise ConfigError(f"{absent[0]} is not {how} ({len(absent)} such); {advice}")
 
 
-def _require_equally_many(captions: dict[str, tuple[str, ...]], where: dict[str, str]) -> None:
-    counts = {name: len(texts) for name, texts in captions.items()}
-    most = max(counts.values(), default=0)
-    few = [name for name, count in counts.items() if count < most]
+def _require_equally_many(captions: dict[str, tuple[str, ...]], rows: dict[str, Row]) -> None:
+    most = max(map(len, captions.values()), default=0)
+    few = [name for name, texts in captions.items() if len(texts) < most]
     if few:
-        problem = f"{few[0]} has {counts[few[0]]} captions, others have {most}"
-        raise ConfigError(f"{where[few[0]]}: {problem} ({len(few)} such)")
+        problem = f"{few[0]} has {len(captions[few[0]])} captions, others have {most}"
+        raise ConfigError(f"{rows[few[0]].where}: {problem} ({len(few)} such)")
 
 
 def _similar(name: str, images: list[str]) -> str:
