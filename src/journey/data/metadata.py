@@ -79,19 +79,9 @@ def read_metadata(
             all, or it has no caption or label where others have one.
     """
     # 1. Read all rows, and choose the columns.
-    formats = {posixpath.splitext(name)[1] for name in files}
-    if len(formats) > 1:
-        raise ConfigError(f"{root}: has metadata in several formats ({', '.join(files)}); keep one")
-    read_rows = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[formats.pop()]
-    rows: list[tuple[str, Row]] = []
-    columns: dict[str, None] = {}  # a set, in order
-    for file in files:
-        for row in read_rows(root / file):
-            rows.append((file, row))
-            columns |= dict.fromkeys(row.values)
-    captioning, labelling = _choose_columns(
-        root / files[0], list(columns), caption_column, label_column
-    )
+    rows = _read_rows(root, files)
+    columns = list(dict.fromkeys(column for _, row in rows for column in row.values))
+    captioning, labelling = _choose_columns(root / files[0], columns, caption_column, label_column)
 
     # 2. Collect captions and labels by image.
     names, missing = set(images), []
@@ -172,6 +162,23 @@ def read_utf8(path: Path) -> str:
         bad = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
         line = raw[:bad].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 (byte {raw[bad]:#04x}); {advice}") from None
+
+
+def _read_rows(root: Path, files: list[str]) -> list[tuple[str, Row]]:
+    """Return the rows of all metadata files, each with the name of its file.
+
+    Raises:
+        ConfigError: The files have several formats, or one cannot be read.
+    """
+    formats = {posixpath.splitext(name)[1] for name in files}
+    if len(formats) > 1:
+        raise ConfigError(f"{root}: has metadata in several formats ({', '.join(files)}); keep one")
+    read_file = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[formats.pop()]
+    rows = []
+    for name in files:
+        for row in read_file(root / name):
+            rows.append((name, row))
+    return rows
 
 
 def _json_rows(path: Path) -> list[Row]:
