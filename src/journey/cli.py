@@ -100,16 +100,9 @@ def help_text(components: Sequence[type[Component]] = ()) -> str:
         if not path.is_dir() or group == "hydra":
             continue
         own = [c.name for c in components if compose.group_of(c) == group]
-        text = ", ".join(_choices_of_group(group) + own)
-        first, others = f"    {group:12}", " " * 16
-        lines.append(
-            textwrap.fill(text, HELP_WIDTH, initial_indent=first, subsequent_indent=others)
-        )
+        text = f"    {group:12}" + ", ".join(compose.choices(group) + own)
+        lines.append(textwrap.fill(text, HELP_WIDTH, subsequent_indent=" " * 16))
     return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
-
-
-def _choices_of_group(group: str) -> list[str]:
-    return sorted(path.stem for path in (compose.CONF / group).glob("*.yaml"))
 
 
 class _Flags(argparse.ArgumentParser):
@@ -139,6 +132,7 @@ def check_command_line(words: Sequence[str]) -> None:
         ConfigError: Something is refused, such as what Hydra would take for something else. An
             override that cannot be composed raises Hydra's or OmegaConf's error.
     """
+    # 1. Check every word by itself.
     flags = _Flags().parse_args(words)
     searchpath = []
     if flags.config_dir is not None:
@@ -154,7 +148,7 @@ def check_command_line(words: Sequence[str]) -> None:
     optuna = OPTUNA in flags.overrides
     require(flags.multirun or not optuna, OPTUNA, "a single run", "a sweep: journey -m")
 
-    # A sweep has a point for each combination of choices; of Optuna's space, its corners.
+    # 2. Compose the points: combinations of choices; of Optuna's space, its corners.
     choices = [_ends(override) if optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     points = itertools.product(*choices)
@@ -181,14 +175,11 @@ def _check_override(override: Override) -> None:
     """
     key, value, text = override.key_or_group, override.value(), str(override.input_line)
     require(key != "", text, "a value without a setting", "setting=value")
-    removes = override.type is OverrideType.DEL
     allowed = "left out: settings cannot be removed; give another value"
-    require(not removes, text, "removal", allowed)
-    supported = not key.startswith("hydra") or key.startswith(HYDRA_SETTINGS)
-    listed = ", ".join(HYDRA_SETTINGS)
-    allowed = f"left out; supported settings of Hydra: {listed}; a sweep: journey -m"
-    builds = key.startswith("hydra") and "_target_" in text
-    require(supported and not builds, key, value, allowed)
+    require(override.type is not OverrideType.DEL, text, "removal", allowed)
+    supported = key.startswith(HYDRA_SETTINGS) and "_target_" not in text
+    allowed = f"supported settings of Hydra: {', '.join(HYDRA_SETTINGS)}; a sweep: journey -m"
+    require(supported or not key.startswith("hydra"), key, value, f"left out; {allowed}")
     if key == SEARCHPATH:
         for place in value if isinstance(value, list) else [value]:
             path = str(place).removeprefix("file://")
@@ -204,7 +195,7 @@ def _check_override(override: Override) -> None:
         names = value if key == "method" and isinstance(value, list) else [value]
         named = len(names) > 0 and all(isinstance(name, str) and name for name in names)
         named = named and ".." not in text  # a file that is in no directory of choices
-        require(named, key, value, f"one of its choices: {', '.join(_choices_of_group(key))}")
+        require(named, key, value, f"one of its choices: {', '.join(compose.choices(key))}")
         require(len(set(names)) == len(names), key, value, "distinct")
 
 
@@ -312,7 +303,7 @@ def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
         return None
     if not isinstance(node, DictConfig):
         return None
-    (word,) = [word for word in words if word.lstrip("+").startswith(f"{key}=")][:1] or [key]
+    word = next((word for word in words if word.lstrip("+").startswith(f"{key}=")), key)
     names = ", ".join(str(name) for name in node if name != "hydra") or "no settings"
     component = getattr(OmegaConf.get_type(node), "name", "")
     choice = f" with {parent}={component}" if parent in GROUPS else ""
@@ -350,9 +341,12 @@ def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
         for name, value in shell.items():
             require(not value or value == reference[name], f"compute.{name}", value, allowed)
 
-    of_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
-    expected = _compose_all([word for word in of_hydra if not word.startswith(SEARCHPATH)])
-    _require_same("hydra", _hydra_settings(composed), _hydra_settings(expected), allowed)
+    own = []
+    for word in words:
+        if word.lstrip("+").startswith("hydra") and not word.startswith(SEARCHPATH):
+            own.append(word)
+    expected = _hydra_settings(_compose_all(own))
+    _require_same("hydra", _hydra_settings(composed), expected, allowed)
 
 
 def _require_same(name: str, value: object, expected: object, allowed: str) -> None:
@@ -417,7 +411,10 @@ def _set_by(name: str, value: object) -> list[str]:
     """Return the names of the settings that an override sets."""
     if not isinstance(value, dict):
         return [name]
-    return [leaf for key, item in value.items() for leaf in _set_by(f"{name}.{key}", item)]
+    names = []
+    for key, item in value.items():
+        names += _set_by(f"{name}.{key}", item)
+    return names
 
 
 def _refuse_number(name: str, given: object, composed: object) -> None:
@@ -462,10 +459,10 @@ def distinguishing_overrides(points: dict[tuple[str, ...], Any]) -> dict[str, An
     {'seed=0': 1, '': 2}
     """
     common = set.intersection(*map(set, points))
-    named = {}
+    distinguishing = {}
     for overrides, value in points.items():
-        named[" ".join(word for word in overrides if word not in common)] = value
-    return named
+        distinguishing[" ".join(word for word in overrides if word not in common)] = value
+    return distinguishing
 
 
 def keyed_overrides(overrides: Sequence[str]) -> str:
@@ -522,9 +519,11 @@ def _hydra_message(error: Exception) -> str:
     """Return Hydra's message and its cause without the advice to circumvent the schema."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        if options := _choices_of_group(group):
+        if options := compose.choices(group):
             return f"{group}={option}: no such option; available: {', '.join(options)}"
-    lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()]
     left_out = ("To append", "reference_type", "Config search", "provider")
-    shown = [line.strip() for line in lines if line.strip()]
-    return printable("; ".join(line for line in shown if not line.startswith(left_out)))
+    shown = []
+    for line in [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()]:
+        if line.strip() and not line.strip().startswith(left_out):
+            shown.append(line.strip())
+    return printable("; ".join(shown))

@@ -20,6 +20,11 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") i
 """The choices of every group: inside the installed package, or at the top of a checkout."""
 
 
+def choices(group: str) -> list[str]:
+    """Return the choices of a group that have a file in `conf/`."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def register_schemas(
     components: Sequence[type[Component]], own: Sequence[type[Component]] = ()
 ) -> None:
@@ -39,7 +44,7 @@ def register_schemas(
         store.store(group=group, name=component.name, node=_schema(component), provider="journey")
     for component in own:
         group, name = group_of(component), component.name
-        taken = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        taken = choices(group)
         allowed = f"a name other than {', '.join(taken)}"
         require(name not in taken, f"{group}={name}", component.__name__, allowed)
         package = f"method.{name}" if group == "method" else group

@@ -63,15 +63,15 @@ def setting_types(key: str, components: Sequence[type[Component]]) -> list[Any]:
         return [list[str]]
     owners: list[Any] = [RunConfig]
     for part in key.split("."):
-        found = []
+        types = []
         for owner in owners:
             if get_origin(owner) is dict:
-                found.append(get_args(owner)[1])
+                types.append(get_args(owner)[1])
             elif is_dataclass(owner):
                 hints = get_type_hints(owner)
-                found += [hints[part]] if part in hints else []
+                types += [hints[part]] if part in hints else []
         owners = []
-        for kind in found:
+        for kind in types:
             is_interface = isinstance(kind, type) and issubclass(kind, Component)
             choices = [c for c in components if issubclass(c, kind)] if is_interface else []
             owners += choices or [kind]

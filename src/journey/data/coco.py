@@ -73,10 +73,13 @@ class COCO(Dataset):
         folder, path = Path(self.root, part), self._captions_path(part)
         captions = _read_captions(path)
         lengths = _file_lengths(folder, captions, path)
-        files = [f"{folder}/{name}" for name in captions]
-        decode = functools.partial(read_image, size=self.size)
+        files = ImageFiles(
+            files=[f"{folder}/{name}" for name in captions],
+            image_shape=(3, self.size, self.size),
+            decode=functools.partial(read_image, size=self.size),
+        )
         return ImageSet(
-            images=ImageFiles(files, (3, self.size, self.size), decode),
+            images=files,
             labels=np.zeros(len(captions), np.int64),
             captions=tuple(captions.values()),
             ids=tuple(f"{part}/{name}" for name in captions),
@@ -95,7 +98,7 @@ def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """
     try:
         contents = json.loads(path.read_bytes())
-        names = [(image["id"], image["file_name"]) for image in contents["images"]]
+        names = list(map(itemgetter("id", "file_name"), contents["images"]))
         rows: dict[int, list[dict]] = {image_id: [] for image_id, _ in names}
         for row in contents["annotations"]:
             if row["image_id"] in rows:  # a subset may list all captions
@@ -113,9 +116,8 @@ def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
         raise ConfigError(f"{path}: lists no images")
     few = [name for name, texts in captions.items() if len(texts) < NUM_CAPTIONS]
     if few:
-        count = len(captions[few[0]])
-        such = f"({len(few)} such)"
-        raise ConfigError(f"{path}: {few[0]} has {count} captions, not {NUM_CAPTIONS} {such}")
+        problem = f"{few[0]} has {len(captions[few[0]])} captions, not {NUM_CAPTIONS}"
+        raise ConfigError(f"{path}: {problem} ({len(few)} such)")
     return dict(sorted(captions.items()))
 
 
@@ -129,8 +131,8 @@ def _file_lengths(folder: Path, names: Collection[str], captions: Path) -> list[
         lengths = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     missing = [name for name in names if name not in lengths]
     if missing:
-        such = f"({len(missing)} of {len(names)} such)"
-        raise ConfigError(f"{captions}: {missing[0]} is not in {folder} {such}")
+        problem = f"{missing[0]} is not in {folder}"
+        raise ConfigError(f"{captions}: {problem} ({len(missing)} of {len(names)} such)")
     empty = [name for name in names if lengths[name] == 0]
     if empty:
         raise ConfigError(f"{folder / empty[0]}: the file is empty ({len(empty)} such)")

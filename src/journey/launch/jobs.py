@@ -5,11 +5,13 @@ import heapq
 import time
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from journey.engine.graph import parents
+from journey.engine.graph import missing, parents
 from journey.engine.resume import StoppedError
 from journey.engine.spec import Spec, cache_key
+from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 
 STOPPED = "stopped on request"  # in place of an error
@@ -144,6 +146,11 @@ class JobQueue:
         if self.failures:
             lines = [f"{key}: {error}" for key, error in self.failures.items()]
             raise JobsFailedError("\n".join(lines))
+
+
+def missing_jobs(targets: Sequence[Spec], store: Store) -> JobQueue:
+    """Return the queue of all that must be computed for the targets to exist in a store."""
+    return JobQueue(missing(list(targets), lambda spec: store.find(spec) is not None))
 
 
 def run_job(spec: Spec, workspace: Workspace) -> str | None:

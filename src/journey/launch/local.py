@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from journey.engine.checks import require
-from journey.engine.graph import missing
 from journey.engine.spec import Spec
 from journey.engine.store import Store
 from journey.engine.workspace import Compute, Workspace
-from journey.launch.jobs import JobQueue, run_job
+from journey.launch.jobs import missing_jobs, run_job
 from journey.launch.machine import check_compute, num_cores, run_queue, worker_environments
 from journey.launch.pool import Pool
 from journey.launch.progress import show_progress
@@ -77,7 +76,7 @@ class Local(Compute):
         Raises:
             JobsFailedError: Some jobs failed; whatever does not depend on them was finished.
         """
-        queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        queue = missing_jobs(targets, workspace.store)
         if queue.done:
             return
         environments = worker_environments(self.num_workers, self.num_threads, self.devices)

@@ -71,16 +71,20 @@ class Pool:
         self.close()
 
     @property
+    def _idle(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.started and worker.key is None]
+
+    @property
     def num_idle(self) -> int:
         """Return how many jobs can be given now."""
-        return sum(worker.started and worker.key is None for worker in self._workers)
+        return len(self._idle)
 
     def prepare(self, num_jobs: int) -> None:
         """Start the workers that are missing to run so many further jobs at once."""
         free = sum(worker.key is None for worker in self._workers)
-        used = {worker.slot for worker in self._workers}
-        slots = [slot for slot in range(len(self._environments)) if slot not in used]
-        for slot in slots[: max(0, num_jobs - free)]:
+        slots = set(range(len(self._environments)))
+        slots -= {worker.slot for worker in self._workers}
+        for slot in sorted(slots)[: max(0, num_jobs - free)]:
             pipe, worker_pipe = multiprocessing.Pipe()
             context = multiprocessing.get_context("spawn")
             process = context.Process(target=_serve, args=(worker_pipe, os.getpid()))
@@ -95,7 +99,7 @@ class Pool:
         Arguments that cannot be pickled raise what pickle raises.
         """
         payload = pickle.dumps((self._run, arguments))
-        worker = next(worker for worker in self._workers if worker.started and worker.key is None)
+        worker = self._idle[0]
         worker.key = key
         with contextlib.suppress(OSError):  # it died while idle: the job's outcome will say so
             worker.pipe.send_bytes(payload)
@@ -142,8 +146,7 @@ class Pool:
 
     def keep(self, number: int) -> None:
         """End idle workers until at most so many workers are left, or all that are left work."""
-        idle = [worker for worker in self._workers if worker.started and worker.key is None]
-        _end(idle[: max(0, len(self._workers) - number)])
+        _end(self._idle[: max(0, len(self._workers) - number)])
         self._workers = [worker for worker in self._workers if not worker.pipe.closed]
 
     def stop(self, seconds: float) -> None:

@@ -13,12 +13,11 @@ from journey.engine.checks import (
     require_positive,
     require_within,
 )
-from journey.engine.graph import missing
 from journey.engine.spec import Spec
 from journey.engine.store import Store
 from journey.engine.workspace import Compute, Workspace
 from journey.launch import cluster
-from journey.launch.jobs import JobQueue
+from journey.launch.jobs import missing_jobs
 from journey.launch.machine import Allocation, check_compute
 from journey.launch.progress import show_progress
 from journey.launch.submissions import ArrayTaskID, read_job_state, state_path, submitted_tasks
@@ -120,7 +119,7 @@ class Slurm(Compute):
             JobsFailedError: Some jobs failed, or Slurm accepts nothing.
             ConfigError: There is no Slurm here, or it would change the path of the store.
         """
-        queue = JobQueue(missing(targets, lambda spec: workspace.store.find(spec) is not None))
+        queue = missing_jobs(targets, workspace.store)
         if queue.done:
             return
         root, allowed = workspace.store.root, "a path without %, which Slurm replaces in paths"

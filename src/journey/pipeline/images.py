@@ -143,9 +143,8 @@ def write_images(images: ImageSet, directory: Path, num_written: int = 0) -> Ite
     for first in range(num_written, len(images), block):
         last = min(first + block, len(images))
         pixels = images.images[first:last]
-        array = open_memmap(
-            path, "r+"
-        )  # anew for each block: pages stay in memory while they are mapped
+        # Anew for each block: pages stay in memory while they are mapped.
+        array = open_memmap(path, "r+")
         array[first:last] = pixels
         array.flush()
         del array

@@ -45,7 +45,7 @@ def table() -> str:
 
 def composed_methods() -> dict[str, Method]:
     """Return every method of `conf/method` as it is composed, by its name."""
-    names = sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
+    names = compose.choices("method")
     compose.register_schemas(COMPONENTS)
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         run = hydra_compose("config", [f"method=[{','.join(names)}]"])
