@@ -781,7 +781,7 @@ def generated_metadata(draw: random.Random, tree: list[str], folders: list[list[
     return files
 
 
-NUM_TREES = 200
+NUM_TREES = 300
 
 
 def test_generated_folders_are_read_as_imagefolder_reads_them_or_refused(datasets, tmp_path):
