@@ -128,7 +128,7 @@ def test_a_second_run_computes_nothing_and_prints_the_same(finished):
 def test_the_plan_counts_cached_and_missing_artifacts(finished):
     directory, _ = finished
     plan = journey(directory, "task=plan", "retraining.num_subsets=10").stdout
-    train = next(line for line in plan.splitlines() if "train" in line)
+    train = next(line for line in plan.splitlines() if line.startswith("│ train"))
     assert [cell.strip() for cell in train.split("│")[2:5]] == ["11", "9", "2"]
 
 

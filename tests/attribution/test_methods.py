@@ -192,6 +192,7 @@ def test_every_method_runs_through_the_stages(workspace):
         shapes[name] = scores.shape
     num_steps = {"retrac": 1, "ekfac": 1, "magic": 1}
     candidates = {"tracin": 1, "retrac": 1, "nda": 3, "encoder": 1, "datamodel": 3, "magic": 1}
+    candidates["unlearning"] = 1
     for name in METHODS:
         assert shapes[name] == (candidates.get(name, 2), num_steps.get(name, 2), 4, 60), name
 

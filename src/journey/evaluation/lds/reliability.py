@@ -167,6 +167,7 @@ class Jackknife:
         inside = np.clip(value, -0.999, 0.999)
         half = t.ppf(0.975, num_queries - 1) * np.sqrt(variance) / (1 - np.square(inside))
         low, high = np.tanh(np.arctanh(inside) - half), np.tanh(np.arctanh(inside) + half)
+        low, high = np.minimum(low, value), np.maximum(high, value)  # where the value is ±1
         return value.item(), low.item(), high.item()
 
 
