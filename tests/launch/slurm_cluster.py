@@ -53,7 +53,7 @@ PropagateResourceLimits=NONE
 ReturnToService=2
 MaxArraySize={most_in_array}
 MinJobAge=600
-KillWait=60
+KillWait=15
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=4000 State=UNKNOWN
 PartitionName=low Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=REQUEUE
 PartitionName=lost Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace} PreemptMode=CANCEL
