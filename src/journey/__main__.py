@@ -14,11 +14,13 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from journey.cli import (
     OPTUNA,
+    Composition,
     check_command_line,
     distinguishing_overrides,
     help_text,
@@ -117,26 +119,31 @@ def _verify(store: Store) -> None:
     print(f"{store.root}: {missing}every artifact matches its manifest")
 
 
+def _run_single(composition: Composition) -> None:
+    """Run the task of a command that needs nothing else of Hydra."""
+    run, overrides = compose.parse(composition.settings), composition.hydra.overrides.task
+    refuse_numbers_for_booleans(overrides, composition.settings)
+    refuse_without_effect(run.without_effect(), overrides)
+    dispatch(run, Path(run.reports) / run.name, keyed_overrides(overrides))
+
+
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
-def _run(composed: DictConfig) -> float | None:
+def _run_by_hydra(settings: DictConfig) -> float | None:
     """Return the number that Optuna maximises, `evaluation.objective`, after running the task."""
     with one_line_errors():  # inside too: Hydra would print more than a line
-        run = compose.parse(composed)
-        job = HydraConfig.get()
-        overrides = job.overrides.task
-        refuse_numbers_for_booleans(overrides, composed)
-        if job.mode is RunMode.RUN:
-            refuse_without_effect(run.without_effect(), overrides)
-        reports = Path(run.reports) / run.name
-        sweep = job.mode is RunMode.MULTIRUN
-        if sweep:  # each point has its own report
-            reports = reports / point_directory(job.job.num, job.job.override_dirname)
-        result = dispatch(run, reports, keyed_overrides(overrides))
-        headline = run.evaluation.headline(result) if result is not None else []
-        if headline and sweep:
-            HEADLINES[tuple(overrides)] = headline
-        if result is None or not headline:
+        own = HydraConfig.get()
+        if own.mode is RunMode.RUN:
+            _run_single(Composition(settings, own))
             return None
+        run, overrides = compose.parse(settings), own.overrides.task
+        refuse_numbers_for_booleans(overrides, settings)
+        # Each point has its own report.
+        directory = point_directory(own.job.num, own.job.override_dirname)
+        reports = Path(run.reports) / run.name / directory
+        result = dispatch(run, reports, keyed_overrides(overrides))
+        if result is None or not (headline := run.evaluation.headline(result)):
+            return None
+        HEADLINES[tuple(overrides)] = headline
         rows = cast("list[Row]", result["rows"])
         return float(objective_row(rows, headline, run.evaluation.objective)["value"])
     return None
@@ -156,20 +163,25 @@ def main(components: Sequence[type[Component]] = ()) -> None:
         if wants_help(words):
             print(help_text(components))
             return
+        composition = None
         if not wants_completion(words):
             words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
             for given, quoted in zip(sys.argv[1:], words, strict=True):
                 if given.replace(" ", "") != quoted.replace(" ", ""):
                     print(f"read as {printable(quoted)}", file=sys.stderr)
             sys.argv[1:] = words
-            check_command_line(words)
+            composition = check_command_line(words)
+        if composition is not None:  # Hydra would compose it again, twice
+            configure_log(composition.hydra.job_logging, composition.hydra.verbose)
+            _run_single(composition)
+            return
         if OPTUNA in words:
             sys.argv.append("hydra.sweeper.direction=maximize")  # the default is to minimise
         # Hydra writes its records of a sweep there; the reports have what matters.
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch
             with named_errors():
-                _run()
+                _run_by_hydra()
         if any(HEADLINES.values()):
             from rich.console import Console
 
