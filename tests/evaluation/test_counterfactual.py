@@ -14,14 +14,7 @@ from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.store import Store
 from journey.engine.workspace import get
-from journey.evaluation.counterfactual import (
-    PROPONENTS,
-    RANDOM,
-    SAME,
-    SEED,
-    Counterfactual,
-    Removal,
-)
+from journey.evaluation.counterfactual import PROPONENTS, RANDOM, SEED, Counterfactual, Removal
 from journey.evaluation.counterfactual.changes import (
     RemovalEffects,
     cosine,
@@ -31,6 +24,7 @@ from journey.evaluation.counterfactual.changes import (
     ssim,
     unpack_pictures,
 )
+from journey.evaluation.counterfactual.removals import SAME
 from journey.evaluation.rows import select
 from journey.evaluation.statistics import models_and_queries_interval, query_mean_interval
 from journey.experiment import load_experiment

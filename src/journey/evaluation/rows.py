@@ -75,6 +75,15 @@ def select(rows: list[Row], **conditions: str | int | float) -> list[Row]:
     return selected
 
 
+def difference_of(quantity: str) -> str:
+    """Return the quantity of the paired differences of another.
+
+    >>> difference_of("query_centred"), difference_of("lds")
+    ('query_centred_difference', 'difference')
+    """
+    return "difference" if quantity in ("lds", "recall") else f"{quantity}_difference"
+
+
 def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str]) -> Row:
     """Return the row that a sweep maximises: of the first row of the headline, or of an objective.
 
@@ -88,7 +97,8 @@ def objective_row(rows: list[Row], headline: list[Row], objective: dict[str, str
     """
     texts = {key: value for key, value in headline[0].items() if isinstance(value, str)}
     if "against" in objective:
-        texts["quantity"] += "_difference"
+        texts["quantity"] = difference_of(texts["quantity"])
+        texts.pop("score_transform", None)  # which rows of the former protocol do not name
     conditions = texts | objective
     candidates = list(rows)
     if "against" in objective:  # a difference is stored in one direction

@@ -14,9 +14,6 @@ from journey.engine.checks import require, require_count
 from journey.engine.spec import omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.counterfactual.removals import (
-    CONTROLS as CONTROLS,
-)
-from journey.evaluation.counterfactual.removals import (
     OPPONENTS,
     PROPONENTS,
     RANDOM,
@@ -25,16 +22,10 @@ from journey.evaluation.counterfactual.removals import (
     CounterfactualInputs,
     Removal,
 )
-from journey.evaluation.counterfactual.removals import (
-    SAME as SAME,
-)
 from journey.evaluation.lds import LDS
 from journey.evaluation.ranking import candidate_index, candidate_settings
 from journey.evaluation.rows import Row, select
 from journey.pipeline.images import ImageSet
-from journey.pipeline.interfaces import (
-    Continuations as Continuations,
-)
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -46,12 +37,6 @@ from journey.pipeline.interfaces import (
     Subset,
     WithoutRandom,
     WithoutTop,
-)
-from journey.pipeline.interfaces import (
-    Inputs as Inputs,
-)
-from journey.pipeline.interfaces import (
-    Measure as Measure,
 )
 from journey.pipeline.settings import Sampler, Sampling
 from journey.pipeline.subsets import require_removable

@@ -22,16 +22,16 @@ from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.lds.datamodeling import (
-    FORMER_PRIMARY,
     PRIMARY,
     SCORE_TRANSFORMS,
     Interval,
     MethodLDS,
     Resampling,
+    primary,
 )
 from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
-from journey.evaluation.rows import Row, select
+from journey.evaluation.rows import Row, difference_of, select
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
-DIFFERENCES = {"query_centred": "query_centred_difference", "lds": "difference"}
-"""The quantity of a paired difference, by the quantity of both methods."""
+QUANTITIES = ("query_centred", "lds")
 
 
 @dataclass(frozen=True)
@@ -128,12 +127,13 @@ class LDS(Evaluation):
         Evaluation.check_objective(self, where, methods)
         objective = self.objective
         allowed = {
-            "quantity": list(DIFFERENCES),
+            "quantity": list(QUANTITIES),
             "score_transform": ["linear", "chosen", "shown"],
             "target": [STEP, PAIRED_STEPS, TRAJECTORY, FINAL_SAMPLE],
         }
         if "against" in objective:
-            allowed |= {"quantity": list(DIFFERENCES.values()), "score_transform": ["linear"]}
+            allowed |= {"quantity": list(map(difference_of, QUANTITIES))}
+            allowed |= {"score_transform": ["linear"]}
         keys = ["method", "against", *allowed, "step"]
         for key, value in objective.items():
             require(key in keys, where, key, f"a key of {', '.join(keys)}")
@@ -178,7 +178,7 @@ class LDS(Evaluation):
             for (name, method), (other, against) in itertools.combinations(methods.items(), 2):
                 difference = method.linear[quantity].minus(against.linear[quantity])
                 conditions = {
-                    "quantity": DIFFERENCES[quantity],
+                    "quantity": difference_of(quantity),
                     "method": name,
                     "against": other,
                     "score_transform": "linear",
@@ -311,16 +311,16 @@ class LDS(Evaluation):
         return rows
 
     def headline(self, result: dict) -> list[Row]:
-        return select(result["rows"], **PRIMARY, target=PAIRED_STEPS)
+        return select(result["rows"], **primary(result), target=PAIRED_STEPS)
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
         title = "Query-centred LDS of the scores shown"
-        shown = {**PRIMARY, "score_transform": "shown"}
+        shown = {**primary(result), "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
-            title, shown = "LDS", FORMER_PRIMARY
+            title, shown = "LDS", primary(result)
         ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
         return {title: rows + select(ceilings, target=STEP)}

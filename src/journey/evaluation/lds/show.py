@@ -12,10 +12,11 @@ from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
+from journey.evaluation.lds.datamodeling import primary
 from journey.evaluation.lds.reliability import CEILINGS, ceiling_of, titled_ceilings
 from journey.evaluation.rows import (
     Row,
+    difference_of,
     format_half_width,
     format_interval,
     markdown_table,
@@ -46,11 +47,6 @@ VERDICTS = """Differences of LDS × 100 [95% interval]. Supported: the interval 
 supported: below 0; equivalent: the 90% interval is within ±5; undecided: none of these."""
 
 
-def primary(result: dict) -> dict[str, str]:
-    """Return the conditions of the rows of a result's primary statistic."""
-    return result.get("primary", FORMER_PRIMARY)
-
-
 def primary_name(result: dict) -> str:
     """Return the name of a result's primary statistic."""
     quantity, transform = primary(result).values()
@@ -62,10 +58,9 @@ def differences(result: dict, quantity: str, methods: list[str]) -> list[Row]:
 
     Those of single steps are left out.
     """
-    name = "difference" if quantity == "lds" else f"{quantity}_difference"
     first = methods if len(methods) <= MAX_PAIRED else methods[:1]
     compared = []
-    for row in select(result["rows"], quantity=name):
+    for row in select(result["rows"], quantity=difference_of(quantity)):
         if row["method"] in first and row["against"] in methods and row["target"] != STEP:
             compared.append(row)
     return compared

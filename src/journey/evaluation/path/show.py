@@ -10,7 +10,8 @@ from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.lds.show import differences, primary, primary_name
+from journey.evaluation.lds.datamodeling import primary
+from journey.evaluation.lds.show import differences, primary_name
 from journey.evaluation.rows import (
     format_interval,
     method_names,
