@@ -103,11 +103,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
 
 
 def _verify(store: Store) -> None:
-    """Print the damaged artifacts of a store.
-
-    Raises:
-        StoreError: There are some.
-    """
+    """Print the damaged artifacts of a store; raise StoreError if there are some."""
     damaged = 0
     for line in store.verify():
         damaged += 1
@@ -133,7 +129,7 @@ def _run_by_hydra(settings: DictConfig) -> float | None:
     with one_line_errors():  # inside too: Hydra would print more than a line
         own = HydraConfig.get()
         if own.mode is RunMode.RUN:
-            _run_single(Composition(settings, own))
+            _run_single(Composition(settings, cast(DictConfig, own)))
             return None
         run, overrides = compose.parse(settings), own.overrides.task
         refuse_numbers_for_booleans(overrides, settings)

@@ -212,11 +212,7 @@ def _examples(name: str, images: Array, conditions: Array | None) -> Examples:
 
 
 def _schedule(scheduler: "DDPMScheduler | Schedule", device: str) -> Schedule:
-    """Return the schedule of a scheduler on a device.
-
-    Raises:
-        ConfigError: The scheduler has something that a `Schedule` does not have.
-    """
+    """Return the schedule of a scheduler on a device; refuse what a `Schedule` does not have."""
     require_device(f"device={device}", device)
     place = torch.device(device)
     if isinstance(scheduler, Schedule):

@@ -168,8 +168,8 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
             refuse_numbers_for_booleans(point, composition.settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
-            directory = point_directory(number, composition.hydra.job.override_dirname)
-            check_output(run, Path(run.reports, run.name, directory))
+            point_name = point_directory(number, composition.hydra.job.override_dirname)
+            check_output(run, Path(run.reports, run.name, point_name))
             unused.append(run.without_effect())
     if unused:  # at every point: others of a grid may well be alike
         common = set.intersection(*map(set, unused))
@@ -185,11 +185,7 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
 
 
 def _check_override(override: Override) -> None:
-    """Check one override.
-
-    Raises:
-        ConfigError: It is refused.
-    """
+    """Refuse an override that no command may have."""
     key, value, text = override.key_or_group, override.value(), str(override.input_line)
     require(key != "", text, "a value without a setting", "setting=value")
     allowed = "left out: settings cannot be removed; give another value"
@@ -229,11 +225,7 @@ def _ends(override: Override) -> list[str]:
 
 
 def _choices(override: Override) -> list[str]:
-    """Return the values of an override as overrides.
-
-    Raises:
-        ConfigError: They cannot be listed.
-    """
+    """Return the values of an override as overrides; refuse those that cannot be listed."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key, sweep = override.key_or_group, override.value()

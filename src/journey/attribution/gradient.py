@@ -213,7 +213,7 @@ class GradientMethod(GradientSettings, Method):
     """Attribution by gradients. The defaults are Journey-TRAK (Georgiev et al. 2023)."""
 
     name: ClassVar[str] = "gradient"
-    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    target: Target = setting(Target.step, "Attribute this output of a query.")
     output: Output = setting(Output.loss, "Take the gradient of this function.")
     normalize: bool = setting(
         False, "Scale the gradient of every noise sample to unit norm before averaging."

@@ -136,11 +136,7 @@ def parse(composed: DictConfig) -> RunConfig:
 
 
 def _refuse_extra_keys(node: object, path: str) -> None:
-    """Refuse attributes that are no fields: +method.journey.typo=1 gets past the schema.
-
-    Raises:
-        ConfigError: There is one.
-    """
+    """Refuse attributes that are no fields: +method.journey.typo=1 gets past the schema."""
     items = node if isinstance(node, dict) else vars(node) if is_dataclass(node) else {}
     names = [f.name for f in fields(node)] if is_dataclass(node) else list(items)
     for key, value in items.items():

@@ -236,7 +236,8 @@ class Store:
         # Hash the payload, and record that this machine has done so.
         checksums: dict[str, dict] = {}
         for path in sorted(partial.rglob("*")):
-            if path.is_file() and not _is_auxiliary(path):
+            auxiliary = _is_record(path) or _is_state(path) or path.suffix == ".tmp"
+            if path.is_file() and not auxiliary:
                 fsync(path)
                 expected = {"sha256": checksum(path), "bytes": path.stat().st_size}
                 checksums[str(path.relative_to(partial))] = expected
@@ -304,12 +305,8 @@ def _in_short(value: object) -> str:
     return printable(str(value), SHORT)
 
 
-def _is_auxiliary(path: Path) -> bool:
-    """Return whether a file is no payload: a manifest, record, state or half-written file."""
-    return _is_record(path) or _is_state(path) or path.suffix == ".tmp"
-
-
 def _is_record(path: Path) -> bool:
+    """Return whether a file is a manifest, or a record of verified files."""
     verified = path.name.startswith("verified-") and path.suffix == ".json"
     return path.name == MANIFEST or verified
 

@@ -90,11 +90,7 @@ def _is_sweep(directory: Path) -> bool:
 
 
 def _check_inputs(run: RunConfig, directory: Path) -> None:
-    """Check that no input of a run is inside its report, nor the report inside an input.
-
-    Raises:
-        ConfigError: One is.
-    """
+    """Check that no input of a run is inside its report, nor the report inside an input."""
     report, artifacts = directory.resolve(), Path(run.artifacts).resolve()
     inputs = [("artifacts", Path(run.artifacts))]
     for f in fields(run):

@@ -7,7 +7,7 @@ the query's trajectory from that step with the retrained model, and measure what
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from journey.attribution.baselines import Embeddings, Encoder
 from journey.engine.checks import require, require_count
@@ -41,16 +41,13 @@ from journey.pipeline.interfaces import (
 from journey.pipeline.settings import Sampler, Sampling
 from journey.pipeline.subsets import require_removable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
 
 @dataclass
 class Counterfactual(Evaluation):
     """The effects of removing what each method ranks first, beside those of controls."""
 
     name: ClassVar[str] = "counterfactual"
+    show: ClassVar[str] = "journey.evaluation.counterfactual.show"
     steps: list[int] = field(default_factory=lambda: [400])  # t of rankings and continuations
     counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of removed proponents
     opponents: list[int] = field(default_factory=list)  # numbers of removed opponents
@@ -199,18 +196,3 @@ class Counterfactual(Evaluation):
     def headline(self, result: dict) -> list[Row]:
         rises = select(result["rows"], quantity="rise", target="step")
         return [row for row in rises if "against" not in row]
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.counterfactual.show import counterfactual_tables
-
-        return counterfactual_tables(result)
-
-    def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation.counterfactual.show import counterfactual_markdown
-
-        return {"counterfactual.md": counterfactual_markdown(result)}
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.counterfactual.show import counterfactual_figures
-
-        return counterfactual_figures(result)

@@ -113,9 +113,6 @@ def unpack_pictures(packed: dict) -> np.ndarray:
     return values.reshape(packed["shape"]) / 127.5 - 1
 
 
-# ----------------------------------------------------------------------------- effects of one model
-
-
 @dataclass(frozen=True)
 class FinalPictures:
     """The final samples of continued trajectories.
@@ -192,9 +189,6 @@ def output_rises(full: Measure, retrained: Measure, workspace: Workspace) -> np.
         get(spec, workspace).array("outputs.npy").mean(0) for spec in (full, retrained)
     )
     return after / before - 1
-
-
-# ---------------------------------------------------------------------------- effects of all models
 
 
 @dataclass(frozen=True)

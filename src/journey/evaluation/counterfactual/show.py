@@ -52,27 +52,27 @@ LINES = {RANDOM: "--", SEED: ":", SAME: "-."}
 MARGIN = 1.15  # factor around the counts on their logarithmic axis
 
 
-def counterfactual_tables(result: dict) -> list[Table]:
+def tables(result: dict) -> list[Table]:
     """Return a table of the effects of each removal, of all timesteps to the end."""
-    tables = []
+    shown = []
     for title, frame in _effect_tables(result):
-        tables.append(rich_table(frame, f"{result['experiment']}: {title}"))
-    return tables
+        shown.append(rich_table(frame, f"{result['experiment']}: {title}"))
+    return shown
 
 
-def counterfactual_markdown(result: dict) -> str:
+def texts(result: dict) -> dict[str, str]:
     """Return all effects with intervals, and the paired differences."""
-    tables = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
+    frames = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
     taus = []
     for row in select(result["rows"], quantity="tau"):
         line = {"t": row["step"], "images removed": row["count"], "effect": row["method"]}
         taus.append({**line, "τ": format_interval(row, 2, sign="+")})
     if taus:
-        tables.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
+        frames.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
     parts = [f"# {markdown_text(result['experiment'])}: counterfactuals", NOTES.format(**result)]
-    for title, frame in tables:
+    for title, frame in frames:
         parts += [f"## {markdown_text(title)}", markdown_table(frame)]
-    return "\n\n".join(parts) + "\n"
+    return {"counterfactual.md": "\n\n".join(parts) + "\n"}
 
 
 def _removals(result: dict) -> list[tuple[int, str, int]]:
@@ -143,16 +143,16 @@ def _window_table(result: dict) -> tuple[str, DataFrame]:
     return "By window Δ", DataFrame(lines)
 
 
-def counterfactual_figures(result: dict) -> dict[str, Figure]:
+def figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
-    figures = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
+    drawn = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
     for t in result["steps"]:
         if len(result["windows"][str(t)]) > 1:
-            figures[f"effect_by_window_t{t}.png"] = effect_by_window(result, t)
-        figures[f"before_after_t{t}.png"] = before_after(result, t)
+            drawn[f"effect_by_window_t{t}.png"] = effect_by_window(result, t)
+        drawn[f"before_after_t{t}.png"] = before_after(result, t)
     if "lds" in result:
-        figures["lds_against_removal.png"] = lds_against_removal(result)
-    return figures
+        drawn["lds_against_removal.png"] = lds_against_removal(result)
+    return drawn
 
 
 def effect_by_count(result: dict, step: int) -> Figure:

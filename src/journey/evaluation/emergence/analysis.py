@@ -209,9 +209,6 @@ def observe_continuations(
     )
 
 
-# ---------------------------------------------------------------------------------------- rows
-
-
 class Bootstrap:
     """Bootstrap weights over queries, shared by all numbers of a result, [1 + B, Q]."""
 

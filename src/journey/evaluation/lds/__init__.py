@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,10 +42,6 @@ from journey.pipeline.interfaces import (
     Score,
 )
 from journey.pipeline.settings import Sampling
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
@@ -104,6 +100,7 @@ class LDS(Evaluation):
     """The LDS of every method at every step, of the trajectory and of the final sample."""
 
     name: ClassVar[str] = "lds"
+    show: ClassVar[str] = "journey.evaluation.lds.show"
     num_bootstrap: int = 2000  # bootstrap replicates of an interval
     paired_steps: list[int] = field(
         default_factory=lambda: [600, 500, 400, 300]
@@ -324,21 +321,6 @@ class LDS(Evaluation):
         ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
         return {title: rows + select(ceilings, target=STEP)}
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.lds.show import lds_tables
-
-        return lds_tables(result)
-
-    def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation.lds.show import lds_markdown
-
-        return {"lds.md": lds_markdown(result)}
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.lds.show import lds_figures
-
-        return lds_figures(result)
 
 
 def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:

@@ -1,7 +1,7 @@
 """Do scores of a region predict its output, and does removing its proponents change that region?"""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,10 +42,6 @@ from journey.pipeline.interfaces import (
 )
 from journey.pipeline.settings import Sampler, Sampling
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
 RESERVED = {WHOLE, RANDOM, OTHERS, ALL}  # names that no region may have
 
 
@@ -73,6 +69,7 @@ class Localization(Evaluation):
     """Scores of regions, with one hyper-parameter per method; proponents are the first method's."""
 
     name: ClassVar[str] = "localization"
+    show: ClassVar[str] = "journey.evaluation.localization.show"
     regions: dict[str, list[int]] = field(default_factory=dict)  # boxes by name; {}: the quarters
     paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])  # of the matrices
     step: int = 300  # t: whose proponents are removed, and where trajectories are continued
@@ -242,20 +239,6 @@ class Localization(Evaluation):
 
     def headline(self, result: dict) -> list[Row]:
         return select(result["rows"], quantity="region_centred_locality", target=PAIRED_STEPS)
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.localization import show
-
-        return [show.locality_table(result), show.removal_table(result)]
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.localization import show
-
-        return {
-            "localization.png": show.lds_figure(result),
-            "locality_by_step.png": show.locality_figure(result),
-            "removal.png": show.removal_figure(result),
-        }
 
 
 def _outputs(measure: Measure, workspace: Workspace) -> np.ndarray:

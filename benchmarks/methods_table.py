@@ -1,6 +1,6 @@
 """A Markdown table of the methods in `conf/method`, with their settings. docs/methods.md holds it.
 
-python -m journey.report.methods
+python benchmarks/methods_table.py
 """
 
 from dataclasses import MISSING, fields
