@@ -127,14 +127,15 @@ def _run_single(composition: Composition) -> None:
 def _run_by_hydra(settings: DictConfig) -> float | None:
     """Return the number that Optuna maximises, `evaluation.objective`, after running the task."""
     with one_line_errors():  # inside too: Hydra would print more than a line
-        own = HydraConfig.get()
-        if own.mode is RunMode.RUN:
-            _run_single(Composition(settings, cast(DictConfig, own)))
+        hydra_settings = HydraConfig.get()
+        if hydra_settings.mode is RunMode.RUN:
+            _run_single(Composition(settings, cast(DictConfig, hydra_settings)))
             return None
-        run, overrides = compose.parse(settings), own.overrides.task
+        run, overrides = compose.parse(settings), hydra_settings.overrides.task
         refuse_numbers_for_booleans(overrides, settings)
         # Each point has its own report.
-        directory = point_directory(own.job.num, own.job.override_dirname)
+        job = hydra_settings.job
+        directory = point_directory(job.num, job.override_dirname)
         reports = Path(run.reports) / run.name / directory
         result = dispatch(run, reports, keyed_overrides(overrides))
         if result is None or not (headline := run.evaluation.headline(result)):

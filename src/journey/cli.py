@@ -179,8 +179,9 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
     others = vars(flags).keys() - {"overrides", "config_dir"}
     for_hydra = any(getattr(flags, name) for name in others)
     for override in overrides:
-        own = override.key_or_group.startswith("hydra") and override.key_or_group != SEARCHPATH
-        for_hydra = for_hydra or own or override.is_sweep_override()
+        key = override.key_or_group
+        names_hydra = key.startswith("hydra") and key != SEARCHPATH
+        for_hydra = for_hydra or names_hydra or override.is_sweep_override()
     return None if for_hydra else composition
 
 

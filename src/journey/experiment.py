@@ -65,30 +65,28 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
 def record_images(images: Images, store: Store) -> None:
     """Record the images of a dataset in a store, so that they need not be loaded to be found."""
     if _recorded_images(images.dataset, store) != images:
-        path = images_record_path(images.dataset, store.root)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, images_record(images, _source_files(images.dataset)))
+        write_record(images, store.root, _source_files(images.dataset))
 
 
-def images_record_path(dataset: Dataset, root: Path) -> Path:
-    """Return the file of a store that records the images of a dataset with these settings."""
-    settings = json.dumps(describe(dataset), sort_keys=True)
-    return root / "images" / f".{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
-
-
-def images_record(images: Images, files: list[list] | None) -> dict:
-    """Return the record of a dataset's images.
+def write_record(images: Images, root: Path, files: list[list] | None) -> None:
+    """Write the record of a dataset's images below the root of a store.
 
     Args:
         images: The images.
+        root: The root.
         files: Path, size and time of each file that was read; None: any files, in a bundle.
     """
-    return {
-        "files": files,
-        "content": images.content,
-        "num_train": images.num_train,
-        "shape": list(images.shape),
-    }
+    record = {"files": files, "content": images.content}
+    record |= {"num_train": images.num_train, "shape": list(images.shape)}
+    path = _record_path(images.dataset, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def _record_path(dataset: Dataset, root: Path) -> Path:
+    """Return the file of a store that records the images of a dataset with these settings."""
+    settings = json.dumps(describe(dataset), sort_keys=True)
+    return root / "images" / f".{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
 def _source_files(dataset: Dataset) -> list[list]:
@@ -99,7 +97,7 @@ def _source_files(dataset: Dataset) -> list[list]:
 def _recorded_images(dataset: Dataset, store: Store) -> Images | None:
     """Return the recorded images; None if there is no valid record, or a source file changed."""
     try:
-        record = json.loads(images_record_path(dataset, store.root).read_text())
+        record = json.loads(_record_path(dataset, store.root).read_text())
         if record["files"] not in (_source_files(dataset), None):
             return None
         content, num_train, shape = record["content"], record["num_train"], record["shape"]

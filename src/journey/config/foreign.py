@@ -64,8 +64,8 @@ def refuse_from_files(composed: DictConfig, words: Sequence[str]) -> None:
         for name, value in shell.items():
             require(not value or value == reference[name], f"compute.{name}", value, ALLOWED)
 
-    own = [word for word in words if word.lstrip("+").startswith("hydra")]
-    expected = _own_hydra_settings(*(word for word in own if word not in searchpath))
+    for_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
+    expected = _hydra_settings(*(word for word in for_hydra if word not in searchpath))
     _require_same("hydra", _without_records(hydra), expected)
 
 
@@ -82,7 +82,7 @@ def _texts(node: object, path: str) -> Iterator[tuple[str, str]]:
 
 
 @functools.cache  # the points of a sweep have the same
-def _own_hydra_settings(*words: str) -> dict[str, Any]:
+def _hydra_settings(*words: str) -> dict[str, Any]:
     """Return Hydra's own settings without files of others."""
     settings: Any = OmegaConf.to_container(compose_words(words).hydra, resolve=False)
     return _without_records(settings)
