@@ -6,7 +6,7 @@ These files are in the directories of `--config-dir` and `hydra.searchpath`.
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from journey.config.compose import CONF, compose_words
 from journey.config.words import SEARCHPATH
-from journey.engine.checks import require
+from journey.engine.checks import leaves, require
 
 ALLOWED = "left out of configuration files: only the command line may set it"
 
@@ -48,7 +48,9 @@ def refuse_from_files(composed: DictConfig, words: Sequence[str]) -> None:
         return  # all files are ours
     settings: Any = OmegaConf.to_container(composed, resolve=False)
     hydra = settings.pop("hydra")
-    for name, value in _texts(settings, ""):
+    for name, value in leaves(settings):
+        if not isinstance(value, str):
+            continue
         text = re.sub(r"\$\{[\w.\[\]]+\}", "", value)  # without values of other settings
         given = any(value in word for word in words)
         require("${" not in text or given, name, value, ALLOWED)
@@ -67,18 +69,6 @@ def refuse_from_files(composed: DictConfig, words: Sequence[str]) -> None:
     for_hydra = [word for word in words if word.lstrip("+").startswith("hydra")]
     expected = _hydra_settings(*(word for word in for_hydra if word not in searchpath))
     _require_same("hydra", _without_records(hydra), expected)
-
-
-def _texts(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of every text in nested settings."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _texts(value, f"{path}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value, path)
-    elif isinstance(node, str):
-        yield path, node
 
 
 @functools.cache  # the points of a sweep have the same

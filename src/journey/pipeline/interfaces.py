@@ -922,6 +922,15 @@ class Experiment:
             region=region,
         )
 
+    def subset_outputs(self, region: tuple[int, ...] = ()) -> tuple[tuple[Measure, ...], ...]:
+        """Return the outputs under models of random subsets. [subset][training seed]"""
+        outputs = []
+        for index in range(self.retraining.num_subsets):
+            subset = self.random_subset(index)
+            models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
+            outputs.append(tuple(self.outputs(model, region) for model in models))
+        return tuple(outputs)
+
     @property
     def reference_outputs(self) -> Measure | None:
         """Return the full model's outputs if a trajectory weights its steps by them, else None."""

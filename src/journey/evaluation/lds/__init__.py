@@ -143,14 +143,7 @@ class LDS(Evaluation):
         for name in self.candidates:
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
             candidate_index(name, scores[name].method, self.candidates)
-        outputs = []
-        for index in range(experiment.retraining.num_subsets):
-            subset = experiment.random_subset(index)
-            measures = []
-            for seed in range(experiment.retraining.num_seeds):
-                measures.append(experiment.outputs(experiment.retrained(subset, seed)))
-            outputs.append(tuple(measures))
-        return LDSInputs(tuple(outputs), experiment.reference_outputs)
+        return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Return the LDS of all methods, the ceilings, and all paired differences.

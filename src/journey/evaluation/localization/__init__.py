@@ -131,17 +131,6 @@ class Localization(Evaluation):
                     raise ConfigError(f"method.{name}={score.method.label}: must be {allowed}")
                 by_method[name][region] = experiment.scores(method)
 
-        # Outputs of the subset models in every region.
-        outputs = {}
-        retraining = experiment.retraining
-        for region, box in regions.items():
-            of_region = []
-            for index in range(retraining.num_subsets):
-                subset = experiment.random_subset(index)
-                models = [experiment.retrained(subset, s) for s in range(retraining.num_seeds)]
-                of_region.append(tuple(experiment.outputs(model, box) for model in models))
-            outputs[region] = tuple(of_region)
-
         # Models without the proponents of a region, by the first method, and without random images.
         def removal(subset: Subset, queries: tuple[int, ...]) -> Removal:
             model = experiment.retrained(subset)
@@ -165,6 +154,7 @@ class Localization(Evaluation):
         for index in range(self.num_random):
             random.append(removal(WithoutRandom(index, self.count, experiment.seed), queries))
         reference = removal(FullData(), queries)
+        outputs = {region: experiment.subset_outputs(box) for region, box in regions.items()}
         return LocalizationInputs(by_method, outputs, reference, removed, tuple(random))
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:

@@ -94,8 +94,7 @@ class Planted(Evaluation):
         require(start is Start.injected, "sampling.start", start.value, allowed)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
-        for name, score in scores.items():
-            candidate_index(name, score.method, self.candidates)  # refuses an ambiguous one
+        candidate_settings(scores, self.candidates)  # refuses an ambiguous one
         return Inputs()
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
