@@ -76,8 +76,12 @@ def write_record(images: Images, root: Path, files: list[list] | None) -> None:
         root: The root.
         files: Path, size and time of each file that was read; None: any files, in a bundle.
     """
-    record = {"files": files, "content": images.content}
-    record |= {"num_train": images.num_train, "shape": list(images.shape)}
+    record = {
+        "files": files,
+        "content": images.content,
+        "num_train": images.num_train,
+        "shape": list(images.shape),
+    }
     path = _record_path(images.dataset, root)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
