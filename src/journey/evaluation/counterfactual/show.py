@@ -62,15 +62,15 @@ def tables(result: dict) -> list[Table]:
 
 def texts(result: dict) -> dict[str, str]:
     """Return all effects with intervals, and the paired differences."""
-    frames = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
+    tables = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
     taus = []
     for row in select(result["rows"], quantity="tau"):
         line = {"t": row["step"], "images removed": row["count"], "effect": row["method"]}
         taus.append({**line, "τ": format_interval(row, 2, sign="+")})
     if taus:
-        frames.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
+        tables.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
     parts = [f"# {markdown_text(result['experiment'])}: counterfactuals", NOTES.format(**result)]
-    for title, frame in frames:
+    for title, frame in tables:
         parts += [f"## {markdown_text(title)}", markdown_table(frame)]
     return {"counterfactual.md": "\n\n".join(parts) + "\n"}
 
