@@ -197,7 +197,7 @@ def test_full_size_experiments_train_for_200_epochs_with_the_augmentations_of_at
 
 NOT_VARIED = "must be empty: it has no effect on"
 REFUSED = {
-    "+method.journey.typo=1": r"method\.journey\.typo=1: no such key; allowed here: target, num_sa",
+    "+method.journey.typo=1": r"method\.journey\.typo=1: no such key; allowed here: num_samples, ",
     "+training.typo=1": r"training\.typo=1: no such key",
     "+typo=1": r"typo=1: no such key",
     "+method.foo=1": r"method\.foo|foo",
