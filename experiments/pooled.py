@@ -197,8 +197,8 @@ steps. `python experiments/pooled.py` writes this page and `pooled.json`.
 
 NOTES = f"""
 k: number of results that are pooled. A result of the former protocol lacks the statistic: it is
-missing, and not pooled. `digits` and `methods` are samples of 1,000 of the same 1,797 images, with
-about 560 in both, so they are less independent than two data sets; k counts both.
+missing, and not pooled. `digits` and `methods` are samples of 1,000 of the same 1,797 images,
+548 of which are in both, so they are less independent than two data sets; k counts both.
 
 Random effects: τ (standard deviation of the true differences, LDS × 100) by restricted maximum
 likelihood, intervals by Hartung and Knapp; the prediction interval is of the true difference on
