@@ -150,8 +150,7 @@ def attribute(
             phi = []
             for t in first_timesteps:
                 timesteps = (t, t + (method.train_timesteps or num_timesteps))
-                rest = (timesteps, False, seed, (), place)
-                batches = noise_batches(train_settings, train, *rest)
+                batches = noise_batches(train_settings, train, timesteps, False, seed, (), place)
                 phi.append(features_in_memory(train_settings, objective, batches, *options))
             batches = []
             for timesteps, clean in zip(ranges, clean_queries, strict=True):

@@ -412,7 +412,7 @@ def _kendall(lds: np.ndarray, effects: np.ndarray, seed: int) -> tuple[float, fl
     taus = []
     for queries in (range(num_queries), *resamples):
         taus.append(stats.kendalltau(lds, effects[:, queries].mean(1)).statistic)
-    value, low, high = percentiles(np.nan_to_num(taus))
+    value, low, high = map(float, percentiles(np.nan_to_num(taus)))
     if num_queries < MIN_OBSERVATIONS:
-        low = high = np.nan
-    return float(value), float(low), float(high)
+        low = high = float("nan")
+    return value, low, high

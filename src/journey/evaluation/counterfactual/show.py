@@ -276,8 +276,8 @@ def _plot_controls(axes: Axes, effects: list[Row], counts: list[int]) -> None:
         values = times * np.array([row["value"] for row in rows])
         below, above = times * error_bars(rows)
         axes.plot(positions, values, line, color=plots.GREY, label=name)
-        band = {"color": plots.GREY, "alpha": 0.15, "linewidth": 0}
-        axes.fill_between(positions, values - below, values + above, **band)
+        low, high = values - below, values + above
+        axes.fill_between(positions, low, high, color=plots.GREY, alpha=0.15, linewidth=0)
 
 
 def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> None:
