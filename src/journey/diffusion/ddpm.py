@@ -68,6 +68,11 @@ class DDPM(Model):
         """Check that images [C, H, W] can be halved at every level. Raises ConfigError."""
         unet.check_sides(self, "images", shape[1:])
 
+    @property
+    def has_dropout(self) -> bool:
+        """Return whether it is trained with dropout."""
+        return self.dropout > 0
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         """Return the approximate multiply-adds of one forward pass of one image."""
         return unet.multiply_adds(self, shape[1] * shape[2])
