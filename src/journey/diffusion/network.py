@@ -123,9 +123,10 @@ def use_tf32(tf32: bool) -> None:
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-    if hasattr(matmul, "fp32_precision"):  # torch 2.9; where the two differ, reading one raises
-        name = "tf32" if tf32 else "ieee"
-        matmul.fp32_precision = cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = name
+    # Since torch 2.9 there is a second interface. Where the two differ, reading one raises.
+    if hasattr(matmul, "fp32_precision"):
+        for kind in (matmul, cudnn.conv, cudnn.rnn):  # type: ignore[attr-defined]
+            kind.fp32_precision = "tf32" if tf32 else "ieee"
 
 
 def gradient_memory(compute: Compute, device: torch.device) -> float:
