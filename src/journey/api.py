@@ -22,7 +22,7 @@ from journey.attribution.features import features_in_memory, noise_batches
 from journey.attribution.gradient import EKFACFactors, GradientMethod
 from journey.attribution.gradients import Objective
 from journey.diffusion.checkpoint_files import UnreadableError
-from journey.diffusion.network import require_device
+from journey.diffusion.network import gradient_memory, require_device
 from journey.diffusion.released import read_process
 from journey.engine.checks import (
     ConfigError,
@@ -32,6 +32,7 @@ from journey.engine.checks import (
     require_seed,
 )
 from journey.evaluation.lds.standalone import LDSResult, lds
+from journey.launch.local import Local
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import PREDICTIONS, Schedule
 from journey.pipeline.settings import Kernel, Target
@@ -79,7 +80,7 @@ def attribute(
     steps: Sequence[int],
     method: GradientMethod | None = None,
     device: str = "cpu",
-    memory_gib: float = 2.0,
+    memory_gib: float | None = None,
     seed: int = 0,
     train_conditions: Array | None = None,
     query_conditions: Array | None = None,
@@ -96,7 +97,8 @@ def attribute(
         steps: Timesteps t. They have no effect with target=final_sample, where S = 1.
         method: A method with one value of damping; by default `JourneyTRAK()`.
         device: Where gradients are computed, such as "cuda".
-        memory_gib: Memory for gradients. The features of one network, [N, p], are in memory, too.
+        memory_gib: Memory for gradients; by default, 2 on a CPU, and a share of what is free on a
+            GPU. The features of one network, [N, p], are in memory, too.
         seed: Seed of noise samples and projections.
         train_conditions: Labels [N] or text states [N, L, E] of the training images.
         query_conditions: Those of the queries. [Q, …]
@@ -145,7 +147,9 @@ def attribute(
             objective, ekfac = Objective(network, schedule, *function), None
             if method.kernel is Kernel.ekfac:
                 ekfac = estimate_ekfac(network, objective.predict(), schedule, sample_curvature)
-            options = (advance, seed, k, memory_gib, ekfac, method.damping)
+            compute = Local(device=device, gradient_memory_gib=memory_gib)
+            memory = gradient_memory(compute, place)
+            options = (advance, seed, k, memory, ekfac, method.damping)
             train_settings, query_settings = method.feature_settings(k)
             phi = []
             for t in first_timesteps:

@@ -17,6 +17,7 @@ from journey.engine.resume import load_state, save_state
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.store import Artifact, Store
 from journey.engine.workspace import Workspace, get
+from journey.launch.local import Local
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def make(spec: Toy, partial: Path, workspace: Workspace) -> dict:
 
 def compute(spec: Spec, root: Path) -> Artifact:
     """Return an artifact of a store that was just opened."""
-    return get(spec, Workspace(Store(root), None, None, "test"))
+    return get(spec, Workspace(Store(root), Local(), None, "test"))
 
 
 def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...]) -> Iterator[int]:

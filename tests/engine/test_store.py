@@ -428,7 +428,7 @@ def test_a_second_commit_is_dropped(root):
     artifact = compute(SPEC, root)
     late = artifact.directory.with_name("late")
     late.mkdir()
-    assert Store(root).commit(SPEC, late, 0.0, {}).manifest == artifact.manifest
+    assert Store(root).commit(SPEC, late, 0.0, {}, {}).manifest == artifact.manifest
     assert not late.exists()
 
 

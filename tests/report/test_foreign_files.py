@@ -516,7 +516,7 @@ def test_a_second_commit_drops_the_payload_only(tmp_path):
     for name in [name for name in foreign if "resume." in name]:
         (late / name).unlink()
         del foreign[name]
-    Store(tmp_path).commit(spec, late, 0.0, {})
+    Store(tmp_path).commit(spec, late, 0.0, {}, {})
     assert tree(late) == foreign
     assert list(tree(tmp_path / "elsewhere")) == ["thesis.tex"]
 

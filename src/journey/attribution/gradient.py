@@ -139,9 +139,10 @@ class Featurize(Spec):
 
     @property
     def rate_name(self) -> str:
-        """Return the name of the speed, which depends on normalisation and preconditioning."""
-        normalized, preconditioned = self.normalize, self.curvature is not None
-        return self.stage + " normalized" * normalized + " preconditioned" * preconditioned
+        """Return the name of the speed: gradients are normalised, preconditioned, never formed."""
+        projected = self.settings.projection is Projection.kronecker
+        name = self.stage + " kronecker" * projected + " normalized" * self.normalize
+        return name + " preconditioned" * (self.curvature is not None)
 
     @property
     def num_samples(self) -> int:
