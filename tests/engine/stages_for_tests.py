@@ -62,8 +62,14 @@ def compute(spec: Spec, root: Path) -> Artifact:
     return get(spec, Workspace(Store(root), None, None, "test"))
 
 
-def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...]) -> Iterator[int]:
-    """Call action(n) in a process that is killed at the n-th line it reaches in some files.
+def killed_at_each(
+    install: Callable[[Callable[[], None]], object], action: Callable[[int], object]
+) -> Iterator[int]:
+    """Call action(n) in a process that is killed at the n-th event that it reaches.
+
+    Args:
+        install: Called in the process with a function to call at every event.
+        action: Called with n.
 
     Yields:
         n = 0, 1, … after each kill, until a process survives.
@@ -71,31 +77,39 @@ def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...])
     number = 0
     while True:
         if (child := os.fork()) == 0:
-            sys.settrace(_killer(number, files))
+            install(_killer(number))
             action(number)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
             return
-        assert os.WIFSIGNALED(status), f"line {number}: the action failed"
+        assert os.WIFSIGNALED(status), f"event {number}: the action failed"
         assert os.WTERMSIG(status) == signal.SIGKILL
         yield number
         number += 1
 
 
-def _killer(number: int, files: tuple[str, ...]) -> Callable:
-    reached = -1
+def _killer(number: int) -> Callable[[], None]:
+    reached = iter(range(number))
+
+    def reach() -> None:
+        if next(reached, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reach
+
+
+def line_of(files: tuple[str, ...], reach: Callable[[], None]) -> None:
+    """Call a function before every line of some files."""
 
     def trace(frame, event, argument):
-        nonlocal reached
         if not frame.f_code.co_filename.endswith(files):
             return None
-        reached += event == "line"
-        if reached == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if event == "line":
+            reach()
         return trace
 
-    return trace
+    sys.settrace(trace)
 
 
 def in_a_process(module: str, function: str, root: Path) -> None:

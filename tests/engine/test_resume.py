@@ -1,5 +1,6 @@
 """States that interrupted stages resume from, and stopping on request."""
 
+import functools
 import subprocess
 import sys
 import threading
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from numpy.lib.format import open_memmap
-from stages_for_tests import in_a_process, killed_at_each_line
+from stages_for_tests import in_a_process, killed_at_each, line_of
 
 from journey.engine import resume
 from journey.engine.files import new_array, write_checksummed
@@ -200,7 +201,7 @@ def save_two_states(root: Path) -> None:
         save(partial, 2)
 
     modules = ("engine/files.py", "engine/resume.py", "test_resume.py")
-    for number in killed_at_each_line(save_both, modules):
+    for number in killed_at_each(functools.partial(line_of, modules), save_both):
         partial = root / str(number)
         first = (partial / "first").exists()
         assert load_state(partial) in ([{"step": 1}, {"step": 2}] if first else [None, {"step": 1}])

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stages_for_tests import Toy, compute, in_a_process, killed_at_each_line
+from stages_for_tests import Toy, compute, in_a_process, killed_at_each, line_of
 
 from journey.engine import files, provenance, store
 from journey.engine.files import new_array, read_checksummed, write_checksummed, write_json
@@ -316,7 +317,7 @@ def die_in_a_commit(root: Path) -> None:
 
     count = 0
     modules = tuple(f"engine/{name}.py" for name in ("store", "files", "resume"))
-    for number in killed_at_each_line(compute_in_new_store, modules):
+    for number in killed_at_each(functools.partial(line_of, modules), compute_in_new_store):
         killed = root / str(number)
         artifact = Store(killed).find(SPEC)
         assert artifact is None or artifact.manifest["checksums"] == expected
