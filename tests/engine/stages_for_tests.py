@@ -1,4 +1,4 @@
-"""A toy spec, the stage that computes it, and processes that are killed at every line."""
+"""A toy spec, the stage that computes it, and processes that are killed before every change."""
 
 import os
 import signal
@@ -62,14 +62,14 @@ def compute(spec: Spec, root: Path) -> Artifact:
     return get(spec, Workspace(Store(root), None, None, "test"))
 
 
-def killed_at_each(
-    install: Callable[[Callable[[], None]], object], action: Callable[[int], object]
-) -> Iterator[int]:
-    """Call action(n) in a process that is killed at the n-th event that it reaches.
+CHANGES = {"open", "mkdir", "posix_fallocate", "write", "flush", "truncate"}
+CHANGES |= {"rename", "replace", "unlink", "remove", "rmdir"}
 
-    Args:
-        install: Called in the process with a function to call at every event.
-        action: Called with n.
+
+def killed_at_each_change(action: Callable[[int], object]) -> Iterator[int]:
+    """Call action(n) in a process that is killed before its n-th change of a file system.
+
+    A kill between two changes leaves what one before the second leaves.
 
     Yields:
         n = 0, 1, … after each kill, until a process survives.
@@ -77,39 +77,28 @@ def killed_at_each(
     number = 0
     while True:
         if (child := os.fork()) == 0:
-            install(_killer(number))
+            sys.setprofile(_killer(number))
             action(number)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
             return
-        assert os.WIFSIGNALED(status), f"event {number}: the action failed"
+        assert os.WIFSIGNALED(status), f"change {number}: the action failed"
         assert os.WTERMSIG(status) == signal.SIGKILL
         yield number
         number += 1
 
 
-def _killer(number: int) -> Callable[[], None]:
-    reached = iter(range(number))
+def _killer(number: int) -> Callable:
+    earlier = iter(range(number))
 
-    def reach() -> None:
-        if next(reached, None) is None:
+    def profile(frame, event, argument):
+        """Called before every function that is written in C."""
+        changes = event == "c_call" and argument.__name__ in CHANGES
+        if changes and not isinstance(argument.__self__, str) and next(earlier, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return reach
-
-
-def line_of(files: tuple[str, ...], reach: Callable[[], None]) -> None:
-    """Call a function before every line of some files."""
-
-    def trace(frame, event, argument):
-        if not frame.f_code.co_filename.endswith(files):
-            return None
-        if event == "line":
-            reach()
-        return trace
-
-    sys.settrace(trace)
+    return profile
 
 
 def in_a_process(module: str, function: str, root: Path) -> None:

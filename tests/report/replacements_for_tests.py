@@ -3,12 +3,11 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
 
-from stages_for_tests import killed_at_each
+from stages_for_tests import killed_at_each_change
 
 from journey.engine.owned import OwnedFiles
 
@@ -65,14 +64,6 @@ def add_foreign(directory: Path, elsewhere: Path) -> dict[str, str]:
     return {name: value for name, value in tree(directory).items() if name not in before}
 
 
-EVENTS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir")  # that change a file system
-
-
-def file_change(reach: Callable[[], None]) -> None:
-    """Call a function before every change of a file system."""
-    sys.addaudithook(lambda event, _: reach() if event in EVENTS else None)
-
-
 def die_in_a_replacement(root: Path) -> None:
     """Called in a process of its own."""
     os.fsync = lambda _: None
@@ -83,7 +74,7 @@ def die_in_a_replacement(root: Path) -> None:
         return add_foreign(root / str(number), root / "elsewhere")
 
     foreign = prepare(0)
-    for number in killed_at_each(file_change, lambda n: write(root / str(n), NEW)):
+    for number in killed_at_each_change(lambda n: write(root / str(n), NEW)):
         directory = root / str(number)
         whole = encoded(OLD).items() <= report_in(directory).items()
         owned_in(directory).check()
@@ -103,7 +94,7 @@ def die_in_a_replacement(root: Path) -> None:
 def die_in_the_first_report(root: Path) -> None:
     """Called in a process of its own."""
     os.fsync = lambda _: None
-    for number in killed_at_each(file_change, lambda n: write(root / str(n), NEW)):
+    for number in killed_at_each_change(lambda n: write(root / str(n), NEW)):
         files = owned_in(root / str(number))
         assert files.is_empty() or files.is_listed()
         files.check()
