@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, small_run
-
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-
 from replacements_for_tests import (
     NEW,
     OLD,
