@@ -2,7 +2,9 @@
 
 import csv
 import importlib.util
+import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +278,15 @@ def test_the_package_ships_photographs_their_table_and_their_copyright(build):
 def test_photographs_are_read_without_torch(tmp_path):
     code = "import sys\nfrom journey.data.embedded import Land\nLand().load()\n"
     assert python(tmp_path, "-c", code + "print('torch' in sys.modules)").stdout == "False\n"
+
+
+def test_the_measured_facts_are_those_of_the_shipped_files():
+    facts = json.loads((ROOT / "experiments/land/data.json").read_text())
+    crops, photographs = land_crops(32, spaceflight=False)
+    scenes = [crops.class_names[label] for label in crops.labels]
+    landscapes = facts["landscapes"]
+    assert facts["bytes"] == (LAND / "photographs32.webp").stat().st_size
+    assert landscapes["photographs"] == len(set(photographs.tolist()))
+    assert landscapes["crops"] == len(crops)
+    assert landscapes["scenes"] == Counter(scenes)
+    assert facts["crops"] == len(land_crops(32, spaceflight=True)[0])
