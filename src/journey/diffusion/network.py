@@ -126,7 +126,7 @@ def use_tf32(tf32: bool) -> None:
     # Since torch 2.9 there is a second interface. Where the two differ, reading one raises.
     if hasattr(matmul, "fp32_precision"):
         for kind in (matmul, cudnn.conv, cudnn.rnn):  # type: ignore[attr-defined]
-            kind.fp32_precision = "tf32" if tf32 else "ieee"
+            kind.fp32_precision = "tf32" if tf32 else "ieee"  # type: ignore[union-attr]
 
 
 def gradient_memory(compute: Compute, device: torch.device) -> float:
