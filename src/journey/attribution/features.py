@@ -110,10 +110,8 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     clock = Clock(partial, workspace.compute.checkpoint_seconds)
     with track(spec, partial, workspace) as log:
         for features in blocks:
-            block = features.cpu().numpy()
+            block = _finite(features, row, spec.normalize)
             end = row + len(block)
-            if not np.isfinite(block).all():
-                raise FloatingPointError(f"features of rows {row}…{end - 1} are not finite")
             if settings.storage is Storage.fp32:
                 arrays[0][row:end] = block
             else:
@@ -256,26 +254,35 @@ def feature_blocks(
     p = d if settings.projection is Projection.none else settings.projection_dim
     device = first.examples.x0.device
     project = make_projection(settings.projection, d, p, seed, key, device)
-    num_rows = _at_once(settings.projection, d, 2 if ekfac is None else 4, memory_gib)
+    dense = settings.projection in (Projection.gaussian, Projection.rademacher)
+    on_cpu, num_rows = device.type == "cpu", 1
+    if dense or not on_cpu:
+        num_rows = _at_once(d, 2 if ekfac is None else 4, memory_gib)
     gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
     if ekfac is not None:
         project = precondition(project, ekfac, damping, max(num_rows, PRECONDITION_BATCH))
+    elif not on_cpu:
+        project = _in_parts(project, num_rows)
     plan = choose_plan(objective, first.examples, first.noise, gradient_gib)
     gradients = itertools.chain.from_iterable(
         replace(objective, region=batch.region).gradients(batch.examples, batch.noise, plan)
         for batch in _remaining(batches, done)
     )
-    return p, plan, map(project, join_blocks(gradients, num_rows))
+    return p, plan, map(project, join_blocks(gradients, num_rows if dense else 1))
 
 
-def _at_once(projection: Projection, d: int, copies: int, memory_gib: float) -> int:
-    """Return how many gradients a projection takes at once: a dense one draws its matrix each time.
+def _at_once(d: int, copies: int, memory_gib: float) -> int:
+    """Return how many gradients a projection takes at once.
 
-    Joined gradients are in memory twice; preconditioned, four times (`copies`).
+    A dense one draws its matrix each time, and an accelerator is dispatched operations each time.
+    These gradients are in memory twice; preconditioned, four times (`copies`).
     """
-    if projection not in (Projection.gaussian, Projection.rademacher):
-        return 1
     return max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
+
+
+def _in_parts(project: Projector, num_rows: int) -> Projector:
+    """Return a projection that takes at most `num_rows` gradients at once."""
+    return lambda gradients: torch.cat([project(part) for part in gradients.split(num_rows)])
 
 
 def features_in_memory(
@@ -292,18 +299,39 @@ def features_in_memory(
     """Return all features as an array, or as codes, as `make_features` would store them.
 
     Arguments are those of `feature_blocks`; `advance` is called with the rows of every block.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
     """
     blocks = []
     computed = feature_blocks(
         settings, objective, batches, seed, checkpoint, memory_gib, ekfac, damping
     )
+    row = 0
     for block in computed[2]:
-        blocks.append(block.cpu().numpy())
+        blocks.append(_finite(block, row, objective.normalize))
+        row += len(block)
         advance(len(block))
     features = np.concatenate(blocks)
     if settings.storage is Storage.fp32:
         return features
     return QuantizedFeatures(*quantize(features, settings.storage))
+
+
+def _finite(features: Tensor, row: int, normalize: bool) -> np.ndarray:
+    """Return a block of features, which begins with a row, in the memory of the CPU.
+
+    It is all that waits for an accelerator.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
+    """
+    block = features.cpu().numpy()
+    if not np.isfinite(block).all():
+        rows = f"rows {row}…{row + len(block) - 1}"
+        cause = ": normalize=true, and the gradient at a noise sample is zero or NaN" * normalize
+        raise FloatingPointError(f"features of {rows} are not finite{cause}")
+    return block
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

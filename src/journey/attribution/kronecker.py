@@ -29,7 +29,7 @@ from journey.attribution.logra import (
     random_projection,
     replace_layers,
 )
-from journey.attribution.outputs import NoiseSamples, as_batch, batch_output
+from journey.attribution.outputs import NoiseSamples, all_pairs, batch_output
 from journey.engine.checks import require
 from journey.engine.seeding import generator
 from journey.pipeline.examples import Examples
@@ -57,7 +57,7 @@ def _features(objective: Objective, examples: Examples, noise: NoiseSamples) -> 
     passes = 1 if objective.guidance is None else 2
     layers = projected_layers(objective.network).values()
     z = [layer.new_z(passes * len(examples)) for layer in layers]
-    x0, condition, pairs = as_batch(examples, [noise] * len(examples))
+    x0, condition, pairs = all_pairs(examples, noise)
     inputs = (objective.schedule, x0, condition, pairs)
     mean = batch_output(objective.predict(), *inputs, objective.output, objective.region)
     gradients = torch.autograd.grad(mean * len(examples), z)
