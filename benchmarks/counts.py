@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests" / "device"))
@@ -61,6 +62,7 @@ from journey.pipeline.settings import (  # noqa: E402
 RESULT = ROOT / "experiments" / "accelerator" / "counts.json"
 WHAT = "Arithmetic of benchmarks/counts.py: no number was measured on a card."
 NO_KERNEL = ("empty", "new_empty", "detach", "lift_fresh", "_unsafe_view", "_reshape_alias")
+TRAINING = "training step"
 DAMPING = (0.0001, 0.001, 0.01, 0.1, 1)
 NUM_SAMPLES, NUM_IMAGES = 20, 1024
 LOOKS = 8  # operations from one look at the memory to the next
@@ -101,8 +103,7 @@ class Variant:
 
 VARIANTS = {
     "journey": Variant(),
-    "das": Variant(output=Output.mean, normalize=True),
-    "retrac": Variant(output=Output.absolute, normalize=True),
+    "das": Variant(output=Output.mean, normalize=True),  # and ReTrac, but for its output
     "ekfac": Variant(preconditioned=True),
     "logra": Variant(projection=Projection.kronecker),
 }
@@ -202,11 +203,8 @@ def on_device(values: list[Tensor]) -> bool:
 
 
 def size(x: Tensor) -> int:
-    """Return the bytes of a tensor; expanded axes are read once."""
-    numbers = 1
-    for length, stride in zip(x.shape, x.stride(), strict=True):
-        numbers *= length if stride else 1
-    return numbers * x.element_size()
+    """Return the bytes of a tensor; those that it has several times are read once."""
+    return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
 
 
 def rounded(value: float) -> float:
@@ -298,13 +296,14 @@ def count_features(case: Case, variant: Variant, memory_gib: float) -> dict:
 
 def estimated(objective: Objective, shape: tuple[int, ...]) -> EKFAC:
     """Return EK-FAC factors from one batch, with bases that are not computed."""
-    from journey.attribution import ekfac
-
-    ekfac._eigenvectors = lambda symmetric: torch.eye(len(symmetric)).to(symmetric.device)
     examples = Examples(torch.rand(2, *shape)).to(objective.schedule.device)
     batches = functools.partial(ekfac_batches, examples, 1000, 0, 2)
-    network, predict = objective.network, objective.predict()
-    return estimate_ekfac(network, predict, objective.schedule, batches)
+
+    def basis(symmetric: Tensor) -> Tensor:
+        return torch.eye(len(symmetric)).to(symmetric.device)
+
+    with mock.patch("journey.attribution.ekfac._eigenvectors", basis):
+        return estimate_ekfac(objective.network, objective.predict(), objective.schedule, batches)
 
 
 def count_training(case: Case) -> dict:
@@ -342,18 +341,17 @@ def main(label: str, memory_gib: float) -> None:
     pretended.register()
     F.scaled_dot_product_attention, F.silu = attention, silu
     _foreach_supported_types.append(FakeTensor)  # as tensors on CUDA
-    counts: dict[str, dict] = {}
-    for (name, case), (method, variant) in itertools.product(CASES.items(), VARIANTS.items()):
-        counts.setdefault(name, {})[method] = count_features(case, variant, memory_gib)
-        print(f"{name:8}{method:10}{counts[name][method]}", flush=True)
-    for name, case in CASES.items():
-        counts[name]["training step"] = count_training(case)
-        print(f"{name:8}training  {counts[name]['training step']}", flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    result["what"] = WHAT
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {"what": WHAT}
+    counts: dict[str, dict] = {name: {} for name in CASES}
     result[label] = {"memory_gib": memory_gib, "torch": torch.__version__, "counts": counts}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    RESULT.parent.mkdir(exist_ok=True)
+    for (name, case), method in itertools.product(CASES.items(), [*VARIANTS, TRAINING]):
+        if method == TRAINING:
+            counts[name][method] = count_training(case)
+        else:
+            counts[name][method] = count_features(case, VARIANTS[method], memory_gib)
+        print(f"{name:8}{method:15}{counts[name][method]}", flush=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,7 @@ def patches(x: Tensor, layer: nn.Conv2d) -> Tensor:
 
 def windows(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """Return `patches` by one copy: on CUDA, `unfold` is a kernel for each example."""
+    assert not isinstance(layer.padding, str), "networks have numerical padding"
     (top, left), steps = layer.padding, layer.stride
     if top or left:
         x = F.pad(x, (left, left, top, top))
