@@ -29,9 +29,8 @@ VMAP_PARAMETERS = 2**19  # measured: vmap is faster with 160k parameters, a loop
 VMAP_BATCHES = (16, 4, 1)  # measured: of 160k parameters, 16 examples beat 4 and 64
 VMAP_COPIES = 2  # peak memory under vmap over what a forward pass saves; measured: 1.5 to 1.9
 ACTIVATIONS = {"vmap": 2**30, "loop": 2**29}  # most bytes a forward pass saves on a CPU
-
+MOST_PAIRS = 8192  # of a pass on an accelerator: there, its dispatch is a small part
 LAYER_COPIES = 2  # peak memory of `layers` over what a forward pass saves
-LAYER_PAIRS = 8192  # most pairs of a pass of `layers`: there, its dispatch is a small part
 LAYER_BYTES = 2**28  # most bytes of patches, or of gradients of pairs, at once
 
 
@@ -304,7 +303,7 @@ def _matrices(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield some groups of pairs at a time, with a and δ of all their positions [groups, …]."""
     x, delta = (_grouped(side, num_pairs, num_groups) for side in (x, delta))
-    numbers = 2 * sum(p.numel() for p in layer.parameters())
+    numbers = 2 * sum(p.numel() for p in layer.parameters())  # their product, and a copy
     if isinstance(layer, nn.Conv2d):
         numbers += x[0].numel() * layer.kernel_size[0] * layer.kernel_size[1]
     at_once = max(1, LAYER_BYTES // (numbers * delta.element_size()))
@@ -475,7 +474,7 @@ def accelerator_plan(
         left = memory - 24 * d - LAYER_BYTES
         batch = int(left // (12 * d + num_samples * pair_bytes))
         if batch >= 1:
-            most = max(1, LAYER_PAIRS // num_samples)
+            most = max(1, MOST_PAIRS // num_samples)
             return GradientPlan("layers", min(batch, most), num_samples)
         chunk = int((left - 12 * d) // pair_bytes)
         if objective.normalize and chunk >= 1:

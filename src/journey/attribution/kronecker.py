@@ -20,7 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from journey.attribution.ekfac import EKFAC
-from journey.attribution.gradients import GradientPlan, Objective, bytes_per_sample
+from journey.attribution.gradients import (
+    MOST_PAIRS,
+    GradientPlan,
+    Objective,
+    bytes_per_sample,
+)
 from journey.attribution.logra import (
     Layer,
     LayerProjections,
@@ -70,6 +75,8 @@ def choose_kronecker_plan(
 ) -> GradientPlan:
     """Return the largest batch that fits into memory and, on a CPU, into `ACTIVATIONS`.
 
+    On an accelerator, it has at most MOST_PAIRS examples × noise samples.
+
     Other plans round differently.
 
     Raises:
@@ -86,6 +93,8 @@ def choose_kronecker_plan(
     most = (memory - fixed) / COPIES
     if examples.x0.device.type == "cpu":
         most = min(most, max(ACTIVATIONS, LEAST * sample_bytes))
+    else:
+        most = min(most, MOST_PAIRS * sample_bytes)
     rows = int(most // sample_bytes)
     return GradientPlan("kronecker", max(1, rows // len(noise)), min(rows, len(noise)))
 
