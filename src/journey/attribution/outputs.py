@@ -150,6 +150,29 @@ def as_batch(
     return x0, torch.cat(conditions) if conditions else None, NoiseSamples(t, eps)
 
 
+def all_pairs(
+    examples: Examples, noise: NoiseSamples
+) -> tuple[Tensor, Tensor | None, NoiseSamples]:
+    """Return `as_batch` of N examples that share their K noise samples, without a loop."""
+    count, shape = len(examples), examples.shape
+    x0 = examples.x0[:, None].expand(count, len(noise), *shape)
+    if noise.latent_noise is not None:
+        assert examples.deviation is not None, "only latents have latent noise"
+        x0 = x0 + examples.deviation[:, None] * noise.latent_noise
+    if noise.mirrored is not None:
+        x0 = torch.where(noise.mirrored[:, None, None, None], x0.flip(-1), x0)
+    condition = None
+    if examples.condition is not None:
+        if noise.caption_index is not None:
+            condition = examples.condition[:, :][:, noise.caption_index]
+        else:
+            first = examples.condition[:, :1]
+            condition = first.expand(count, len(noise), *first.shape[2:])
+        condition = condition.flatten(0, 1)
+    eps = noise.eps.repeat(count, *[1] * len(shape))
+    return x0.flatten(0, 1), condition, NoiseSamples(noise.t.repeat(count), eps)
+
+
 def half_means(losses: Tensor, antithetic: bool) -> Tensor:
     """Return the means over every other noise sample (or antithetic pair), and over the others.
 
