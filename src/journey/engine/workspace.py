@@ -35,6 +35,7 @@ class Compute(Component):
     gradient_memory_gib: float = 2.0  # per worker
     checkpoint_seconds: float = 60.0  # between the states that an interrupted stage resumes from
     processes: int = 1  # that train one model together; on CUDA, each on a device of its own
+    compile: bool = False  # whether torch compiles networks for training, if it can
 
     def ready(self) -> None:
         """Check once, before any compute, that the devices exist.
