@@ -50,9 +50,11 @@ from journey.diffusion.ddpm import DDPM
 from journey.engine.files import write_json
 from journey.engine.graph import missing
 from journey.engine.provenance import git_state, package_versions
+from journey.engine.spec import Spec
 from journey.engine.store import Store
 from journey.engine.workspace import Precision, Workspace, get
-from journey.evaluation.rows import select, verdict
+from journey.evaluation.lds.datamodeling import PRIMARY
+from journey.evaluation.rows import objective_row, verdict
 from journey.experiment import load_experiment
 from journey.launch.local import Local
 from journey.pipeline.examples import Examples
@@ -60,7 +62,6 @@ from journey.pipeline.settings import (
     Batching,
     FeatureSettings,
     Output,
-    Prediction,
     Projection,
     Training,
 )
@@ -76,12 +77,14 @@ CIFAR = DDPM(
     attention_head_dim=None,
 )
 TINY = (
-    "dataset.num_train=60 training={num_steps:4,batch_size:16,warmup_steps:1} "
-    "sampling={sampler:ddim,num_inference_steps:5,num_queries:4,steps:[600,200]} "
-    "attribution={num_samples:2,projection_dim:64,num_checkpoints:1} "
-    "retraining={num_subsets:8,num_samples:4} "
-    "evaluation={paired_steps:[600],num_bootstrap:100}"
-).split()
+    "dataset.num_train=60",
+    "training={num_steps:4,batch_size:16,warmup_steps:1}",
+    "sampling={sampler:ddim,num_inference_steps:5,num_queries:4,steps:[600,200]}",
+    "attribution={num_samples:2,projection_dim:64,num_checkpoints:1}",
+    "retraining={num_subsets:8,num_samples:4}",
+    "evaluation.paired_steps=[600]",
+    "evaluation.num_bootstrap=100",
+)
 
 
 @dataclass(frozen=True)
@@ -250,19 +253,23 @@ def scores(on: Setting) -> dict:
     on_cpu = Workspace(store, Local(), run.tracking, run.name)
     targets = [experiment.outputs(experiment.checkpoint(0))]
     targets += [experiment.scores(method) for method in run.all_methods.values()]
+    on_device = replace(on_cpu, store=Store(store.root), compute=Local(device=str(on.device)))
     rows = []
     for spec in list(missing(targets, lambda spec: store.find(spec) is not None).values()):
         path = get(spec, on_cpu).path
-        expected = arrays(path)
         kept = path.rename(on.scratch / "kept")
-        on_device = replace(on_cpu, store=Store(store.root), compute=Local(device=str(on.device)))
         row = {"stage": spec.stage, "label": spec.label}
-        row |= attempt(lambda spec=spec: differences(arrays(get(spec, on_device).path), expected))
+        row |= attempt(functools.partial(compared, spec, on_device, kept))
         shutil.rmtree(path, ignore_errors=True)
         kept.rename(path)
         rows.append(row)
         print(f"  {row}", flush=True)
     return {"artifacts": rows}
+
+
+def compared(spec: Spec, on_device: Workspace, cpu: Path) -> dict:
+    """Return how much an artifact that is computed now differs from that of the CPU."""
+    return differences(arrays(get(spec, on_device).path), arrays(cpu))
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -398,13 +405,16 @@ def features(on: Setting) -> dict:
     examples = Examples(torch.rand(count, *on.shape) * 2 - 1).to(on.device)
     noise = sample_noise((0, 1000), num_samples, on.shape, 0, "benchmark").to(on.device)
     result: dict[str, dict] = {}
+    fastest: dict[Precision, float] = {}
     for precision, pairs in itertools.product(
         (Precision.bf16, Precision.fp32), (2,) if on.rehearse else (20, 128, 512)
     ):
         name = f"plain pass {precision.value}, {pairs} noise samples at once"
         objective = Objective(net, schedule, precision)
         passes = plain_passes(on, objective, pairs)
-        result[name] = attempt(lambda passes=passes: {"noise samples/s": on.rate(passes)})
+        rate = on.rate(passes)
+        result[name] = {"noise samples/s": rate}
+        fastest[precision] = max(rate, fastest.get(precision, 0.0))
         print(f"  {name}: {result[name]}", flush=True)
     for name, projection, normalize in (
         ("sparse", Projection.sparse, False),
@@ -422,6 +432,9 @@ def features(on: Setting) -> dict:
             inputs = (on, objective, settings, examples, noise, gib)
             label = f"{name} {precision.value}, {gib:g} GiB"
             result[label] = attempt(functools.partial(featurize, *inputs))
+            if "error" not in result[label]:
+                rate = result[label]["noise samples/s"]
+                result[label]["share of the fastest plain pass"] = rate / fastest[precision]
             print(f"  {label}: {result[label]}", flush=True)
     result["trak.TRAKer"] = attempt(lambda: traker(on, net, examples, noise))
     return result
@@ -474,9 +487,7 @@ def traker(on: Setting, net: nn.Module, examples: Examples, noise: NoiseSamples)
     task = LossOutput(schedule, noise)
     projection = {"proj_dim": 64 if on.rehearse else 4096, "use_half_precision": False}
     place = "cpu" if on.device.type == "cpu" else str(on.device)
-    reference = TRAKer(
-        net, task, len(examples), on.scratch / "trak", device=place, **projection
-    )
+    reference = TRAKer(net, task, len(examples), on.scratch / "trak", device=place, **projection)
     reference.load_checkpoint(net.state_dict(), 0)
 
     def units() -> Iterator[float]:
@@ -526,7 +537,9 @@ def journey(on: Setting, name: str, limit: float, *words: str) -> Ended:
 
 def digits(on: Setting) -> dict:
     """Return the seconds of experiment=digits, and its verdicts beside those in the repository."""
-    words = ["experiment=digits", *(TINY if on.rehearse else ())]
+    words = ["experiment=digits"]
+    if on.rehearse:
+        words += ["model=ddpm_smoke", *TINY, "vary.first_checkpoint=[]"]
     workers = 1 if on.rehearse else 4
     ended = journey(on, "digits", 560, *words, f"compute.workers={workers}")
     result: dict = {"exit_code": ended.exit_code, "seconds": ended.seconds, "workers": workers}
@@ -544,24 +557,11 @@ def digits(on: Setting) -> dict:
     ):
         claim = {"claim": f"{a} − {b}, {target}"}
         for label, source in (("committed", committed), ("device", rows)):
-            row = difference(source, a, b, target)
+            row = objective_row(source, [PRIMARY], {"method": a, "against": b, "target": target})
             claim[label] = [row[key] for key in ("value", "low", "high")]
             claim[f"{label} verdict"] = verdict(row).value
         claims.append(claim)
     return result | {"claims": claims}
-
-
-def difference(rows: list[dict], a: str, b: str, target: str) -> dict:
-    """Return the row of a − b of the primary statistic."""
-    from journey.evaluation.rows import negated
-
-    conditions = {"quantity": "query_centred_difference", "score_transform": "linear"}
-    for row in select(rows, **conditions, target=target):
-        if (row["method"], row["against"]) == (a, b):
-            return row
-        if (row["method"], row["against"]) == (b, a):
-            return negated(row)
-    raise ValueError(f"there is no difference of {a} and {b}")
 
 
 def unet(on: Setting) -> dict:

@@ -24,7 +24,7 @@ def reason_unavailable() -> str:
 
 
 def accelerator(name: str) -> str:
-    """Return the device that `pytest --device` names, or else this one; skip if it has no compiler."""
+    """Return the device that `pytest --device` names, or this one. Skip without a compiler."""
     if name != "cpu":
         return name
     if reason := reason_unavailable():
