@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from journey.diffusion.distributed import BatchShare, step_gradient
-from journey.diffusion.network import Predict, bind, copies_ahead, send
+from journey.diffusion.network import Predict, bind, copies_ahead
 from journey.engine.seeding import entropy, generator
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region, inside
@@ -69,8 +69,8 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
-        return self._map(lambda tensor: send(tensor, device))
+        """Return the batch on a device; the host does not wait for a copy of pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=copies_ahead(device)))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
