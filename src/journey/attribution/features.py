@@ -39,7 +39,7 @@ from journey.attribution.projections import (
     make_projection,
     quantize,
 )
-from journey.diffusion.network import load_denoiser
+from journey.diffusion.network import Guidance, gradient_memory, load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
@@ -91,7 +91,7 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
         path = get(spec.curvature, workspace).path / EKFAC_FILE
         ekfac = load_ekfac(path, denoiser.network, denoiser.device)
     random = (spec.seed, spec.checkpoint.training_run.training_seed)
-    memory_gib = workspace.compute.gradient_memory_gib
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
     dimension, plan, blocks = feature_blocks(
         settings, objective, batches, *random, memory_gib, ekfac, spec.damping, row
     )
@@ -304,6 +304,41 @@ def features_in_memory(
     if settings.storage is Storage.fp32:
         return features
     return QuantizedFeatures(*quantize(features, settings.storage))
+
+
+def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
+    """Check that the gradients of features, all of one architecture, fit into memory.
+
+    It takes an untrained network on the CPU, and two forward passes of one or two noise samples.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    run = specs[0].checkpoint.training_run
+    model, shape = run.model, run.model.example_shape(run.images.shape)
+    condition = torch.zeros(1, 1, *model.condition_shape) if model.condition_shape else None
+    example = Examples(torch.zeros(1, *shape), condition=condition)
+    network, schedule = model.build(shape).eval(), model.schedule(torch.device("cpu"))
+    checked = set()
+    for spec in specs:
+        settings = spec.settings
+        function = (settings.precision, spec.output, spec.normalize)
+        projection = (settings.projection, settings.projection_rank)
+        key = (*function, *projection, settings.num_samples, spec.guidance)
+        if key in checked:
+            continue
+        checked.add(key)
+        guidance = None
+        if condition is not None and spec.guidance != 1:
+            guidance = Guidance(spec.guidance, condition[0, 0])
+        objective = Objective(network, schedule, *function, guidance)
+        noise = sample_noise((0, schedule.num_timesteps), settings.num_samples, shape, 0, "memory")
+        if settings.projection is Projection.kronecker:
+            projected = project_layers(network, settings.projection_rank, 0, "memory")
+            objective = replace(objective, network=projected)
+            choose_kronecker_plan(objective, example, noise, memory_gib)
+        else:
+            choose_plan(objective, example, noise, memory_gib)
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

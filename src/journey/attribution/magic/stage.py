@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from journey.attribution.gradients import Objective, activation_bytes, loop_gradients
 from journey.attribution.magic import MagicScores
 from journey.attribution.outputs import sample_noise, sample_noise_at
-from journey.diffusion.network import Denoiser, bind, load_denoiser
+from journey.diffusion.network import Denoiser, bind, gradient_memory, load_denoiser
 from journey.diffusion.train import start
 from journey.diffusion.training import (
     TrainingInputs,
@@ -193,7 +193,8 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     compute = replace(workspace.compute, compile=False)  # each stretch has a network of its own
     state, inputs = start(spec.checkpoint, replace(workspace, compute=compute))
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
-    _require_memory(spec, denoiser, inputs, workspace.compute.gradient_memory_gib)
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
+    _require_memory(spec, denoiser, inputs, memory_gib)
     states = training_states(inputs, state)
     repeated = vector(states[-1].network.parameters()).detach()
     weights = vector(denoiser.network.parameters()).detach()
