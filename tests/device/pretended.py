@@ -9,6 +9,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -20,6 +21,16 @@ COMPILER = os.environ.get("CXX", "c++")
 def reason_unavailable() -> str:
     """Return why the device cannot be built, or ""."""
     return "" if shutil.which(COMPILER) else f"{COMPILER}: no C++ compiler"
+
+
+def accelerator(name: str) -> str:
+    """Return the device that `pytest --device` names, or this one. Skip without a compiler."""
+    if name != "cpu":
+        return name
+    if reason := reason_unavailable():
+        pytest.skip(reason)
+    register()
+    return NAME
 
 
 def build() -> Path:

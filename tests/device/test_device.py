@@ -58,13 +58,7 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def device(request) -> str:
-    name = request.config.getoption("--device")
-    if name != "cpu":
-        return name
-    if reason := pretended.reason_unavailable():
-        pytest.skip(reason)
-    pretended.register()
-    return pretended.NAME
+    return pretended.accelerator(request.config.getoption("--device"))
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:

@@ -157,3 +157,15 @@ def require_device(setting: str, name: str) -> None:
     backend = torch.get_device_module(device)
     if not (backend.is_available() and (device.index or 0) < backend.device_count()):
         raise ConfigError(f"{setting}: not available on this machine; use cpu")
+
+
+def copies_ahead(device: torch.device) -> bool:
+    """Return whether the host need not wait for a copy of pinned memory to a device."""
+    return device.type not in ("cpu", "mps")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for the copy if that is possible."""
+    if copies_ahead(device) and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -38,6 +38,7 @@ class Compute(Component):
     gradient_memory_gib: float | None = None
     checkpoint_seconds: float = 60.0  # between the states that an interrupted stage resumes from
     processes: int = 1  # that train one model together; on CUDA, each on a device of its own
+    compile: bool = False  # whether torch compiles networks for training, if it can
 
     @property
     def workers_per_device(self) -> int:
