@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -73,8 +74,9 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=copies_ahead(device)))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **{name: function(x) for name, x in tensors.items()})
+        optional = (self.latent_noise, self.mirror, self.caption, self.caption_dropout)
+        mapped = (None if tensor is None else function(tensor) for tensor in optional)
+        return Batch(self.size, function(self.rows), function(self.t), function(self.eps), *mapped)
 
 
 @dataclass(frozen=True)
@@ -179,16 +181,16 @@ class TrainingInputs:
 
     def batch(self, step: int) -> Batch:
         """Return this process's part of the mini-batch of a step, on the CPU."""
-        batches, uniforms = self.batches, {}
+        batches = self.batches
         batch = batches.batch(step, self.examples.shape)[self.share.part]
         if self.training.flip:
-            uniforms["mirror"] = batches.uniform("mirror", step, batch.rows)
+            batch = replace(batch, mirror=batches.uniform("mirror", step, batch.rows))
         if self.examples.condition is not None:
-            uniforms["caption"] = batches.uniform("caption", step, batch.rows)
+            batch = replace(batch, caption=batches.uniform("caption", step, batch.rows))
             if self.training.caption_dropout:
                 dropout = batches.uniform("caption dropout", step, batch.rows)
-                uniforms["caption_dropout"] = dropout
-        return replace(batch, **uniforms)
+                batch = replace(batch, caption_dropout=dropout)
+        return batch
 
     def batches_ahead(self, first: int, until: int) -> Iterator[Batch]:
         """Yield the mini-batches of steps, on the device.
@@ -251,7 +253,7 @@ def compiled(state: TrainingState, inputs: TrainingInputs, batch: Batch) -> nn.M
         OutOfMemoryError: The mini-batch does not fit into the device's memory.
     """
     # Dropout has the random numbers that it has without compilation.
-    network = torch.compile(state.network, options={"fallback_random": True})
+    network = cast("nn.Module", torch.compile(state.network, options={"fallback_random": True}))
     try:
         step_losses(bind(network, inputs.precision), inputs, batch, state.step).sum().backward()
     except torch.OutOfMemoryError:
