@@ -7,6 +7,7 @@ takes a real one.
 import shutil
 from pathlib import Path
 
+import miniatures
 import numpy as np
 import pretended
 import pytest
@@ -26,16 +27,25 @@ AMPLIFIED = {"autoencode": 100, "train": 100, "intermediate": 100, "magic": 100}
 METHODS = (  # but those of linear algebra alone
     "journey,trak,ekfac,dtrak,das,retrac,tracin,unlearning,magic,nda,pixel,encoder,random"
 )
-TEXT = "dataset=twemoji dataset.num_train=60 model=ldm_smoke training.caption_dropout=0.5"
+TEXT = "dataset.size=32 model=ldm_smoke training.caption_dropout=0.5"
 RUNS = {
-    "pixels": (*TINY, f"method=[{METHODS}]", "method.tracin.num_checkpoints=2"),
+    "pixels": (
+        *TINY,
+        "dataset.num_train=20",
+        f"method=[{METHODS}]",
+        "method.tracin.num_checkpoints=2",
+        "method.encoder.side=32",
+    ),
     "logra": (
         *TINY,
+        "dataset.num_train=20",
         "method=[journey,ekfac]",
         "attribution={projection:kronecker,projection_rank:4}",
     ),
     "text": (
-        *TINY,
+        "experiment=coco",
+        *TINY[2:],
+        "attribution.num_checkpoints=1",
         *TEXT.split(),
         "sampling.guidance=2",
         "sampling.prompts=[red apple,dog face]",
@@ -72,7 +82,9 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", RUNS)
 def test_every_stage_has_the_values_of_the_cpu(device, name, tmp_path):
     """Each artifact is computed on the device from artifacts of the CPU."""
-    run, store = composed(*RUNS[name]), Store(tmp_path / "store")
+    root = (f"dataset.root={tmp_path}/coco",) if name == "text" else ()
+    miniatures.coco(tmp_path / "coco")
+    run, store = composed(*RUNS[name], *root), Store(tmp_path / "store")
     experiment = load_experiment(run, store)
     targets = [experiment.scores(method) for method in run.all_methods.values()]
     targets.append(experiment.outputs(experiment.checkpoint(0)))
