@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+import miniatures
 import numpy as np
 import pretended
 import pytest
@@ -32,19 +33,23 @@ METHODS = (  # but those of linear algebra alone
     "journey,trak,ekfac,dtrak,das,retrac,tracin,unlearning,magic,nda,pixel,encoder,random"
 )
 IN_BF16 = "journey,trak,ekfac,dtrak,das,retrac,tracin,unlearning"
+PIXELS = (*TINY, "dataset.num_train=20", "method.tracin.num_checkpoints=2")
 TEXT = (
-    *["dataset=twemoji", "dataset.num_train=60", "model=ldm_smoke", "training.caption_dropout=0.5"],
+    "experiment=coco",
+    *TINY[2:],
+    "attribution.num_checkpoints=1",
+    *["dataset.size=32", "model=ldm_smoke", "training.caption_dropout=0.5"],
     "sampling.guidance=2",
     "sampling.prompts=[red apple,dog face]",
 )
 LOGRA = "attribution={projection:kronecker,projection_rank:4}"
 BF16 = "compute.precision=bf16"
 RUNS = {
-    "pixels": (*TINY, f"method=[{METHODS}]", "method.tracin.num_checkpoints=2"),
-    "logra": (*TINY, LOGRA, "method=[journey,ekfac]"),
-    "text": (*TINY, *TEXT, "method=[journey,ekfac,latent,caption]"),
-    "pixels in bf16": (*TINY, BF16, f"method=[{IN_BF16}]", "method.tracin.num_checkpoints=2"),
-    "text, logra in bf16": (*TINY, *TEXT, BF16, LOGRA, "method=[journey,ekfac]"),
+    "pixels": (*PIXELS, f"method=[{METHODS}]", "method.encoder.side=32"),
+    "logra": (*TINY, "dataset.num_train=20", LOGRA, "method=[journey,ekfac]"),
+    "text": (*TEXT, "method=[journey,ekfac,latent,caption]"),
+    "pixels in bf16": (*PIXELS, BF16, f"method=[{IN_BF16}]"),
+    "text, logra in bf16": (*TEXT, BF16, LOGRA, "method=[journey,ekfac]"),
 }
 # Those that are compared in each run, at least.
 STAGES = {
@@ -72,7 +77,9 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", RUNS)
 def test_every_stage_has_the_values_of_the_cpu(device, name, tmp_path):
     """Each artifact is computed on the device from artifacts of the CPU."""
-    run, store = composed(*RUNS[name]), Store(tmp_path / "store")
+    root = (f"dataset.root={tmp_path}/coco",) if name.startswith("text") else ()
+    miniatures.coco(tmp_path / "coco")
+    run, store = composed(*RUNS[name], *root), Store(tmp_path / "store")
     experiment = load_experiment(run, store)
     targets = [experiment.scores(method) for method in run.all_methods.values()]
     targets.append(experiment.outputs(experiment.checkpoint(0)))
