@@ -49,6 +49,7 @@ from journey.attribution.gradients import Objective  # noqa: E402
 from journey.attribution.outputs import sample_noise  # noqa: E402
 from journey.diffusion import training  # noqa: E402
 from journey.diffusion.ddpm import DDPM  # noqa: E402
+from journey.engine.provenance import git_state  # noqa: E402
 from journey.engine.workspace import Precision  # noqa: E402
 from journey.pipeline.examples import Examples  # noqa: E402
 from journey.pipeline.settings import (  # noqa: E402
@@ -227,7 +228,8 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-        with Fused.counted(ctx.launches, [*inputs, gradient]), torch.enable_grad():
+        unseen = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+        with Fused.counted(ctx.launches, [*inputs, gradient]), torch.enable_grad(), unseen:
             gradients = torch.autograd.grad(ctx.function(*inputs), inputs, gradient)
         return None, None, *gradients
 
@@ -343,7 +345,8 @@ def main(label: str, memory_gib: float) -> None:
     _foreach_supported_types.append(FakeTensor)  # as tensors on CUDA
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"what": WHAT}
     counts: dict[str, dict] = {name: {} for name in CASES}
-    result[label] = {"memory_gib": memory_gib, "torch": torch.__version__, "counts": counts}
+    about = {"git": git_state(), "torch": torch.__version__, "memory_gib": memory_gib}
+    result[label] = {**about, "counts": counts}
     RESULT.parent.mkdir(exist_ok=True)
     for (name, case), method in itertools.product(CASES.items(), [*VARIANTS, TRAINING]):
         if method == TRAINING:
