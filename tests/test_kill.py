@@ -25,7 +25,7 @@ from journey.engine.resume import Clock
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
-from journey.experiment import load_experiment
+from journey.experiment import load_experiment, record_images
 from journey.pipeline.settings import (
     Autoencoding,
     Ensemble,
@@ -110,7 +110,12 @@ def use_several_blocks(name: str, set_attribute: Callable[[object, str, object],
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Return a store that all tests share: each removes only the artifact that it computes."""
-    return tmp_path_factory.mktemp("kill") / "store"
+    store = Store(tmp_path_factory.mktemp("kill") / "store")
+    for run in (DIGITS, TEXT):  # whose images need not be loaded to be found
+        images = load_experiment(run, store).images
+        get(images, Workspace(store, run.compute, run.tracking, "test"))
+        record_images(images, store)
+    return store.root
 
 
 def make(name: str, root: Path) -> dict:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, small_run
 
 import journey
 from journey.engine.checks import ConfigError
-from journey.run import MissingResultError
+from journey.engine.store import Store
+from journey.experiment import load_experiment
+from journey.pipeline.images import ImageSet
+from journey.run import MissingResultError, Run
 
 GUIDE = (Path(__file__).parents[1] / "docs/python.md").read_text()
 
@@ -27,6 +30,16 @@ def test_scores_are_those_of_the_artifact(run, tiny):
     stored = np.load(first).reshape(5, 8, 60)
     assert any((scores.to_numpy() == candidate).all() for candidate in stored)
     assert run.scores("trak").index.unique("step").tolist() == ["final_sample"]
+
+
+def test_ids_and_classes_of_any_characters_are_in_frames(tmp_path):
+    settings, store = small_run(), Store(tmp_path)
+    opened = Run(settings, load_experiment(settings, store), store, "")
+    pixels, labels = np.zeros((2, 1, 8, 8), np.uint8), np.arange(2)
+    images = ImageSet(pixels, labels, None, ("half \udc80", "b\n"), ("\ud800", "x"))
+    vars(opened).update(images=images, _scores=lambda name: np.ones((2, 4, 2)))
+    assert opened.scores("journey").columns.tolist() == ["half  ", "b "]
+    assert opened.proponents("journey", 0, 600)["label"].tolist() == [" ", "x"]
 
 
 def test_proponents_are_a_table_in_the_order_of_scores(run):

@@ -14,11 +14,13 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from journey.cli import (
     OPTUNA,
+    Composition,
     check_command_line,
     distinguishing_overrides,
     help_text,
@@ -43,7 +45,13 @@ from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
 from journey.evaluation.rows import objective_row
-from journey.experiment import check_data, check_machine, prepare_experiment, record_images
+from journey.experiment import (
+    check_data,
+    check_machine,
+    check_memory,
+    prepare_experiment,
+    record_images,
+)
 from journey.pipeline.interfaces import Result, Row, Train
 from journey.report.directory import check_output, point_directory
 
@@ -67,6 +75,8 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     experiment, train = prepare_experiment(run, store)
     check_data(run, experiment, train, store)
     target = experiment.evaluation(run.evaluation, run.all_methods)
+    if run.task is not Task.status:
+        check_memory(run, target, store)
     workspace = Workspace(store, run.compute, run.tracking, run.name)
     if run.task in (Task.plan, Task.status):
         from journey.report import plan
@@ -101,11 +111,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
 
 
 def _verify(store: Store) -> None:
-    """Print the damaged artifacts of a store.
-
-    Raises:
-        StoreError: There are some.
-    """
+    """Print the damaged artifacts of a store; raise StoreError if there are some."""
     damaged = 0
     for line in store.verify():
         damaged += 1
@@ -117,26 +123,32 @@ def _verify(store: Store) -> None:
     print(f"{store.root}: {missing}every artifact matches its manifest")
 
 
+def _run_single(composition: Composition) -> None:
+    """Run the task of a command that needs nothing else of Hydra."""
+    run, overrides = compose.parse(composition.settings), composition.hydra.overrides.task
+    refuse_numbers_for_booleans(overrides, composition.settings)
+    refuse_without_effect(run.without_effect(), overrides)
+    dispatch(run, Path(run.reports) / run.name, keyed_overrides(overrides))
+
+
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
-def _run(composed: DictConfig) -> float | None:
+def _run_by_hydra(settings: DictConfig) -> float | None:
     """Return the number that Optuna maximises, `evaluation.objective`, after running the task."""
     with one_line_errors():  # inside too: Hydra would print more than a line
-        run = compose.parse(composed)
-        job = HydraConfig.get()
-        overrides = job.overrides.task
-        refuse_numbers_for_booleans(overrides, composed)
-        if job.mode is RunMode.RUN:
-            refuse_without_effect(run.without_effect(), overrides)
-        reports = Path(run.reports) / run.name
-        sweep = job.mode is RunMode.MULTIRUN
-        if sweep:  # each point has its own report
-            reports = reports / point_directory(job.job.num, job.job.override_dirname)
-        result = dispatch(run, reports, keyed_overrides(overrides))
-        headline = run.evaluation.headline(result) if result is not None else []
-        if headline and sweep:
-            HEADLINES[tuple(overrides)] = headline
-        if result is None or not headline:
+        hydra_settings = HydraConfig.get()
+        if hydra_settings.mode is RunMode.RUN:
+            _run_single(Composition(settings, cast(DictConfig, hydra_settings)))
             return None
+        run, overrides = compose.parse(settings), hydra_settings.overrides.task
+        refuse_numbers_for_booleans(overrides, settings)
+        # Each point has its own report.
+        job = hydra_settings.job
+        directory = point_directory(job.num, job.override_dirname)
+        reports = Path(run.reports) / run.name / directory
+        result = dispatch(run, reports, keyed_overrides(overrides))
+        if result is None or not (headline := run.evaluation.headline(result)):
+            return None
+        HEADLINES[tuple(overrides)] = headline
         rows = cast("list[Row]", result["rows"])
         return float(objective_row(rows, headline, run.evaluation.objective)["value"])
     return None
@@ -156,20 +168,25 @@ def main(components: Sequence[type[Component]] = ()) -> None:
         if wants_help(words):
             print(help_text(components))
             return
+        composition = None
         if not wants_completion(words):
             words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
             for given, quoted in zip(sys.argv[1:], words, strict=True):
                 if given.replace(" ", "") != quoted.replace(" ", ""):
                     print(f"read as {printable(quoted)}", file=sys.stderr)
             sys.argv[1:] = words
-            check_command_line(words)
+            composition = check_command_line(words)
+        if composition is not None:  # Hydra would compose it again, twice
+            configure_log(composition.hydra.job_logging, composition.hydra.verbose)
+            _run_single(composition)
+            return
         if OPTUNA in words:
             sys.argv.append("hydra.sweeper.direction=maximize")  # the default is to minimise
         # Hydra writes its records of a sweep there; the reports have what matters.
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["JOURNEY_SCRATCH"] = scratch
             with named_errors():
-                _run()
+                _run_by_hydra()
         if any(HEADLINES.values()):
             from rich.console import Console
 

@@ -12,10 +12,8 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.override_parser.types import (
     Glob,
     IntervalSweep,
@@ -29,7 +27,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from journey.config import compose
+from journey.config import compose, foreign
 from journey.config.run import GROUPS, Task
 from journey.config.words import SEARCHPATH, parse_words
 from journey.engine.checks import ConfigError, require
@@ -105,6 +103,13 @@ def help_text(components: Sequence[type[Component]] = ()) -> str:
     return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
 
 
+class Composition(NamedTuple):
+    """What Hydra composes."""
+
+    settings: DictConfig  # of the run
+    hydra: DictConfig  # its own
+
+
 class _Flags(argparse.ArgumentParser):
     """Those of Hydra's flags that do not change which file is composed."""
 
@@ -125,8 +130,11 @@ class _Flags(argparse.ArgumentParser):
         raise ConfigError(f"{message} (flags stand before all settings or after; journey --help)")
 
 
-def check_command_line(words: Sequence[str]) -> None:
+def check_command_line(words: Sequence[str]) -> Composition | None:
     """Check the words, and every point of a sweep before the first one runs.
+
+    Returns:
+        What a single run is composed to; None if Hydra has more to do, such as a sweep.
 
     Raises:
         ConfigError: Something is refused, such as what Hydra would take for something else. An
@@ -139,7 +147,7 @@ def check_command_line(words: Sequence[str]) -> None:
         directory = Path(flags.config_dir)
         is_there = flags.config_dir != "" and directory.is_dir()
         require(is_there, "--config-dir", flags.config_dir, "a directory")
-        _refuse_shadowed(directory)
+        foreign.refuse_shadowed(directory)
         place = QuotedString(f"file://{directory.absolute()}", Quote.single).with_quotes()
         searchpath = [f"{SEARCHPATH}=[{place}]"]
     overrides = parse_words(flags.overrides)
@@ -154,25 +162,31 @@ def check_command_line(words: Sequence[str]) -> None:
     points = itertools.product(*choices)
     unused: list[dict[str, str]] = []
     for number, point in enumerate(points if flags.multirun else itertools.islice(points, 1)):
-        settings, dirname = _compose([*searchpath, *point])
+        composition = _compose([*searchpath, *point])
         if flags.multirun:
-            run = compose.parse(settings)
-            refuse_numbers_for_booleans(point, settings)
+            run = compose.parse(composition.settings)
+            refuse_numbers_for_booleans(point, composition.settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
-            check_output(run, Path(run.reports, run.name, point_directory(number, dirname)))
+            point_name = point_directory(number, composition.hydra.job.override_dirname)
+            check_output(run, Path(run.reports, run.name, point_name))
             unused.append(run.without_effect())
     if unused:  # at every point: others of a grid may well be alike
         common = set.intersection(*map(set, unused))
         refuse_without_effect({name: unused[0][name] for name in common}, flags.overrides)
 
+    # 3. Anything but overrides of the run's own settings is for Hydra.
+    others = vars(flags).keys() - {"overrides", "config_dir"}
+    for_hydra = any(getattr(flags, name) for name in others)
+    for override in overrides:
+        key = override.key_or_group
+        names_hydra = key.startswith("hydra") and key != SEARCHPATH
+        for_hydra = for_hydra or names_hydra or override.is_sweep_override()
+    return None if for_hydra else composition
+
 
 def _check_override(override: Override) -> None:
-    """Check one override.
-
-    Raises:
-        ConfigError: It is refused.
-    """
+    """Refuse an override that no command may have."""
     key, value, text = override.key_or_group, override.value(), str(override.input_line)
     require(key != "", text, "a value without a setting", "setting=value")
     allowed = "left out: settings cannot be removed; give another value"
@@ -184,7 +198,7 @@ def _check_override(override: Override) -> None:
         for place in value if isinstance(value, list) else [value]:
             path = str(place).removeprefix("file://")
             require(path != "" and Path(path).is_dir(), key, place, "a list of directories")
-            _refuse_shadowed(Path(path))
+            foreign.refuse_shadowed(Path(path))
     if key == "hydra.sweeper.n_trials":
         possible = isinstance(value, int) and 1 <= value <= MOST_POINTS
         require(possible, key, value, f"in 1…{MOST_POINTS}")
@@ -212,11 +226,7 @@ def _ends(override: Override) -> list[str]:
 
 
 def _choices(override: Override) -> list[str]:
-    """Return the values of an override as overrides.
-
-    Raises:
-        ConfigError: They cannot be listed.
-    """
+    """Return the values of an override as overrides; refuse those that cannot be listed."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key, sweep = override.key_or_group, override.value()
@@ -236,56 +246,31 @@ def _require_points(number: float) -> None:
 
 
 def compose_config(words: list[str]) -> DictConfig:
-    """Return what Hydra composes.
+    """Return the configuration that Hydra composes.
 
     Raises:
         ConfigError: An override is refused, or files cannot be composed.
         ConfigCompositionException: A value has another type.
         OmegaConfBaseException: A value cannot be converted or resolved.
     """
-    return _compose(words)[0]
+    return _compose(words).settings
 
 
-def _compose(words: list[str]) -> tuple[DictConfig, str]:
-    """Return what Hydra composes, and the overrides as it names a point of a sweep by them.
-
-    Raises:
-        ConfigError: As `compose_config`.
-        ConfigCompositionException: As `compose_config`.
-        OmegaConfBaseException: As `compose_config`.
-    """
+def _compose(words: list[str]) -> Composition:
     for override in parse_words(words):
         _check_override(override)
     try:
-        composed = _compose_all(words)
+        composed = compose.compose_words(words)
     except ConfigCompositionException as error:
         unknown = _unknown_key(error, words)
         if unknown is None:
             raise
         raise unknown from None
-    _refuse_from_files(composed, words)
-    dirname = composed.hydra.job.override_dirname
+    foreign.refuse_from_files(composed, words)
+    hydra = composed.hydra
     with open_dict(composed):
         del composed["hydra"]
-    return composed, dirname
-
-
-def _compose_all(words: list[str]) -> DictConfig:
-    """Return what Hydra composes, with its own settings.
-
-    Raises:
-        ConfigError: Files cannot be composed.
-        HydraException: An override names nothing, or a value has another type.
-        OmegaConfBaseException: A value cannot be converted.
-    """
-    try:
-        with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            return hydra_compose("config", words, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException):
-        raise
-    except Exception as error:  # files that are not YAML make Hydra fail in many ways
-        problem = f"cannot be composed: {type(error).__name__}: {error}"
-        raise ConfigError(f"{shlex.join(words)}: {problem}") from None
+    return Composition(composed, hydra)
 
 
 def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
@@ -297,7 +282,7 @@ def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
     rest = [word for word in words if not word.lstrip("+").startswith(key)]
     parent, _, _ = key.rpartition(".")
     try:
-        composed = _compose_all(rest)
+        composed = compose.compose_words(rest)
         node = OmegaConf.select(composed, parent) if parent else composed
     except (HydraException, OmegaConfBaseException, ConfigError):
         return None
@@ -308,77 +293,6 @@ def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
     component = getattr(OmegaConf.get_type(node), "name", "")
     choice = f" with {parent}={component}" if parent in GROUPS else ""
     return ConfigError(f"{word}: no such key{choice}; allowed here: {names}")
-
-
-def _refuse_from_files(composed: DictConfig, words: list[str]) -> None:
-    """Refuse what a user's files may not set: a configuration of somebody else runs no code.
-
-    These are Hydra's own settings, such as callbacks, the shell's lines of `compute.setup` and
-    `compute.sbatch`, and values of functions, such as ${oc.env:…}, which would be published with
-    the results. The command line may set them.
-
-    Raises:
-        ConfigError: A file sets one.
-    """
-    if not any(word.startswith(SEARCHPATH) or ".." in word for word in words):
-        return  # all files are ours
-    allowed = "left out of configuration files: only the command line may set it"
-    settings = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(settings, dict)
-    del settings["hydra"]
-    for name, value in _texts(settings, ""):
-        text = re.sub(r"\$\{[\w.\[\]]+\}", "", value)  # without values of other settings
-        given = any(value in word for word in words)
-        require("${" not in text or given, name, value, allowed)
-
-    chosen = [word for word in words if word.lstrip("+").startswith("compute")]
-    if not any(word.startswith("compute=") for word in chosen):
-        chosen.insert(0, f"compute={getattr(OmegaConf.get_type(composed.compute), 'name', None)}")
-    shell = {name: settings["compute"].get(name) for name in ("setup", "sbatch")}
-    if any(shell.values()):
-        searchpath = [word for word in words if word.startswith(SEARCHPATH)]
-        reference = _compose_all([*searchpath, *chosen]).compute
-        for name, value in shell.items():
-            require(not value or value == reference[name], f"compute.{name}", value, allowed)
-
-    own = []
-    for word in words:
-        if word.lstrip("+").startswith("hydra") and not word.startswith(SEARCHPATH):
-            own.append(word)
-    expected = _hydra_settings(_compose_all(own))
-    _require_same("hydra", _hydra_settings(composed), expected, allowed)
-
-
-def _require_same(name: str, value: object, expected: object, allowed: str) -> None:
-    """Check that nested settings are as expected; the message names the innermost that is not."""
-    if isinstance(value, dict) and isinstance(expected, dict):
-        for key in {**expected, **value}:
-            _require_same(f"{name}.{key}", value.get(key), expected.get(key), allowed)
-    else:
-        require(value == expected, name, value, allowed)
-
-
-def _hydra_settings(composed: DictConfig) -> dict[str, Any]:
-    """Return Hydra's own settings, without what Hydra writes there in every composition."""
-    settings = OmegaConf.to_container(composed.hydra, resolve=False)
-    assert isinstance(settings, dict)
-    for name in ("overrides", "runtime", "searchpath"):
-        del settings[name]
-    for name in ("override_dirname", "config_name"):
-        del settings["job"][name]
-    return {str(name): value for name, value in settings.items()}
-
-
-def _texts(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of every text in nested settings."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _texts(value, f"{path}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value, path)
-    elif isinstance(node, str):
-        yield path, node
 
 
 def refuse_numbers_for_booleans(overrides: Sequence[str], composed: DictConfig) -> None:
@@ -427,20 +341,6 @@ def _refuse_number(name: str, given: object, composed: object) -> None:
     else:
         agrees = not isinstance(composed, bool) or isinstance(given, bool)
         require(agrees, name, given, "true or false")
-
-
-def _refuse_shadowed(directory: Path) -> None:
-    """Refuse a user's file with the name of one of ours: one of the two would never be read."""
-    if directory.resolve() == compose.CONF.resolve():
-        return
-    ours = sorted(path.relative_to(compose.CONF) for path in compose.CONF.rglob("*.yaml"))
-    for name in (Path("schema"), Path("schema.yaml"), *ours):
-        path = directory / name
-        allowed = f"renamed: journey has its own {name}"
-        require(not path.exists(), str(path), name.stem, allowed)
-    for path in (directory / "hydra", directory / "hydra.yaml"):
-        allowed = "left out: only the command line may set Hydra's settings"
-        require(not os.path.lexists(path), str(path), "hydra", allowed)
 
 
 def open_streams() -> None:

@@ -7,16 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from journey.config.run import RunConfig
+from journey.attribution.gradient import Featurize
+from journey.config.run import RunConfig, Task
 from journey.data.duplicates import TRAIN, split_parts
 from journey.diffusion import weights
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
+from journey.engine.graph import missing
 from journey.engine.spec import describe
 from journey.engine.store import Store
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
-from journey.pipeline.interfaces import Dataset, Experiment, Images
+from journey.pipeline.interfaces import Dataset, Evaluate, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
 
 
@@ -65,30 +67,32 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
 def record_images(images: Images, store: Store) -> None:
     """Record the images of a dataset in a store, so that they need not be loaded to be found."""
     if _recorded_images(images.dataset, store) != images:
-        path = images_record_path(images.dataset, store.root)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, images_record(images, _source_files(images.dataset)))
+        write_record(images, store.root, _source_files(images.dataset))
 
 
-def images_record_path(dataset: Dataset, root: Path) -> Path:
-    """Return the file of a store that records the images of a dataset with these settings."""
-    settings = json.dumps(describe(dataset), sort_keys=True)
-    return root / "images" / f".{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
-
-
-def images_record(images: Images, files: list[list] | None) -> dict:
-    """Return the record of a dataset's images.
+def write_record(images: Images, root: Path, files: list[list] | None) -> None:
+    """Write the record of a dataset's images below the root of a store.
 
     Args:
         images: The images.
+        root: The root.
         files: Path, size and time of each file that was read; None: any files, in a bundle.
     """
-    return {
+    record = {
         "files": files,
         "content": images.content,
         "num_train": images.num_train,
         "shape": list(images.shape),
     }
+    path = _record_path(images.dataset, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def _record_path(dataset: Dataset, root: Path) -> Path:
+    """Return the file of a store that records the images of a dataset with these settings."""
+    settings = json.dumps(describe(dataset), sort_keys=True)
+    return root / "images" / f".{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
 def _source_files(dataset: Dataset) -> list[list]:
@@ -99,7 +103,7 @@ def _source_files(dataset: Dataset) -> list[list]:
 def _recorded_images(dataset: Dataset, store: Store) -> Images | None:
     """Return the recorded images; None if there is no valid record, or a source file changed."""
     try:
-        record = json.loads(images_record_path(dataset, store.root).read_text())
+        record = json.loads(_record_path(dataset, store.root).read_text())
         if record["files"] not in (_source_files(dataset), None):
             return None
         content, num_train, shape = record["content"], record["num_train"], record["shape"]
@@ -137,6 +141,25 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
     run.evaluation.check_data("evaluation", experiment.trajectories, train)
 
 
+def check_memory(run: RunConfig, target: Evaluate, store: Store) -> None:
+    """Check that the missing gradients of a run fit into the memory that is set for them.
+
+    By default there is nothing to check: training the same network takes more than the default.
+
+    Raises:
+        ConfigError: They do not. Training would not have noticed.
+    """
+    memory_gib = run.compute.gradient_memory_gib
+    if run.compute.device == "cpu" or memory_gib is None:
+        return
+    specs = missing([target], lambda spec: store.find(spec) is not None).values()
+    features = [spec for spec in specs if isinstance(spec, Featurize)]
+    if features and run.model.network:
+        from journey.attribution.features import require_memory  # imports torch
+
+        require_memory(features, memory_gib)
+
+
 def check_machine(run: RunConfig) -> None:
     """Check the settings of a run against this machine.
 
@@ -150,5 +173,6 @@ def check_machine(run: RunConfig) -> None:
         allowed = f"a directory, or a path that does not exist yet{at}"
         require(existing.is_dir(), name, value, allowed)
     run.model.ready()
-    run.compute.ready()
+    if run.task not in (Task.plan, Task.status):  # which compute nothing
+        run.compute.ready()
     run.tracking.ready()

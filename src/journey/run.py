@@ -19,13 +19,14 @@ from journey.config.words import quote_words
 from journey.engine.checks import require
 from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Artifact, Store
+from journey.engine.text import printable, printable_json
 from journey.engine.workspace import Workspace
 from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import select
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import Experiment
 from journey.pipeline.settings import Target
-from journey.report.write import shown_candidate, with_run_info
+from journey.report.write import attributed_trajectories, shown_candidate, with_run_info
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ class Run:
         """
         import pandas as pd
 
-        return pd.DataFrame(select(self.result["rows"], **conditions))
+        return pd.DataFrame(printable_json(select(self.result["rows"], **conditions)))
 
     def lds(self) -> "pd.DataFrame":
         """Return the query-centred LDS of linear scores of every method, and the ceilings.
@@ -117,7 +118,7 @@ class Run:
         axes = [steps if by_step else [target.value], range(scores.shape[1])]
         index = pd.MultiIndex.from_product(axes, names=["step", "query"])
         values = scores.reshape(-1, scores.shape[2])
-        return pd.DataFrame(values, index=index, columns=list(self.images.ids))
+        return pd.DataFrame(values, index=index, columns=printable_json(list(self.images.ids)))
 
     def proponents(self, method: str, query: int, step: int, k: int = 10) -> "pd.DataFrame":
         """Return id, label, score and image ([H, W] or [H, W, C]) of the k highest scores."""
@@ -139,7 +140,8 @@ class Run:
         for i in np.argsort(sign * of_query, kind="stable")[:k]:
             image = self.images.images[i]
             pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-            records.append((self.images.ids[i], self.images.describe(i), of_query[i], pixels))
+            names = map(printable, (self.images.ids[i], self.images.describe(i)))
+            records.append((*names, of_query[i], pixels))
         index = pd.RangeIndex(1, len(records) + 1, name="rank")
         return pd.DataFrame(records, index, columns=["id", "label", "score", "image"])
 
@@ -150,8 +152,7 @@ class Run:
             query: Which query.
             method: Which method; by default the first one of the run.
         """
-        from journey.diffusion.trajectories import estimate_pictures
-        from journey.report import figures
+        from journey.report.figures import trajectory_figure
 
         name, last = method or next(iter(self.run.method)), self.run.sampling.num_queries - 1
         require(0 <= query <= last, "query", query, f"in 0…{last}")
@@ -160,17 +161,10 @@ class Run:
             if spec is not None:
                 self._artifact(spec, Task.sample)
         workspace = Workspace(self.store, self.run.compute, self.run.tracking, self.run.name)
-        trajectories = figures.AttributedTrajectories(
-            steps=self.experiment.steps,
-            x0_hat=estimate_pictures(sample, self.experiment.steps, workspace),
-            train=self.images.images,
-            scores=self._scores(name),
-            labels=[self.images.describe(i) for i in range(len(self.images))],
-            ids=self.images.ids,
-            prompts=sample.prompts,
-        )
+        scores = self._scores(name)
+        trajectories = attributed_trajectories(self.experiment, self.images, scores, workspace)
         title = f"{self.run.name}: training images that influenced each step ({name})"
-        return figures.trajectory_figure(trajectories, title, [query])
+        return trajectory_figure(trajectories, title, [query])
 
     def figures(self) -> "dict[str, Figure]":
         """Return the figures of the evaluation's result, by file name."""
@@ -192,11 +186,7 @@ class Run:
         return artifact.array("scores.npy")[candidate]
 
     def _artifact(self, spec: Spec, task: Task) -> Artifact:
-        """Return an artifact.
-
-        Raises:
-            MissingResultError: It does not exist; the task computes it.
-        """
+        """Return an artifact; MissingResultError names the task that computes it."""
         artifact = self.store.find(spec)
         if artifact is None:
             path = self.store.root / cache_key(spec)

@@ -52,6 +52,10 @@ def register() -> None:
     module.synchronize = module._lazy_init = lambda *_: None
     module.get_rng_state = lambda *_: torch.get_rng_state()
     module.set_rng_state = lambda *_: None
+    module.get_device_name = lambda *_: "pretended accelerator"
+    module.reset_peak_memory_stats = lambda *_: None
+    module.max_memory_allocated = lambda *_: 2**20
+    module.utilization = lambda *_: 50
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     torch._register_device_module(NAME, module)
     torch.ops.load_library(build())

@@ -9,7 +9,7 @@ from journey.engine.checks import ConfigError
 from journey.engine.spec import describe
 from journey.evaluation.lds import LDS, shown_index
 from journey.evaluation.lds.datamodeling import PRIMARY
-from journey.evaluation.lds.show import lds_by_method, lds_by_step, lds_markdown, lds_tables
+from journey.evaluation.lds.show import lds_by_method, lds_by_step, tables, texts
 from journey.evaluation.plots import FAMILIES, method_colour, method_marker
 from journey.evaluation.rows import (
     in_order,
@@ -98,17 +98,17 @@ def test_lds_by_step_draws_every_method_and_ceiling(result):
 
 def test_the_terminal_tables_hold_the_numbers(result):
     console = Console(record=True, width=120)
-    console.print(*lds_tables(result))
+    console.print(*tables(result))
     text = console.export_text()
     values = ("10 ± 10", "20 ± 12", "30 ± 10", "80 ± 10", "25 ± 10", "31 ± 10", "26 ± 10")
     for expected in (*values, "+10.0 [+5.0, +15.0] supported", "600, 300", "query-centred LDS"):
         assert expected in " ".join(text.split())
     result["rows"] = [r for r in result["rows"] if "against" not in r]
-    assert len(lds_tables(result)) == 1, "a single method has no differences"
+    assert len(tables(result)) == 1, "a single method has no differences"
 
 
 def test_markdown_has_every_interval_choice_and_cost(result):
-    lines = lds_markdown(result).splitlines()
+    lines = texts(result)["lds.md"].splitlines()
     assert {line.count("|") for line in lines[: lines.index("")]} == {12}
     same = " | ".join(["20 [10, 30] 0.25"] * 3)
     plain = " | ".join(["15 [5, 25] 0.25"] * 3)
@@ -136,18 +136,18 @@ def test_a_reversed_sign_is_asked_for_where_linear_scores_are_negative(result):
     for line in select(result["rows"], method="trak", quantity="query_centred"):
         shift = {"linear": -0.6, "chosen": 0.1, "shown": -0.6}[line["score_transform"]]
         line |= {end: line[end] + shift for end in ("value", "low", "high")}
-    markdown = lds_markdown(result).splitlines()
+    markdown = texts(result)["lds.md"].splitlines()
     marked = [line for line in markdown if line.startswith("|") and "sign reversed?" in line]
     assert [line.split("|")[2].strip() for line in marked] == ["query-centred, linear"]
     assert marked[0].count("sign reversed?") == 5
     console = Console(record=True, width=300)
-    console.print(*lds_tables(result))
+    console.print(*tables(result))
     (line,) = [line for line in console.export_text().splitlines() if "sign reversed?" in line]
     assert "trak" in line
     # A negative LDS that no transform improves is no sign of a reversed sign; nor is one near zero.
     for line in select(result["rows"], method="trak", score_transform="chosen"):
         line["value"] = -0.9
-    assert "sign reversed?" not in "".join(lds_markdown(result).splitlines()[:10])
+    assert "sign reversed?" not in "".join(texts(result)["lds.md"].splitlines()[:10])
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,13 @@ def test_an_objective_names_one_row(result):
     assert objective_row(rows, headline, step)["value"] == pytest.approx(0.2)
     paired = {"method": "trak", "against": "journey"}
     assert objective_row(rows, headline, paired)["value"] == pytest.approx(-0.1)
+    del result["primary"]  # of the former protocol, whose differences name no score transform
+    for line in rows:
+        if line["quantity"] == "difference":
+            del line["score_transform"]
+    former = LDS().headline(result)
+    assert objective_row(rows, former, {}) is former[0]
+    assert objective_row(rows, former, paired)["quantity"] == "difference"
     with pytest.raises(ConfigError, match=r"evaluation.objective=.*'journe'.*0 rows"):
         objective_row(rows, headline, {"method": "journe"})
 

@@ -112,11 +112,7 @@ def _load(path: Path, *_: int) -> dict[str, np.ndarray]:
 
 
 def _positions(where: str, names: Sequence[object], expected: Sequence[object]) -> list[int]:
-    """Return the position of each expected name; refuse other names and repeated ones.
-
-    Raises:
-        ConfigError: The names differ.
-    """
+    """Return the position of each expected name; refuse other names and repeated ones."""
     position, allowed = {name: i for i, name in enumerate(names)}, set(expected)
     missing = [name for name in expected if name not in position]
     unknown = [name for name in position if name not in allowed]

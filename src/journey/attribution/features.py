@@ -39,7 +39,7 @@ from journey.attribution.projections import (
     make_projection,
     quantize,
 )
-from journey.diffusion.network import load_denoiser
+from journey.diffusion.network import Guidance, gradient_memory, load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
@@ -57,6 +57,7 @@ from journey.pipeline.schedule import noise_between
 from journey.pipeline.settings import FeatureSettings, Projection, QueryExample, Storage
 
 JOINED_MEMORY = 0.25  # share of the memory budget for gradients that wait for a dense projection
+PROJECTED_AT_ONCE = 16  # gradients that an accelerator projects at once
 PRECONDITION_BATCH = 4  # gradients that are preconditioned at once: they fit a CPU's cache
 
 
@@ -91,7 +92,7 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
         path = get(spec.curvature, workspace).path / EKFAC_FILE
         ekfac = load_ekfac(path, denoiser.network, denoiser.device)
     random = (spec.seed, spec.checkpoint.training_run.training_seed)
-    memory_gib = workspace.compute.gradient_memory_gib
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
     dimension, plan, blocks = feature_blocks(
         settings, objective, batches, *random, memory_gib, ekfac, spec.damping, row
     )
@@ -255,10 +256,14 @@ def feature_blocks(
     device = first.examples.x0.device
     project = make_projection(settings.projection, d, p, seed, key, device)
     dense = settings.projection in (Projection.gaussian, Projection.rademacher)
-    on_cpu, num_rows = device.type == "cpu", 1
-    if dense or not on_cpu:
-        num_rows = _at_once(d, 2 if ekfac is None else 4, memory_gib)
-    gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
+    on_cpu, copies = device.type == "cpu", 2 if ekfac is None else 4
+    num_rows, gradient_gib = 1, memory_gib
+    if dense:
+        num_rows = _at_once(d, copies, memory_gib)
+        gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
+    elif not on_cpu:
+        num_rows = min(PROJECTED_AT_ONCE, _at_once(d, copies, memory_gib))
+        gradient_gib -= 4 * copies * d * (num_rows - 1) / 2**30
     if ekfac is not None:
         project = precondition(project, ekfac, damping, max(num_rows, PRECONDITION_BATCH))
     elif not on_cpu:
@@ -332,6 +337,41 @@ def _finite(features: Tensor, row: int, normalize: bool) -> np.ndarray:
         cause = ": normalize=true, and the gradient at a noise sample is zero or NaN" * normalize
         raise FloatingPointError(f"features of {rows} are not finite{cause}")
     return block
+
+
+def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
+    """Check that the gradients of features, all of one architecture, fit into memory.
+
+    It takes an untrained network on the CPU, and two forward passes of one or two noise samples.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    run = specs[0].checkpoint.training_run
+    model, shape = run.model, run.model.example_shape(run.images.shape)
+    condition = torch.zeros(1, 1, *model.condition_shape) if model.condition_shape else None
+    example = Examples(torch.zeros(1, *shape), condition=condition)
+    network, schedule = model.build(shape).eval(), model.schedule(torch.device("cpu"))
+    checked = set()
+    for spec in specs:
+        settings = spec.settings
+        function = (settings.precision, spec.output, spec.normalize)
+        projection = (settings.projection, settings.projection_rank)
+        key = (*function, *projection, settings.num_samples, spec.guidance)
+        if key in checked:
+            continue
+        checked.add(key)
+        guidance = None
+        if condition is not None and spec.guidance != 1:
+            guidance = Guidance(spec.guidance, condition[0, 0])
+        objective = Objective(network, schedule, *function, guidance)
+        noise = sample_noise((0, schedule.num_timesteps), settings.num_samples, shape, 0, "memory")
+        if settings.projection is Projection.kronecker:
+            projected = project_layers(network, settings.projection_rank, 0, "memory")
+            objective = replace(objective, network=projected)
+            choose_kronecker_plan(objective, example, noise, memory_gib)
+        else:
+            choose_plan(objective, example, noise, memory_gib)
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

@@ -437,7 +437,7 @@ def choose_plan(
     memory = memory_gib * 2**30
     # Parameters take 24 d bytes: the network, its copy in the order of convolutions, one gradient
     # and the projection. Each gradient takes 12 d: in pieces, flattened, and the block before.
-    if d <= VMAP_PARAMETERS and objective.precision is Precision.fp32:
+    if d <= VMAP_PARAMETERS and objective.precision is not Precision.bf16:
         chunk = min(16, num_samples) if objective.normalize else num_samples
         plan = GradientPlan("vmap", 1, chunk)
         for batch in VMAP_BATCHES:

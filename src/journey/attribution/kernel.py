@@ -89,7 +89,11 @@ def add_ensemble_scores(
     for features, query_features, weight in zip(train, queries, weights, strict=True):
         by_step = query_features.reshape(-1, num_queries, *query_features.shape[1:])
         if num_steps == 1:
-            by_step = _mean_over_steps(by_step, step_weights)[None]
+            if step_weights is None:
+                by_step = by_step.mean(0, keepdims=True)
+            else:
+                relative = (step_weights / len(step_weights)).astype(np.float32)
+                by_step = np.einsum("sq...,sq->q...", by_step, relative)[None]
 
         # Steps that share training features are solved together, as [step × query].
         parts = np.moveaxis(out, 1, 0)  # [step, damping, query, train]
@@ -116,14 +120,6 @@ def add_ensemble_scores(
                     assert_never(kernel)
         conditions.append(worst)
     return conditions
-
-
-def _mean_over_steps(by_step: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Return the mean of features [step, query, …] with weights [step, query], or equal ones."""
-    if weights is None:
-        return by_step.mean(0)
-    relative = (weights / len(weights)).astype(np.float32)
-    return np.einsum("sq...,sq->q...", by_step, relative)
 
 
 def describe_conditioning(conditions: list[list[Conditioning]]) -> dict[str, object]:
@@ -277,11 +273,7 @@ def _scaled(
     query_norms: np.ndarray,
     divisors: np.ndarray | None,
 ) -> np.ndarray:
-    """Return scores [Q, N], divided by norms of features, or by numbers of the kernel.
-
-    Raises:
-        ValueError: If the scale needs a kernel and there is none, or a leverage is 1.
-    """
+    """Return scores [Q, N], divided by norms of features, or by numbers of the kernel."""
     match scale:
         case Scale.none:
             return tau

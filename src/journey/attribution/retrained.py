@@ -15,7 +15,7 @@ from journey.attribution.targets import step_weights, subset_masks, with_aggrega
 from journey.engine.checks import LAMBDA, MOST_MODELS
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.interfaces import Experiment, Inputs, Measure, Method, Score
-from journey.pipeline.settings import Target, check_ranges, has_effect, setting
+from journey.pipeline.settings import Target, has_effect, setting
 
 
 def difference_of_means(masks: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class Datamodel(Method):
     """Scores from retrained models, without any gradient."""
 
     name: ClassVar[str] = "datamodel"
-    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    target: Target = setting(Target.step, "Attribute this output of a query.")
     estimator: Estimator = setting(Estimator.ridge, "Estimate scores by this.")
     num_subsets: int = setting(
         32, "Retrain on this many random subsets.", least=2, most=MOST_MODELS
@@ -84,9 +84,6 @@ class Datamodel(Method):
         most=LAMBDA[1],
         used_if={"estimator": (Estimator.ridge,)},
     )
-
-    def check(self, where: str) -> None:
-        check_ranges(self, where)
 
     def depends_on(self, setting: str) -> bool:
         return has_effect(self, setting)

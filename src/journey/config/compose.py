@@ -1,13 +1,17 @@
 """The schemas that Hydra composes, and the composed configuration as plain dataclasses."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import cast
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from journey.config.run import GROUPS, RunConfig
 from journey.engine.checks import ConfigError, require
@@ -101,6 +105,24 @@ def group_of(component: type[Component]) -> str:
     )
 
 
+def compose_words(words: Sequence[str]) -> DictConfig:
+    """Return what Hydra composes from overrides, with its own settings as `hydra`.
+
+    Raises:
+        ConfigError: Files cannot be composed.
+        HydraException: An override names nothing, or a value has another type.
+        OmegaConfBaseException: A value cannot be converted.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", list(words), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # files that are not YAML make Hydra fail in many ways
+        problem = f"cannot be composed: {type(error).__name__}: {error}"
+        raise ConfigError(f"{shlex.join(words)}: {problem}") from None
+
+
 def parse(composed: DictConfig) -> RunConfig:
     """Return the composed configuration as plain dataclasses.
 
@@ -114,11 +136,7 @@ def parse(composed: DictConfig) -> RunConfig:
 
 
 def _refuse_extra_keys(node: object, path: str) -> None:
-    """Refuse attributes that are no fields: +method.journey.typo=1 gets past the schema.
-
-    Raises:
-        ConfigError: There is one.
-    """
+    """Refuse attributes that are no fields: +method.journey.typo=1 gets past the schema."""
     items = node if isinstance(node, dict) else vars(node) if is_dataclass(node) else {}
     names = [f.name for f in fields(node)] if is_dataclass(node) else list(items)
     for key, value in items.items():

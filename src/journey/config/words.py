@@ -99,11 +99,7 @@ def parse_words(words: Sequence[str]) -> list[Override]:
 
 
 def _quote_value(key: str, text: str, types: list[Any], sweep: bool) -> str:
-    """Return the value of a setting of one of these types.
-
-    Raises:
-        ConfigError: A list is needed.
-    """
+    """Return the value of a setting of one of these types; refuse a text in place of a list."""
     whole = text.strip()
     if (FUNCTION.match(whole) and whole.endswith(")")) or whole.startswith("${"):
         return text

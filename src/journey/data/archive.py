@@ -80,11 +80,7 @@ class TorchvisionArchive(Dataset):
         return train.take(np.sort(balanced_order(train.labels, self.seed)[: self.num_train])), test
 
     def _read(self, train: bool) -> ImageSet:
-        """Return one part of the archive: the images of `classes`, labelled in their order.
-
-        Raises:
-            ConfigError: A file is damaged, or `classes` has a name that is none.
-        """
+        """Return one part of the archive: the images of `classes`, labelled in their order."""
         from torchvision import datasets
 
         reader = getattr(datasets, LAYOUTS[self.archive][0])

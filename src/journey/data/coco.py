@@ -122,11 +122,7 @@ def _read_captions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _file_lengths(folder: Path, names: Collection[str], captions: Path) -> list[int]:
-    """Return the lengths in bytes of files in a folder, which a captions file lists.
-
-    Raises:
-        ConfigError: One of them does not exist, or is empty.
-    """
+    """Return the lengths of files that a captions file lists; refuse missing and empty ones."""
     with os.scandir(folder) as entries:
         lengths = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     missing = [name for name in names if name not in lengths]

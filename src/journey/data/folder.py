@@ -174,11 +174,7 @@ class Folder(Dataset):
         return train, held_out
 
     def _contents(self) -> Contents:
-        """Return what is read of the directory. No image is decoded.
-
-        Raises:
-            ConfigError: Something in it is not understood.
-        """
+        """Return what is read of the directory, or refuse it. No image is decoded."""
         root, listing = Path(self.root), _list_files(Path(self.root))
         allowed = f"a directory with two images or more ({', '.join(SUFFIXES)})"
         require(len(listing.images) >= 2, "dataset.root", self.root, allowed)
@@ -229,11 +225,7 @@ class Folder(Dataset):
         return Contents(train, held_out, labels, captions, passed_over)
 
     def _held_out_split(self, splits: set[str]) -> str:
-        """Return the split that is held out; "" if it is a part of all images.
-
-        Raises:
-            ConfigError: There is no such split, or it is not clear which.
-        """
+        """Return the split that is held out, or "" for a part of all images."""
         others = sorted(splits - {"train"})
         random = "random, which splits all images and ignores the names of splits"
         name, value = "dataset.held_out", self.held_out.value
@@ -312,11 +304,7 @@ def _list_files(root: Path) -> Listing:
 
 
 def _find_texts(root: Path, listing: Listing, others: list[str]) -> None:
-    """Tell the text files beside images from other files.
-
-    Raises:
-        ConfigError: An image has two of them, or one is named after the image and its suffix.
-    """
+    """Tell the text files beside images from others; refuse two of one image, and a wrong name."""
     by_stem: dict[str, list[str]] = {}
     for name in listing.images:
         by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -449,11 +437,7 @@ def _check_split_folders(root: Path, outer: dict[str, list[str]], splits: dict[s
 
 
 def _require_distinct(root: Path, classes: dict[str, str]) -> None:
-    """Check that classes differ in what one sees.
-
-    Raises:
-        ConfigError: Two differ in spaces or in Unicode forms alone.
-    """
+    """Refuse classes that differ in spaces or in Unicode forms alone, which one does not see."""
     seen: dict[str, str] = {}
     for name in sorted(set(classes.values())):
         plain = unicodedata.normalize("NFC", name).strip()

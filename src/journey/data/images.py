@@ -101,11 +101,7 @@ def read_image(path: Path | str, size: int, channels: int = 3) -> np.ndarray:
 
 
 def _displayed_colours(image: "Image.Image") -> "Image.Image":
-    """Return an image as sRGB, with transparency over white, after loading it.
-
-    Raises:
-        ValueError: It has several frames, or numbers whose black and white are not defined.
-    """
+    """Return an image as sRGB over white; refuse several frames, and numbers without a white."""
     from PIL import Image
 
     num_frames = getattr(image, "n_frames", 1)

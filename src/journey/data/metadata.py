@@ -114,7 +114,11 @@ def read_metadata(
         such = f"{_similar(name, images)} ({len(missing)} such)"
         raise ConfigError(f"{where}: describes {name}, which does not exist{such}")
     _require_all(images, described, f"described in {', '.join(str(root / name) for name in files)}")
-    _require_equally_many(captions, described)
+    most = max(map(len, captions.values()), default=0)
+    few = [name for name, texts in captions.items() if len(texts) < most]
+    if few:
+        problem = f"{few[0]} has {len(captions[few[0]])} captions, others have {most}"
+        raise ConfigError(f"{described[few[0]].where}: {problem} ({len(few)} such)")
     unused = [name for name in columns if name not in ("file_name", captioning, labelling)]
     return Descriptions(captions, labels, tuple(unused))
 
@@ -165,11 +169,7 @@ def read_utf8(path: Path) -> str:
 
 
 def _read_rows(root: Path, files: list[str]) -> list[tuple[str, Row]]:
-    """Return the rows of all metadata files, each with the name of its file.
-
-    Raises:
-        ConfigError: The files have several formats, or one cannot be read.
-    """
+    """Return the rows of all metadata files, each with its file; refuse several formats."""
     formats = {posixpath.splitext(name)[1] for name in files}
     if len(formats) > 1:
         raise ConfigError(f"{root}: has metadata in several formats ({', '.join(files)}); keep one")
@@ -208,11 +208,7 @@ def _distinct_keys(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 
 
 def _csv_rows(path: Path) -> list[Row]:
-    """Return the rows, each column of which has one type, by pandas' rules.
-
-    Raises:
-        ConfigError: The file is not CSV, or its columns are not named or not of the same length.
-    """
+    """Return the rows, each column of which has one type, by pandas' rules."""
     reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
     lines: list[tuple[int, list[str]]] = []
     while True:
@@ -279,11 +275,7 @@ def _parquet_rows(path: Path) -> list[Row]:
 def _choose_columns(
     path: Path, columns: list[str], caption_column: str, label_column: str
 ) -> tuple[str, str]:
-    """Return the columns with captions and with labels; "" where there is none.
-
-    Raises:
-        ConfigError: There are several with captions, or a chosen one does not exist.
-    """
+    """Return the columns with captions and with labels; "" where there is none."""
     present = [column for column in CAPTION_COLUMNS if column in columns]
     if len(present) > 1 and not caption_column:
         problem = f"has captions in several columns ({', '.join(present)})"
@@ -296,11 +288,7 @@ def _choose_columns(
 
 
 def _file_name(row: Row) -> str:
-    """Return the relative path of a row's image, with slashes.
-
-    Raises:
-        ConfigError: It is not a relative path inside the folder of the metadata file.
-    """
+    """Return the relative path of a row's image, with slashes; it must be inside the folder."""
     name = row.values["file_name"]
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{row.where}: file_name={_json(name)}: must be a text")
@@ -312,11 +300,7 @@ def _file_name(row: Row) -> str:
 
 
 def _captions(row: Row, column: str) -> tuple[str, ...]:
-    """Return the captions of a row.
-
-    Raises:
-        ConfigError: They are not texts.
-    """
+    """Return the captions of a row, which must be texts."""
     value = row.values.get(column)
     texts = tuple(value) if isinstance(value, list) else (value,)
     if not texts or not all(isinstance(text, str) for text in texts):
@@ -365,14 +349,6 @@ def _require_all(images: list[str], described: Iterable[str], how: str) -> None:
     if absent:
         advice = "describe it, or move it out of the folder"
         raise ConfigError(f"{absent[0]} is not {how} ({len(absent)} such); {advice}")
-
-
-def _require_equally_many(captions: dict[str, tuple[str, ...]], rows: dict[str, Row]) -> None:
-    most = max(map(len, captions.values()), default=0)
-    few = [name for name, texts in captions.items() if len(texts) < most]
-    if few:
-        problem = f"{few[0]} has {len(captions[few[0]])} captions, others have {most}"
-        raise ConfigError(f"{rows[few[0]].where}: {problem} ({len(few)} such)")
 
 
 def _similar(name: str, images: list[str]) -> str:

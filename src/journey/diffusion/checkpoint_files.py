@@ -197,11 +197,7 @@ def _read_safetensor(path: Path, name: str) -> "Tensor":
 
 
 def _read_zip(path: Path) -> Tree:
-    """Return the content of a file of torch.save.
-
-    Raises:
-        UnreadableError: It is another zip archive. The message says which.
-    """
+    """Return the content of a file of torch.save; refuse other zip archives by their kind."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
@@ -278,11 +274,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_legacy(path: Path) -> Tree:
-    """Return the content of a file of torch < 1.6.
-
-    Raises:
-        UnreadableError: It needs code to be run.
-    """
+    """Return the content of a file of torch < 1.6, unless code would have to be run."""
     import torch
 
     try:

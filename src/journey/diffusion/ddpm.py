@@ -46,7 +46,6 @@ class DDPM(Model):
         return f"ddpm{unet.label(self)}" + "m" * self.mid_block_attention
 
     def check(self, where: str) -> None:
-        """Check the settings. Raises ConfigError."""
         Model.check(self, where)
         unet.check(where, self)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
@@ -61,15 +60,17 @@ class DDPM(Model):
         self.noise_schedule.check(f"{where}.noise_schedule", NoiseSchedule(), self.prediction)
 
     def ready(self) -> None:
-        """Check the files of `checkpoints`. Raises ConfigError."""
         weights.check_files(self)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
-        """Check that images [C, H, W] can be halved at every level. Raises ConfigError."""
         unet.check_sides(self, "images", shape[1:])
 
+    @property
+    def has_dropout(self) -> bool:
+        """Return whether it is trained with dropout."""
+        return self.dropout > 0
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Return the approximate multiply-adds of one forward pass of one image."""
         return unet.multiply_adds(self, shape[1] * shape[2])
 
     def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
@@ -86,13 +87,11 @@ class DDPM(Model):
         }
 
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
-        """Return an untrained network for images of shape [C, H, W]."""
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         return UNet2DModel(**self.network_config(shape))
 
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
-        """Return a trained network in evaluation mode."""
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         network = UNet2DModel.from_pretrained(path, low_cpu_mem_usage=False, local_files_only=True)

@@ -62,11 +62,9 @@ class LatentDiffusion(Model):
 
     @property
     def label(self) -> str:
-        """Return the label of the U-Net."""
         return f"ldm{unet.label(self)}"
 
     def check(self, where: str) -> None:
-        """Check the settings. Raises ConfigError."""
         Model.check(self, where)
         self.autoencoder.check(f"{where}.autoencoder")
         unet.check(where, self)
@@ -79,7 +77,6 @@ class LatentDiffusion(Model):
         self.noise_schedule.check(f"{where}.noise_schedule", SCALED_LINEAR, self.prediction)
 
     def ready(self) -> None:
-        """Check the files of `pretrained` and `checkpoints`. Raises ConfigError."""
         if self.pretrained:
             check_encoders(self.pretrained, self._pipeline())
         weights.check_files(self)
@@ -106,7 +103,6 @@ class LatentDiffusion(Model):
         return {"latent_channels": 4, "block_out_channels": [64], "in_channels": 3} | config
 
     def fits(self, shape: tuple[int, int, int]) -> None:
-        """Check the encoders, and images of a shape [C, H, W]. Raises ConfigError."""
         width = self._text_encoder().width
         allowed = f"{width}, the width of the text encoder's states"
         require(width == self.context_width, "model.context_width", self.context_width, allowed)
@@ -127,11 +123,9 @@ class LatentDiffusion(Model):
 
     @property
     def condition_shape(self) -> tuple[int, int]:
-        """Return the tokens of a text and the width of their states."""
         return self.text_length, self.context_width
 
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
-        """Return the approximate multiply-adds of one forward pass of one image."""
         _, height, width = self.example_shape(shape)
         return unet.multiply_adds(self, height * width)
 
@@ -179,7 +173,6 @@ class LatentDiffusion(Model):
         return np.concatenate([autoencoder.decode(network, z).numpy() for z in batches])
 
     def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
-        """Check that no prompt has more than `text_length` tokens. Raises ConfigError."""
         encoder = self._text_encoder()
         for prompt in prompts:
             cut = encoder.cut(prompt)
@@ -187,7 +180,6 @@ class LatentDiffusion(Model):
             require(not cut, where, repr(prompt), f"{limit}: {cut!r} would be cut")
 
     def read(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Return the states of the tokens of each text [texts, L, E]."""
         import torch
 
         return self._text_encoder().states(texts, torch.device("cpu"))
@@ -201,13 +193,11 @@ class LatentDiffusion(Model):
         }
 
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":
-        """Return an untrained network for latents of shape [c, h, w]."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         return UNet2DConditionModel(**self.network_config(shape))
 
     def load(self, path: Path, device: "torch.device") -> "torch.nn.Module":
-        """Return a trained network in evaluation mode."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         network = UNet2DConditionModel.from_pretrained(

@@ -370,11 +370,7 @@ def compare_manifest(model: "Model", path: Path) -> list[tuple[str, str]]:
 
 
 def _check_index(pipeline: Path) -> None:
-    """Check the classes that model_index.json names.
-
-    Raises:
-        UnreadableError: One is not supported.
-    """
+    """Refuse classes in model_index.json that are not supported."""
     if not (index := pipeline / "model_index.json").exists():
         return
     for part, entry in read_json(index).items():
@@ -393,11 +389,7 @@ def _require_class(part: str, class_name: object, text: str) -> None:
 
 
 def _check_encoder(folder: Path) -> None:
-    """Check the config and the weights of an encoder.
-
-    Raises:
-        UnreadableError: They are not those of a class that is supported.
-    """
+    """Refuse an encoder whose config or weights are not those of a supported class."""
     part, path = folder.name, f"{folder.name}/config.json"
     if not (folder / "config.json").is_file():
         raise UnreadableError(f"{path} is missing")
@@ -440,11 +432,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """Check the vocabulary of a tokenizer.
-
-    Raises:
-        UnreadableError: There is none.
-    """
+    """Refuse a tokenizer without a vocabulary."""
     names = ("tokenizer.json", "vocab.json", "vocab.txt")
     vocabularies = list(filter(Path.is_file, map(folder.joinpath, names)))
     if not vocabularies:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     Index = int | slice | Tensor | tuple[Tensor, ...]
 
@@ -68,8 +68,11 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> tuple["Tensor", "Tensor"]:
         """Return token ids, and a mask that is 0 at padding, both int64 [texts, L]."""
+        from transformers import AutoTokenizer
+
         lengths = {"padding": "max_length", "max_length": self.length, "truncation": True}
-        encoding = self._load_tokenizer()(list(texts), return_tensors="pt", **lengths)
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path, local_files_only=True)
+        encoding = tokenizer(list(texts), return_tensors="pt", **lengths)
         return encoding["input_ids"], encoding["attention_mask"]
 
     def cut(self, text: str) -> str:
@@ -108,11 +111,6 @@ class TextEncoder:
             attention_mask = mask.to(device) if self.masked else None
             output = encoder(input_ids=ids.to(device), attention_mask=attention_mask)
         return output.last_hidden_state.float()
-
-    def _load_tokenizer(self) -> "PreTrainedTokenizerBase":
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.tokenizer_path, local_files_only=True)
 
 
 @functools.cache

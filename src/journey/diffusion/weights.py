@@ -110,11 +110,7 @@ def _first_file(*paths: Path) -> Path | None:
 
 
 def _weights(folder: Path) -> tuple[list[Path], str]:
-    """Return the files of weights in a folder, and their variant.
-
-    Raises:
-        UnreadableError: There are none, or several.
-    """
+    """Return the files of weights in a folder, and their variant; refuse none, or several."""
     for suffix in (".safetensors", ".bin"):
         if files := stem_files(folder, STEM, suffix):
             return files, ""
@@ -294,11 +290,7 @@ def load_weights(
 def _read_state_dict(
     model: "Model", path: Path, network: "torch.nn.Module"
 ) -> "dict[str, torch.Tensor]":
-    """Return the state dict of released weights that fits a network.
-
-    Raises:
-        UnreadableError: None fits, several do, or one has values that are not finite.
-    """
+    """Return the state dict of released weights that fits a network, and is finite."""
     expected = _shapes(network)
     parameters = list(dict(network.named_parameters()))
     tree = _read_all(find_files(path).weights)
@@ -320,11 +312,7 @@ def _read_state_dict(
 def _choose(
     model: "Model", tree: Tree, options: dict[str, StateDict], expected: Shapes
 ) -> StateDict:
-    """Return the only option that fits a network, or the one that `checkpoint_key` names.
-
-    Raises:
-        UnreadableError: None fits, or several do and `checkpoint_key` names none of them.
-    """
+    """Return the only option that fits a network, or the one that `checkpoint_key` names."""
     if key := model.checkpoint_key:
         names = ", ".join(filter(None, options)) or "none"
         if key not in options:

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
@@ -135,6 +135,24 @@ def _expand_path(name: str, path: str) -> str:
         unknown = error.errno in (errno.ENOENT, errno.ENOTDIR)
         require(unknown, name, path, f"a path that can be read ({error.strerror})")
     return expanded
+
+
+def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the name and the value of every setting in nested ones. Items have their list's name.
+
+    >>> list(leaves({"a": {"b": [1, 2]}, "c": "x"}))
+    [('a.b', 1), ('a.b', 2), ('c', 'x')]
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item, name)
+    else:
+        yield name, value
 
 
 def require_types(settings: DataclassInstance, prefix: str = "") -> None:

@@ -181,11 +181,7 @@ class OwnedFiles:
         return self._read()
 
     def _read(self) -> FileList:
-        """Return the list; an empty one if there is none.
-
-        Raises:
-            ConfigError: It is damaged, or not ours.
-        """  # noqa: DOC501 - ValueError is caught
+        """Return the list, empty without a file. Refuse one that is damaged, or not ours."""
         path = self.directory / self.list_name
         if not os.path.lexists(path):
             return FileList()
@@ -211,11 +207,7 @@ class OwnedFiles:
         return re.fullmatch(rf"{re.escape(self.list_name)}\.\d+\.tmp", name) is not None
 
     def _require_unchanged(self, name: str, *checksums: str | None) -> None:
-        """Check that a file is missing or has one of the checksums.
-
-        Raises:
-            ConfigError: It has none of them, or is a link or a directory.
-        """
+        """Refuse a file that exists and has none of the checksums, or is a link or a directory."""
         path = self.directory / name
         if os.path.lexists(path) and not any(_has_checksum(path, value) for value in checksums):
             ours = any(checksums)
@@ -225,11 +217,7 @@ class OwnedFiles:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Wait while another process replaces files of this directory, where there are locks.
-
-        Raises:
-            OSError: Locking failed for another reason than a file system without locks.
-        """
+        """Wait while another process replaces files of this directory, where there are locks."""
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
             try:
@@ -248,11 +236,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Remove a directory unless it is missing, a link, or has files of others.
-
-    Raises:
-        OSError: It cannot be removed for another reason.
-    """
+    """Remove a directory unless it is missing, a link, or has files of others."""
     try:
         directory.rmdir()
     except OSError as error:

@@ -57,11 +57,7 @@ PACKAGE = __name__.partition(".")[0]
 
 @functools.cache
 def _source_hash(*modules: str) -> str:
-    """Return a hash of the source files of those modules that are not of this package, or "".
-
-    Raises:
-        ModuleNotFoundError: A module has no file.
-    """
+    """Return a hash of the source files of those modules that are not of this package, or ""."""
     hashes = []
     for name in dict.fromkeys(modules):
         if name.partition(".")[0] == PACKAGE:

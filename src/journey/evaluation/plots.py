@@ -135,15 +135,12 @@ def new_figure(
     rows: int,
     columns: int,
     size: tuple[float, float],
-    sharex: bool = False,
     sharey: bool = False,
     width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure of width and height `size`, in inches, and its axes [rows, columns]."""
     figure = PlainFigure(figsize=size, layout="constrained")
-    grid = figure.subplots(
-        rows, columns, sharex=sharex, sharey=sharey, width_ratios=width_ratios, squeeze=False
-    )
+    grid = figure.subplots(rows, columns, sharey=sharey, width_ratios=width_ratios, squeeze=False)
     return figure, grid
 
 

@@ -12,13 +12,14 @@ component, such as features, are defined beside it. Importing this file does not
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from journey.pipeline.settings import (
     Target,
     Training,
     TrajectoryWeights,
+    check_ranges,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +56,6 @@ Row = dict[str, str | int | float]
 
 Result = dict[str, object]
 """The result of an evaluation, as JSON. `rows` is a list of `Row`."""
-
-
-# --------------------------------------------------------------------------------- training subsets
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,6 @@ class WithoutRandom:
 
 
 Subset = FullData | RandomSubset | WithoutTop | WithoutRandom
-
-
-# --------------------------------------------------------------------------------------- interfaces
 
 
 @dataclass
@@ -228,6 +224,11 @@ class Model(Component):
         return shape
 
     @property
+    def has_dropout(self) -> bool:
+        """Return whether it is trained with dropout, whose masks differ between processes."""
+        return False
+
+    @property
     def condition_shape(self) -> tuple[int, ...]:
         """Return the shape of the condition of one text [L, E], or () if it is not known."""
         return ()
@@ -305,13 +306,21 @@ InputsT = TypeVar("InputsT", bound=Inputs)
 class Method(Component):
     """An attribution method."""
 
-    target: ClassVar[Target] = Target.step
     needs_pixels: ClassVar[bool] = False  # works with models of pixels only
     needs_latents: ClassVar[bool] = False  # works with models of latents only
     needs_text: ClassVar[bool] = False  # works with models that read text only
     # Whether scores predict changes of the output. A trajectory weights them as it weights outputs;
     # other scores are weighted equally.
     in_units_of_output: ClassVar[bool] = True
+
+    @property
+    def target(self) -> Target:
+        """Return the output of a query that is attributed; a setting where there is a choice."""
+        return Target.step
+
+    def check(self, where: str) -> None:
+        """Check the ranges of the settings; a method with other rules overrides it."""
+        check_ranges(self, where)
 
     def candidates(self) -> list[dict[str, float]]:
         """Return the hyper-parameter values along the first axis of the scores.
@@ -376,6 +385,8 @@ class ImageEncoderMethod(Method):
 class Evaluation(Component):
     """A way to evaluate attribution methods."""
 
+    # A module with functions of a result, `tables`, `texts` and `figures`; it may lack some.
+    show: ClassVar[str] = ""
     # What a sweep maximises: conditions of a row of the result, such as {method: ekfac}, in place
     # of those of the headline's first row.
     objective: dict[str, str] = field(
@@ -424,11 +435,11 @@ class Evaluation(Component):
 
     def tables(self, result: Result) -> list[Table]:
         """Return tables for the terminal. Without any, the rows are shown."""
-        return []
+        return self._shown("tables", result) or []
 
     def texts(self, result: Result) -> dict[str, str]:
         """Return text files for the report, by name."""
-        return {}
+        return self._shown("texts", result) or {}
 
     def curves(self, result: Result) -> dict[str, list[Row]]:
         """Return the curves over the steps that the page shows, by title."""
@@ -440,10 +451,14 @@ class Evaluation(Component):
         `result["variant_axes"]` has, for each setting in which variants of the first method differ,
         pairs (value, method).
         """
-        return {}
+        return self._shown("figures", result) or {}
 
-
-# -------------------------------------------------------------------------------------------- specs
+    def _shown(self, name: str, result: Result) -> Any:
+        """Return what a function of `show` returns; None if there is none."""
+        if not self.show:
+            return None
+        module = importlib.import_module(self.show)  # only here: it imports matplotlib
+        return getattr(module, name)(result) if hasattr(module, name) else None
 
 
 def forward_passes(guidance: float) -> int:
@@ -703,8 +718,25 @@ class Continuations(Spec):
         return 4 * len(self.windows) * len(self.queries) * self.count * math.prod(example)
 
 
+class _FromInputs:
+    """A spec of what a component computes."""
+
+    inputs: Inputs
+
+    def inputs_as(self, inputs_type: type[InputsT]) -> InputsT:
+        """Return the inputs that the component's `needs` returned, with their type.
+
+        Raises:
+            TypeError: They are of another type.
+        """
+        actual = self.inputs
+        if not isinstance(actual, inputs_type):
+            raise TypeError(f"inputs are {type(actual).__name__}, expected {inputs_type.__name__}")
+        return actual
+
+
 @dataclass(frozen=True)
-class Score(Spec):
+class Score(Spec, _FromInputs):
     """One method's scores[candidate, step, query, train]; a single step if it scores queries."""
 
     stage: ClassVar[str] = "score"
@@ -741,17 +773,9 @@ class Score(Spec):
     def size(self) -> int:
         return 4 * math.prod(self.shape)
 
-    def inputs_as(self, inputs_type: type[InputsT]) -> InputsT:
-        """Return the inputs that the method's `needs` returned, with their type.
-
-        Raises:
-            TypeError: They are of another type.
-        """
-        return _inputs_as(self.inputs, inputs_type)
-
 
 @dataclass(frozen=True)
-class Evaluate(Spec):
+class Evaluate(Spec, _FromInputs):
     """The result of an evaluation of all methods."""
 
     stage: ClassVar[str] = "evaluate"
@@ -773,23 +797,6 @@ class Evaluate(Spec):
     def work(self) -> float:
         num_candidates = sum(score.shape[0] for score in self.scores.values())
         return float(num_candidates) * self.trajectories.num_queries
-
-    def inputs_as(self, inputs_type: type[InputsT]) -> InputsT:
-        """Return the inputs that the evaluation's `needs` returned, with their type.
-
-        Raises:
-            TypeError: They are of another type.
-        """
-        return _inputs_as(self.inputs, inputs_type)
-
-
-def _inputs_as(inputs: Inputs, inputs_type: type[InputsT]) -> InputsT:
-    if not isinstance(inputs, inputs_type):
-        raise TypeError(f"inputs are {type(inputs).__name__}, expected {inputs_type.__name__}")
-    return inputs
-
-
-# --------------------------------------------------------------------------------------- experiment
 
 
 @dataclass(frozen=True)
@@ -919,6 +926,15 @@ class Experiment:
             guidance=self.guidance,
             region=region,
         )
+
+    def subset_outputs(self, region: tuple[int, ...] = ()) -> tuple[tuple[Measure, ...], ...]:
+        """Return the outputs under models of random subsets. [subset][training seed]"""
+        outputs = []
+        for index in range(self.retraining.num_subsets):
+            subset = self.random_subset(index)
+            models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
+            outputs.append(tuple(self.outputs(model, region) for model in models))
+        return tuple(outputs)
 
     @property
     def reference_outputs(self) -> Measure | None:

@@ -2,12 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 
 from journey.config.run import RunConfig, Task
-from journey.engine.checks import require
+from journey.engine.checks import leaves, require
 from journey.engine.owned import OwnedFiles, is_regular
 from journey.engine.spec import Spec
 from journey.engine.store import OTHER_FOLDERS
@@ -90,16 +89,15 @@ def _is_sweep(directory: Path) -> bool:
 
 
 def _check_inputs(run: RunConfig, directory: Path) -> None:
-    """Check that no input of a run is inside its report, nor the report inside an input.
-
-    Raises:
-        ConfigError: One is.
-    """
+    """Check that no input of a run is inside its report, nor the report inside an input."""
     report, artifacts = directory.resolve(), Path(run.artifacts).resolve()
     inputs = [("artifacts", Path(run.artifacts))]
     for f in fields(run):
-        if f.name not in NO_INPUTS:
-            inputs += _existing_paths(getattr(run, f.name), f.name)
+        settings = leaves(getattr(run, f.name), f.name) if f.name not in NO_INPUTS else ()
+        for name, value in settings:
+            path = Path(value).expanduser() if isinstance(value, str) and value else None
+            if path is not None and os.path.exists(path):
+                inputs.append((name, path))
     for name, path in inputs:
         allowed = f"outside the directory of the report, {directory}"
         require(not _is_inside(path, report), name, path, allowed)
@@ -118,23 +116,6 @@ def _is_inside(path: Path, directory: Path) -> bool:
     """Return whether a path is a directory or inside it, after following symbolic links."""
     resolved = path.resolve()
     return directory in (resolved, *resolved.parents)
-
-
-def _existing_paths(value: object, name: str) -> Iterator[tuple[str, Path]]:
-    """Yield the settings, with their names, that are paths of existing files or directories."""
-    if isinstance(value, str) and value:
-        path = Path(value).expanduser()
-        if os.path.exists(path):
-            yield name, path
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _existing_paths(item, name)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _existing_paths(item, f"{name}.{key}")
-    elif is_dataclass(value):
-        for f in fields(value):
-            yield from _existing_paths(getattr(value, f.name), f"{name}.{f.name}")
 
 
 def _store_folders() -> set[str]:

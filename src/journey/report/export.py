@@ -17,7 +17,7 @@ from journey.engine.provenance import git_state
 from journey.engine.spec import cache_key
 from journey.engine.store import COSTS, MANIFEST, Artifact
 from journey.engine.workspace import Workspace, get
-from journey.experiment import images_record, images_record_path
+from journey.experiment import write_record
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
@@ -114,9 +114,7 @@ def write_bundle(
         bundle_files(run, directory).replaced() as new_file,
     ):
         extras = Path(scratch) / "extras"
-        record = images_record_path(run.dataset, extras)
-        record.parent.mkdir(parents=True)
-        write_json(record, images_record(experiment.images, None))
+        write_record(experiment.images, extras, None)
         write_json(extras / "axes.json", score_axes(experiment.trajectories, images))
         write_json(extras / COSTS, contents.costs)
         np.savez_compressed(extras / "masks.npz", allow_pickle=False, **contents.masks)

@@ -1,21 +1,23 @@
 """Tables of the rows of any result, for the terminal."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
-from journey.evaluation.rows import Row, terminal_table
+from journey.evaluation.rows import Row, pivot, select, terminal_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 INTERVAL = "(× 100 ± half of the 95% interval)"
 
 
 def row_tables(rows: list[Row], title: str) -> list[Table]:
     """Return a table for each quantity: a line for each method, a column for each target."""
-    by_quantity: dict[str, list[tuple[str, str, str]]] = {}
-    for row in rows:
-        cell = _method(row), _target(row), _value(row)
-        by_quantity.setdefault(str(row["quantity"]), []).append(cell)
     tables = []
-    for quantity, cells in by_quantity.items():
-        tables.append(_pivot(cells, "method", f"{title}: {quantity} {INTERVAL}"))
+    for quantity in dict.fromkeys(str(row["quantity"]) for row in rows):
+        frame = pivot(select(rows, quantity=quantity), _method, _target, _value, "method")
+        tables.append(_table(frame, f"{title}: {quantity}"))
     return tables
 
 
@@ -25,26 +27,16 @@ def sweep_table(points: dict[str, list[Row]]) -> Table:
     Args:
         points: The rows of each point, by its overrides.
     """
-    cells, quantities = [], []
-    for point, rows in points.items():
-        for row in rows:
-            cells.append((point, f"{_method(row)}, {_target(row)}", _value(row)))
-            quantities.append(str(row["quantity"]))
-    return _pivot(cells, "point", f"{', '.join(dict.fromkeys(quantities))} {INTERVAL}")
+    rows: list[Row] = []
+    for point, headline in points.items():
+        rows += [row | {"point": point} for row in headline]
+    frame = pivot(rows, "point", lambda row: f"{_method(row)}, {_target(row)}", _value)
+    return _table(frame, ", ".join(dict.fromkeys(str(row["quantity"]) for row in rows)))
 
 
-def _pivot(cells: list[tuple[str, str, str]], heading: str, title: str) -> Table:
-    """Return a table of (line, column, text)."""
-    lines: dict[str, dict[str, str]] = {}
-    columns: list[str] = []
-    for line, column, text in cells:
-        lines.setdefault(line, {})[column] = text
-        if column not in columns:
-            columns.append(column)
-    table = []
-    for line, texts in lines.items():
-        table.append([line, *(texts.get(column, "") for column in columns)])
-    return terminal_table([heading, *columns], [table], title, justify="left")
+def _table(frame: "DataFrame", title: str) -> Table:
+    lines = list(frame.itertuples(index=False))
+    return terminal_table(frame.columns, [lines], f"{title} {INTERVAL}", justify="left")
 
 
 def _method(row: Row) -> str:
@@ -58,5 +50,7 @@ def _target(row: Row) -> str:
 
 
 def _value(row: Row) -> str:
-    value, low, high = map(float, (row["value"], row["low"], row["high"]))
-    return f"{100 * value:.0f} ± {50 * (high - low):.0f}"
+    value = f"{100 * float(row['value']):.0f}"
+    if "low" not in row:
+        return value
+    return f"{value} ± {50 * (float(row['high']) - float(row['low'])):.0f}"

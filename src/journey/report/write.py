@@ -9,6 +9,7 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -24,6 +25,7 @@ from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
 from journey.evaluation.rows import in_order, without_pairs_of_variants
+from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -288,20 +290,28 @@ def _trajectory_figure(
     """Return the figure of two trajectories with a method's proponents and opponents."""
     method = run.method[name]
     index = shown_candidate(method, name, run.evaluation, result)
+    scores = get(experiment.scores(method), workspace).array("scores.npy")[index]
     images = train_images(experiment.images, workspace)
-    trajectories = figures.AttributedTrajectories(
-        steps=experiment.steps,
-        x0_hat=estimate_pictures(experiment.trajectories, experiment.steps, workspace),
-        train=images.images,
-        scores=get(experiment.scores(method), workspace).array("scores.npy")[index],
-        labels=list(map(images.describe, range(len(images)))),
-        ids=images.ids,
-        prompts=experiment.trajectories.prompts,
-    )
+    trajectories = attributed_trajectories(experiment, images, scores, workspace)
     label = ", ".join(filter(None, (name, candidate_text(method, index))))
     title = f"{run.name}: training images that influenced each step ({label})"
     queries = figures.distinct_queries(trajectories.x0_hat[-1])
     return figures.trajectory_figure(trajectories, title, queries)
+
+
+def attributed_trajectories(
+    experiment: Experiment, images: ImageSet, scores: np.ndarray, workspace: Workspace
+) -> figures.AttributedTrajectories:
+    """Return the trajectories with scores [S or 1, Q, N] of the training images."""
+    return figures.AttributedTrajectories(
+        steps=experiment.steps,
+        x0_hat=estimate_pictures(experiment.trajectories, experiment.steps, workspace),
+        train=images.images,
+        scores=scores,
+        labels=list(map(images.describe, range(len(images)))),
+        ids=images.ids,
+        prompts=experiment.trajectories.prompts,
+    )
 
 
 def _page(

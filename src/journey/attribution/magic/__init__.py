@@ -24,7 +24,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import GradientSettings, Target, check_ranges, setting
+from journey.pipeline.settings import GradientSettings, Target, setting
 
 MOST_WORK = 1e15  # multiply-adds, as specs count them: a day of one core
 
@@ -71,7 +71,7 @@ class Magic(Method):
     """The exact metagradient of the training."""
 
     name: ClassVar[str] = "magic"
-    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    target: Target = setting(Target.step, "Attribute this output of a query.")
     num_checkpoints: int = setting(
         1, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
     )
@@ -81,9 +81,6 @@ class Magic(Method):
     num_samples: int = setting(
         GradientSettings.num_samples, "Average each output over this many noise samples."
     )
-
-    def check(self, where: str) -> None:
-        check_ranges(self, where)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)

@@ -29,7 +29,7 @@ from torch.nn.utils import parameters_to_vector
 from journey.attribution.gradients import Objective, activation_bytes, loop_gradients
 from journey.attribution.magic import MagicScores
 from journey.attribution.outputs import sample_noise, sample_noise_at
-from journey.diffusion.network import Denoiser, bind, load_denoiser
+from journey.diffusion.network import Denoiser, bind, gradient_memory, load_denoiser
 from journey.diffusion.train import start
 from journey.diffusion.training import (
     TrainingInputs,
@@ -187,7 +187,8 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     # Repeat the training, and keep some of its states.
     state, inputs = start(spec.checkpoint, workspace)
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
-    _require_memory(spec, denoiser, inputs, workspace.compute.gradient_memory_gib)
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
+    _require_memory(spec, denoiser, inputs, memory_gib)
     states = training_states(inputs, state)
     repeated = parameters_to_vector(states[-1].network.parameters()).detach()
     weights = parameters_to_vector(denoiser.network.parameters()).detach()

@@ -119,11 +119,7 @@ class _Store:
 
 
 def _read_store(name: str, path: str) -> _Store:
-    """Return the content of the JSON files.
-
-    Raises:
-        ConfigError: TRAKer has not written them, or not to the end.
-    """
+    """Return the content of the JSON files; refuse what TRAKer has not written to its end."""
     root = Path(path)
     allowed = "the save_dir of a trak.TRAKer, with its metadata.json"
     require((root / "metadata.json").is_file(), name, path, allowed)
@@ -148,11 +144,7 @@ def _read_store(name: str, path: str) -> _Store:
 
 
 def _check_array(name: str, file: Path, shape: tuple[int, int]) -> None:
-    """Refuse an array that is missing, of another shape, not finite, or not filled to its end.
-
-    Raises:
-        ConfigError: It is.
-    """
+    """Refuse an array that is missing, of another shape, not finite, or not filled to its end."""
     allowed = "there: finalize_features(del_grads=True) deletes gradients"
     require(file.is_file(), name, f"{file}, missing", allowed)
     try:

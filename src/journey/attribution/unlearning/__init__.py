@@ -20,7 +20,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import Target, check_ranges, setting
+from journey.pipeline.settings import Target, setting
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Unlearning(Method):
     """The increase of a training image's loss when the model unlearns the query."""
 
     name: ClassVar[str] = "unlearning"
-    target: Target = setting(Target.step, "Attribute this output of a query.")  # type: ignore[misc]
+    target: Target = setting(Target.step, "Attribute this output of a query.")
     num_checkpoints: int = setting(
         1, "Average scores over this many checkpoints.", least=1, most=MOST_MODELS
     )
@@ -89,9 +89,6 @@ class Unlearning(Method):
         least=LAMBDA[0],
         most=LAMBDA[1],
     )
-
-    def check(self, where: str) -> None:
-        check_ranges(self, where)
 
     def check_run(self, where: str, model: Model, num_steps: int) -> None:
         require_count(f"{where}.num_samples", self.num_samples, most=model.num_timesteps)

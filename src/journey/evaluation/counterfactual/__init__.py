@@ -7,15 +7,12 @@ the query's trajectory from that step with the retrained model, and measure what
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from journey.attribution.baselines import Embeddings, Encoder
 from journey.engine.checks import require, require_count
 from journey.engine.spec import omitted_default
 from journey.engine.workspace import Workspace, get
-from journey.evaluation.counterfactual.removals import (
-    CONTROLS as CONTROLS,
-)
 from journey.evaluation.counterfactual.removals import (
     OPPONENTS,
     PROPONENTS,
@@ -25,16 +22,10 @@ from journey.evaluation.counterfactual.removals import (
     CounterfactualInputs,
     Removal,
 )
-from journey.evaluation.counterfactual.removals import (
-    SAME as SAME,
-)
 from journey.evaluation.lds import LDS
 from journey.evaluation.ranking import candidate_index, candidate_settings
 from journey.evaluation.rows import Row, select
 from journey.pipeline.images import ImageSet
-from journey.pipeline.interfaces import (
-    Continuations as Continuations,
-)
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -47,18 +38,8 @@ from journey.pipeline.interfaces import (
     WithoutRandom,
     WithoutTop,
 )
-from journey.pipeline.interfaces import (
-    Inputs as Inputs,
-)
-from journey.pipeline.interfaces import (
-    Measure as Measure,
-)
 from journey.pipeline.settings import Sampler, Sampling
 from journey.pipeline.subsets import require_removable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 
 @dataclass
@@ -66,6 +47,7 @@ class Counterfactual(Evaluation):
     """The effects of removing what each method ranks first, beside those of controls."""
 
     name: ClassVar[str] = "counterfactual"
+    show: ClassVar[str] = "journey.evaluation.counterfactual.show"
     steps: list[int] = field(default_factory=lambda: [400])  # t of rankings and continuations
     counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of removed proponents
     opponents: list[int] = field(default_factory=list)  # numbers of removed opponents
@@ -208,24 +190,10 @@ class Counterfactual(Evaluation):
             "candidates": candidate_settings(spec.scores, self.candidates),
             **lds,
             "rows": rows,
+            "per_query": effects.per_query(),
             "pictures": effects.pictures(max(self.counts)),
         }
 
     def headline(self, result: dict) -> list[Row]:
         rises = select(result["rows"], quantity="rise", target="step")
         return [row for row in rises if "against" not in row]
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.counterfactual.show import counterfactual_tables
-
-        return counterfactual_tables(result)
-
-    def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation.counterfactual.show import counterfactual_markdown
-
-        return {"counterfactual.md": counterfactual_markdown(result)}
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.counterfactual.show import counterfactual_figures
-
-        return counterfactual_figures(result)

@@ -26,6 +26,7 @@ from journey.evaluation.rows import (
     rich_table,
     select,
 )
+from journey.evaluation.statistics import MIN_OBSERVATIONS
 
 COLUMNS = {
     "rise": ("rise of f_t, %", 100, 1),
@@ -44,23 +45,23 @@ model. L2, SSIM, cosine: of the images that the same noise leads to, before and 
 and, the cosine, in an encoder's features. Fréchet: of continuations of one x_t, along {dimensions}
 principal axes of the features (no FID). Class share: change of the share of continuations in the
 class that was most frequent before. Controls: {num_random} random removals and {num_seeds} other
-training seeds that all queries share, with intervals over models and queries; two samples of the
-same model."""
+training seeds that all queries share, with intervals over models and queries, at least
+{MIN_OBSERVATIONS} of each; two samples of the same model."""
 
 LINES = {RANDOM: "--", SEED: ":", SAME: "-."}
 
 MARGIN = 1.15  # factor around the counts on their logarithmic axis
 
 
-def counterfactual_tables(result: dict) -> list[Table]:
+def tables(result: dict) -> list[Table]:
     """Return a table of the effects of each removal, of all timesteps to the end."""
-    tables = []
+    shown = []
     for title, frame in _effect_tables(result):
-        tables.append(rich_table(frame, f"{result['experiment']}: {title}"))
-    return tables
+        shown.append(rich_table(frame, f"{result['experiment']}: {title}"))
+    return shown
 
 
-def counterfactual_markdown(result: dict) -> str:
+def texts(result: dict) -> dict[str, str]:
     """Return all effects with intervals, and the paired differences."""
     tables = [*_effect_tables(result), *_difference_tables(result), _window_table(result)]
     taus = []
@@ -69,10 +70,13 @@ def counterfactual_markdown(result: dict) -> str:
         taus.append({**line, "τ": format_interval(row, 2, sign="+")})
     if taus:
         tables.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
-    parts = [f"# {markdown_text(result['experiment'])}: counterfactuals", NOTES.format(**result)]
+    parts = [
+        f"# {markdown_text(result['experiment'])}: counterfactuals",
+        NOTES.format(**result, MIN_OBSERVATIONS=MIN_OBSERVATIONS),
+    ]
     for title, frame in tables:
         parts += [f"## {markdown_text(title)}", markdown_table(frame)]
-    return "\n\n".join(parts) + "\n"
+    return {"counterfactual.md": "\n\n".join(parts) + "\n"}
 
 
 def _removals(result: dict) -> list[tuple[int, str, int]]:
@@ -143,16 +147,16 @@ def _window_table(result: dict) -> tuple[str, DataFrame]:
     return "By window Δ", DataFrame(lines)
 
 
-def counterfactual_figures(result: dict) -> dict[str, Figure]:
+def figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
-    figures = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
+    drawn = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
     for t in result["steps"]:
         if len(result["windows"][str(t)]) > 1:
-            figures[f"effect_by_window_t{t}.png"] = effect_by_window(result, t)
-        figures[f"before_after_t{t}.png"] = before_after(result, t)
+            drawn[f"effect_by_window_t{t}.png"] = effect_by_window(result, t)
+        drawn[f"before_after_t{t}.png"] = before_after(result, t)
     if "lds" in result:
-        figures["lds_against_removal.png"] = lds_against_removal(result)
-    return figures
+        drawn["lds_against_removal.png"] = lds_against_removal(result)
+    return drawn
 
 
 def effect_by_count(result: dict, step: int) -> Figure:
@@ -269,11 +273,11 @@ def _plot_controls(axes: Axes, effects: list[Row], counts: list[int]) -> None:
         positions = [float(row["count"]) for row in rows]
         if len(rows) == 1:  # a line over the whole axis
             positions, rows = [min(counts) / MARGIN, max(counts) * MARGIN], rows * 2
-        ends = times * np.array([[row[end] for end in ("value", "low", "high")] for row in rows])
-        axes.plot(positions, ends[:, 0], line, color=plots.GREY, label=name)
-        axes.fill_between(
-            positions, ends[:, 1], ends[:, 2], color=plots.GREY, alpha=0.15, linewidth=0
-        )
+        values = times * np.array([row["value"] for row in rows])
+        below, above = times * error_bars(rows)
+        axes.plot(positions, values, line, color=plots.GREY, label=name)
+        low, high = values - below, values + above
+        axes.fill_between(positions, low, high, color=plots.GREY, alpha=0.15, linewidth=0)
 
 
 def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> None:

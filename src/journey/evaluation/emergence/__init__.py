@@ -5,7 +5,7 @@ that scores steps: do the images that it ranks first change to the query's class
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,10 +28,6 @@ from journey.pipeline.interfaces import (
     Score,
 )
 from journey.pipeline.settings import Sampler, Sampling
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 
 def check_continuations(sampling: Sampling, min_steps: int) -> None:
@@ -64,6 +60,7 @@ class Emergence(Evaluation):
     """When the final sample is determined, and whether scores reflect it."""
 
     name: ClassVar[str] = "emergence"
+    show: ClassVar[str] = "journey.evaluation.emergence.show"
     num_continuations: int = 64  # of each query from each step, beside the trajectory itself
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the second classifier
     top_k: int = 50  # images that are ranked first, whose classes are counted
@@ -172,22 +169,6 @@ class Emergence(Evaluation):
             ),
             share_title: select(rows, quantity="class_share", classifier=first),
         }
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.emergence import show
-
-        return [show.emergence_table(result), show.correlation_table(result)]
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.emergence import show
-
-        figures = {
-            "emergence.png": show.emergence_figure(result),
-            "classes.png": show.class_figure(result),
-        }
-        if result["queries"]["attribution_step"]:
-            figures["attribution.png"] = show.attribution_figure(result)
-        return figures
 
 
 def _to_json(values: dict | np.ndarray) -> dict | list:

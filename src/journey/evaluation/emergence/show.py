@@ -11,6 +11,19 @@ from journey.evaluation import plots
 from journey.evaluation.rows import format_interval, method_names, rich_table, select
 
 
+def tables(result: dict) -> list[Table]:
+    """Return tables of where classes emerge, and of how scores reflect it."""
+    return [emergence_table(result), correlation_table(result)]
+
+
+def figures(result: dict) -> dict[str, Figure]:
+    """Return the figures of a result by file name."""
+    drawn = {"emergence.png": emergence_figure(result), "classes.png": class_figure(result)}
+    if result["queries"]["attribution_step"]:
+        drawn["attribution.png"] = attribution_figure(result)
+    return drawn
+
+
 def emergence_table(result: dict) -> Table:
     """Return where and how fast the curve of each classifier and statistic rises, a line each."""
     rows, lines = result["rows"], []

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,16 +22,16 @@ from journey.engine.spec import describe, omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.lds.datamodeling import (
-    FORMER_PRIMARY,
     PRIMARY,
     SCORE_TRANSFORMS,
     Interval,
     MethodLDS,
     Resampling,
+    primary,
 )
 from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
-from journey.evaluation.rows import Row, select
+from journey.evaluation.rows import Row, difference_of, select
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -43,14 +43,9 @@ from journey.pipeline.interfaces import (
 )
 from journey.pipeline.settings import Sampling
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
-DIFFERENCES = {"query_centred": "query_centred_difference", "lds": "difference"}
-"""The quantity of a paired difference, by the quantity of both methods."""
+QUANTITIES = ("query_centred", "lds")
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,7 @@ class LDS(Evaluation):
     """The LDS of every method at every step, of the trajectory and of the final sample."""
 
     name: ClassVar[str] = "lds"
+    show: ClassVar[str] = "journey.evaluation.lds.show"
     num_bootstrap: int = 2000  # bootstrap replicates of an interval
     paired_steps: list[int] = field(
         default_factory=lambda: [600, 500, 400, 300]
@@ -128,12 +124,13 @@ class LDS(Evaluation):
         Evaluation.check_objective(self, where, methods)
         objective = self.objective
         allowed = {
-            "quantity": list(DIFFERENCES),
+            "quantity": list(QUANTITIES),
             "score_transform": ["linear", "chosen", "shown"],
             "target": [STEP, PAIRED_STEPS, TRAJECTORY, FINAL_SAMPLE],
         }
         if "against" in objective:
-            allowed |= {"quantity": list(DIFFERENCES.values()), "score_transform": ["linear"]}
+            allowed |= {"quantity": list(map(difference_of, QUANTITIES))}
+            allowed |= {"score_transform": ["linear"]}
         keys = ["method", "against", *allowed, "step"]
         for key, value in objective.items():
             require(key in keys, where, key, f"a key of {', '.join(keys)}")
@@ -146,14 +143,7 @@ class LDS(Evaluation):
         for name in self.candidates:
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
             candidate_index(name, scores[name].method, self.candidates)
-        outputs = []
-        for index in range(experiment.retraining.num_subsets):
-            subset = experiment.random_subset(index)
-            measures = []
-            for seed in range(experiment.retraining.num_seeds):
-                measures.append(experiment.outputs(experiment.retrained(subset, seed)))
-            outputs.append(tuple(measures))
-        return LDSInputs(tuple(outputs), experiment.reference_outputs)
+        return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Return the LDS of all methods, the ceilings, and all paired differences.
@@ -178,7 +168,7 @@ class LDS(Evaluation):
             for (name, method), (other, against) in itertools.combinations(methods.items(), 2):
                 difference = method.linear[quantity].minus(against.linear[quantity])
                 conditions = {
-                    "quantity": DIFFERENCES[quantity],
+                    "quantity": difference_of(quantity),
                     "method": name,
                     "against": other,
                     "score_transform": "linear",
@@ -311,34 +301,19 @@ class LDS(Evaluation):
         return rows
 
     def headline(self, result: dict) -> list[Row]:
-        return select(result["rows"], **PRIMARY, target=PAIRED_STEPS)
+        return select(result["rows"], **primary(result), target=PAIRED_STEPS)
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
         title = "Query-centred LDS of the scores shown"
-        shown = {**PRIMARY, "score_transform": "shown"}
+        shown = {**primary(result), "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
-            title, shown = "LDS", FORMER_PRIMARY
+            title, shown = "LDS", primary(result)
         ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
         return {title: rows + select(ceilings, target=STEP)}
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.lds.show import lds_tables
-
-        return lds_tables(result)
-
-    def texts(self, result: dict) -> dict[str, str]:
-        from journey.evaluation.lds.show import lds_markdown
-
-        return {"lds.md": lds_markdown(result)}
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.lds.show import lds_figures
-
-        return lds_figures(result)
 
 
 def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:

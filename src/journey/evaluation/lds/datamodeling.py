@@ -45,6 +45,12 @@ PRIMARY = {"quantity": "query_centred", "score_transform": "linear"}
 FORMER_PRIMARY = {"quantity": "lds", "score_transform": "chosen"}
 """That of results which name none."""
 
+
+def primary(result: dict) -> dict[str, str]:
+    """Return the conditions of the rows of a result's primary statistic."""
+    return result.get("primary", FORMER_PRIMARY)
+
+
 HEAD = 0.05  # share of the training images whose scores the transform "head" keeps
 
 

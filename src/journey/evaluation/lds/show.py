@@ -12,10 +12,11 @@ from rich.table import Table
 
 from journey.attribution.targets import FINAL_SAMPLE, PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.lds.datamodeling import FORMER_PRIMARY
+from journey.evaluation.lds.datamodeling import primary
 from journey.evaluation.lds.reliability import CEILINGS, ceiling_of, titled_ceilings
 from journey.evaluation.rows import (
     Row,
+    difference_of,
     format_half_width,
     format_interval,
     markdown_table,
@@ -46,11 +47,6 @@ VERDICTS = """Differences of LDS × 100 [95% interval]. Supported: the interval 
 supported: below 0; equivalent: the 90% interval is within ±5; undecided: none of these."""
 
 
-def primary(result: dict) -> dict[str, str]:
-    """Return the conditions of the rows of a result's primary statistic."""
-    return result.get("primary", FORMER_PRIMARY)
-
-
 def primary_name(result: dict) -> str:
     """Return the name of a result's primary statistic."""
     quantity, transform = primary(result).values()
@@ -62,10 +58,9 @@ def differences(result: dict, quantity: str, methods: list[str]) -> list[Row]:
 
     Those of single steps are left out.
     """
-    name = "difference" if quantity == "lds" else f"{quantity}_difference"
     first = methods if len(methods) <= MAX_PAIRED else methods[:1]
     compared = []
-    for row in select(result["rows"], quantity=name):
+    for row in select(result["rows"], quantity=difference_of(quantity)):
         if row["method"] in first and row["against"] in methods and row["target"] != STEP:
             compared.append(row)
     return compared
@@ -84,7 +79,7 @@ def _at_target(row: Row, *keys: str) -> Row:
     return {key: row[key] for key in (*keys, "target", "step") if key in row}
 
 
-def lds_tables(result: dict) -> list[Table]:
+def tables(result: dict) -> list[Table]:
     """Return the LDS × 100 ± half the width of its interval, and the differences of methods."""
     rows, statistic = result["rows"], primary(result)
     main = select(rows, **statistic)
@@ -108,12 +103,12 @@ def lds_tables(result: dict) -> list[Table]:
     limits = titled_ceilings(rows, statistic["quantity"])
     limits_frame = pivot(limits, "method", target_name, format_half_width)
     limits_frame = limits_frame.reindex(columns=frame.columns, fill_value="")
-    tables = [rich_table(frame, f"{title}; {paired}", limits_frame)]
+    shown = [rich_table(frame, f"{title}; {paired}", limits_frame)]
     compared = differences(result, statistic["quantity"], plain_methods(result))
     if compared:
         frame = pivot(compared, _pair, target_name, _difference, heading="a − b")
-        tables.append(rich_table(frame, f"paired differences of {name} × 100; {paired}"))
-    return tables
+        shown.append(rich_table(frame, f"paired differences of {name} × 100; {paired}"))
+    return shown
 
 
 def _pair(row: Row) -> str:
@@ -126,7 +121,7 @@ def _difference(row: Row) -> str:
     return format_interval(row, 1, times=100, sign="+") + word
 
 
-def lds_markdown(result: dict) -> str:
+def texts(result: dict) -> dict[str, str]:
     """Return all LDS and ceilings with intervals, the chosen candidates, the costs and kernels."""
     # 1. The LDS of every method, the costs in its first line.
     rows, lines = result["rows"], []
@@ -172,7 +167,9 @@ def lds_markdown(result: dict) -> str:
     if "primary" in result:
         text += f"\n{VERDICTS}\n"
     kernels = _kernel_lines(result)
-    return text + (f"\n{markdown_table(DataFrame(kernels))}\n" if kernels else "")
+    if kernels:
+        text += f"\n{markdown_table(DataFrame(kernels))}\n"
+    return {"lds.md": text}
 
 
 def _cells(rows: list[Row], all_rows: list[Row], ceiling: str = "") -> dict[str, str]:
@@ -225,14 +222,14 @@ def _kernel_lines(result: dict) -> list[dict[str, str]]:
     return lines
 
 
-def lds_figures(result: dict) -> dict[str, Figure]:
+def figures(result: dict) -> dict[str, Figure]:
     """Return the figures that a result can fill, by file name."""
-    figures = {"lds_by_step.png": lds_by_step(result)}
+    drawn = {"lds_by_step.png": lds_by_step(result)}
     if len(plain_methods(result)) > MAX_NAMED:
-        figures["lds_by_method.png"] = lds_by_method(result)
+        drawn["lds_by_method.png"] = lds_by_method(result)
     if result["variant_axes"]:
-        figures["ablations.png"] = ablation_figure(result)
-    return figures
+        drawn["ablations.png"] = ablation_figure(result)
+    return drawn
 
 
 def plain_methods(result: dict) -> list[str]:

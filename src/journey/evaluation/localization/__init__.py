@@ -1,7 +1,7 @@
 """Do scores of a region predict its output, and does removing its proponents change that region?"""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,10 +42,6 @@ from journey.pipeline.interfaces import (
 )
 from journey.pipeline.settings import Sampler, Sampling
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
 RESERVED = {WHOLE, RANDOM, OTHERS, ALL}  # names that no region may have
 
 
@@ -73,6 +69,7 @@ class Localization(Evaluation):
     """Scores of regions, with one hyper-parameter per method; proponents are the first method's."""
 
     name: ClassVar[str] = "localization"
+    show: ClassVar[str] = "journey.evaluation.localization.show"
     regions: dict[str, list[int]] = field(default_factory=dict)  # boxes by name; {}: the quarters
     paired_steps: list[int] = field(default_factory=lambda: [600, 500, 400, 300])  # of the matrices
     step: int = 300  # t: whose proponents are removed, and where trajectories are continued
@@ -134,17 +131,6 @@ class Localization(Evaluation):
                     raise ConfigError(f"method.{name}={score.method.label}: must be {allowed}")
                 by_method[name][region] = experiment.scores(method)
 
-        # Outputs of the subset models in every region.
-        outputs = {}
-        retraining = experiment.retraining
-        for region, box in regions.items():
-            of_region = []
-            for index in range(retraining.num_subsets):
-                subset = experiment.random_subset(index)
-                models = [experiment.retrained(subset, s) for s in range(retraining.num_seeds)]
-                of_region.append(tuple(experiment.outputs(model, box) for model in models))
-            outputs[region] = tuple(of_region)
-
         # Models without the proponents of a region, by the first method, and without random images.
         def removal(subset: Subset, queries: tuple[int, ...]) -> Removal:
             model = experiment.retrained(subset)
@@ -168,6 +154,7 @@ class Localization(Evaluation):
         for index in range(self.num_random):
             random.append(removal(WithoutRandom(index, self.count, experiment.seed), queries))
         reference = removal(FullData(), queries)
+        outputs = {region: experiment.subset_outputs(box) for region, box in regions.items()}
         return LocalizationInputs(by_method, outputs, reference, removed, tuple(random))
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
@@ -242,20 +229,6 @@ class Localization(Evaluation):
 
     def headline(self, result: dict) -> list[Row]:
         return select(result["rows"], quantity="region_centred_locality", target=PAIRED_STEPS)
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.localization import show
-
-        return [show.locality_table(result), show.removal_table(result)]
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.localization import show
-
-        return {
-            "localization.png": show.lds_figure(result),
-            "locality_by_step.png": show.locality_figure(result),
-            "removal.png": show.removal_figure(result),
-        }
 
 
 def _outputs(measure: Measure, workspace: Workspace) -> np.ndarray:

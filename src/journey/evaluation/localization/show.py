@@ -14,6 +14,20 @@ CHANGES = {"change_share": "share of the squared change", "output_rise": "rise o
 LIMIT = 60  # LDS × 100 at the ends of the colours
 
 
+def tables(result: dict) -> list[Table]:
+    """Return tables of the locality of scores, and of what removals change."""
+    return [locality_table(result), removal_table(result)]
+
+
+def figures(result: dict) -> dict[str, Figure]:
+    """Return the figures of a result by file name."""
+    return {
+        "localization.png": lds_figure(result),
+        "locality_by_step.png": locality_figure(result),
+        "removal.png": removal_figure(result),
+    }
+
+
 def locality_table(result: dict) -> Table:
     """Return how much better the scores of a region predict that region than others, by method."""
     lines = []

@@ -9,7 +9,7 @@ Its effect on attributions is the LDS of methods with other query examples
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from journey.evaluation.ranking import (
     top_images,
     top_overlap,
 )
-from journey.evaluation.rows import Row, make_row, method_names, rows_of_targets
+from journey.evaluation.rows import Row, make_row, rows_of_targets
 from journey.evaluation.statistics import (
     bootstrap_with_observed,
     mean_over_queries,
@@ -47,10 +47,6 @@ from journey.pipeline.interfaces import (
     Score,
 )
 from journey.pipeline.settings import Sampling
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 CLASSIFIER = "pixels"  # which of the classifiers labels the final samples
 
@@ -103,6 +99,7 @@ class AlongPath(Evaluation):
     """How attributions change along the trajectory, and what x̂0_t is an estimate of."""
 
     name: ClassVar[str] = "path"
+    show: ClassVar[str] = "journey.evaluation.path.show"
     num_continuations: int = 32  # of each query from each step, beside the trajectory itself
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the second classifier
     top_k: int = 50  # images that are ranked first
@@ -199,26 +196,6 @@ class AlongPath(Evaluation):
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return self.lds.chosen(result, method)
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.path import show
-
-        tables = [show.correlation_table(result), show.distance_table(result)]
-        return tables + self.lds.tables(result)
-
-    def texts(self, result: dict) -> dict[str, str]:
-        return self.lds.texts(result)
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.path import show
-
-        figures = {"distances.png": show.distance_figure(result)}
-        if method_names(result["rows"], "rank_correlation"):
-            figures["path.png"] = show.correlation_figure(result)
-            figures["proponents.png"] = show.top_figure(result)
-        if len(show.query_example_variants(result)) > 1:
-            figures["query_example.png"] = show.query_example_figure(result)
-        return figures
 
 
 def _correlation_rows(

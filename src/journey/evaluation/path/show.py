@@ -10,7 +10,10 @@ from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.lds.show import differences, primary, primary_name
+from journey.evaluation.lds.datamodeling import primary
+from journey.evaluation.lds.show import differences, primary_name
+from journey.evaluation.lds.show import tables as lds_tables
+from journey.evaluation.lds.show import texts as texts  # there are no others
 from journey.evaluation.rows import (
     format_interval,
     method_names,
@@ -27,6 +30,22 @@ DISTANCES = {  # label, colour and line of each
     "estimate_to_mean": ("‖x̂0_t − E[x_0|x_t]‖²", plots.COLOURS[0], "o-"),
     "monte_carlo": ("error of the mean, subtracted", plots.GREY, "o--"),
 }
+
+
+def tables(result: dict) -> list[Table]:
+    """Return tables of scores along the trajectory and of distances, then those of the LDS."""
+    return [correlation_table(result), distance_table(result), *lds_tables(result)]
+
+
+def figures(result: dict) -> dict[str, Figure]:
+    """Return the figures of a result by file name."""
+    drawn = {"distances.png": distance_figure(result)}
+    if method_names(result["rows"], "rank_correlation"):
+        drawn["path.png"] = correlation_figure(result)
+        drawn["proponents.png"] = top_figure(result)
+    if len(query_example_variants(result)) > 1:
+        drawn["query_example.png"] = query_example_figure(result)
+    return drawn
 
 
 def correlation_table(result: dict) -> Table:

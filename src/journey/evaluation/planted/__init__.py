@@ -8,7 +8,7 @@ row.
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,10 +32,6 @@ from journey.pipeline.interfaces import (
     Score,
 )
 from journey.pipeline.settings import Sampling, Start
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 ALL_STEPS = "all_steps"  # the mean over them
 CHANCE = "chance"
@@ -85,6 +81,7 @@ class Planted(Evaluation):
     """Recall of injected duplicates by every method, with one hyper-parameter each."""
 
     name: ClassVar[str] = "planted"
+    show: ClassVar[str] = "journey.evaluation.planted.show"
     candidates: dict[str, float] = field(default_factory=dict)  # of methods with several candidates
     num_bootstrap: int = 2000
 
@@ -97,8 +94,7 @@ class Planted(Evaluation):
         require(start is Start.injected, "sampling.start", start.value, allowed)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> Inputs:
-        for name, score in scores.items():
-            candidate_index(name, score.method, self.candidates)  # refuses an ambiguous one
+        candidate_settings(scores, self.candidates)  # refuses an ambiguous one
         return Inputs()
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
@@ -170,16 +166,6 @@ class Planted(Evaluation):
             "Recall of duplicates": select(rows, quantity=RECALL, target=STEP),
             "Median rank of a duplicate": select(rows, quantity="median_rank", target=STEP),
         }
-
-    def tables(self, result: dict) -> "list[Table]":
-        from journey.evaluation.planted.show import recall_table
-
-        return [recall_table(result)]
-
-    def figures(self, result: dict) -> "dict[str, Figure]":
-        from journey.evaluation.planted.show import recall_figure
-
-        return {"recall_by_step.png": recall_figure(result)}
 
 
 def _rows(

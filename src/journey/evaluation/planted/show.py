@@ -22,8 +22,8 @@ PANELS = {
 }
 
 
-def recall_table(result: dict) -> Table:
-    """Return the recall and the median rank of each method at every step."""
+def tables(result: dict) -> list[Table]:
+    """Return a table of the recall and the median rank of each method at every step."""
     ranks = select(result["rows"], quantity="median_rank")
 
     def cell(row: Row) -> str:
@@ -33,10 +33,10 @@ def recall_table(result: dict) -> Table:
     rows = select(result["rows"], quantity="recall", target=STEP)
     title = "recall of duplicates, % ± half of the 95% interval; median rank"
     frame = pivot(rows, "method", target_name, cell)
-    return rich_table(frame, f"{result['experiment']}: {title}")
+    return [rich_table(frame, f"{result['experiment']}: {title}")]
 
 
-def recall_figure(result: dict) -> Figure:
+def figures(result: dict) -> dict[str, Figure]:
     """Return the recall and the median rank of every method at every step, beside chance."""
     figure, grid = plots.new_figure(1, len(PANELS), (12.0, 3.9))
     for axes, (quantity, title) in zip(grid[0], PANELS.items(), strict=True):
@@ -59,4 +59,4 @@ def recall_figure(result: dict) -> Figure:
     images = f"{result['num_queries']} images × {result['num_copies']} duplicates{noise}"
     title = f"{images} among {result['num_train']}; 95% intervals over queries"
     figure.suptitle(f"{result['experiment']}: {title}", fontsize=10)
-    return figure
+    return {"recall_by_step.png": figure}

@@ -1,14 +1,12 @@
 """A Markdown table of the methods in `conf/method`, with their settings. docs/methods.md holds it.
 
-python -m journey.report.methods
+python benchmarks/methods_table.py
 """
 
 from dataclasses import MISSING, fields
 from enum import Enum
 from typing import cast
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from journey.components import COMPONENTS, METHODS
@@ -47,8 +45,7 @@ def composed_methods() -> dict[str, Method]:
     """Return every method of `conf/method` as it is composed, by its name."""
     names = compose.choices("method")
     compose.register_schemas(COMPONENTS)
-    with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        run = hydra_compose("config", [f"method=[{','.join(names)}]"])
+    run = compose.compose_words([f"method=[{','.join(names)}]"])
     # Not parsed as a run, which would refuse `external` without its file.
     return cast(dict[str, Method], OmegaConf.to_object(run.method))
 
