@@ -102,7 +102,7 @@ def use_several_blocks(name: str, set_attribute: Callable[[object, str, object],
     if name.startswith("featurization") or name == "dense":
         set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
     if name == "dense":
-        set_attribute(features, "_at_once", lambda *_: 5)
+        set_attribute(features, "_shares", lambda *_: (5, 1.5))
     if name == "kronecker":
         set_attribute(kronecker, "ACTIVATIONS", 2**20)
 

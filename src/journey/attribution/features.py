@@ -19,7 +19,12 @@ from torch import Tensor
 
 from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
 from journey.attribution.gradient import Featurize
-from journey.attribution.gradients import GradientPlan, Objective, choose_plan
+from journey.attribution.gradients import (
+    GradientPlan,
+    Objective,
+    choose_plan,
+    require_one_gradient,
+)
 from journey.attribution.kernel import Features
 from journey.attribution.kronecker import (
     choose_kronecker_plan,
@@ -57,7 +62,6 @@ from journey.pipeline.schedule import noise_between
 from journey.pipeline.settings import FeatureSettings, Projection, QueryExample, Storage
 
 JOINED_MEMORY = 0.25  # share of the memory budget for gradients that wait for a dense projection
-PROJECTED_AT_ONCE = 16  # gradients that an accelerator projects at once
 PRECONDITION_BATCH = 4  # gradients that are preconditioned at once: they fit a CPU's cache
 
 
@@ -256,14 +260,9 @@ def feature_blocks(
     device = first.examples.x0.device
     project = make_projection(settings.projection, d, p, seed, key, device)
     dense = settings.projection in (Projection.gaussian, Projection.rademacher)
-    on_cpu, copies = device.type == "cpu", 2 if ekfac is None else 4
-    num_rows, gradient_gib = 1, memory_gib
-    if dense:
-        num_rows = _at_once(d, copies, memory_gib)
-        gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
-    elif not on_cpu:
-        num_rows = min(PROJECTED_AT_ONCE, _at_once(d, copies, memory_gib))
-        gradient_gib -= 4 * copies * d * (num_rows - 1) / 2**30
+    on_cpu, num_rows, gradient_gib = device.type == "cpu", 1, memory_gib
+    if dense or not on_cpu:
+        num_rows, gradient_gib = _shares(d, ekfac is not None, memory_gib)
     if ekfac is not None:
         project = precondition(project, ekfac, damping, max(num_rows, PRECONDITION_BATCH))
     elif not on_cpu:
@@ -276,13 +275,15 @@ def feature_blocks(
     return p, plan, map(project, join_blocks(gradients, num_rows if dense else 1))
 
 
-def _at_once(d: int, copies: int, memory_gib: float) -> int:
-    """Return how many gradients a projection takes at once.
+def _shares(d: int, preconditioned: bool, memory_gib: float) -> tuple[int, float]:
+    """Return how many gradients a projection takes at once, and the memory to compute gradients.
 
     A dense one draws its matrix each time, and an accelerator is dispatched operations each time.
-    These gradients are in memory twice; preconditioned, four times (`copies`).
+    These gradients are in memory twice; preconditioned, four times.
     """
-    return max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
+    copies = 4 if preconditioned else 2
+    num_rows = int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d))
+    return (num_rows, memory_gib * (1 - JOINED_MEMORY)) if num_rows > 1 else (1, memory_gib)
 
 
 def _in_parts(project: Projector, num_rows: int) -> Projector:
@@ -323,26 +324,11 @@ def features_in_memory(
     return QuantizedFeatures(*quantize(features, settings.storage))
 
 
-def _finite(features: Tensor, row: int, normalize: bool) -> np.ndarray:
-    """Return a block of features, which begins with a row, in the memory of the CPU.
-
-    It is all that waits for an accelerator.
-
-    Raises:
-        FloatingPointError: A feature is not finite.
-    """
-    block = features.cpu().numpy()
-    if not np.isfinite(block).all():
-        rows = f"rows {row}…{row + len(block) - 1}"
-        cause = ": normalize=true, and the gradient at a noise sample is zero or NaN" * normalize
-        raise FloatingPointError(f"features of {rows} are not finite{cause}")
-    return block
-
-
 def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
-    """Check that the gradients of features, all of one architecture, fit into memory.
+    """Check that an accelerator has memory for the features, all of one architecture.
 
     It takes an untrained network on the CPU, and two forward passes of one or two noise samples.
+    With bf16, a CPU's autocast saves other numbers for the backward pass than an accelerator's.
 
     Raises:
         ConfigError: They do not fit.
@@ -357,7 +343,7 @@ def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
         settings = spec.settings
         function = (settings.precision, spec.output, spec.normalize)
         projection = (settings.projection, settings.projection_rank)
-        key = (*function, *projection, settings.num_samples, spec.guidance)
+        key = (*function, *projection, settings.num_samples, spec.guidance, spec.curvature is None)
         if key in checked:
             continue
         checked.add(key)
@@ -371,7 +357,25 @@ def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
             objective = replace(objective, network=projected)
             choose_kronecker_plan(objective, example, noise, memory_gib)
         else:
-            choose_plan(objective, example, noise, memory_gib)
+            d = sum(p.numel() for p in network.parameters())
+            _, gradient_gib = _shares(d, spec.curvature is not None, memory_gib)
+            require_one_gradient(objective, example, noise, gradient_gib)
+
+
+def _finite(features: Tensor, row: int, normalize: bool) -> np.ndarray:
+    """Return a block of features, which begins with a row, in the memory of the CPU.
+
+    It is all that waits for an accelerator.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
+    """
+    block = features.cpu().numpy()
+    if not np.isfinite(block).all():
+        rows = f"rows {row}…{row + len(block) - 1}"
+        cause = ": normalize=true, and the gradient at a noise sample is zero or NaN" * normalize
+        raise FloatingPointError(f"features of {rows} are not finite{cause}")
+    return block
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

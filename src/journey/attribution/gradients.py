@@ -468,7 +468,7 @@ def accelerator_plan(
         ConfigError: If memory_gib is too small for one noise sample.
     """
     d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(noise)
-    sample_bytes = activation_bytes(objective, examples, noise)
+    sample_bytes = require_one_gradient(objective, examples, noise, memory_gib)
     pair_bytes, memory = LAYER_COPIES * sample_bytes, memory_gib * 2**30
     if layers_suffice(objective, examples, noise):
         left = memory - 24 * d - LAYER_BYTES
@@ -479,11 +479,24 @@ def accelerator_plan(
         chunk = int((left - 12 * d) // pair_bytes)
         if objective.normalize and chunk >= 1:
             return GradientPlan("layers", 1, chunk)
-    _require_memory(36 * d + sample_bytes, memory_gib)
     most = 1 if objective.normalize else int((memory - 36 * d) // sample_bytes)
     chunk = min(num_samples, most)
     batch = int((memory - 24 * d - chunk * sample_bytes) // (12 * d))
     return GradientPlan("loop", min(8, batch), chunk)
+
+
+def require_one_gradient(
+    objective: Objective, examples: Examples, noise: NoiseSamples, memory_gib: float
+) -> int:
+    """Return `activation_bytes` if an accelerator has memory for the gradient of one noise sample.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    d = sum(p.numel() for p in objective.network.parameters())
+    sample_bytes = activation_bytes(objective, examples, noise)
+    _require_memory(36 * d + sample_bytes, memory_gib)
+    return sample_bytes
 
 
 def _require_memory(needed: float, memory_gib: float) -> None:
