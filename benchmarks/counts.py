@@ -139,7 +139,8 @@ class Counter(TorchDispatchMode):
         outputs = tensors(out)
         if not on_device(inputs + outputs):
             return out
-        self._remember(outputs)
+        if not self.fused:
+            self.remember(outputs)
         copied = {x.device.type for x in inputs + outputs} > {pretended.NAME}
         if copied and name in ("_to_copy", "copy_", "_copy_from"):
             blocking = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
@@ -151,7 +152,8 @@ class Counter(TorchDispatchMode):
             self.num_bytes += sum(map(size, inputs + outputs))
         return out
 
-    def _remember(self, outputs: list[Tensor]) -> None:
+    def remember(self, outputs: list[Tensor]) -> None:
+        """Count the memory of new tensors until they are freed."""
         for x in outputs:
             storage = x.untyped_storage()
             if storage._cdata not in self.live or self.live[storage._cdata][0].expired():
@@ -223,7 +225,9 @@ class Fused(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         ctx.function, ctx.launches = function, backward_launches
         with Fused.counted(1, [*inputs, inputs[0]]):
-            return function(*inputs)
+            out = function(*inputs)
+        Fused.remember(out)
+        return out
 
     @staticmethod
     def backward(ctx, gradient):
@@ -231,6 +235,7 @@ class Fused(torch.autograd.Function):
         unseen = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
         with Fused.counted(ctx.launches, [*inputs, gradient]), torch.enable_grad(), unseen:
             gradients = torch.autograd.grad(ctx.function(*inputs), inputs, gradient)
+        Fused.remember(*gradients)
         return None, None, *gradients
 
     @staticmethod
@@ -242,6 +247,12 @@ class Fused(torch.autograd.Function):
             return
         with Fused.counter.one_operation(launches, values):
             yield
+
+    @staticmethod
+    def remember(*outputs: Tensor) -> None:
+        """Count the memory of results, but not of what is inside."""
+        if Fused.counter is not None:
+            Fused.counter.remember(list(outputs))
 
 
 ATTENTION, SILU = F.scaled_dot_product_attention, F.silu
