@@ -49,6 +49,7 @@ from journey.attribution.gradients import Objective  # noqa: E402
 from journey.attribution.outputs import sample_noise  # noqa: E402
 from journey.diffusion import training  # noqa: E402
 from journey.diffusion.ddpm import DDPM  # noqa: E402
+from journey.engine.provenance import git_state  # noqa: E402
 from journey.engine.workspace import Precision  # noqa: E402
 from journey.pipeline.examples import Examples  # noqa: E402
 from journey.pipeline.settings import (  # noqa: E402
@@ -138,7 +139,8 @@ class Counter(TorchDispatchMode):
         outputs = tensors(out)
         if not on_device(inputs + outputs):
             return out
-        self._remember(outputs)
+        if not self.fused:
+            self.remember(outputs)
         copied = {x.device.type for x in inputs + outputs} > {pretended.NAME}
         if copied and name in ("_to_copy", "copy_", "_copy_from"):
             blocking = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
@@ -150,7 +152,8 @@ class Counter(TorchDispatchMode):
             self.num_bytes += sum(map(size, inputs + outputs))
         return out
 
-    def _remember(self, outputs: list[Tensor]) -> None:
+    def remember(self, outputs: list[Tensor]) -> None:
+        """Count the memory of new tensors until they are freed."""
         for x in outputs:
             storage = x.untyped_storage()
             if storage._cdata not in self.live or self.live[storage._cdata][0].expired():
@@ -222,13 +225,17 @@ class Fused(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         ctx.function, ctx.launches = function, backward_launches
         with Fused.counted(1, [*inputs, inputs[0]]):
-            return function(*inputs)
+            out = function(*inputs)
+        Fused.remember(out)
+        return out
 
     @staticmethod
     def backward(ctx, gradient):
         inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-        with Fused.counted(ctx.launches, [*inputs, gradient]), torch.enable_grad():
+        unseen = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+        with Fused.counted(ctx.launches, [*inputs, gradient]), torch.enable_grad(), unseen:
             gradients = torch.autograd.grad(ctx.function(*inputs), inputs, gradient)
+        Fused.remember(*gradients)
         return None, None, *gradients
 
     @staticmethod
@@ -240,6 +247,12 @@ class Fused(torch.autograd.Function):
             return
         with Fused.counter.one_operation(launches, values):
             yield
+
+    @staticmethod
+    def remember(*outputs: Tensor) -> None:
+        """Count the memory of results, but not of what is inside."""
+        if Fused.counter is not None:
+            Fused.counter.remember(list(outputs))
 
 
 ATTENTION, SILU = F.scaled_dot_product_attention, F.silu
@@ -343,7 +356,8 @@ def main(label: str, memory_gib: float) -> None:
     _foreach_supported_types.append(FakeTensor)  # as tensors on CUDA
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"what": WHAT}
     counts: dict[str, dict] = {name: {} for name in CASES}
-    result[label] = {"memory_gib": memory_gib, "torch": torch.__version__, "counts": counts}
+    about = {"git": git_state(), "torch": torch.__version__, "memory_gib": memory_gib}
+    result[label] = {**about, "counts": counts}
     RESULT.parent.mkdir(exist_ok=True)
     for (name, case), method in itertools.product(CASES.items(), [*VARIANTS, TRAINING]):
         if method == TRAINING:
