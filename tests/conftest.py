@@ -46,8 +46,8 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
 # Before them come those of the pretended device: autograd counts the devices at its first pass.
 SLOW = (
     "test_device", "test_waits", "test_counts", "test_full_size", "test_slurm", "test_kill",
-    "test_smoke", "test_latent", "test_readme", "test_user_components", "test_compose", "test_tracking",
-    "test_no_torch",
+    "test_smoke", "test_latent", "test_readme", "test_user_components", "test_compose",
+    "test_tracking", "test_no_torch",
     "test_notebooks", "test_redraw", "test_by_hand", "test_api", "test_workers", "test_features",
     "test_counterfactual", "test_external", "test_magic", "test_report", "test_methods",
     "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
