@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: environment reproduce test fast
+.PHONY: environment reproduce test fast gpu
 environment: .venv/installed
 
 reproduce: environment
@@ -12,6 +12,10 @@ test: environment
 # The tests that start no process and train no model, for development.
 fast: environment
 	.venv/bin/pytest -m "not slow"
+
+# What a GPU does with this code, as JSON under experiments/accelerator/: seven parts of less than ten minutes.
+gpu: environment
+	.venv/bin/python benchmarks/accelerator.py
 
 # A new virtual environment when the pinned versions or the package's requirements change.
 .venv/installed: requirements.txt pyproject.toml

@@ -7,17 +7,18 @@
 
 It takes the overrides of an experiment, and uses its batch sizes and numbers of noise samples.
 Weights are untrained and images random. The settings of datasets that no package carries give the
-shape of their images, so no data is needed. EK-FAC is not measured, nor are the start of workers
-and reading and writing, which take some seconds per artifact. A pipeline's text encoder encodes
-captions when they are used, as for COCO. If the pipeline is not on this machine, the network is
-measured without encoders.
+shape of their images, so no data is needed. The eigenvectors of EK-FAC take the same time whatever
+the number of images: they are computed once for its rate, and once for that of preconditioned
+features. The start of workers is not measured, nor are reading and writing, which take some seconds
+per artifact. A pipeline's text encoder encodes captions when they are used, as for COCO. If the
+pipeline is not on this machine, the network is measured without encoders.
 """
 
 import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,16 +27,11 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from journey.__main__ import one_line_errors
-from journey.attribution.gradient import Featurize
-from journey.attribution.gradients import Objective, choose_plan
-from journey.attribution.outputs import (
-    measurement_noise,
-    query_batches,
-    sample_losses,
-    sample_noise,
-    with_augmentations,
-)
-from journey.attribution.projections import make_projection
+from journey.attribution.ekfac import EKFAC, EKFACBatch, ekfac_batches, estimate_ekfac
+from journey.attribution.features import feature_blocks, noise_batches
+from journey.attribution.gradient import EKFACFactors, Featurize
+from journey.attribution.gradients import Objective
+from journey.attribution.outputs import measurement_noise, query_batches, sample_losses
 from journey.components import COMPONENTS
 from journey.config.compose import CONF, parse, register_schemas
 from journey.config.run import RunConfig
@@ -43,7 +39,7 @@ from journey.data.archive import Archive, TorchvisionArchive
 from journey.data.coco import COCO, NUM_CAPTIONS
 from journey.diffusion import autoencoder, sampling, training
 from journey.diffusion.autoencoder import BATCH_ENCODE
-from journey.diffusion.network import Denoiser, Guidance, bind, get_device
+from journey.diffusion.network import Denoiser, Guidance, bind, get_device, gradient_memory
 from journey.diffusion.sampling import QUERY_BATCH
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import ConfigError
@@ -172,21 +168,23 @@ def train(spec: Train, on: Setting) -> Iterator[float]:
 
 def featurize(spec: Featurize, on: Setting) -> Iterator[float]:
     """Compute features of blocks of training images."""
-    settings, seed, examples = spec.settings, spec.seed, on.examples
-    net, antithetic = on.network().eval(), settings.antithetic
-    timesteps, num_samples = (0, on.schedule.num_timesteps), settings.num_samples
-    noise = sample_noise(timesteps, num_samples, examples.shape, seed, "benchmark", antithetic)
-    augmentations = (settings.flips, settings.captions)
-    noise = with_augmentations(noise, examples, *augmentations, antithetic, seed, "benchmark")
-    noise = noise.to(on.device)
+    settings, seed, net = spec.settings, spec.seed, on.network().eval()
     objective = Objective(net, on.schedule, settings.precision, spec.output, spec.normalize)
-    d = sum(p.numel() for p in net.parameters())
-    p = settings.projection_dim or d
-    project = make_projection(settings.projection, d, p, seed, "benchmark", on.device)
-    plan = choose_plan(objective, examples, noise, on.compute.gradient_memory_gib)
+    timesteps = (0, on.schedule.num_timesteps)
+    batches = noise_batches(settings, on.examples, timesteps, False, seed, (), on.device)
+    ekfac = None
+    if spec.curvature is not None:
+        first = on.examples[: spec.curvature.batch_size]
+        ekfac = estimate(objective, lambda: ekfac_batches(first, timesteps[1], seed, len(first)))
+    random = (seed, 0, gradient_memory(on.compute, on.device))
     for _ in itertools.count():
-        for gradients in objective.gradients(examples, noise, plan):
-            yield len(project(gradients).cpu()) * spec.work / spec.num_rows
+        for block in feature_blocks(settings, objective, batches, *random, ekfac, spec.damping)[2]:
+            yield len(block.cpu()) * spec.work / spec.num_rows
+
+
+def estimate(objective: Objective, batches: Callable[[], Iterator[EKFACBatch]]) -> EKFAC:
+    """Return the EK-FAC factors of a network."""
+    return estimate_ekfac(objective.network, objective.predict(), objective.schedule, batches)
 
 
 def sample(spec: Sample, on: Setting) -> Iterator[float]:
@@ -202,7 +200,7 @@ def sample(spec: Sample, on: Setting) -> Iterator[float]:
         for step in sampling.sample_trajectories(
             denoiser, spec.sampler, timesteps, noise, condition
         ):
-            step.x0_hat.isfinite().all().item()  # the stage checks every step, too
+            step.x0_hat.isfinite().all()  # the stage checks every step, too
             yield spec.work / spec.num_inference_steps * size / spec.num_queries
 
 
@@ -234,37 +232,67 @@ def encode(spec: Latents, on: Setting) -> Iterator[float]:
 UNITS = {Train: train, Featurize: featurize, Sample: sample, Measure: measure, Latents: encode}
 
 
+def ekfac_rate(spec: EKFACFactors, on: Setting) -> Rate:
+    """Return the rate of EK-FAC, whose eigenvectors are the same work whatever the images."""
+    objective = Objective(on.network().eval(), on.schedule, spec.precision)
+    passes: list[list[float]] = []  # times at which each batch began, and of the end
+
+    def batches() -> Iterator[EKFACBatch]:
+        times: list[float] = []
+        passes.append(times)
+        for first in itertools.cycle(range(0, len(on.examples), spec.batch_size)):
+            synchronize(on.device)
+            times.append(time.perf_counter())
+            if len(times) > WARM_UP + 1 and times[-1] - times[WARM_UP] >= SECONDS / 2:
+                return
+            part = on.examples[first : first + spec.batch_size]
+            yield from ekfac_batches(part, on.schedule.num_timesteps, spec.seed, spec.batch_size)
+
+    estimate(objective, batches)
+    count, seconds = 0, 0.0
+    for times in passes:
+        count += len(times) - 1 - WARM_UP
+        seconds += times[-1] - times[WARM_UP]
+    images = count * spec.batch_size / len(passes)  # of both passes
+    work = images * spec.work / spec.checkpoint.images.num_train
+    return Rate(work, seconds, fixed_seconds=passes[1][0] - passes[0][-1])
+
+
 # ---------------------------------------------------------------------------------------- the rates
 
 
 def is_measured(spec: Spec) -> bool:
     """Return whether the rate of an artifact's stage is measured by that artifact.
 
-    Queries are featurized as images are. Preconditioning needs EK-FAC factors. An autoencoder that
-    is part of the experiment is not trained yet.
+    Queries are featurized as images are. An autoencoder that is part of the experiment is not
+    trained yet.
     """
     match spec:
         case Featurize():
-            return spec.trajectories is None and spec.curvature is None
+            return spec.trajectories is None
         case Latents():
             return spec.pretrained != ""
         case Train():
             return spec.subset == FullData()
         case _:
-            return type(spec) in UNITS
+            return type(spec) in (*UNITS, EKFACFactors)
 
 
 def measure_rate(units: Iterator[float], device: torch.device) -> Rate:
     """Return the rate of as many units as take SECONDS, after the warm-up."""
     for _ in range(WARM_UP):
         next(units)
-    synchronize = torch.get_device_module(device).synchronize
-    synchronize()
+    synchronize(device)
     started, work = time.perf_counter(), 0.0
     while not work or time.perf_counter() - started < SECONDS:
         work += next(units)
-    synchronize()
+    synchronize(device)
     return Rate(work, time.perf_counter() - started)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has finished."""
+    torch.get_device_module(device).synchronize()
 
 
 def measure_all(run: RunConfig) -> None:
@@ -289,9 +317,13 @@ def measure_all(run: RunConfig) -> None:
     specs = {spec.rate_name: spec for spec in ancestors(target) if is_measured(spec)}
     rates = {}
     for name, spec in specs.items():
-        rate = measure_rate(UNITS[type(spec)](spec, on), on.device)
+        if isinstance(spec, EKFACFactors):
+            rate = ekfac_rate(spec, on)
+        else:
+            rate = measure_rate(UNITS[type(spec)](spec, on), on.device)
         rates[name] = rate
-        print(f"  {name:22}{1e12 * rate.seconds / rate.work:8.3g}", flush=True)
+        fixed = f", and {rate.fixed_seconds:.3g} s each" if rate.fixed_seconds else ""
+        print(f"  {name:34}{1e12 * rate.seconds / rate.work:8.3g}{fixed}", flush=True)
 
     # The size of a stored model.
     with tempfile.TemporaryDirectory() as directory:

@@ -13,6 +13,7 @@
 The reference and EK-FAC are also run with one checkpoint instead of three. The LDS is over 64
 subsets × 2 training seeds. That of the reference is computed from our features with independent
 noise samples: the gradients are equal, and the projection hardly matters (experiments/ablations).
+All numbers are written to experiments/ablations/time_to_lds.json.
 
 Seconds are those of one image, measured here, × the number of gradients of an attribution (training
 images and queries, of every checkpoint). The reference takes noise samples × a gradient + a
@@ -45,6 +46,7 @@ from journey.evaluation.rows import Row, format_interval, method_names, select
 from journey.report.write import method_cost
 
 DIGITS = featurize.CASES["digits"]
+FILE = Path(__file__).parents[1] / "experiments/ablations/time_to_lds.json"
 EXPERIMENT = ["experiment=methods", "vary.target=[]"]
 NUM_SAMPLES = (2, 4, 8, 16, 32, 64, 128)
 RANK, KFAC_RANK, DAMPING = 8, 16, 0.001
@@ -195,13 +197,24 @@ def featurization_seconds(runs: dict[str, RunConfig]) -> dict[str, dict[int, flo
 
 
 def main() -> None:
-    """Print all LDS and seconds, and how much cheaper each reaches the reference's best LDS."""
+    """Write all LDS and seconds; print them and the ratios of cost at the reference's best LDS."""
     register_schemas(COMPONENTS)
     runs, results = {}, {}
     for name, (num_samples, overrides) in RUNS.items():
         runs[name] = compose_run(num_samples, [*overrides, *sys.argv[1:]])
         results[name] = evaluate(runs[name])
     seconds = featurization_seconds(runs)
+    lines = []
+    for name, by_num_samples in results.items():
+        (method,) = runs[name].method.values()
+        for k, row in by_num_samples.items():
+            sizes = {"num_checkpoints": method.num_checkpoints, "num_samples": k}
+            line = {"run": name.split(",")[0], **sizes, "seconds": seconds[name][k]}
+            for target in (PAIRED_STEPS, TRAJECTORY):
+                line[target] = {end: row[target][end] for end in ("value", "low", "high")}
+            lines.append(line)
+    command = "OMP_NUM_THREADS=1 python benchmarks/time_to_lds.py"
+    FILE.write_text(json.dumps({"command": command, "rows": lines}, indent=1) + "\n")
     for target in (PAIRED_STEPS, TRAJECTORY):
         print(f"{target}: LDS × 100 [95%], seconds")
         for name, rows in results.items():

@@ -43,9 +43,11 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
 
 # Files whose tests take more than six seconds of one core: they start processes or train models.
 # The slowest come first, here and in a run of all tests, so that no worker ends long after another.
+# Before them come those of the pretended device: autograd counts the devices at its first pass.
 SLOW = (
-    "test_full_size", "test_slurm", "test_kill", "test_smoke", "test_latent", "test_readme",
-    "test_user_components", "test_compose", "test_tracking", "test_no_torch",
+    "test_device", "test_waits", "test_counts", "test_full_size", "test_slurm", "test_kill",
+    "test_smoke", "test_latent", "test_readme", "test_user_components", "test_compose",
+    "test_tracking", "test_no_torch",
     "test_notebooks", "test_redraw", "test_by_hand", "test_api", "test_workers", "test_features",
     "test_counterfactual", "test_external", "test_magic", "test_report", "test_methods",
     "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
@@ -53,7 +55,7 @@ SLOW = (
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
     "test_released", "test_schedulers", "test_pipelines",
-    "test_folders", "test_device", "test_words", "test_foreign", "test_damage", "test_texts",
+    "test_folders", "test_accelerator", "test_words", "test_foreign", "test_damage", "test_texts",
     "test_plan",
 )  # fmt: skip
 

@@ -59,7 +59,10 @@ def idx(folder: Path, random: np.random.Generator, count: int = 20) -> dict[str,
     return pixels
 
 
-def coco(root: Path, train: Sizes, val: Sizes) -> None:
+SQUARES = dict.fromkeys(range(12), ("RGB", (32, 32)))
+
+
+def coco(root: Path, train: Sizes = SQUARES, val: Sizes = SQUARES) -> None:
     """Write MS COCO 2017: noise of the given modes and sizes."""
     for part, images in (("train2017", train), ("val2017", val)):
         (root / part).mkdir(parents=True)

@@ -43,6 +43,7 @@ def experiment(workspace):
 METHODS = {
     "default": {},
     "ensemble": {"num_checkpoints": 2, "first_checkpoint": 1},
+    "noise": {"num_checkpoints": 2, "first_checkpoint": 1, "noise_per_checkpoint": True},
     "final sample": {"target": Target.final_sample, "share_noise": True, "noise_set": 1},
     "EK-FAC": {"kernel": Kernel.ekfac},
     "Kronecker": {"projection": Projection.kronecker, "projection_rank": 4},

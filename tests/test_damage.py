@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import miniatures
 import pytest
 from conftest import journey_trak, small_run
-from test_kill import CODED, use_several_blocks
+from test_kill import CODED, text_run, use_several_blocks
 
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
 from journey.data import images as image_stage
-from journey.data.embedded import Digits, Twemoji
+from journey.data.embedded import Digits
 from journey.diffusion import train
-from journey.diffusion.latent import LatentDiffusion
 from journey.engine import resume
 from journey.engine.graph import parents
 from journey.engine.spec import Spec, cache_key
@@ -26,27 +26,16 @@ from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 from journey.experiment import load_experiment
 from journey.pipeline import images
-from journey.pipeline.settings import Autoencoding, Target, Training
+from journey.pipeline.settings import Target, Training
 
-BRIEF = Training(num_steps=4, batch_size=16, warmup_steps=1)
-RUNS = {
-    "digits": small_run(training=BRIEF, dataset=Digits(num_train=30)),
-    "text": small_run(
-        training=BRIEF,
-        dataset=Twemoji(num_train=150),
-        model=LatentDiffusion(
-            block_out_channels=[8, 16],
-            autoencoder=Autoencoding(
-                num_steps=1, warmup_steps=0, batch_size=4, block_out_channels=[8, 8]
-            ),
-        ),
-    ),
-}
+DIGITS = small_run(
+    training=Training(num_steps=4, batch_size=16, warmup_steps=1), dataset=Digits(num_train=30)
+)
 
 
 def spec_of(name: str, store: Store) -> Spec:
     """Return the artifact of a stage."""
-    digits = load_experiment(RUNS["digits"], store)
+    digits = load_experiment(DIGITS, store)
     match name:
         case "images":
             return digits.images
@@ -57,7 +46,7 @@ def spec_of(name: str, store: Store) -> Spec:
         case "kronecker":
             return digits.scores(journey_trak(**CODED)).inputs.train[0][0]
         case "encoding":
-            return load_experiment(RUNS["text"], store).latents
+            return load_experiment(text_run(store.root), store).latents
         case "unlearning":
             method = Unlearning(num_samples=2, rise=[0.1, 0.2], target=Target.final_sample)
             return digits.scores(method).inputs.increases[0]
@@ -80,8 +69,7 @@ class Stage:
 
 
 def workspace_of(root: Path) -> Workspace:
-    run = RUNS["digits"]
-    return Workspace(Store(root), run.compute, run.tracking, "test")
+    return Workspace(Store(root), DIGITS.compute, DIGITS.tracking, "test")
 
 
 def stop_after(num_saves: int, patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +93,8 @@ def stop_after(num_saves: int, patch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def stage(request, tmp_path_factory) -> Iterator[Stage]:
     """A stage that was interrupted after it had saved three states."""
-    root = tmp_path_factory.mktemp("stage")
+    root = tmp_path_factory.mktemp("stage") / "store"
+    miniatures.coco(root.parent / "coco")
     with pytest.MonkeyPatch.context() as patch:
         use_several_blocks(request.param, patch.setattr)
         patch.setattr(images, "WRITE_BYTES", 64 * 600)

@@ -95,7 +95,7 @@ def test_images_are_loaded_unless_they_are_in_the_store_and_their_files_unchange
     monkeypatch.setattr(Digits, "load", lambda self: loaded.append(self) or load(self))
     assert dataset_images(Digits(num_train=60), store) == images
     assert len(loaded) == 1, "not in the store yet"
-    get(images, Workspace(store, None, None, "test"))
+    get(images, Workspace(store, Local(), None, "test"))
     loaded.clear()
     assert dataset_images(Digits(num_train=60), store) == images
     assert not loaded

@@ -1,4 +1,4 @@
-"""Experiments of GPU size on very small datasets: all stages, their networks, a few steps."""
+"""Experiments of GPU size on very small datasets: all stages, and networks of full size."""
 
 import math
 import shutil
@@ -15,12 +15,10 @@ from safetensors import safe_open
 
 from journey.__main__ import dispatch
 from journey.diffusion.pipeline import pipeline
-from journey.engine.graph import missing
 from journey.engine.spec import Spec
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.rows import method_names
 from journey.launch.local import Local
-from journey.pipeline.interfaces import FullData, Measure
 
 FEW = (
     "compute.precision=bf16",
@@ -30,87 +28,84 @@ FEW = (
     "retraining={num_subsets:8,num_seeds:1,num_samples:2}",
     "evaluation={paired_steps:[500],num_bootstrap:100}",
 )
+SMALL = "model={block_out_channels:[32,32],layers_per_block:1,attention_blocks:[1]}"
 
 
 @dataclass
-class OneByOne(Local):
-    """Computes in this process, which knows the checksums; deletes models once measured."""
+class InThisProcess(Local):
+    """Computes in this process, which knows the checksums."""
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
-        for spec in missing(targets, lambda spec: workspace.store.find(spec) is not None).values():
-            get(spec, workspace)
-            if isinstance(spec, Measure) and spec.checkpoint.subset != FullData():
-                shutil.rmtree(get(spec.checkpoint, workspace).directory)
-            yield spec
-
-
-def run_experiment(name: str, directory: Path, *words: str) -> dict:
-    """Run an experiment with little of everything, and return its result."""
-    run = composed(f"experiment={name}", *FEW, f"artifacts={directory}/artifacts", *words)
-    run = replace(run, compute=OneByOne(**vars(run.compute)))
-    return dispatch(run, directory / "reports", "")
+        for target in targets:
+            get(target, workspace)
+            yield target
 
 
 @pytest.fixture
-def directory(tmp_path):
-    """A directory that is deleted afterwards: pytest would keep some hundred MB for days."""
+def directory(tmp_path, monkeypatch):
+    """Small datasets and a pipeline; deleted afterwards: pytest would keep them for days."""
+    random = np.random.default_rng(0)
+    miniatures.cifar10(tmp_path, random, monkeypatch)
+    miniatures.idx(tmp_path / "FashionMNIST/raw", random)
+    train = dict.fromkeys(range(6), ("RGB", (40, 24)))
+    miniatures.coco(tmp_path / "coco", train, {0: ("L", (32, 32))})
+    miniatures.pipeline(tmp_path / "pipeline")
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
-def num_parameters(model: Path) -> int:
-    """Return the number of parameters of a stored network."""
-    with safe_open(model / "diffusion_pytorch_model.safetensors", "pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - the file is no dict
+def run_experiment(name: str, directory: Path, *words: str) -> dict | None:
+    """Run an experiment with little of everything, and return its result."""
+    root = f"dataset.root={directory}{'/coco' if name == 'coco' else ''}"
+    artifacts = f"artifacts={directory}/artifacts"
+    run = composed(f"experiment={name}", *FEW, root, artifacts, *words)
+    run = replace(run, compute=InThisProcess(**vars(run.compute)))
+    return dispatch(run, directory / "reports", "")
 
 
-QUARTER = "model.block_out_channels=[32,64,64,64]"  # of the channels, in the same architecture
-
-
-@pytest.mark.parametrize(
-    ("experiment", "num_train", "width", "expected"),
-    [
-        ("cifar10", 20, (), 35_746_307),
-        ("cifar2", 10, (QUARTER,), 2_245_763),
-        ("fashion_mnist", 20, (QUARTER,), 2_244_609),
-    ],
-)
-def test_the_unet_of_the_paper_runs_through_every_stage(
-    experiment, num_train, width, expected, directory, monkeypatch
-):
-    random = np.random.default_rng(0)
-    miniatures.cifar10(directory, random, monkeypatch)
-    miniatures.idx(directory / "FashionMNIST/raw", random)
-    words = (f"dataset.root={directory}", f"dataset.num_train={num_train}", *width)
-    result = run_experiment(experiment, directory, *words, "method=[journey,pixel]")
+@pytest.mark.parametrize("experiment", ["cifar10", "fashion_mnist"])
+def test_an_experiment_of_the_paper_runs_through_every_stage(experiment, directory):
+    words = ("dataset.num_train=20", SMALL, "method=[journey,pixel]")
+    result = run_experiment(experiment, directory, *words)
     assert method_names(result["rows"], "lds") == ["journey", "pixel"]
-    assert (result["num_train"], result["num_subsets"]) == (num_train, 8)
-    (model,) = (directory / "artifacts/models").iterdir()
-    assert num_parameters(model) == expected
+    assert (result["num_train"], result["num_subsets"]) == (20, 8)
     assert (directory / "reports/trajectories.png").exists()
 
 
-def test_the_text_to_image_model_of_the_paper_runs_with_the_encoders_of_a_pipeline(directory):
-    train = dict.fromkeys(range(12), ("RGB", (40, 24)))
-    miniatures.coco(directory / "coco", train, {0: ("L", (32, 32))})
-    miniatures.pipeline(directory / "pipeline")
+def test_the_text_to_image_experiment_runs_with_the_encoders_of_a_pipeline(directory):
     words = (
-        f"dataset.root={directory}/coco",
         f"model.pretrained={directory}/pipeline",
+        SMALL,
         "sampling.prompts=[A dog.,A cat.]",
         "method=[journey,pixel,latent,caption]",
     )
     result = run_experiment("coco", directory, *words)
     assert method_names(result["rows"], "lds") == ["journey", "pixel", "latent", "caption"]
-    (model,) = (directory / "artifacts/models").iterdir()
-    assert num_parameters(model) == 57_373_316
     (latents,) = (directory / "artifacts/latents").iterdir()
-    assert np.load(latents / "mean.npy").shape == (12, 4, 16, 16)
-    assert np.load(latents / "condition.npy").shape == (12, 5, 77, 1024)
+    assert np.load(latents / "mean.npy").shape == (6, 4, 16, 16)
+    assert np.load(latents / "condition.npy").shape == (6, 5, 77, 1024)
 
     conditions = np.load(next((directory / "artifacts/trajectories").glob("*/condition.npy")))
-    exported = pipeline(model)
+    exported = pipeline(next((directory / "artifacts/models").glob("*-s0-*")))
     assert exported.scheduler.config.clip_sample, "as in the authors' code"
     expected, _ = exported.encode_prompt(["A dog.", "A cat."], "cpu", 1, False)
     states = torch.from_numpy(conditions[:2, 0])
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words", "expected"),
+    [
+        ("cifar2", ("dataset.num_train=4",), 35_746_307),
+        ("coco", ("model.pretrained={}/pipeline", "sampling.prompts=[A dog.]"), 57_373_316),
+    ],
+)
+def test_a_network_of_the_paper_is_attributed_at_full_size(experiment, words, expected, directory):
+    words = [word.format(directory) for word in words]
+    run_experiment(experiment, directory, *words, "method=[journey]", "task=attribute")
+    (model,) = (directory / "artifacts/models").iterdir()
+    with safe_open(model / "diffusion_pytorch_model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no dict
+    assert sum(map(math.prod, shapes)) == expected
+    (scores,) = (directory / "artifacts/scores").glob("*/scores.npy")
+    assert np.load(scores).std() > 0

@@ -9,16 +9,20 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import miniatures
 import pytest
 from conftest import CHILDREN, journey_trak, small_run
 
 from journey.attribution import features, gradients, kronecker
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
-from journey.data.embedded import Digits, Twemoji
+from journey.config.run import RunConfig
+from journey.data.coco import COCO
+from journey.data.embedded import Digits
 from journey.diffusion import autoencoder, sampling, train
 from journey.diffusion.latent import LatentDiffusion
 from journey.engine.resume import Clock
@@ -40,7 +44,7 @@ DIGITS = small_run(
     dataset=Digits(num_train=20), training=Training(num_steps=12, batch_size=16, warmup_steps=4)
 )
 TEXT = small_run(
-    dataset=Twemoji(num_train=40),
+    dataset=COCO(size=32),
     model=LatentDiffusion(
         block_out_channels=[8, 16],
         autoencoder=Autoencoding(
@@ -57,9 +61,14 @@ CODED = {
 }
 
 
+def text_run(root: Path) -> RunConfig:
+    """Return a run of text whose images are beside a store."""
+    return replace(TEXT, dataset=replace(TEXT.dataset, root=str(root.parent / "coco")))
+
+
 def spec_of(name: str, root: Path) -> Spec:
     """Return the artifact of a stage."""
-    digits, text = (load_experiment(run, Store(root)) for run in (DIGITS, TEXT))
+    digits, text = (load_experiment(run, Store(root)) for run in (DIGITS, text_run(root)))
 
     def features_of(**changes):
         return digits.scores(journey_trak(**changes)).inputs
@@ -97,12 +106,12 @@ def use_several_blocks(name: str, set_attribute: Callable[[object, str, object],
     """Let a stage process its rows in blocks, after each of which it can be killed."""
     for module, number in ((train, "LOG_INTERVAL"), (autoencoder, "LOG_STEPS")):
         set_attribute(module, number, 2)
-    set_attribute(autoencoder, "BATCH_ENCODE", 16)
+    set_attribute(autoencoder, "BATCH_ENCODE", 2)
     set_attribute(sampling, "QUERY_BATCH", 2)
     if name.startswith("featurization") or name == "dense":
         set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
     if name == "dense":
-        set_attribute(features, "_at_once", lambda *_: 5)
+        set_attribute(features, "_shares", lambda *_: (5, 1.5))
     if name == "kronecker":
         set_attribute(kronecker, "ACTIVATIONS", 2**20)
 
@@ -110,7 +119,9 @@ def use_several_blocks(name: str, set_attribute: Callable[[object, str, object],
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Return a store that all tests share: each removes only the artifact that it computes."""
-    return tmp_path_factory.mktemp("kill") / "store"
+    root = tmp_path_factory.mktemp("kill") / "store"
+    miniatures.coco(root.parent / "coco")
+    return root
 
 
 def make(name: str, root: Path) -> dict:

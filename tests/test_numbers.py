@@ -33,9 +33,9 @@ def intervals(value) -> list[tuple[float, float, float]]:
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, np.ndarray]:
-    """Return the intervals [n, 3] of the results of each folder of experiments/."""
+    """Return the intervals [n, 3] of the results of each folder of experiments/, and of itself."""
     results: dict[str, list] = {}
-    for path in sorted(ROOT.glob("experiments/*/*.json")):
+    for path in sorted(ROOT.glob("experiments/**/*.json")):
         results.setdefault(path.parent.name, []).extend(intervals(json.loads(path.read_text())))
     return {name: np.array(triples, float).reshape(-1, 3) for name, triples in results.items()}
 

@@ -45,7 +45,13 @@ from journey.engine.spec import Component, Spec
 from journey.engine.store import Store, StoreError
 from journey.engine.workspace import Workspace
 from journey.evaluation.rows import objective_row
-from journey.experiment import check_data, check_machine, prepare_experiment, record_images
+from journey.experiment import (
+    check_data,
+    check_machine,
+    check_memory,
+    prepare_experiment,
+    record_images,
+)
 from journey.pipeline.interfaces import Result, Row, Train
 from journey.report.directory import check_output, point_directory
 
@@ -69,6 +75,8 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     experiment, train = prepare_experiment(run, store)
     check_data(run, experiment, train, store)
     target = experiment.evaluation(run.evaluation, run.all_methods)
+    if run.task is not Task.status:
+        check_memory(run, target, store)
     workspace = Workspace(store, run.compute, run.tracking, run.name)
     if run.task in (Task.plan, Task.status):
         from journey.report import plan

@@ -18,11 +18,11 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
-from journey.attribution.features import Batch, features_in_memory, noise_batches
+from journey.attribution.features import features_in_memory, noise_batches
 from journey.attribution.gradient import EKFACFactors, GradientMethod
 from journey.attribution.gradients import Objective
 from journey.diffusion.checkpoint_files import UnreadableError
-from journey.diffusion.network import require_device
+from journey.diffusion.network import gradient_memory, require_device
 from journey.diffusion.released import read_process
 from journey.engine.checks import (
     ConfigError,
@@ -32,6 +32,7 @@ from journey.engine.checks import (
     require_seed,
 )
 from journey.evaluation.lds.standalone import LDSResult, lds
+from journey.launch.local import Local
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import PREDICTIONS, Schedule
 from journey.pipeline.settings import Kernel, Target
@@ -79,7 +80,7 @@ def attribute(
     steps: Sequence[int],
     method: GradientMethod | None = None,
     device: str = "cpu",
-    memory_gib: float = 2.0,
+    memory_gib: float | None = None,
     seed: int = 0,
     train_conditions: Array | None = None,
     query_conditions: Array | None = None,
@@ -96,7 +97,8 @@ def attribute(
         steps: Timesteps t. They have no effect with target=final_sample, where S = 1.
         method: A method with one value of damping; by default `JourneyTRAK()`.
         device: Where gradients are computed, such as "cuda".
-        memory_gib: Memory for gradients. The features of one network, [N, p], are in memory, too.
+        memory_gib: Memory for gradients; by default, 2 on a CPU, and a share of what is free on a
+            GPU. The features of one network, [N, p], are in memory, too.
         seed: Seed of noise samples and projections.
         train_conditions: Labels [N] or text states [N, L, E] of the training images.
         query_conditions: Those of the queries. [Q, …]
@@ -127,23 +129,13 @@ def attribute(
         height, width = x0.shape[-2:]
         require_region_inside("method.region", method.region, height, width, x0.shape[1])
 
-    # Noise samples.
-    train_settings, query_settings = method.feature_settings()
-    query_batches: list[Batch] = []
-    for timesteps, images in zip(ranges, x0, strict=True):
-        clean = _examples("queries", images, query_conditions)
-        rest = (timesteps, True, seed, tuple(method.region), place)
-        query_batches += noise_batches(query_settings, clean, *rest)
-    train_batches = []
-    for t in method.first_timesteps(steps, num_timesteps):
-        timesteps = (t, t + (method.train_timesteps or num_timesteps))
-        train_batches.append(
-            noise_batches(train_settings, train, timesteps, False, seed, (), place)
-        )
+    # The queries of each output.
+    clean_queries = [_examples("queries", images, query_conditions) for images in x0]
+    first_timesteps = method.first_timesteps(steps, num_timesteps)
 
     # Features and scores, network by network.
     out = np.zeros((1, *x0.shape[:2], len(train)), np.float32)
-    total = len(checkpoints) * (len(train_batches) * len(train) + len(x0) * x0.shape[1])
+    total = len(checkpoints) * (len(first_timesteps) * len(train) + len(x0) * x0.shape[1])
     curvature = (train.to(place), num_timesteps, seed, EKFACFactors.batch_size)
     sample_curvature = functools.partial(ekfac_batches, *curvature)
     hidden = not sys.stderr.isatty()
@@ -155,12 +147,20 @@ def attribute(
             objective, ekfac = Objective(network, schedule, *function), None
             if method.kernel is Kernel.ekfac:
                 ekfac = estimate_ekfac(network, objective.predict(), schedule, sample_curvature)
-            options = (seed, k, memory_gib, ekfac, method.damping)
-            phi = [
-                features_in_memory(train_settings, objective, batches, advance, *options)
-                for batches in train_batches
-            ]
-            phi_q = features_in_memory(query_settings, objective, query_batches, advance, *options)
+            compute = Local(device=device, gradient_memory_gib=memory_gib)
+            memory = gradient_memory(compute, place)
+            options = (advance, seed, k, memory, ekfac, method.damping)
+            train_settings, query_settings = method.feature_settings(k)
+            phi = []
+            for t in first_timesteps:
+                timesteps = (t, t + (method.train_timesteps or num_timesteps))
+                batches = noise_batches(train_settings, train, timesteps, False, seed, (), place)
+                phi.append(features_in_memory(train_settings, objective, batches, *options))
+            batches = []
+            for timesteps, clean in zip(ranges, clean_queries, strict=True):
+                rest = (timesteps, True, seed, tuple(method.region), place)
+                batches += noise_batches(query_settings, clean, *rest)
+            phi_q = features_in_memory(query_settings, objective, batches, *options)
             method.add_scores(out, [phi], [phi_q[:]], [1 / len(checkpoints)])
     method.transform_scores(out)
     return out[0]

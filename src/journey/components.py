@@ -17,7 +17,7 @@ from journey.attribution.traker.store import TrakStore
 from journey.attribution.unlearning import Unlearning
 from journey.data.archive import TorchvisionArchive
 from journey.data.coco import COCO
-from journey.data.embedded import Digits, MNIST5k, Twemoji
+from journey.data.embedded import Digits, Land, MNIST5k, Twemoji
 from journey.data.folder import Folder
 from journey.data.parts import Parts
 from journey.diffusion.ddpm import DDPM
@@ -32,7 +32,7 @@ from journey.launch.local import Local
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
-DATASETS = (Digits, MNIST5k, Twemoji, Parts, TorchvisionArchive, COCO, Folder)
+DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Folder)
 MODELS = (DDPM, LatentDiffusion)
 METHODS = (
     GradientMethod,

@@ -7,16 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from journey.config.run import RunConfig
+from journey.attribution.gradient import Featurize
+from journey.config.run import RunConfig, Task
 from journey.data.duplicates import TRAIN, split_parts
 from journey.diffusion import weights
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
+from journey.engine.graph import missing
 from journey.engine.spec import describe
 from journey.engine.store import Store
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
-from journey.pipeline.interfaces import Dataset, Experiment, Images
+from journey.pipeline.interfaces import Dataset, Evaluate, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
 
 
@@ -139,6 +141,25 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
     run.evaluation.check_data("evaluation", experiment.trajectories, train)
 
 
+def check_memory(run: RunConfig, target: Evaluate, store: Store) -> None:
+    """Check that the missing gradients of a run fit into the memory that is set for them.
+
+    By default there is nothing to check: training the same network takes more than the default.
+
+    Raises:
+        ConfigError: They do not. Training would not have noticed.
+    """
+    memory_gib = run.compute.gradient_memory_gib
+    if run.compute.device == "cpu" or memory_gib is None:
+        return
+    specs = missing([target], lambda spec: store.find(spec) is not None).values()
+    features = [spec for spec in specs if isinstance(spec, Featurize)]
+    if features and run.model.network:
+        from journey.attribution.features import require_memory  # imports torch
+
+        require_memory(features, memory_gib)
+
+
 def check_machine(run: RunConfig) -> None:
     """Check the settings of a run against this machine.
 
@@ -152,5 +173,6 @@ def check_machine(run: RunConfig) -> None:
         allowed = f"a directory, or a path that does not exist yet{at}"
         require(existing.is_dir(), name, value, allowed)
     run.model.ready()
-    run.compute.ready()
+    if run.task not in (Task.plan, Task.status):  # which compute nothing
+        run.compute.ready()
     run.tracking.ready()

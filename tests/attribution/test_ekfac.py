@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from journey.attribution import ekfac as ekfac_module
-from journey.attribution.ekfac import ekfac_batches, estimate_ekfac, load_ekfac, save_ekfac
+from journey.attribution.ekfac import (
+    ekfac_batches,
+    estimate_ekfac,
+    joined_batches,
+    load_ekfac,
+    save_ekfac,
+)
 from journey.attribution.features import precondition
 from journey.attribution.outputs import NoiseSamples
 from journey.pipeline.examples import Examples
@@ -153,3 +159,17 @@ def test_a_pass_has_every_image_once_and_a_batch_has_stratified_timesteps():
         assert not torch.equal(noise.eps, error)
     again, _ = ekfac_batches(clean, 1000, seed=0, batch_size=16)
     assert torch.equal(first[2], again[2]), "both passes have the same pseudo-targets"
+
+
+@pytest.mark.parametrize("condition", [None, torch.arange(40)[:, None]])
+def test_joined_batches_have_the_same_pairs(condition):
+    clean = Examples(torch.arange(40.0)[:, None], condition=condition)
+    plain = list(ekfac_batches(clean, 1000, 0, 16))
+    joined = list(joined_batches(iter(plain), 2))
+    assert [len(batch[0]) for batch in joined] == [32, 8]
+    for name in ("t", "eps"):
+        ours, theirs = (torch.cat([getattr(b[1], name) for b in all]) for all in (joined, plain))
+        assert torch.equal(ours, theirs)
+    for part in (0, 2) if condition is None else (0, 2, 3):
+        ours, theirs = (torch.cat([b[part] for b in all]) for all in (joined, plain))
+        assert torch.equal(ours, theirs)

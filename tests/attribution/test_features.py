@@ -155,6 +155,23 @@ def test_queries_have_other_noise_than_training_images_unless_it_is_shared(input
         assert not torch.equal(noise_of(one, workspace).eps, noise_of(other, workspace).eps)
 
 
+def test_each_checkpoint_can_have_its_own_noise_samples(inputs_of, workspace):
+    count = {"num_checkpoints": 3, "noise_set": 5}
+    shared, own = inputs_of(**count), inputs_of(**count, noise_per_checkpoint=True)
+    assert shared == inputs_of(**count, noise_per_checkpoint=False)
+    for of_shared, of_own in (
+        ([steps[0] for steps in shared.train], [steps[0] for steps in own.train]),
+        (shared.queries, own.queries),
+    ):
+        assert [spec.settings.noise_set for spec in of_shared] == [5, 5, 5]
+        assert [spec.settings.noise_set for spec in of_own] == [5, 6, 7]
+        assert of_own[0] == of_shared[0], "the first checkpoint's features are the same"
+        first, *others = (noise_of(spec, workspace).eps for spec in of_own)
+        assert not any(torch.equal(first, other) for other in others)
+    later = inputs_of(num_checkpoints=2, first_checkpoint=1, noise_set=5, noise_per_checkpoint=True)
+    assert later.train == own.train[1:], "of a checkpoint, in whichever ensemble"
+
+
 def test_a_setting_changes_the_cache_keys_of_what_it_affects_only(inputs_of):
     plain, final = inputs_of(), inputs_of(target=Target.final_sample)
     shared = inputs_of(share_noise=True, target=Target.final_sample)

@@ -1,28 +1,41 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import naive_gradient
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UNet2DModel
+from torch import nn
 
 from journey.attribution import gradients as module
-from journey.attribution.gradients import GradientPlan, Objective, activation_bytes, choose_plan
+from journey.attribution.gradients import (
+    GradientPlan,
+    Objective,
+    accelerator_plan,
+    activation_bytes,
+    choose_plan,
+    layers_suffice,
+    patches,
+    windows,
+)
 from journey.attribution.outputs import NoiseSamples, sample_noise, with_augmentations
 from journey.diffusion.network import Guidance
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import add_noise
-from journey.pipeline.settings import Augmentation
+from journey.pipeline.settings import Augmentation, Output
 
 LOOPS = [GradientPlan("loop", 2, 6), GradientPlan("loop", 3, 4), GradientPlan("loop", 1, 1)]
 VMAPS = [GradientPlan("vmap", 2, 6), GradientPlan("vmap", 5, 6)]
-ALL_SAMPLES = [GradientPlan("loop", 1, 6), GradientPlan("vmap", 3, 6)]
+LAYERS = [GradientPlan("layers", 5, 6), GradientPlan("layers", 2, 4), GradientPlan("layers", 1, 1)]
+ALL_SAMPLES = [GradientPlan("loop", 1, 6), GradientPlan("vmap", 3, 6), GradientPlan("layers", 2, 4)]
 
 
 def gradients(objective, examples, noise, plan):
     return torch.cat(list(objective.gradients(examples, noise, plan)))
 
 
-@pytest.mark.parametrize("plan", [*LOOPS, *VMAPS], ids=str)
+@pytest.mark.parametrize("plan", [*LOOPS, *VMAPS, *LAYERS], ids=str)
 def test_every_plan_is_the_naive_loop(net, linear_schedule, clean, draws, plan):
     expected = torch.stack([naive_gradient(net, linear_schedule, x0, draws) for x0 in clean.x0[:5]])
     ours = gradients(Objective(net, linear_schedule, Precision.fp32), clean[:5], draws, plan)
@@ -108,7 +121,7 @@ def test_the_plan_depends_on_no_clock_or_number_of_examples(
             monkeypatch.setattr(f"time.{name}", lambda: pytest.fail("read a clock"))
     objective = Objective(net, linear_schedule, precision)
     plan = choose_plan(objective, clean, draws, 1.0)
-    assert plan.strategy == ("vmap" if precision is Precision.fp32 else "loop")
+    assert plan.strategy == ("loop" if precision is Precision.bf16 else "vmap")
     assert choose_plan(objective, clean, draws, 64.0) == plan
     assert choose_plan(objective, clean[:3], draws, 1.0) == plan
     assert choose_plan(objective, clean[:3], draws, 64.0) == plan
@@ -124,7 +137,9 @@ def test_the_block_of_a_loop_changes_no_bit(net, linear_schedule, clean, draws, 
     assert torch.equal(single, whole)
 
 
-NORMALIZED = [GradientPlan("loop", 2, 1), GradientPlan("vmap", 2, 4), GradientPlan("vmap", 5, 6)]
+NORMALIZED = [
+    GradientPlan("loop", 2, 1), GradientPlan("vmap", 2, 4), GradientPlan("vmap", 5, 6), *LAYERS
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("plan", NORMALIZED, ids=str)
@@ -134,7 +149,8 @@ def test_normalized_gradients_are_the_naive_loop(net, linear_schedule, clean, dr
         for single in draws.split(1):
             g = naive_gradient(net, linear_schedule, x0, single)
             row += g / g.norm() / len(draws)
-    full, half = (Objective(net, linear_schedule, p, normalize=True) for p in Precision)
+    precisions = (Precision.fp32, Precision.bf16)
+    full, half = (Objective(net, linear_schedule, p, normalize=True) for p in precisions)
     ours = gradients(full, clean[:3], draws, plan)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
     assert choose_plan(full, clean, draws, 1.0) == GradientPlan("vmap", 16, 6)
@@ -160,3 +176,157 @@ def test_guidance_differentiates_both_predictions(linear_schedule, plan):
     objective = Objective(net, linear_schedule, Precision.fp32, guidance=Guidance(2.5, no_prompt))
     ours = gradients(objective, examples, noise, plan)
     torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-3, atol=1e-5)
+
+
+class Wrapped(nn.Module):
+    """A network whose prediction is changed by a parameter outside of its layers, or by a layer."""
+
+    def __init__(self, net: nn.Module, extra: nn.Module | None) -> None:
+        super().__init__()
+        self.net, self.extra = net, extra
+        if extra is None:
+            self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t, return_dict=False):
+        y = self.net(x, t, return_dict=False)[0]
+        return (y * self.scale if self.extra is None else self.extra(y),)
+
+
+class Functional(nn.Module):
+    """A layer whose parameters are used without calling it, beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x + nn.functional.conv2d(x, self.conv.weight, self.conv.bias, padding=1)
+
+
+class Twice(nn.Module):
+    """A layer that is called twice: the norm of a sum is not the sum of norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.conv(x))
+
+
+class OneRow(nn.Module):
+    """A layer whose inputs are the same for all examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 64)
+
+    def forward(self, x):
+        return x + self.linear(torch.ones(1, 3, device=x.device)).view(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("extra", "plain", "normalized"),
+    [
+        (nn.Identity(), True, True),
+        (None, False, False),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), False, False),
+        (Functional(), False, False),
+        (OneRow(), False, False),
+        (Twice(), True, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_layers_are_used_only_where_they_have_the_gradients_of_a_loop(
+    net, linear_schedule, clean, draws, extra, plain, normalized
+):
+    network = Wrapped(net, extra)
+    for normalize, expected in ((False, plain), (True, normalized)):
+        objective = Objective(network, linear_schedule, Precision.bf16, normalize=normalize)
+        assert layers_suffice(objective, clean, draws) == expected
+        plan = accelerator_plan(objective, clean, draws, 8.0)
+        assert plan.strategy == ("layers" if expected else "loop")
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("num_bytes", [1, 2**28])
+def test_layers_have_the_gradients_of_a_guided_network_with_labels_and_attention(
+    linear_schedule, monkeypatch, normalize, num_bytes
+):
+    monkeypatch.setattr(module, "LAYER_BYTES", num_bytes)
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16),
+        num_class_embeds=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), layers_per_block=1, norm_num_groups=4,
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
+    ).eval()  # fmt: skip
+    examples = Examples(torch.randn(3, 1, 8, 8), condition=torch.tensor([[0], [2], [0]]))
+    noise, guidance = (
+        sample_noise((0, 1000), 4, (1, 8, 8), 0, "test"),
+        Guidance(2.5, torch.tensor(3)),
+    )
+    objective = Objective(
+        net, linear_schedule, Precision.fp32, normalize=normalize, guidance=guidance
+    )
+    assert layers_suffice(objective, examples, noise)
+    inputs = (objective, examples, noise)
+    ours, expected = (gradients(*inputs, GradientPlan(s, 3, 4)) for s in ("layers", "loop"))
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_layers_in_bf16_have_the_direction_of_a_loop(net, linear_schedule, clean, draws, normalize):
+    objective = Objective(net, linear_schedule, Precision.bf16, normalize=normalize)
+    inputs = (objective, clean[:4], draws)
+    ours, loop = (gradients(*inputs, GradientPlan(s, 4, 6)) for s in ("layers", "loop"))
+    full = gradients(replace(objective, precision=Precision.fp32), *inputs[1:], LAYERS[0])
+    torch.testing.assert_close(ours.norm(dim=1), full.norm(dim=1), rtol=0.02, atol=0)
+    for other in (loop, full):
+        assert (torch.cosine_similarity(ours, other) > 0.995).all()
+
+
+def test_windows_are_patches():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 9, 11, generator=random)
+    for layer in (
+        nn.Conv2d(4, 2, 3, padding=1),
+        nn.Conv2d(4, 2, 1),
+        nn.Conv2d(4, 2, (3, 5), stride=(2, 1), padding=(1, 2)),
+        nn.Conv2d(4, 2, 3, padding=2, dilation=2, stride=3),
+    ):
+        for images in (x, x.contiguous(memory_format=torch.channels_last), x.expand(3, -1, -1, -1)):
+            assert torch.equal(windows(images, layer), patches(images, layer))
+
+
+def test_an_accelerator_has_as_many_pairs_in_a_pass_as_fit(net, linear_schedule, clean, draws):
+    objective = Objective(net, linear_schedule, Precision.bf16)
+    normalized = replace(objective, normalize=True)
+    d, pair = sum(p.numel() for p in net.parameters()), activation_bytes(objective, clean, draws)
+    fixed = 24 * d + module.LAYER_BYTES
+
+    def plan(objective, num_bytes):
+        return accelerator_plan(objective, clean, draws, (num_bytes + 1) / 2**30)
+
+    for each in (objective, normalized):
+        example = 12 * d + 6 * module.LAYER_COPIES * pair
+        assert plan(each, fixed + 3 * example) == GradientPlan("layers", 3, 6)
+        assert plan(each, 2**36) == GradientPlan("layers", 1365, 6), "1365 × 6 ≤ 8192"
+    little = fixed + 12 * d + 5 * module.LAYER_COPIES * pair
+    assert plan(normalized, little) == GradientPlan("layers", 1, 5)
+    assert plan(objective, little) == GradientPlan("loop", 8, 6)
+    assert plan(objective, 36 * d + 4 * pair) == GradientPlan("loop", 1, 4)
+    assert plan(normalized, 36 * d + pair) == GradientPlan("loop", 1, 1)
+    message = r"compute\.gradient_memory_gib=.*: must be at least"
+    with pytest.raises(ConfigError, match=message):
+        plan(objective, 36 * d + pair - 2)
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap", "layers"])
+def test_a_gradient_of_zero_has_no_direction(net, linear_schedule, clean, draws, strategy):
+    """The stage refuses it, with all rows of a block at once."""
+    objective = Objective(net, linear_schedule, Precision.fp32, Output.square, normalize=True)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    assert gradients(objective, clean[:2], draws, GradientPlan(strategy, 2, 1)).isnan().any()

@@ -74,7 +74,9 @@ def metagradient(state, inputs, query) -> np.ndarray:
 def weighted_output(state, inputs, weights, query) -> float:
     """Return f after a training, written out, in which images have weights."""
     for step in range(inputs.training.num_steps):
-        rows, losses = training.step_losses(bind(state.network, Precision.fp32), inputs, step)
+        batch = inputs.batch(step)
+        rows = batch.rows
+        losses = training.step_losses(bind(state.network, Precision.fp32), inputs, batch, step)
         state.optimizer.zero_grad()
         ((weights[rows] * losses).sum() / weights[rows].sum()).backward()
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), inputs.training.clip_norm)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from journey.attribution.features import join_blocks
-from journey.attribution.projections import make_projection
+from journey.attribution.projections import make_projection, segment_sums
 from journey.pipeline.settings import Projection
 
 CPU = torch.device("cpu")
@@ -16,6 +16,15 @@ def test_a_projection_is_one_linear_map(projection):
     g = torch.randn(7, 300)
     torch.testing.assert_close(project(g), g @ matrix, rtol=1e-4, atol=1e-4)
     assert matrix.count_nonzero() == (300 if projection is Projection.sparse else 300 * 40)
+
+
+@pytest.mark.parametrize("p", [1, 40, 700])
+def test_sums_of_segments_are_the_sparse_projection(p):
+    bucket, sign = torch.randint(p, (300,)), torch.randint(2, (300,)) * 2.0 - 1.0
+    g = torch.randn(7, 300)
+    expected = torch.zeros(7, p).index_add_(1, bucket, g * sign)
+    ours = segment_sums(bucket, sign, p, CPU)(g)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("projection", RANDOM)

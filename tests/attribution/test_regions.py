@@ -58,7 +58,9 @@ def test_the_outputs_of_tiles_add_up_to_the_whole(kind, net, linear_schedule, cl
 
 
 @pytest.mark.parametrize(
-    "plan", [GradientPlan("loop", 2, 4), GradientPlan("vmap", 2, 6)], ids=lambda plan: plan.strategy
+    "plan",
+    [GradientPlan("loop", 2, 4), GradientPlan("vmap", 2, 6), GradientPlan("layers", 2, 6)],
+    ids=lambda plan: plan.strategy,
 )
 def test_the_gradient_of_a_region_is_autograds(plan, net, linear_schedule, clean, draws):
     objective = Objective(net, linear_schedule, Precision.fp32, region=REGION)

@@ -246,6 +246,7 @@ REFUSED = {
     "compute.device=cuda:7": r"compute\.device=cuda:7: not available on this machine",
     "compute.device=tpu": r"compute\.device=tpu: must be cpu, mps, cuda",
     "compute.gradient_memory_gib=0": r"compute\.gradient_memory_gib=0\.0",
+    "model.dropout=0.1 compute.processes=2": r"compute\.processes=2: must be 1 with a network that",
     "compute.workers=100000": r"compute\.workers=100000: must be in 0…",
     "compute.checkpoint_seconds=nan": r"compute\.checkpoint_seconds=nan",
     "sampling.steps=[1000]": r"sampling\.steps=\[1000\]: must be in \[0, 1000\)",

@@ -41,6 +41,7 @@ EXPECTED = {
     f"model.checkpoints=[{__file__}]": "it is neither a safetensors file nor one that torch.save",
     "experiment=smoke compute=slurm compute.device=cuda compute.gpus=1 task=plan": "GPU-hours",
     "experiment=smoke task=status": "not started",
+    "experiment=smoke dataset=land task=plan": "featurize",
     **{
         f"experiment={e} task=plan": "featurize" for e in ("smoke", "methods", "twemoji", "planted")
     },

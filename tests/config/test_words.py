@@ -264,6 +264,9 @@ USELESS = {
     "attribution.projection=none attribution.storage=int8": "must be fp32 with projection=none",
     "attribution.projection_rank=8": "no effect unless projection=kronecker",
     "attribution={projection_rank: 8}": "attribution.projection_rank={projection_rank: 8}: must be",
+    "attribution.noise_per_checkpoint=true attribution.num_checkpoints=1": (
+        "no effect unless num_checkpoints is at least 2"
+    ),
     "attribution.share_noise=true method=[journey]": "no effect unless target=final_sample",
     "method.journey.share_noise=true": "no effect unless target=final_sample",
     "method.journey.num_continuations=8": "no effect unless query_example=mean",

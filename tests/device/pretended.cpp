@@ -27,6 +27,8 @@
 #include <torch/library.h>
 
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <string>
 
 namespace {
@@ -54,6 +56,28 @@ struct Allocator final : at::Allocator {
 };
 Allocator allocator;
 REGISTER_ALLOCATOR(TYPE, &allocator)
+
+// Memory of the CPU that tensors can be copied from without a wait, as page-locked memory on CUDA.
+struct PinnedAllocator final : at::Allocator {
+  static inline std::mutex mutex;
+  static inline std::set<const void*> pointers;
+  static void free(void* data) {
+    const std::lock_guard lock(mutex);
+    pointers.erase(data);
+    c10::free_cpu(data);
+  }
+  c10::DataPtr allocate(size_t bytes) override {
+    void* data = bytes ? c10::alloc_cpu(bytes) : nullptr;
+    const std::lock_guard lock(mutex);
+    if (data) pointers.insert(data);
+    return {data, data, &free, c10::Device(c10::DeviceType::CPU)};
+  }
+  at::DeleterFnPtr raw_deleter() const override { return &free; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+};
+PinnedAllocator pinned_allocator;
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   static constexpr c10::DeviceType static_type = TYPE;
@@ -84,8 +108,11 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return at::detail::createCPUGenerator();
   }
   at::Device getDeviceFromPtr(void*) const override { return DEVICE; }
-  bool isPinnedPtr(const void*) const override { return false; }
-  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  bool isPinnedPtr(const void* data) const override {
+    const std::lock_guard lock(PinnedAllocator::mutex);
+    return PinnedAllocator::pointers.count(data) > 0;
+  }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     auto* old = storage.unsafeGetStorageImpl();
     auto data = allocator.allocate(bytes);

@@ -9,6 +9,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -20,6 +21,16 @@ COMPILER = os.environ.get("CXX", "c++")
 def reason_unavailable() -> str:
     """Return why the device cannot be built, or ""."""
     return "" if shutil.which(COMPILER) else f"{COMPILER}: no C++ compiler"
+
+
+def accelerator(name: str) -> str:
+    """Return the device that `pytest --device` names, or this one. Skip without a compiler."""
+    if name != "cpu":
+        return name
+    if reason := reason_unavailable():
+        pytest.skip(reason)
+    register()
+    return NAME
 
 
 def build() -> Path:
@@ -52,6 +63,10 @@ def register() -> None:
     module.synchronize = module._lazy_init = lambda *_: None
     module.get_rng_state = lambda *_: torch.get_rng_state()
     module.set_rng_state = lambda *_: None
+    module.get_device_name = lambda *_: "pretended accelerator"
+    module.reset_peak_memory_stats = lambda *_: None
+    module.max_memory_allocated = lambda *_: 2**20
+    module.utilization = lambda *_: 50
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     torch._register_device_module(NAME, module)
     torch.ops.load_library(build())

@@ -47,9 +47,9 @@ def interrupted(root, processes: int, step: int) -> None:
 def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, monkeypatch):
     shares, step_gradient = [], training.step_gradient
 
-    def recorded(losses, parameters, share):
+    def recorded(losses, size, parameters, share):
         shares.append((share.processes, len(losses)))
-        return step_gradient(losses, parameters, share)
+        return step_gradient(losses, size, parameters, share)
 
     monkeypatch.setattr(training, "step_gradient", recorded)
     monkeypatch.setattr(train, "LOG_INTERVAL", 4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from conftest import composed, naive_loss, small_run
 
 from journey.diffusion import training
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import LatentDiffusion
+from journey.diffusion.network import bind
 from journey.engine.seeding import generator
 from journey.engine.spec import cache_key
 from journey.engine.workspace import Precision, get
@@ -109,8 +112,9 @@ def test_coupled_batches_are_those_of_all_examples_without_the_removed_ones():
         full = batches_of(range(10)).batch(step, (1, 2, 2))
         part = batches_of(rows).batch(step, (1, 2, 2))
         expected = full[torch.isin(full.rows, torch.tensor(rows))]
-        for name, value in vars(expected).items():
-            assert torch.equal(getattr(part, name), value)
+        assert part.size == len(part.rows)
+        for name in ("rows", "t", "eps", "latent_noise"):
+            assert torch.equal(getattr(part, name), getattr(expected, name))
 
 
 def test_independent_batches_are_full_and_of_the_subset_only():
@@ -203,3 +207,62 @@ def test_the_unet_of_the_paper_has_its_number_of_parameters(experiment, channels
     with torch.device("meta"):
         network = composed(f"experiment={experiment}").model.build((channels, 32, 32))
     assert sum(p.numel() for p in network.parameters()) == expected
+
+
+class Dropping(torch.nn.Module):
+    """A network of two layers, called as those of diffusers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 1)
+
+    def forward(self, x, t, return_dict):
+        hidden = torch.nn.functional.dropout(self.inner(x).relu(), 0.3)
+        return (self.outer(hidden) * (t / 1000)[:, None, None, None],)
+
+
+def compiled_parameters(clean, schedule, compile):
+    """Return the parameters after a training, with or without compilation."""
+    training.initialise(0, "test")
+    state, rows = training.new_state(Dropping(), MIRRORED), torch.arange(len(clean))
+    batches = training.Batches(Batching.independent, rows, len(clean), 16, 1000, 0, "test")
+    inputs = training.TrainingInputs(
+        clean, batches, MIRRORED, Precision.fp32, schedule, compile=compile
+    )
+    list(training.train(state, inputs, 3))
+    return parameters(state)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_is_the_same_but_for_rounding(clean, linear_schedule, capfd):
+    compiled = compiled_parameters(clean, linear_schedule, compile=True)
+    assert "without compilation" not in capfd.readouterr().err
+    plain = compiled_parameters(clean, linear_schedule, compile=False)
+    assert (compiled - plain).abs().max() < 1e-5, "dropout has the same masks, too"
+
+
+def test_what_torch_cannot_compile_is_trained_without(clean, linear_schedule, monkeypatch, capfd):
+    compile_by = torch.compile
+
+    def failing(network, **_):
+        return compile_by(network, backend=lambda *_: 1 / 0)
+
+    monkeypatch.setattr(torch, "compile", failing)
+    compiled = compiled_parameters(clean, linear_schedule, compile=True)
+    assert torch.equal(compiled, compiled_parameters(clean, linear_schedule, compile=False))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("compute.compile=true: training without compilation (")
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["pixels", "text"])
+def test_unets_are_one_graph_for_torch_compile(latent):
+    sizes = {"block_out_channels": [8, 16], "attention_blocks": [1]}
+    if latent:
+        model, condition = LatentDiffusion(**sizes), torch.randn(2, 12, 384)
+    else:
+        model, condition = DDPM(**sizes, mid_block_attention=True), None
+    network = model.build((4, 4, 4))
+    predict = bind(torch.compile(network, backend="eager", fullgraph=True), Precision.fp32)
+    x, t = torch.randn(2, 4, 4, 4), torch.tensor([0, 999])
+    expected = bind(network, Precision.fp32)(x, t, condition)
+    torch.testing.assert_close(predict(x, t, condition), expected)

@@ -1,4 +1,4 @@
-"""A toy spec, the stage that computes it, and processes that are killed at every line."""
+"""A toy spec, the stage that computes it, and processes that are killed before every change."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ from journey.engine.resume import load_state, save_state
 from journey.engine.spec import Spec, omitted_default
 from journey.engine.store import Artifact, Store
 from journey.engine.workspace import Workspace, get
+from journey.launch.local import Local
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,17 @@ def make(spec: Toy, partial: Path, workspace: Workspace) -> dict:
 
 def compute(spec: Spec, root: Path) -> Artifact:
     """Return an artifact of a store that was just opened."""
-    return get(spec, Workspace(Store(root), None, None, "test"))
+    return get(spec, Workspace(Store(root), Local(), None, "test"))
 
 
-def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...]) -> Iterator[int]:
-    """Call action(n) in a process that is killed at the n-th line it reaches in some files.
+CHANGES = {"open", "mkdir", "posix_fallocate", "write", "flush", "truncate"}
+CHANGES |= {"rename", "replace", "unlink", "remove", "rmdir"}
+
+
+def killed_at_each_change(action: Callable[[int], object]) -> Iterator[int]:
+    """Call action(n) in a process that is killed before its n-th change of a file system.
+
+    A kill between two changes leaves what one before the second leaves.
 
     Yields:
         n = 0, 1, … after each kill, until a process survives.
@@ -71,31 +78,28 @@ def killed_at_each_line(action: Callable[[int], object], files: tuple[str, ...])
     number = 0
     while True:
         if (child := os.fork()) == 0:
-            sys.settrace(_killer(number, files))
+            sys.setprofile(_killer(number))
             action(number)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
             return
-        assert os.WIFSIGNALED(status), f"line {number}: the action failed"
+        assert os.WIFSIGNALED(status), f"change {number}: the action failed"
         assert os.WTERMSIG(status) == signal.SIGKILL
         yield number
         number += 1
 
 
-def _killer(number: int, files: tuple[str, ...]) -> Callable:
-    reached = -1
+def _killer(number: int) -> Callable:
+    earlier = iter(range(number))
 
-    def trace(frame, event, argument):
-        nonlocal reached
-        if not frame.f_code.co_filename.endswith(files):
-            return None
-        reached += event == "line"
-        if reached == number:
+    def profile(frame, event, argument):
+        """Called before every function that is written in C."""
+        changes = event == "c_call" and argument.__name__ in CHANGES
+        if changes and not isinstance(argument.__self__, str) and next(earlier, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return trace
 
-    return trace
+    return profile
 
 
 def in_a_process(module: str, function: str, root: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import journey_trak, small_run
 from journey.data.coco import COCO
 from journey.diffusion.latent import LatentDiffusion
 from journey.engine.costs import read_rates
-from journey.pipeline.settings import Kernel, Sampler, Sampling, Training
+from journey.pipeline.settings import Kernel, Projection, Sampler, Sampling, Training
 
 PATH = Path(__file__).parents[2] / "benchmarks/rates.py"
 SPEC = importlib.util.spec_from_file_location("benchmark_rates", PATH)
@@ -26,13 +26,21 @@ def one_unit_per_stage(monkeypatch):
 
 
 def test_every_rate_of_an_experiment_is_measured(tmp_path):
-    settings = {"a": {}, "b": {"normalize": True}, "c": {"kernel": Kernel.ekfac}}
-    methods = {name: journey_trak(**changes) for name, changes in settings.items()}
+    kronecker = {"projection": Projection.kronecker, "projection_rank": 4}
+    methods = {
+        "a": journey_trak(),
+        "b": journey_trak(normalize=True),
+        "c": journey_trak(kernel=Kernel.ekfac),
+        "d": journey_trak(**kronecker),
+        "e": journey_trak(kernel=Kernel.ekfac, **kronecker),
+    }
     run = small_run(artifacts=str(tmp_path), method=methods)
     benchmark.measure_all(run)
     rates = read_rates(tmp_path, run.model.label, run.compute)
-    names = {"train", "sample", "measure", "featurize", "featurize normalized"}
-    assert rates.by_name.keys() == names
+    names = {"train", "sample", "measure", "ekfac"}
+    kinds = ("", " normalized", " preconditioned", " kronecker", " kronecker preconditioned")
+    assert rates.by_name.keys() == names | {f"featurize{kind}" for kind in kinds}
+    assert rates.by_name["ekfac"].fixed_seconds > 0
     assert rates.source == "as benchmarks/rates.py measured on 1 thread of a CPU"
     assert all(rate.work > 0 and rate.seconds > 0 for rate in rates.by_name.values())
     model = benchmark.setting(run.model, (1, 8, 8), run.compute).network()

@@ -1,6 +1,7 @@
 """Counterfactual evaluations: known distances and effects, all stages of a small run, refusals."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,20 @@ def test_intervals_cover_the_mean_of_models_and_queries(random):
     assert 0.93 <= covered["both"] / 400 <= 0.99
 
 
+def test_fewer_than_four_queries_or_models_have_no_interval(random):
+    for interval, values in (
+        (query_mean_interval, random.normal(size=3)),
+        (models_and_queries_interval, random.normal(size=(3, 12))),
+        (models_and_queries_interval, random.normal(size=(12, 3))),
+    ):
+        value, low, high = interval(values)
+        assert value == pytest.approx(values.mean())
+        assert np.isnan(low)
+        assert np.isnan(high)
+    assert np.isfinite(query_mean_interval(random.normal(size=4))).all()
+    assert np.isfinite(models_and_queries_interval(random.normal(size=(4, 4)))).all()
+
+
 # ------------------------------------------------------------------------------------ known effects
 
 
@@ -94,7 +109,7 @@ def known(random):
         values = np.stack([value / 2 + noise, value + noise], 1)
         effects[Removal(name, PROPONENTS, 5, 400)] = {"l2": values}
     windows = dict.fromkeys(effects, (200, 400))
-    return RemovalEffects(effects, windows, {400: np.zeros(0)}, {}, {}, 0)
+    return RemovalEffects(effects, windows, {400: np.zeros(0)}, {}, {}, {}, 0)
 
 
 def test_known_effects_are_compared_query_by_query(known):
@@ -205,6 +220,12 @@ def test_effects_follow_from_the_artifacts(evaluated):
         row = effect(result["rows"], quantity="l2", window=window, **largest)
         # Rounding differs with the batch size.
         assert row["value"] == pytest.approx(np.mean(distances), abs=0.02)
+    # The numbers of every query.
+    (of_all,) = select(result["per_query"], quantity="rise_of_all_queries", **largest)
+    np.testing.assert_allclose(of_all["values"], rises, rtol=1e-5)
+    (own,) = select(result["per_query"], quantity="rise", **largest)
+    np.testing.assert_allclose(own["values"], [[[rises[0][0], rises[1][1]]]], rtol=1e-5)
+
     picture = unpack_pictures(result["pictures"]["400"]["journey"])[1]
     np.testing.assert_allclose(picture, after[1][-1, 0, 0].clip(-1, 1), atol=0.01)
 
@@ -219,9 +240,25 @@ def test_controls_and_the_lds_are_beside_the_effects(evaluated):
     assert {r["method"] for r in select(rows, quantity="lds")} == {"journey", "trak"}
     taus = {(r["method"], r["count"]) for r in select(rows, quantity="tau")}
     assert taus >= {("rise", 5), ("l2", 10)}
-    assert all(r["low"] <= r["value"] <= r["high"] for r in rows if r["quantity"] != "tau")
+    with_interval = {r["quantity"] for r in rows if "low" in r}
+    assert with_interval == {"lds"}, "two queries, two random removals and one seed are too few"
     assert {c.removal.method for c in spec.inputs.changes} - set(spec.scores) == {RANDOM, SEED}
     assert Retraining().batches is Batching.independent, "removals are coupled all the same"
+
+
+def test_every_row_is_the_mean_of_its_numbers_of_queries(evaluated):
+    result, num_rows = evaluated[3], 0
+    for numbers in result["per_query"]:
+        if numbers["quantity"] == "rise_of_all_queries":
+            continue
+        keys = ("quantity", "method", "side", "count", "step")
+        means = np.mean(numbers["values"], axis=(0, 2))
+        for window, mean in zip(numbers["windows"], means, strict=True):
+            row = effect(result["rows"], window=window, **{key: numbers[key] for key in keys})
+            assert row["value"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+            num_rows += 1
+    others = [r for r in result["rows"] if "against" in r or r["quantity"] in ("lds", "tau")]
+    assert num_rows == len(result["rows"]) - len(others)
 
 
 def test_a_method_with_one_ranking_is_retrained_once_for_all_steps(evaluated):
@@ -244,6 +281,8 @@ def test_figures_and_tables_need_only_the_result(evaluated, tmp_path):
     text = evaluation.texts(result)["counterfactual.md"]
     row = effect(result["rows"], quantity="rise", method="trak", side=PROPONENTS, count=5)
     assert f"{100 * row['value']:.1f}".replace("-", "−") in text
+    effects = text[: text.index("## LDS against removal")]
+    assert not re.search(r"\d \[", effects), "too few queries for an interval"
     assert len(evaluation.tables(result)) == 3
 
 

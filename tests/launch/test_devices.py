@@ -7,6 +7,7 @@ import pytest
 from toy_stages import NoTracking, Toy, compute, workspace
 
 from journey.engine.checks import ConfigError
+from journey.engine.spec import cache_key
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace
 from journey.launch.jobs import JobsFailedError
@@ -38,6 +39,37 @@ def test_workers_alternate_between_visible_devices(monkeypatch):
     assert seen == {"GPU-a": 3, "GPU-c": 3}
     with pytest.raises(ConfigError, match=r"compute\.devices=3: CUDA_VISIBLE_DEVICES shows 3"):
         worker_environments(1, 1, [3])
+
+
+def test_a_broken_device_is_dropped_and_costs_no_job(tmp_path, monkeypatch):
+    """Every job on it breaks its process, whose next operation would fail whatever the job."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = tmp_path / "seen"
+    space = on_devices(tmp_path / "store", [0, 3], workers=1)
+    labels = compute([Toy(f"{i}", (), "use_device", str(seen)) for i in range(12)], space)
+    assert sorted(labels, key=int) == [f"{i}" for i in range(12)]
+    assert Counter(seen.read_text().split()) == {"0": 12, "3": 2}
+
+
+def test_a_job_that_breaks_a_sound_device_fails_alone(tmp_path):
+    """Its worker ends: the next job in the same process would fail."""
+    culprit, others = Toy("culprit", (), "break_device"), [Toy(f"{i}") for i in range(3)]
+    space = on_devices(tmp_path, [], workers=1)
+    with pytest.raises(JobsFailedError) as caught:
+        compute([culprit, *others], space)
+    log = tmp_path / "logs" / f"{cache_key(culprit).replace('/', '-')}.log"
+    assert str(caught.value) == f"{cache_key(culprit)}: cuda failed twice (log: {log})"
+    assert "CUDA error: an illegal memory access" in log.read_text()
+    assert all(space.store.find(spec) for spec in others)
+
+
+def test_a_run_ends_when_its_last_device_is_broken(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = tmp_path / "seen"
+    space = on_devices(tmp_path / "store", [3], workers=1)
+    with pytest.raises(JobsFailedError, match="2 jobs in a row broke the accelerator"):
+        compute([Toy(f"{i}", (), "use_device", str(seen)) for i in range(12)], space)
+    assert seen.read_text() == "3 3 "
 
 
 def test_a_job_out_of_memory_is_retried_alone(tmp_path):

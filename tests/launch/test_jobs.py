@@ -66,6 +66,15 @@ def test_a_retried_job_keeps_its_place():
     assert queue.attempts[first] == 2
 
 
+def test_a_job_can_be_retried_after_the_others():
+    queue = queue_of(*(Toy(label) for label in "xyz"))
+    first = queue.start()
+    queue.retry(first, last=True)
+    started = [queue.start() for _ in range(3)]
+    assert started[-1] == first
+    assert queue.attempts[first] == 2
+
+
 def test_a_parent_needed_twice_is_waited_for_once():
     a = Toy("a")
     queue = queue_of(Toy("pair", (a, a)))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,26 @@ def append_device(spec: Toy) -> None:
     wait_until(lambda: len(set(Path(spec.target).read_text().split())) > 1)
 
 
+def use_device(spec: Toy) -> None:
+    """Append the visible device to a file. Device 3 is broken."""
+    device = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with open(spec.target, "a") as file:
+        file.write(f"{device} ")
+    if device == "3":
+        break_device(spec)
+    time.sleep(0.3)  # so that the other device gets jobs, too
+
+
+def break_device(spec: Toy) -> None:
+    """Fail, and let all later operations on the accelerator of this process fail, too."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    sys.modules["torch"] = types.SimpleNamespace(ones=fail, OutOfMemoryError=OutOfMemoryError)
+    fail()
+
+
 def exhaust(spec: Toy) -> None:
     """Run out of memory while another job has a file in a folder; at first, wait for one."""
     folder, tried = Path(spec.target), Path(f"{spec.target}-tried")
@@ -140,6 +161,8 @@ ACTIONS = {
         beat,
         append_label,
         append_device,
+        use_device,
+        break_device,
         exhaust,
         run_a_while,
     )

@@ -2,10 +2,12 @@
 
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
+
+from stages_for_tests import killed_at_each_change
 
 from journey.engine.owned import OwnedFiles
 
@@ -62,43 +64,6 @@ def add_foreign(directory: Path, elsewhere: Path) -> dict[str, str]:
     return {name: value for name, value in tree(directory).items() if name not in before}
 
 
-EVENTS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir")  # that change a file system
-
-
-def killed_at_each_step(action: Callable[[int], object]) -> Iterator[int]:
-    """Call action(n) in a process that is killed before its n-th change of a file system.
-
-    Yields:
-        n = 0, 1, … after each kill, until a process survives.
-    """
-    number = 0
-    while True:
-        if (child := os.fork()) == 0:
-            os.fsync = lambda _: None
-            sys.addaudithook(_killer(number))
-            action(number)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            return
-        assert os.WIFSIGNALED(status), f"step {number}: the action failed"
-        yield number
-        number += 1
-
-
-def _killer(number: int) -> Callable[[str, tuple], None]:
-    reached = -1
-
-    def hook(event: str, arguments: tuple) -> None:
-        nonlocal reached
-        if event in EVENTS:
-            reached += 1
-            if reached == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return hook
-
-
 def die_in_a_replacement(root: Path) -> None:
     """Called in a process of its own."""
     os.fsync = lambda _: None
@@ -109,7 +74,7 @@ def die_in_a_replacement(root: Path) -> None:
         return add_foreign(root / str(number), root / "elsewhere")
 
     foreign = prepare(0)
-    for number in killed_at_each_step(lambda number: write(root / str(number), NEW)):
+    for number in killed_at_each_change(lambda n: write(root / str(n), NEW)):
         directory = root / str(number)
         whole = encoded(OLD).items() <= report_in(directory).items()
         owned_in(directory).check()
@@ -129,7 +94,7 @@ def die_in_a_replacement(root: Path) -> None:
 def die_in_the_first_report(root: Path) -> None:
     """Called in a process of its own."""
     os.fsync = lambda _: None
-    for number in killed_at_each_step(lambda number: write(root / str(number), NEW)):
+    for number in killed_at_each_change(lambda n: write(root / str(n), NEW)):
         files = owned_in(root / str(number))
         assert files.is_empty() or files.is_listed()
         files.check()

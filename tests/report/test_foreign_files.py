@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, small_run
-
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-
 from replacements_for_tests import (
     NEW,
     OLD,
@@ -516,7 +513,7 @@ def test_a_second_commit_drops_the_payload_only(tmp_path):
     for name in [name for name in foreign if "resume." in name]:
         (late / name).unlink()
         del foreign[name]
-    Store(tmp_path).commit(spec, late, 0.0, {})
+    Store(tmp_path).commit(spec, late, 0.0, {}, {})
     assert tree(late) == foreign
     assert list(tree(tmp_path / "elsewhere")) == ["thesis.tex"]
 

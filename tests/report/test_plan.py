@@ -142,6 +142,8 @@ def test_similar_artifacts_come_before_measured_rates(target):
     assert estimate_cost(spec, [], None) == Cost(None, None)
     assert estimate_cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
     assert estimate_cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
+    slow_start = dataclasses.replace(rate, fixed_seconds=3.0)
+    assert estimate_cost(spec, [], slow_start) == Cost(7.0, 80, measured=True)
     assert estimate_cost(spec, [other, similar], rate) == Cost(20.0, 80)
     assert estimate_cost(spec, [other, similar], None) == Cost(20.0, None)
 

@@ -13,6 +13,8 @@ Only Linear and Conv2d layers count; the parameters of others (normalizations) a
 The stage `make_ekfac` writes ekfac.safetensors: the bases and the eigenvalues of a checkpoint.
 """
 
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +22,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from journey.attribution.gradient import EKFACFactors
+from journey.attribution.gradients import layer_sides, layer_signals
 from journey.attribution.outputs import NoiseSamples, sample_noise
 from journey.diffusion.network import Predict, load_denoiser
 from journey.diffusion.trajectories import train_examples
@@ -34,6 +36,7 @@ from journey.pipeline.examples import Examples
 from journey.pipeline.schedule import Schedule, add_noise
 
 EKFAC_FILE = "ekfac.safetensors"
+BATCHES_AT_ONCE = 4  # batches that an accelerator has at once
 
 EKFACBatch = tuple[Tensor, NoiseSamples, Tensor, Tensor | None]
 """clean examples [B, …]; a noise sample each; pseudo-target − ε_θ ~ N(0, I) [B, …]; conditions"""
@@ -131,13 +134,14 @@ def estimate_ekfac(
 
 
 def _eigenvectors(symmetric: Tensor) -> Tensor:
-    """Return eigenvectors, computed in float64 on the CPU: not every accelerator can.
+    """Return eigenvectors, computed in float64: on the CPU unless the device is known to have it.
 
     Their signs are fixed by a generic direction: features are projected in this basis, and other
     machines, whose signs may differ, would have other features.
     """
-    vectors = torch.linalg.eigh(symmetric.cpu().double())[1]
-    direction = torch.linspace(1, 2, len(vectors), dtype=torch.float64)
+    place = symmetric.device if symmetric.device.type == "cuda" else torch.device("cpu")
+    vectors = torch.linalg.eigh(symmetric.to(place).double())[1]
+    direction = torch.linspace(1, 2, len(vectors), dtype=torch.float64, device=place)
     vectors = vectors * torch.where(direction @ vectors < 0, -1.0, 1.0)
     return vectors.float().to(symmetric.device)
 
@@ -149,41 +153,23 @@ def _signals(
     batches: Iterator[EKFACBatch],
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield name, a and b of every layer that is used, for every batch."""
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    names: dict[nn.Module, str] = {module: name for name, module in modules.items()}
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        inputs[names[module]], outputs[names[module]] = args[0].detach(), out
-
-    hooks = [module.register_forward_hook(hook) for module in modules.values()]
-    try:
-        for x0, noise, error, condition in batches:
-            predicted = predict(add_noise(schedule, x0, noise.t, noise.eps), noise.t, condition)
-            # G of a mean over D elements is (2 / D) E[JᵀJ], J the Jacobian of the prediction.
-            residual = error * (2 / error[0].numel()) ** 0.5
-            gradients = torch.autograd.grad((predicted * residual).sum(), list(outputs.values()))
-            for name, b in zip(outputs, gradients, strict=True):
-                yield name, *_as_positions(modules[name], inputs[name], b)
-            inputs.clear()
-            outputs.clear()
-    finally:
-        for handle in hooks:
-            handle.remove()
+    for batch in batches:
+        loss = functools.partial(_pseudo_loss, predict, schedule, batch)
+        for name, x, b in layer_signals(modules, loss):
+            layer = modules[name]
+            a, b = layer_sides(layer, x.float(), b.float())
+            if layer.bias is not None:
+                a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+            yield name, a, b
 
 
-def _as_positions(layer: nn.Linear | nn.Conv2d, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a and b from the inputs x of a layer and the gradient b at its outputs."""
-    x, b = x.float(), b.float()
-    if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str), "networks have numerical padding"
-        a = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
-        b = b.flatten(2).mT
-    else:
-        a, b = x.reshape(len(x), -1, x.shape[-1]), b.reshape(len(b), -1, b.shape[-1])
-    if layer.bias is not None:
-        a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
-    return a, b
+def _pseudo_loss(predict: Predict, schedule: Schedule, batch: EKFACBatch) -> Tensor:
+    """Return the sum of losses whose gradient at the prediction is that of pseudo-targets."""
+    x0, noise, error, condition = batch
+    predicted = predict(add_noise(schedule, x0, noise.t, noise.eps), noise.t, condition)
+    # G of a mean over D elements is (2 / D) E[JᵀJ], J the Jacobian of the prediction.
+    residual = error * (2 / error[0].numel()) ** 0.5
+    return (predicted * residual).sum()
 
 
 def _layers(network: nn.Module, bases: dict[str, tuple[Tensor, Tensor]]) -> dict[str, EKFACLayer]:
@@ -220,7 +206,17 @@ def load_ekfac(path: Path, network: nn.Module, device: torch.device) -> EKFAC:
 def ekfac_batches(
     clean: Examples, num_timesteps: int, seed: int, batch_size: int
 ) -> Iterator[EKFACBatch]:
-    """Yield every training example once; the timesteps of a batch are stratified."""
+    """Return batches with every training example once; an accelerator has several joined to one.
+
+    The timesteps of each `batch_size` examples are stratified.
+    """
+    batches = _stratified_batches(clean, num_timesteps, seed, batch_size)
+    return batches if clean.x0.device.type == "cpu" else joined_batches(batches, BATCHES_AT_ONCE)
+
+
+def _stratified_batches(
+    clean: Examples, num_timesteps: int, seed: int, batch_size: int
+) -> Iterator[EKFACBatch]:
     device = clean.x0.device
     for first in range(0, len(clean), batch_size):
         batch = clean[first : first + batch_size]
@@ -233,6 +229,15 @@ def ekfac_batches(
             random = generator(seed, "curvature latents", first)
             x0 = x0 + batch.deviation * torch.randn(x0.shape, generator=random).to(device)
         yield x0, noise, error, None if batch.condition is None else batch.condition[:, 0]
+
+
+def joined_batches(batches: Iterator[EKFACBatch], count: int) -> Iterator[EKFACBatch]:
+    """Yield the same examples, noise samples and pseudo-targets in batches of up to `count`."""
+    while several := list(itertools.islice(batches, count)):
+        x0, noise, errors, conditions = zip(*several, strict=True)
+        pairs = NoiseSamples(torch.cat([n.t for n in noise]), torch.cat([n.eps for n in noise]))
+        condition = None if conditions[0] is None else torch.cat(conditions)
+        yield torch.cat(x0), pairs, torch.cat(errors), condition
 
 
 def make_ekfac(spec: EKFACFactors, partial: Path, workspace: Workspace) -> dict[str, int]:

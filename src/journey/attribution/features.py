@@ -19,7 +19,12 @@ from torch import Tensor
 
 from journey.attribution.ekfac import EKFAC, EKFAC_FILE, load_ekfac
 from journey.attribution.gradient import Featurize
-from journey.attribution.gradients import GradientPlan, Objective, choose_plan
+from journey.attribution.gradients import (
+    GradientPlan,
+    Objective,
+    choose_plan,
+    require_one_gradient,
+)
 from journey.attribution.kernel import Features
 from journey.attribution.kronecker import (
     choose_kronecker_plan,
@@ -39,7 +44,7 @@ from journey.attribution.projections import (
     make_projection,
     quantize,
 )
-from journey.diffusion.network import load_denoiser
+from journey.diffusion.network import Guidance, gradient_memory, load_denoiser
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
@@ -91,7 +96,7 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
         path = get(spec.curvature, workspace).path / EKFAC_FILE
         ekfac = load_ekfac(path, denoiser.network, denoiser.device)
     random = (spec.seed, spec.checkpoint.training_run.training_seed)
-    memory_gib = workspace.compute.gradient_memory_gib
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
     dimension, plan, blocks = feature_blocks(
         settings, objective, batches, *random, memory_gib, ekfac, spec.damping, row
     )
@@ -110,10 +115,8 @@ def make_features(spec: Featurize, partial: Path, workspace: Workspace) -> dict:
     clock = Clock(partial, workspace.compute.checkpoint_seconds)
     with track(spec, partial, workspace) as log:
         for features in blocks:
-            block = features.cpu().numpy()
+            block = _finite(features, row, spec.normalize)
             end = row + len(block)
-            if not np.isfinite(block).all():
-                raise FloatingPointError(f"features of rows {row}…{end - 1} are not finite")
             if settings.storage is Storage.fp32:
                 arrays[0][row:end] = block
             else:
@@ -256,26 +259,36 @@ def feature_blocks(
     p = d if settings.projection is Projection.none else settings.projection_dim
     device = first.examples.x0.device
     project = make_projection(settings.projection, d, p, seed, key, device)
-    num_rows = _at_once(settings.projection, d, 2 if ekfac is None else 4, memory_gib)
-    gradient_gib = memory_gib if num_rows == 1 else memory_gib * (1 - JOINED_MEMORY)
+    dense = settings.projection in (Projection.gaussian, Projection.rademacher)
+    on_cpu, num_rows, gradient_gib = device.type == "cpu", 1, memory_gib
+    if dense or not on_cpu:
+        num_rows, gradient_gib = _shares(d, ekfac is not None, memory_gib)
     if ekfac is not None:
         project = precondition(project, ekfac, damping, max(num_rows, PRECONDITION_BATCH))
+    elif not on_cpu:
+        project = _in_parts(project, num_rows)
     plan = choose_plan(objective, first.examples, first.noise, gradient_gib)
     gradients = itertools.chain.from_iterable(
         replace(objective, region=batch.region).gradients(batch.examples, batch.noise, plan)
         for batch in _remaining(batches, done)
     )
-    return p, plan, map(project, join_blocks(gradients, num_rows))
+    return p, plan, map(project, join_blocks(gradients, num_rows if dense else 1))
 
 
-def _at_once(projection: Projection, d: int, copies: int, memory_gib: float) -> int:
-    """Return how many gradients a projection takes at once: a dense one draws its matrix each time.
+def _shares(d: int, preconditioned: bool, memory_gib: float) -> tuple[int, float]:
+    """Return how many gradients a projection takes at once, and the memory to compute gradients.
 
-    Joined gradients are in memory twice; preconditioned, four times (`copies`).
+    A dense one draws its matrix each time, and an accelerator is dispatched operations each time.
+    These gradients are in memory twice; preconditioned, four times.
     """
-    if projection not in (Projection.gaussian, Projection.rademacher):
-        return 1
-    return max(1, int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d)))
+    copies = 4 if preconditioned else 2
+    num_rows = int(JOINED_MEMORY * memory_gib * 2**30 / (4 * copies * d))
+    return (num_rows, memory_gib * (1 - JOINED_MEMORY)) if num_rows > 1 else (1, memory_gib)
+
+
+def _in_parts(project: Projector, num_rows: int) -> Projector:
+    """Return a projection that takes at most `num_rows` gradients at once."""
+    return lambda gradients: torch.cat([project(part) for part in gradients.split(num_rows)])
 
 
 def features_in_memory(
@@ -292,18 +305,77 @@ def features_in_memory(
     """Return all features as an array, or as codes, as `make_features` would store them.
 
     Arguments are those of `feature_blocks`; `advance` is called with the rows of every block.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
     """
     blocks = []
     computed = feature_blocks(
         settings, objective, batches, seed, checkpoint, memory_gib, ekfac, damping
     )
+    row = 0
     for block in computed[2]:
-        blocks.append(block.cpu().numpy())
+        blocks.append(_finite(block, row, objective.normalize))
+        row += len(block)
         advance(len(block))
     features = np.concatenate(blocks)
     if settings.storage is Storage.fp32:
         return features
     return QuantizedFeatures(*quantize(features, settings.storage))
+
+
+def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
+    """Check that an accelerator has memory for the features, all of one architecture.
+
+    It takes an untrained network on the CPU, and two forward passes of one or two noise samples.
+    With bf16, a CPU's autocast saves other numbers for the backward pass than an accelerator's.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    run = specs[0].checkpoint.training_run
+    model, shape = run.model, run.model.example_shape(run.images.shape)
+    condition = torch.zeros(1, 1, *model.condition_shape) if model.condition_shape else None
+    example = Examples(torch.zeros(1, *shape), condition=condition)
+    network, schedule = model.build(shape).eval(), model.schedule(torch.device("cpu"))
+    checked = set()
+    for spec in specs:
+        settings = spec.settings
+        function = (settings.precision, spec.output, spec.normalize)
+        projection = (settings.projection, settings.projection_rank)
+        key = (*function, *projection, settings.num_samples, spec.guidance, spec.curvature is None)
+        if key in checked:
+            continue
+        checked.add(key)
+        guidance = None
+        if condition is not None and spec.guidance != 1:
+            guidance = Guidance(spec.guidance, condition[0, 0])
+        objective = Objective(network, schedule, *function, guidance)
+        noise = sample_noise((0, schedule.num_timesteps), settings.num_samples, shape, 0, "memory")
+        if settings.projection is Projection.kronecker:
+            projected = project_layers(network, settings.projection_rank, 0, "memory")
+            objective = replace(objective, network=projected)
+            choose_kronecker_plan(objective, example, noise, memory_gib)
+        else:
+            d = sum(p.numel() for p in network.parameters())
+            _, gradient_gib = _shares(d, spec.curvature is not None, memory_gib)
+            require_one_gradient(objective, example, noise, gradient_gib)
+
+
+def _finite(features: Tensor, row: int, normalize: bool) -> np.ndarray:
+    """Return a block of features, which begins with a row, in the memory of the CPU.
+
+    It is all that waits for an accelerator.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
+    """
+    block = features.cpu().numpy()
+    if not np.isfinite(block).all():
+        rows = f"rows {row}…{row + len(block) - 1}"
+        cause = ": normalize=true, and the gradient at a noise sample is zero or NaN" * normalize
+        raise FloatingPointError(f"features of {rows} are not finite{cause}")
+    return block
 
 
 def _remaining(batches: list[Batch], done: int) -> Iterator[Batch]:

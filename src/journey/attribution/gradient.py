@@ -139,9 +139,10 @@ class Featurize(Spec):
 
     @property
     def rate_name(self) -> str:
-        """Return the name of the speed, which depends on normalisation and preconditioning."""
-        normalized, preconditioned = self.normalize, self.curvature is not None
-        return self.stage + " normalized" * normalized + " preconditioned" * preconditioned
+        """Return the name of the speed: gradients are normalised, preconditioned, never formed."""
+        projected = self.settings.projection is Projection.kronecker
+        name = self.stage + " kronecker" * projected + " normalized" * self.normalize
+        return name + " preconditioned" * (self.curvature is not None)
 
     @property
     def num_samples(self) -> int:
@@ -369,7 +370,6 @@ class GradientMethod(GradientSettings, Method):
         random = example is not QueryExample.mean or sampler is Sampler.ddpm
         require(random, "sampling.sampler", sampler.value, allowed)
 
-        train_settings, query_settings = self.feature_settings()
         steps = None if self.target is Target.final_sample else experiment.steps
         continuations: tuple[Continuations, ...] = ()
         if example is QueryExample.mean:
@@ -378,7 +378,8 @@ class GradientMethod(GradientSettings, Method):
 
         first_timesteps = self.first_timesteps(experiment.steps, experiment.model.num_timesteps)
         train, queries = [], []
-        for checkpoint in self._checkpoints(experiment):
+        for k, checkpoint in enumerate(self._checkpoints(experiment), self.first_checkpoint):
+            train_settings, query_settings = self.feature_settings(k)
             curvature = None
             if self.kernel is Kernel.ekfac:
                 assert isinstance(checkpoint, Train)  # ensemble=run is refused with kernel=ekfac
@@ -410,13 +411,15 @@ class GradientMethod(GradientSettings, Method):
         reference = experiment.reference_outputs if weighted else None
         return GradientInputs(tuple(train), tuple(queries), reference)
 
-    def feature_settings(self) -> tuple[FeatureSettings, FeatureSettings]:
-        """Return the settings of the features of training images, and those of the queries'.
+    def feature_settings(self, checkpoint: int) -> tuple[FeatureSettings, FeatureSettings]:
+        """Return the settings of training images' and of queries' features under a checkpoint.
 
         Settings without effect have their defaults, so that they are not in the cache key.
         """
         used = {f.name for f in fields(FeatureSettings) if self.depends_on(f.name)}
         settings = FeatureSettings(**{name: getattr(self, name) for name in used})
+        if self.noise_per_checkpoint:
+            settings = replace(settings, noise_set=self.noise_set + checkpoint)
         train_settings = replace(settings, share_noise=False)
         query_settings = replace(
             settings, flips=Augmentation.none, captions=Augmentation.none, train_timesteps=0

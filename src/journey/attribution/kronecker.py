@@ -20,7 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from journey.attribution.ekfac import EKFAC
-from journey.attribution.gradients import GradientPlan, Objective, bytes_per_sample
+from journey.attribution.gradients import (
+    MOST_PAIRS,
+    GradientPlan,
+    Objective,
+    bytes_per_sample,
+)
 from journey.attribution.logra import (
     Layer,
     LayerProjections,
@@ -29,7 +34,7 @@ from journey.attribution.logra import (
     random_projection,
     replace_layers,
 )
-from journey.attribution.outputs import NoiseSamples, as_batch, batch_output
+from journey.attribution.outputs import NoiseSamples, all_pairs, batch_output
 from journey.engine.checks import require
 from journey.engine.seeding import generator
 from journey.pipeline.examples import Examples
@@ -57,7 +62,7 @@ def _features(objective: Objective, examples: Examples, noise: NoiseSamples) -> 
     passes = 1 if objective.guidance is None else 2
     layers = projected_layers(objective.network).values()
     z = [layer.new_z(passes * len(examples)) for layer in layers]
-    x0, condition, pairs = as_batch(examples, [noise] * len(examples))
+    x0, condition, pairs = all_pairs(examples, noise)
     inputs = (objective.schedule, x0, condition, pairs)
     mean = batch_output(objective.predict(), *inputs, objective.output, objective.region)
     gradients = torch.autograd.grad(mean * len(examples), z)
@@ -69,6 +74,8 @@ def choose_kronecker_plan(
     objective: Objective, examples: Examples, noise: NoiseSamples, memory_gib: float
 ) -> GradientPlan:
     """Return the largest batch that fits into memory and, on a CPU, into `ACTIVATIONS`.
+
+    On an accelerator, it has at most MOST_PAIRS examples × noise samples.
 
     Other plans round differently.
 
@@ -86,6 +93,8 @@ def choose_kronecker_plan(
     most = (memory - fixed) / COPIES
     if examples.x0.device.type == "cpu":
         most = min(most, max(ACTIVATIONS, LEAST * sample_bytes))
+    else:
+        most = min(most, MOST_PAIRS * sample_bytes)
     rows = int(most // sample_bytes)
     return GradientPlan("kronecker", max(1, rows // len(noise)), min(rows, len(noise)))
 

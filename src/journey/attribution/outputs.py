@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from journey.diffusion.network import Predict, load_denoiser
+from journey.diffusion.network import Predict, copies_ahead, load_denoiser, send
 from journey.diffusion.training import denoising_loss
 from journey.diffusion.trajectories import query_examples
 from journey.engine.metrics import track
@@ -33,7 +33,9 @@ from journey.pipeline.interfaces import Measure
 from journey.pipeline.schedule import Schedule, add_noise, regression_target
 from journey.pipeline.settings import Augmentation, Output
 
-BATCH_SIZE = 128  # noise samples evaluated at once by `make_outputs`; one query may have more
+# Noise samples evaluated at once by `make_outputs`, on a CPU and on an accelerator; one query may
+# have more.
+BATCH_SIZE, ACCELERATOR_BATCH_SIZE = 128, 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class NoiseSamples:
 
     def to(self, device: torch.device) -> "NoiseSamples":
         """Return the samples on a device."""
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: send(tensor, device))
 
     def __getitem__(self, index: Tensor | slice) -> "NoiseSamples":
         return self._map(lambda tensor: tensor[index])
@@ -150,14 +152,37 @@ def as_batch(
     return x0, torch.cat(conditions) if conditions else None, NoiseSamples(t, eps)
 
 
+def all_pairs(
+    examples: Examples, noise: NoiseSamples
+) -> tuple[Tensor, Tensor | None, NoiseSamples]:
+    """Return `as_batch` of N examples that share their K noise samples, without a loop."""
+    count, shape = len(examples), examples.shape
+    x0 = examples.x0[:, None].expand(count, len(noise), *shape)
+    if noise.latent_noise is not None:
+        assert examples.deviation is not None, "only latents have latent noise"
+        x0 = x0 + examples.deviation[:, None] * noise.latent_noise
+    if noise.mirrored is not None:
+        x0 = torch.where(noise.mirrored[:, None, None, None], x0.flip(-1), x0)
+    condition = None
+    if examples.condition is not None:
+        if noise.caption_index is not None:
+            condition = examples.condition[:, :][:, noise.caption_index]
+        else:
+            first = examples.condition[:, :1]
+            condition = first.expand(count, len(noise), *first.shape[2:])
+        condition = condition.flatten(0, 1)
+    eps = noise.eps.repeat(count, *[1] * len(shape))
+    return x0.flatten(0, 1), condition, NoiseSamples(noise.t.repeat(count), eps)
+
+
 def half_means(losses: Tensor, antithetic: bool) -> Tensor:
     """Return the means over every other noise sample (or antithetic pair), and over the others.
 
     [N, K] → [2, N]
     """
-    index = torch.arange(losses.shape[1], device=losses.device)
-    second = index // (2 if antithetic else 1) % 2 == 1
-    return torch.stack([losses[:, ~second].mean(1), losses[:, second].mean(1)])
+    groups = losses.unflatten(1, (-1, 2 if antithetic else 1))
+    halves = [groups[:, half::2].flatten(1).contiguous() for half in (0, 1)]
+    return torch.stack([half.mean(1) for half in halves])
 
 
 def augment(example: Examples, noise: NoiseSamples) -> tuple[Tensor, Tensor | None]:
@@ -273,14 +298,14 @@ def measurement_noise(
 
 
 def query_batches(
-    region: Region, num_queries: int, num_samples: int
+    region: Region, num_queries: int, num_samples: int, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[range, Region]]:
     """Yield the queries to evaluate at once, so that memory is bounded, and their region.
 
     >>> list(query_batches((), num_queries=5, num_samples=64))
     [(range(0, 2), ()), (range(2, 4), ()), (range(4, 5), ())]
     """
-    size = max(1, BATCH_SIZE // num_samples)
+    size = max(1, batch_size // num_samples)
     for queries, box in boxes(region, num_queries):
         for first in range(queries.start, queries.stop, size):
             yield range(first, min(first + size, queries.stop)), box
@@ -298,17 +323,20 @@ def make_outputs(spec: Measure, partial: Path, workspace: Workspace) -> None:
     targets += query_examples(spec.trajectories, None, workspace)
 
     num_timesteps = schedule.num_timesteps
+    size = ACCELERATOR_BATCH_SIZE if copies_ahead(device) else BATCH_SIZE
     outputs = np.empty((2, len(targets), spec.trajectories.num_queries))
     with track(spec, partial, workspace) as log:
         for i, (t, queries) in enumerate(targets):
-            for batch, region in query_batches(spec.region, len(queries), spec.num_samples):
+            on_device, means = queries.to(device), []
+            for batch, region in query_batches(spec.region, len(queries), spec.num_samples, size):
                 noise = []
                 for query in batch:
                     samples = measurement_noise(spec, t, query, num_timesteps, queries.shape)
                     noise.append(samples.to(device))
-                examples = queries[batch.start : batch.stop].to(device)
+                examples = on_device[batch.start : batch.stop]
                 losses = sample_losses(predict, schedule, examples, noise, region)
-                outputs[:, i, batch] = half_means(losses, spec.antithetic).cpu()
+                means.append(half_means(losses, spec.antithetic))
+            outputs[:, i] = torch.cat(means, 1).cpu()  # all queries in turn; the only wait
             log(i, output=float(outputs[:, i].mean()))
 
     if not np.isfinite(outputs).all():

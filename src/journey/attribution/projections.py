@@ -55,9 +55,27 @@ def _sparse(d: int, p: int, seed: int, key: str, device: torch.device) -> Projec
     This is the sparse Johnson–Lindenstrauss transform with one entry per column. It costs O(Bd).
     """
     random = generator(seed, "sparse projection", key)
-    bucket = torch.randint(p, (d,), generator=random).to(device)
-    sign = (torch.randint(2, (d,), generator=random) * 2.0 - 1.0).to(device)
-    return lambda g: torch.zeros(len(g), p, device=g.device).index_add_(1, bucket, g * sign)
+    bucket = torch.randint(p, (d,), generator=random)
+    sign = torch.randint(2, (d,), generator=random) * 2.0 - 1.0
+    if device.type != "cpu":
+        return segment_sums(bucket, sign, p, device)
+    return lambda g: torch.zeros(len(g), p).index_add_(1, bucket, g * sign)
+
+
+def segment_sums(bucket: Tensor, sign: Tensor, p: int, device: torch.device) -> Projector:
+    """Return the projection that adds coordinates, times their signs, to p buckets.
+
+    An accelerator's `index_add_` adds in any order. Here, each bucket is a row of coordinates,
+    filled up with zeros, whose sum has one order.
+    """
+    order, counts = bucket.argsort(stable=True), bucket.bincount(minlength=p)
+    place = torch.arange(len(bucket)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    shape = (p, int(counts.max()))
+    coordinates, signs = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+    coordinates[bucket[order], place] = order.int()
+    signs[bucket[order], place] = sign[order]
+    coordinates, signs = coordinates.flatten().to(device), signs.to(device)
+    return lambda g: (g.index_select(1, coordinates).unflatten(1, shape) * signs).sum(2)
 
 
 def _dense(

@@ -132,6 +132,11 @@ class RunConfig:
         self.evaluation.check_run("evaluation", self.sampling, self.model)
         num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
         require_count("retraining.num_samples", num_samples, most=num_timesteps)
+        processes = self.compute.processes
+        allowed = "1 with a network that has dropout"
+        require(
+            processes == 1 or not self.model.has_dropout, "compute.processes", processes, allowed
+        )
         self._check_methods()
         self.evaluation.check_objective("evaluation.objective", list(self.all_methods))
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from journey.data.images import train_images
 from journey.diffusion import training
-from journey.diffusion.network import get_device
+from journey.diffusion.network import get_device, send
 from journey.diffusion.text import TextEncoder
 from journey.engine.files import new_array
 from journey.engine.metrics import track
@@ -159,14 +159,14 @@ def _train_step(
         group["lr"] = training.learning_rate(settings, step)
     batch = len(images), settings.batch_size, step, spec.seed, "autoencoder"
     rows = training.batch_index(*batch).numpy()
-    x = as_pixels(images.images[rows]).to(vae.device)
+    x = send(as_pixels(images.images[rows]), vae.device)
     random = generator(spec.seed, "autoencoder", step)
     if settings.flip:
-        mirrored = (torch.rand(len(x), generator=random) < 0.5).to(vae.device)
+        mirrored = send(torch.rand(len(x), generator=random) < 0.5, vae.device)
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     factor = 2 ** (len(settings.block_out_channels) - 1)
     shape = (len(x), settings.latent_channels, x.shape[2] // factor, x.shape[3] // factor)
-    noise = torch.randn(shape, generator=random).to(vae.device)
+    noise = send(torch.randn(shape, generator=random), vae.device)
     loss = reconstruction_loss(vae, x, noise, settings.kl_weight)
     state.optimizer.zero_grad()
     loss.backward()

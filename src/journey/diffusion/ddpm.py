@@ -65,6 +65,11 @@ class DDPM(Model):
     def fits(self, shape: tuple[int, int, int]) -> None:
         unet.check_sides(self, "images", shape[1:])
 
+    @property
+    def has_dropout(self) -> bool:
+        """Return whether it is trained with dropout."""
+        return self.dropout > 0
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         return unet.multiply_adds(self, shape[1] * shape[2])
 

@@ -38,15 +38,15 @@ def require_no_dropout(network: nn.Module, share: BatchShare) -> None:
     require(fits, "compute.processes", share.processes, "1 with a network that has dropout")
 
 
-def step_gradient(losses: Tensor, parameters: Sequence[Tensor], share: BatchShare) -> Tensor | None:
+def step_gradient(
+    losses: Tensor, size: int, parameters: Sequence[Tensor], share: BatchShare
+) -> Tensor:
     """Set the gradients of `parameters` to those of a mini-batch's mean loss over all processes.
 
     Returns:
-        The mean loss, of which `losses` [b] are this process's part; None if the batch is empty.
+        The mean loss of the `size` examples, of which `losses` [b] are this process's part.
     """
     if share.processes == 1:
-        if not len(losses):
-            return None
         loss = losses.mean()
         loss.backward()
         return loss.detach()
@@ -55,16 +55,14 @@ def step_gradient(losses: Tensor, parameters: Sequence[Tensor], share: BatchShar
     if len(losses):
         losses.sum().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    sums = torch.stack([losses.detach().sum(), losses.new_tensor(float(len(losses)))])
-    total = torch.cat([sums, *(gradient.flatten() for gradient in gradients)])  # [2 + d]
+    loss = losses.detach().sum().view(1)
+    total = torch.cat([loss, *(gradient.flatten() for gradient in gradients)])  # [1 + d]
     distributed.all_reduce(total)
-    count = total[1]
-    if count == 0:
-        return None
-    means = (total[2:] / count).split([p.numel() for p in parameters])
-    for parameter, mean in zip(parameters, means, strict=True):
-        parameter.grad = mean.view_as(parameter)
-    return total[0] / count
+    total /= size
+    means = total[1:].split([p.numel() for p in parameters])
+    for parameter, gradient, mean in zip(parameters, gradients, means, strict=True):
+        parameter.grad = gradient.copy_(mean.view_as(parameter))  # in its layout of memory
+    return total[0]
 
 
 @contextlib.contextmanager

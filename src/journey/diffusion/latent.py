@@ -180,9 +180,7 @@ class LatentDiffusion(Model):
             require(not cut, where, repr(prompt), f"{limit}: {cut!r} would be cut")
 
     def read(self, texts: Sequence[str]) -> "torch.Tensor":
-        import torch
-
-        return self._text_encoder().states(texts, torch.device("cpu"))
+        return _states(self._text_encoder(), tuple(texts))
 
     def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
         """Return the arguments of `UNet2DConditionModel` for latents of shape [c, h, w]."""
@@ -218,3 +216,11 @@ def _pretrained_encoder(name: str, text_length: int) -> TextEncoder:
     pipeline = locate_pipeline(name)
     check_encoders(name, pipeline)
     return TextEncoder.from_pipeline(pipeline, text_length)
+
+
+@functools.lru_cache(maxsize=8)  # every guided model needs those of no text
+def _states(encoder: TextEncoder, texts: tuple[str, ...]) -> "torch.Tensor":
+    """Return the states of a few texts, for which the encoder is loaded once in a process."""
+    import torch
+
+    return encoder.states(texts, torch.device("cpu"))

@@ -4,6 +4,7 @@ x_t        noisy examples [B, …];  t  their timesteps [B]
 condition  of each example: text states [B, L, E] or a class label [B]; None: there is none
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from journey.engine.checks import ConfigError
 from journey.engine.workspace import Compute, Precision, Workspace, get
 from journey.pipeline.interfaces import IntermediateCheckpoint, Model, Train
 from journey.pipeline.schedule import Schedule
+
+CPU_MEMORY_GIB = 2.0  # for gradients, by default
+GPU_MEMORY_SHARE = 0.8  # of the free memory
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_t, t, condition) → the quantity that the schedule's `prediction` names [B, …]"""
@@ -68,9 +72,12 @@ def bind(
     """Return a network of diffusers as a function, with other parameters by name if given.
 
     With bf16, it runs under autocast; outputs have the dtype of x_t. Guidance needs a condition.
+    A call sets how products of float32 are computed on CUDA, for its backward pass, too.
     """
 
     def predict(x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if x_t.device.type != "cpu":
+            use_tf32(precision is Precision.tf32)
         inputs = (x_t, t) if condition is None else (x_t, t, condition)
         half = precision is Precision.bf16
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=half):
@@ -104,7 +111,38 @@ def get_guidance(model: Model, scale: float, device: torch.device) -> Guidance |
 def get_device(compute: Compute) -> torch.device:
     """Return the device to compute on. Raises ConfigError if this machine does not have it."""
     require_device(f"compute.device={compute.device}", compute.device)
+    if compute.device != "cpu":
+        use_tf32(False)
     return torch.device(compute.device)
+
+
+def use_tf32(tf32: bool) -> None:
+    """Let CUDA compute products of float32 matrices, and convolutions, in TF32 or in float32.
+
+    By default, PyTorch uses TF32 in convolutions, but not in products of matrices.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    # Since torch 2.9 there is a second interface. Where the two differ, reading one raises.
+    if hasattr(matmul, "fp32_precision"):
+        for kind in (matmul, cudnn.conv, cudnn.rnn):  # type: ignore[attr-defined]
+            kind.fp32_precision = "tf32" if tf32 else "ieee"  # type: ignore[union-attr]
+
+
+def gradient_memory(compute: Compute, device: torch.device) -> float:
+    """Return the memory for gradients in GiB: that of the setting, or what suits a device.
+
+    The default on CUDA is a power of two, so that the sizes of batches, and with them rounding, do
+    not follow small changes of the free memory.
+    """
+    if compute.gradient_memory_gib is not None:
+        return compute.gradient_memory_gib
+    if device.type != "cuda":
+        return CPU_MEMORY_GIB
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    most = GPU_MEMORY_SHARE * free / compute.workers_per_device / 2**30
+    return 2.0 ** math.floor(math.log2(most))
 
 
 def require_device(setting: str, name: str) -> None:
@@ -119,3 +157,15 @@ def require_device(setting: str, name: str) -> None:
     backend = torch.get_device_module(device)
     if not (backend.is_available() and (device.index or 0) < backend.device_count()):
         raise ConfigError(f"{setting}: not available on this machine; use cpu")
+
+
+def copies_ahead(device: torch.device) -> bool:
+    """Return whether the host need not wait for a copy of pinned memory to a device."""
+    return device.type not in ("cpu", "mps")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for the copy if that is possible."""
+    if copies_ahead(device) and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from journey.data.duplicates import INJECTED
-from journey.diffusion.network import Denoiser, load_denoiser
+from journey.diffusion.network import Denoiser, load_denoiser, send
 from journey.diffusion.schedule import ddim_step, ddpm_step
 from journey.diffusion.trajectories import decode_pictures, query_conditions, trajectory_at
 from journey.engine.files import new_array
@@ -115,7 +115,7 @@ def continue_trajectories(
         x0_hat, eps = denoise(denoiser.schedule, x_t, t_batch, predicted)
         match sampler:
             case Sampler.ddpm:
-                z = noise.draw().to(x_t.device)
+                z = send(noise.draw(), x_t.device)
                 x_next = ddpm_step(denoiser.schedule, x_t, x0_hat, t, t_next, z)
             case Sampler.ddim:
                 x_next = ddim_step(denoiser.schedule, x0_hat, eps, t_next)
@@ -180,17 +180,30 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
                     steps = noised_steps(denoiser, spec.steps, x0, eps)
                 case _:
                     assert_never(spec.start)
+            finite: dict[int, Tensor] = {}  # read where an accelerator is waited for anyway
             for i, step in enumerate(steps):
-                if not bool(step.x0_hat.isfinite().all()):
-                    raise FloatingPointError(f"sampling at t={step.t}: x̂0 is not finite")
+                finite[step.t] = step.x0_hat.isfinite().all()
                 if step.t in spec.steps:
+                    require_finite(finite)
                     index = spec.steps.index(step.t)
                     x_t[index, rows], x0_hat[index, rows] = step.x_t.cpu(), step.x0_hat.cpu()
                     std = float(step.x0_hat.std())
                     log(first * spec.num_inference_steps + i, t=step.t, x0_hat_std=std)
+            require_finite(finite)
             final[rows] = step.x_next.cpu()
     for array in (x_t, x0_hat, final):
         array.flush()
+
+
+def require_finite(finite: dict[int, Tensor]) -> None:
+    """Check the estimates x̂0_t, given whether those of each timestep are finite.
+
+    Raises:
+        FloatingPointError: One is not.
+    """
+    for t, is_finite in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):
+        if not is_finite:
+            raise FloatingPointError(f"sampling at t={t}: x̂0 is not finite")
 
 
 def make_continuations(spec: Continuations, partial: Path, workspace: Workspace) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from journey.data.images import train_images
 from journey.diffusion import training, weights
 from journey.diffusion.distributed import BatchShare, lead_processes, require_no_dropout
-from journey.diffusion.network import get_device
+from journey.diffusion.network import copies_ahead, get_device
 from journey.diffusion.trajectories import train_examples
 from journey.engine import resume
 from journey.engine.metrics import track
@@ -151,7 +151,10 @@ def start(
     model, settings = training_run.model, training_run.training
     stream = f"repeat {training_run.training_seed}"
     training.initialise(training_run.seed, stream)
-    state = training.new_state(model.build(examples.shape).to(device), settings)
+    network = model.build(examples.shape).to(device)
+    if copies_ahead(device):
+        network.to(memory_format=torch.channels_last)  # in which tensor cores convolve
+    state = training.new_state(network, settings)
     require_no_dropout(state.network, share)
     if begin is not None:
         training.restore(state, begin)
@@ -169,5 +172,12 @@ def start(
     )
     null_condition = model.null_condition().to(device) if settings.caption_dropout else None
     return state, training.TrainingInputs(
-        examples, batches, settings, training_run.precision, schedule, null_condition, share
+        examples,
+        batches,
+        settings,
+        training_run.precision,
+        schedule,
+        null_condition,
+        share,
+        workspace.compute.compile,
     )

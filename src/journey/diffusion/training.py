@@ -9,16 +9,19 @@ trainings with the same stream differ by their examples only.
 
 import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from journey.diffusion.distributed import BatchShare, step_gradient
-from journey.diffusion.network import Predict, bind
+from journey.diffusion.network import Predict, bind, copies_ahead
 from journey.engine.seeding import entropy, generator
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region, inside
@@ -47,15 +50,33 @@ def denoising_loss(
 
 @dataclass(frozen=True)
 class Batch:
-    """The mini-batch of a step."""
+    """The mini-batch of a step, or a part of it, with the random numbers of its examples."""
 
+    size: int  # of the whole mini-batch
     rows: Tensor  # indices of the examples [B]
     t: Tensor  # [B]
     eps: Tensor  # [B, …]
-    latent_noise: Tensor  # by which latents are sampled [B, …]; [B, 0] if they are not
+    latent_noise: Tensor | None = None  # by which latents are sampled [B, …]; None: they are not
+    # Numbers in [0, 1) that decide, if it is random, [B]:
+    mirror: Tensor | None = None  # whether the example is flipped left to right
+    caption: Tensor | None = None  # which of its captions is used
+    caption_dropout: Tensor | None = None  # whether the caption is dropped
 
     def __getitem__(self, index: Tensor | slice) -> "Batch":
-        return Batch(self.rows[index], self.t[index], self.eps[index], self.latent_noise[index])
+        return self._map(lambda tensor: tensor[index])
+
+    def pin(self) -> "Batch":
+        """Return the batch in pinned memory."""
+        return self._map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device; the host does not wait for a copy of pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=copies_ahead(device)))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        optional = (self.latent_noise, self.mirror, self.caption, self.caption_dropout)
+        mapped = (None if tensor is None else function(tensor) for tensor in optional)
+        return Batch(self.size, function(self.rows), function(self.t), function(self.eps), *mapped)
 
 
 @dataclass(frozen=True)
@@ -91,27 +112,32 @@ class Batches:
         count = self.num_examples if coupled else len(self.rows)
         index = batch_index(count, self.size, step, self.seed, self.stream)
         random = generator(self.seed, "train", self.stream, step)
-        latent_random = generator(self.seed, "train latents", self.stream, step)
-        latent_shape = shape if self.samples_latents else (0,)
-        batch = Batch(
-            rows=index if coupled else self.rows[index],
-            t=torch.randint(self.num_timesteps, (len(index),), generator=random),
-            eps=torch.randn((len(index), *shape), generator=random),
-            latent_noise=torch.randn((len(index), *latent_shape), generator=latent_random),
-        )
-        return batch[self._in_subset[batch.rows]] if coupled else batch
+        t = torch.randint(self.num_timesteps, (len(index),), generator=random)
+        eps = torch.randn((len(index), *shape), generator=random)
+        latent_noise = None
+        if self.samples_latents:
+            latent_random = generator(self.seed, "train latents", self.stream, step)
+            latent_noise = torch.randn((len(index), *shape), generator=latent_random)
+        if not coupled:
+            return Batch(len(index), self.rows[index], t, eps, latent_noise)
+        kept = self._in_subset[index]
+        latent_noise = None if latent_noise is None else latent_noise[kept]
+        return Batch(int(kept.sum()), index[kept], t[kept], eps[kept], latent_noise)
 
 
 def batch_index(num_examples: int, batch_size: int, step: int, seed: int, stream: str) -> Tensor:
     """Return the indices of a mini-batch: a part of one permutation after another [B]."""
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
-    orders = []
-    for epoch in epochs:
-        random = generator(seed, "epoch", stream, epoch)
-        orders.append(torch.randperm(num_examples, generator=random))
+    orders = [_epoch_order(num_examples, seed, stream, epoch) for epoch in epochs]
     start = first - epochs[0] * num_examples
     return torch.cat(orders)[start : start + batch_size]
+
+
+@functools.lru_cache(maxsize=2)  # a mini-batch is of one epoch or of two, if it is no larger
+def _epoch_order(num_examples: int, seed: int, stream: str, epoch: int) -> Tensor:
+    """Return the permutation of all examples that an epoch follows [N]."""
+    return torch.randperm(num_examples, generator=generator(seed, "epoch", stream, epoch))
 
 
 @dataclass
@@ -151,6 +177,42 @@ class TrainingInputs:
     schedule: Schedule
     null_condition: Tensor | None = None  # of an example whose caption is dropped [L, E]
     share: BatchShare = BatchShare()
+    compile: bool = False  # whether torch compiles the network
+
+    def batch(self, step: int) -> Batch:
+        """Return this process's part of the mini-batch of a step, on the CPU."""
+        batches = self.batches
+        batch = batches.batch(step, self.examples.shape)[self.share.part]
+        if self.training.flip:
+            batch = replace(batch, mirror=batches.uniform("mirror", step, batch.rows))
+        if self.examples.condition is not None:
+            batch = replace(batch, caption=batches.uniform("caption", step, batch.rows))
+            if self.training.caption_dropout:
+                dropout = batches.uniform("caption dropout", step, batch.rows)
+                batch = replace(batch, caption_dropout=dropout)
+        return batch
+
+    def batches_ahead(self, first: int, until: int) -> Iterator[Batch]:
+        """Yield the mini-batches of steps, on the device.
+
+        For an accelerator, a thread draws each of them a step ahead into pinned memory.
+        """
+        device = self.examples.x0.device
+        if not copies_ahead(device):
+            for step in range(first, until):
+                yield self.batch(step).to(device)
+            return
+
+        def draw(step: int) -> Batch:
+            return self.batch(step).pin()
+
+        with ThreadPoolExecutor(1) as thread:
+            ahead = thread.submit(draw, first)
+            for step in range(first + 1, until + 1):
+                batch = ahead.result()
+                if step < until:
+                    ahead = thread.submit(draw, step)
+                yield batch.to(device)
 
 
 def train(
@@ -162,17 +224,19 @@ def train(
         Loss and gradient norm of each step, on the device and not synchronised. The loss is the
         mean over the mini-batch, including the examples of other processes.
     """
-    predict = bind(state.network, inputs.precision)
+    network = None if inputs.compile else state.network
     parameters = list(state.network.parameters())
-    while state.step < until:
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(inputs.training, state.step)
-        _, losses = step_losses(predict, inputs, state.step)
-        state.optimizer.zero_grad()
-        loss = step_gradient(losses, parameters, inputs.share)
-        if loss is None:
+    for batch in inputs.batches_ahead(state.step, until):
+        if not batch.size:
             state.step += 1
             continue
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(inputs.training, state.step)
+        if network is None:
+            network = compiled(state, inputs, batch)
+        losses = step_losses(bind(network, inputs.precision), inputs, batch, state.step)
+        state.optimizer.zero_grad()
+        loss = step_gradient(losses, batch.size, parameters, inputs.share)
         gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm=inputs.training.clip_norm)
         state.optimizer.step()
         update_average(state, inputs.training.ema_decay)
@@ -180,40 +244,58 @@ def train(
         yield loss, gradient_norm
 
 
-def step_losses(predict: Predict, inputs: TrainingInputs, step: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of this process's part of a mini-batch [B], and the loss of each [B]."""
-    examples, batches, training = inputs.examples, inputs.batches, inputs.training
-    device = examples.x0.device
-    batch = batches.batch(step, examples.shape)[inputs.share.part]
-    rows, index = batch.rows, batch.rows.to(device)
-    if not len(rows):
-        return rows, torch.empty(0, device=device)
+def compiled(state: TrainingState, inputs: TrainingInputs, batch: Batch) -> nn.Module:
+    """Return the network, compiled by torch, after a pass over a mini-batch.
+
+    If torch cannot compile it, a printed line says so, and the network is returned as it is.
+
+    Raises:
+        OutOfMemoryError: The mini-batch does not fit into the device's memory.
+    """
+    # Dropout has the random numbers that it has without compilation.
+    network = cast("nn.Module", torch.compile(state.network, options={"fallback_random": True}))
+    try:
+        step_losses(bind(network, inputs.precision), inputs, batch, state.step).sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"compute.compile=true: training without compilation ({reason})", file=sys.stderr)
+        network = state.network
+    state.optimizer.zero_grad()
+    return network
+
+
+def step_losses(predict: Predict, inputs: TrainingInputs, batch: Batch, step: int) -> Tensor:
+    """Return the loss of each example of a step's mini-batch, which is on the device [B]."""
+    examples, training, condition = inputs.examples, inputs.training, None
+    if not len(batch.rows):
+        return batch.eps.new_empty(0)
 
     # Clean examples: a fresh sample of their latents, mirrored with probability 1/2.
-    x0 = examples.x0[index]
-    if examples.deviation is not None:
-        x0 = x0 + examples.deviation[index] * batch.latent_noise.to(device)
-    if training.flip:
-        mirrored = (batches.uniform("mirror", step, rows) < 0.5).to(device)
-        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+    x0 = examples.x0[batch.rows]
+    if batch.latent_noise is not None:
+        assert examples.deviation is not None, "only latents have latent noise"
+        x0 = x0 + examples.deviation[batch.rows] * batch.latent_noise
+    if batch.mirror is not None:
+        x0 = torch.where((batch.mirror < 0.5)[:, None, None, None], x0.flip(-1), x0)
 
     # Conditions: one of the captions of each example, or that of no caption.
-    condition = None
     if examples.condition is not None:
-        num_captions = examples.condition.shape[1]
-        caption = (batches.uniform("caption", step, rows) * num_captions).long()
-        condition = examples.condition[index, caption.to(device)]
-        if training.caption_dropout:
+        assert batch.caption is not None, "a mini-batch of examples with captions chooses some"
+        caption = (batch.caption * examples.condition.shape[1]).long()
+        half = inputs.precision is Precision.bf16 and copies_ahead(x0.device)
+        with torch.autocast(x0.device.type, dtype=torch.bfloat16, enabled=half):
+            condition = examples.condition[batch.rows, caption]  # may have to be encoded
+        if batch.caption_dropout is not None:
             assert inputs.null_condition is not None, "caption dropout needs a null condition"
-            uniform = batches.uniform("caption dropout", step, rows)
-            dropped = (uniform < training.caption_dropout).to(device)
+            dropped = batch.caption_dropout < training.caption_dropout
             dropped = dropped.view(-1, *[1] * (condition.ndim - 1))
             condition = torch.where(dropped, inputs.null_condition, condition)
 
     # Dropout of the network depends on the step alone, so that a resumed run repeats it.
-    torch.manual_seed(entropy(batches.seed, "dropout", batches.stream, step))
-    t, eps = batch.t.to(device), batch.eps.to(device)
-    return rows, denoising_loss(predict, inputs.schedule, x0, t, eps, condition)
+    torch.manual_seed(entropy(inputs.batches.seed, "dropout", inputs.batches.stream, step))
+    return denoising_loss(predict, inputs.schedule, x0, batch.t, batch.eps, condition)
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -245,7 +327,8 @@ def require_finite_weights(state: TrainingState) -> None:
     Raises:
         FloatingPointError: A weight is NaN or infinite.
     """
-    if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
+    finite = [p.isfinite().all() for p in state.network.parameters()]
+    if not bool(torch.stack(finite).all()):  # a single wait for an accelerator
         raise FloatingPointError(f"training step {state.step}: a weight is not finite")
 
 
@@ -258,8 +341,9 @@ def save(state: TrainingState, path: Path) -> None:
             tensors[f"optimizer.{index}.{name}"] = value
     for name, value in (state.ema or {}).items():
         tensors[f"ema.{name}"] = value
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     temporary = path.with_suffix(".tmp")
-    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(state.step)})
+    safetensors.torch.save_file(contiguous, temporary, metadata={"step": str(state.step)})
     temporary.replace(path)
 
 
@@ -276,9 +360,13 @@ def restore(state: TrainingState, path: Path) -> None:
             parameter.copy_(groups["network"][name])
         for name, average in (state.ema or {}).items():
             average.copy_(groups["ema"][name])
+    parameters = list(state.network.parameters())
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in groups["optimizer"].items():
         index, name = key.split(".")
+        like = parameters[int(index)]
+        if value.shape == like.shape:  # in its layout of memory, as AdamW's fused kernel needs it
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         moments.setdefault(int(index), {})[name] = value
     param_groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": param_groups})

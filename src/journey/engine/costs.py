@@ -31,11 +31,19 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Rate:
-    """The seconds that some work of a stage takes, and the bytes of an artifact if always equal."""
+    """The seconds that some work of a stage takes.
+
+    Attributes:
+        work: The work.
+        seconds: Its seconds.
+        size: Bytes of an artifact, if always equal.
+        fixed_seconds: Further seconds that every artifact takes, whatever its work.
+    """
 
     work: float
     seconds: float
     size: int | None = None
+    fixed_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def estimate_cost(
             return Cost(scale * nearest.seconds, size, rough=not similar)
     if rate is None:
         return Cost(None, size)
-    return Cost(spec.work / rate.work * rate.seconds, size, measured=True)
+    seconds = rate.fixed_seconds + spec.work / rate.work * rate.seconds
+    return Cost(seconds, size, measured=True)
 
 
 def read_rates(root: Path, label: str, compute: Compute) -> Rates:

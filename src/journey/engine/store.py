@@ -41,7 +41,7 @@ from journey.engine.files import (
     write_checksummed,
 )
 from journey.engine.graph import parents
-from journey.engine.provenance import git_state, machine_id, package_versions
+from journey.engine.provenance import DeviceUse, git_state, machine_id, package_versions
 from journey.engine.spec import Spec, cache_key, key_fields
 from journey.engine.text import printable
 
@@ -218,7 +218,9 @@ class Store:
         if final.exists():
             lock_path.unlink(missing_ok=True)
 
-    def commit(self, spec: Spec, partial: Path, seconds: float, metadata: dict) -> Artifact:
+    def commit(
+        self, spec: Spec, partial: Path, seconds: float, metadata: dict, device: DeviceUse
+    ) -> Artifact:
         """Turn a partial directory into the artifact of a spec.
 
         Args:
@@ -226,6 +228,7 @@ class Store:
             partial: Its partial directory.
             seconds: Duration of the run that finished it, without interrupted runs.
             metadata: JSON that the stage returned.
+            device: What it was computed on.
 
         Returns:
             The artifact; that of another process if it was first.
@@ -253,6 +256,7 @@ class Store:
             "checksums": checksums,
             "bytes": sum(expected["bytes"] for expected in checksums.values()),
             "seconds": round(seconds, 3),
+            "device": device,
             "git": git_state(),
             "versions": package_versions(),
         }

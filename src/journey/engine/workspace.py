@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
+from journey.engine.provenance import watch_device
 from journey.engine.spec import Component, Spec
 from journey.engine.store import Artifact, Store
 
@@ -19,6 +20,7 @@ class Precision(Enum):
     """Number format of forward and backward passes."""
 
     fp32 = "fp32"
+    tf32 = "tf32"  # fp32, but factors of products are rounded to 10 bits on CUDA
     bf16 = "bf16"
 
 
@@ -32,9 +34,16 @@ class Compute(Component):
 
     device: str = "cpu"
     precision: Precision = Precision.fp32
-    gradient_memory_gib: float = 2.0  # per worker
+    # Of each worker. By default, 2 on a CPU, and a share of what is free on a GPU.
+    gradient_memory_gib: float | None = None
     checkpoint_seconds: float = 60.0  # between the states that an interrupted stage resumes from
     processes: int = 1  # that train one model together; on CUDA, each on a device of its own
+    compile: bool = False  # whether torch compiles networks for training, if it can
+
+    @property
+    def workers_per_device(self) -> int:
+        """Return how many workers share an accelerator."""
+        return 1
 
     def ready(self) -> None:
         """Check once, before any compute, that the devices exist.
@@ -105,5 +114,7 @@ def get(spec: Spec, workspace: Workspace) -> Artifact:
         started = time.perf_counter()
         module, function = spec.maker.split(":")  # imported only here: makers import torch
         make = getattr(importlib.import_module(module), function)
-        metadata = make(spec, partial, workspace)
-        return store.commit(spec, partial, time.perf_counter() - started, metadata or {})
+        with watch_device(workspace.compute.device) as device:
+            metadata = make(spec, partial, workspace)
+        seconds = time.perf_counter() - started
+        return store.commit(spec, partial, seconds, metadata or {}, device)

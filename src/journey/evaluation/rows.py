@@ -8,7 +8,7 @@ score_transform  how scores became predictions: linear, with hyper-parameters ch
 classifier  the classifier whose labels the number depends on
 target    step, paired_steps, trajectory or final_sample
 step      the timestep, where the target is a step
-value, low, high     the number and its 95% interval
+value, low, high     the number and its 95% interval, which few observations do not have
 low_90, high_90      the 90% interval of a difference, by which equivalence is decided
 null_low, null_high  the central 95% of its null distribution
 """
@@ -38,8 +38,14 @@ Interval = tuple[np.ndarray, np.ndarray, np.ndarray]
 def make_row(
     conditions: Mapping[str, str | int | float], value: Number, low: Number, high: Number
 ) -> Row:
-    """Return a row: the conditions that identify a number, the number and its interval."""
-    return {**conditions, "value": float(value), "low": float(low), "high": float(high)}
+    """Return a row: the conditions that identify a number, the number and its interval.
+
+    There is no interval if its ends are NaN: too few observations were averaged.
+    """
+    row: Row = {**conditions, "value": float(value)}
+    if np.isnan(low) and np.isnan(high):
+        return row
+    return {**row, "low": float(low), "high": float(high)}
 
 
 def rows_of_targets(
@@ -199,22 +205,30 @@ def without_pairs_of_variants(rows: list[Row], plain: Sequence[str]) -> list[Row
 
 
 def error_bars(rows: list[Row]) -> np.ndarray:
-    """Return the distances from values to the lower and upper ends of their intervals. [2, rows]"""
-    ends = np.array([(row["value"], row["low"], row["high"]) for row in rows], float)
-    value, low, high = ends.reshape(-1, 3).T
+    """Return the distances from values to the lower and upper ends of their intervals. [2, rows]
+
+    Those of rows without an interval are NaN, which is not drawn.
+    """
+    ends = []
+    for row in rows:
+        ends.append((row["value"], row.get("low", np.nan), row.get("high", np.nan)))
+    value, low, high = np.array(ends, float).reshape(-1, 3).T
     return np.maximum(0, np.stack([value - low, high - value]))
 
 
 def format_interval(row: Row, digits: int, times: float = 1.0, sign: str = "") -> str:
-    """Return a value with its interval, times a factor; a sign of "+" marks positive numbers.
+    """Return a value with its interval, if it has one, times a factor.
+
+    A sign of "+" marks positive numbers.
 
     >>> format_interval({"value": -0.1234, "low": -0.2, "high": 0.001}, 1, times=100)
     '−12.3 [−20.0, 0.1]'
     """
     texts = []
     for end in ("value", "low", "high"):
-        texts.append(f"{times * float(row[end]):{sign}z.{digits}f}".replace("-", "−"))
-    return "{} [{}, {}]".format(*texts)
+        if end in row:
+            texts.append(f"{times * float(row[end]):{sign}z.{digits}f}".replace("-", "−"))
+    return "{} [{}, {}]".format(*texts) if len(texts) == 3 else texts[0]
 
 
 def format_half_width(row: Row) -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import heapq
+import os
+import sys
 import time
 import traceback
 from collections import Counter, defaultdict
@@ -15,6 +17,7 @@ from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 
 STOPPED = "stopped on request"  # in place of an error
+BROKEN_DEVICE = 70  # exit code of a worker that can no longer use its accelerator
 
 
 class JobsFailedError(RuntimeError):
@@ -101,11 +104,19 @@ class JobQueue:
         self.running[key] = time.monotonic()
         return key
 
-    def retry(self, key: str, alone: bool = False) -> None:
-        """Mark a running job, which ended without a result, as ready again."""
+    def retry(self, key: str, alone: bool = False, last: bool = False) -> None:
+        """Mark a running job, which ended without a result, as ready again.
+
+        Args:
+            key: The job.
+            alone: Whether nothing else may run meanwhile.
+            last: Whether the other jobs come first.
+        """
         self._end(key)
         if alone:
             self.alone.add(key)
+        if last:
+            self._rank[key] += len(self._rank)
         heapq.heappush(self._heap, self._entry(key))
 
     def finish(self, key: str, seconds: float | None = None) -> None:
@@ -156,15 +167,33 @@ def missing_jobs(targets: Sequence[Spec], store: Store) -> JobQueue:
 def run_job(spec: Spec, workspace: Workspace) -> str | None:
     """Return None, `STOPPED`, or the error in one line, after computing one artifact.
 
-    The traceback is written to a log."""
+    The traceback is written to a log. If the error broke the accelerator for this process, as an
+    illegal memory access does, the process ends: all later jobs would fail in it.
+    """
     try:
         get(spec, workspace)
     except StoppedError:
         return STOPPED
     except BaseException as error:  # even an exit: other jobs go on, and this one is reported
         log = write_log(workspace.store.root, cache_key(spec), traceback.format_exc())
+        if is_broken(workspace.compute.device):
+            os._exit(BROKEN_DEVICE)
         return one_line(error) + log
     return None
+
+
+def is_broken(device: str) -> bool:
+    """Return whether this process, after a failure, can no longer use its accelerator."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None:  # without torch, a job has not used the accelerator
+        return False
+    try:
+        torch.ones(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return False
+    except Exception:
+        return True
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -46,6 +46,11 @@ class Local(Compute):
         allowed = "empty where several processes train one model"
         require(usable, f"{where}.devices", self.devices, allowed)
 
+    @property
+    def workers_per_device(self) -> int:
+        """Return how many workers share an accelerator."""
+        return self.workers or 1
+
     def ready(self) -> None:
         if self.device != "cpu":
             from journey.diffusion import network  # imports torch

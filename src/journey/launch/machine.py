@@ -17,10 +17,10 @@ from journey.engine.checks import (
 )
 from journey.engine.spec import Spec
 from journey.engine.workspace import Compute, Workspace
-from journey.launch.jobs import STOPPED, JobQueue, one_line
+from journey.launch.jobs import BROKEN_DEVICE, STOPPED, JobQueue, log_path, one_line
 from journey.launch.pool import Outcome, Pool
 
-MOST_ATTEMPTS = 2  # of a job whose process is killed, or that runs out of memory
+MOST_ATTEMPTS = 2  # of a job whose process ends, or that runs out of memory
 OUT_OF_MEMORY = ("OutOfMemoryError:", "MemoryError:")  # how such errors begin: torch's, Python's
 POLL_SECONDS = 1.0  # between polls of the workers
 
@@ -34,8 +34,9 @@ def check_compute(compute: Compute, where: str) -> None:
     device, seconds = compute.device, compute.checkpoint_seconds
     device_exists = re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", device) is not None
     require(device_exists, f"{where}.device", device, "cpu, mps, cuda or cuda:N")
-    require_positive(f"{where}.gradient_memory_gib", compute.gradient_memory_gib)
-    require_within(f"{where}.gradient_memory_gib", compute.gradient_memory_gib, 1e-6, 1e6)
+    if compute.gradient_memory_gib is not None:
+        require_positive(f"{where}.gradient_memory_gib", compute.gradient_memory_gib)
+        require_within(f"{where}.gradient_memory_gib", compute.gradient_memory_gib, 1e-6, 1e6)
     finite = 0 <= seconds < math.inf
     require(finite, f"{where}.checkpoint_seconds", seconds, "at least 0 and finite")
     require_count(f"{where}.processes", compute.processes, most=64)
@@ -97,7 +98,11 @@ def run_queue(queue: JobQueue, pool: Pool, workspace: Workspace) -> Iterator[lis
         outcomes = pool.outcomes(POLL_SECONDS)
         if any(outcome.error == STOPPED for outcome in outcomes):
             return
-        finished = [spec for outcome in outcomes if (spec := _conclude(queue, outcome)) is not None]
+        finished = []
+        for outcome in outcomes:
+            spec = _conclude(queue, outcome, workspace)
+            if spec is not None:
+                finished.append(spec)
         _assign(queue, pool, workspace)  # before the consumer takes its time
         yield finished
 
@@ -115,14 +120,19 @@ def _assign(queue: JobQueue, pool: Pool, workspace: Workspace) -> None:
     pool.prepare(len(queue.ready))
 
 
-def _conclude(queue: JobQueue, outcome: Outcome) -> Spec | None:
+def _conclude(queue: JobQueue, outcome: Outcome, workspace: Workspace) -> Spec | None:
     """Return the spec of a job that was finished, after recording how the job ended."""
     killed, code = outcome.exit_code == -signal.SIGKILL, outcome.exit_code
+    broken = code == BROKEN_DEVICE
     out_of_memory = killed or (outcome.error or "").startswith(OUT_OF_MEMORY)
     if (code is not None or out_of_memory) and queue.attempts[outcome.key] < MOST_ATTEMPTS:
-        queue.retry(outcome.key, alone=out_of_memory)
+        # After the other jobs, so that a job at fault breaks no device twice in a row.
+        queue.retry(outcome.key, alone=out_of_memory, last=broken)
     elif killed:
         queue.fail(outcome.key, "the worker process was killed twice (out of memory?)")
+    elif broken:
+        log = log_path(workspace.store.root, outcome.key)
+        queue.fail(outcome.key, f"{workspace.compute.device} failed twice (log: {log})")
     elif code is not None and code < 0:
         name = signal.Signals(-code).name
         queue.fail(outcome.key, f"the worker process was killed twice ({name})")

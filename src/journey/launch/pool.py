@@ -13,15 +13,17 @@ import pickle
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 
-from journey.launch.jobs import JobsFailedError, one_line
+from journey.launch.jobs import BROKEN_DEVICE, JobsFailedError, one_line
 
 GRACE_SECONDS = 5.0  # that a terminated process has to end
 MOST_FAILED_STARTS = 2  # in a row
+MOST_FAILURES = 2  # of a device, without a job that was finished in between
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Pool:
         self._environments = environments
         self._workers: list[_Worker] = []
         self._failed_starts = 0  # in a row
+        self._failures: Counter[str] = Counter()  # of each device, since a job was finished on it
 
     def __enter__(self) -> "Pool":
         atexit.register(self.close)  # for a generator that nobody closed; Python would wait for it
@@ -71,8 +74,23 @@ class Pool:
         self.close()
 
     @property
+    def _slots(self) -> set[int]:
+        """Return the environments whose device has not failed too often."""
+        slots = set()
+        for slot in range(len(self._environments)):
+            if self._failures[self._device(slot)] < MOST_FAILURES:
+                slots.add(slot)
+        return slots
+
+    def _device(self, slot: int) -> str:
+        """Return the name of the device that workers with an environment use."""
+        return self._environments[slot].get("CUDA_VISIBLE_DEVICES", "")
+
+    @property
     def _idle(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.started and worker.key is None]
+        slots = self._slots
+        idle = [worker for worker in self._workers if worker.started and worker.key is None]
+        return [worker for worker in idle if worker.slot in slots]
 
     @property
     def num_idle(self) -> int:
@@ -81,8 +99,8 @@ class Pool:
 
     def prepare(self, num_jobs: int) -> None:
         """Start the workers that are missing to run so many further jobs at once."""
-        free = sum(worker.key is None for worker in self._workers)
-        slots = set(range(len(self._environments)))
+        slots = self._slots
+        free = sum(worker.key is None and worker.slot in slots for worker in self._workers)
         slots -= {worker.slot for worker in self._workers}
         for slot in sorted(slots)[: max(0, num_jobs - free)]:
             pipe, worker_pipe = multiprocessing.Pipe()
@@ -108,8 +126,13 @@ class Pool:
         """Return the jobs that ended; wait at most so long for one, or for a worker to become idle.
 
         Raises:
-            JobsFailedError: Workers die before they have started.
+            JobsFailedError: Workers die before they have started, or every device has failed.
         """
+        if not self._slots and all(worker.key is None for worker in self._workers):
+            raise JobsFailedError(
+                f"no job can be computed: {MOST_FAILURES} jobs in a row broke the accelerator; the "
+                "logs in the store have the errors"
+            )
         connection.wait([worker.pipe for worker in self._workers], seconds)
         outcomes = []
         for worker in list(self._workers):
@@ -126,6 +149,7 @@ class Pool:
                     )
                 if worker.key is not None:
                     outcome = Outcome(worker.key, exit_code=exit_code)
+                self._failures[self._device(worker.slot)] += exit_code == BROKEN_DEVICE
             if outcome is not None:
                 outcomes.append(outcome)
         return outcomes
@@ -142,6 +166,8 @@ class Pool:
             worker.started, self._failed_starts = True, 0
             return None
         key, worker.key = worker.key, None
+        if error is None:
+            self._failures[self._device(worker.slot)] = 0
         return None if key is None else Outcome(key, error)
 
     def keep(self, number: int) -> None:

@@ -101,6 +101,11 @@ class Slurm(Compute):
             allowed = "commands of one line, of printable characters"
             require(line.isprintable(), f"{where}.setup", repr(line), allowed)
 
+    @property
+    def workers_per_device(self) -> int:
+        """Return how many workers share an accelerator."""
+        return self.workers
+
     def _check_option(self, name: str, option: str, value: str) -> None:
         """Check an option of sbatch, which becomes a line of the batch script."""
         allowed = "a long option without its dashes, such as constraint"

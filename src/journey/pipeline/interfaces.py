@@ -224,6 +224,11 @@ class Model(Component):
         return shape
 
     @property
+    def has_dropout(self) -> bool:
+        """Return whether it is trained with dropout, whose masks differ between processes."""
+        return False
+
+    @property
     def condition_shape(self) -> tuple[int, ...]:
         """Return the shape of the condition of one text [L, E], or () if it is not known."""
         return ()

@@ -39,7 +39,7 @@ def setting(
     below: float | None = None,
     omit_default: bool = False,
     varies: bool = True,
-    used_if: Mapping[str, tuple[Enum, ...]] | None = None,
+    used_if: Mapping[str, tuple[Enum, ...] | range] | None = None,
     path: bool = False,
 ) -> T:
     """Return a dataclass field with its range and its documentation.
@@ -454,6 +454,12 @@ class GradientSettings(FeatureSettings):
         "Begin with this checkpoint; retrained models share the training seeds 0, 1, ….",
         least=0,
         most=MOST_MODELS,
+    )
+    noise_per_checkpoint: bool = setting(
+        False,
+        "Use set noise_set + k for checkpoint k, so that the luck of noise samples averages out.",
+        omit_default=True,
+        used_if={"num_checkpoints": range(2, MOST_MODELS + 1)},
     )
     damping: list[float] = setting(
         [0.01, 0.1, 1.0, 10.0, 100.0],

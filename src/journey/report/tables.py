@@ -50,5 +50,7 @@ def _target(row: Row) -> str:
 
 
 def _value(row: Row) -> str:
-    value, low, high = map(float, (row["value"], row["low"], row["high"]))
-    return f"{100 * value:.0f} ± {50 * (high - low):.0f}"
+    value = f"{100 * float(row['value']):.0f}"
+    if "low" not in row:
+        return value
+    return f"{value} ± {50 * (float(row['high']) - float(row['low'])):.0f}"

@@ -15,8 +15,8 @@ s  training steps, S in all;  d  parameters;  K  outputs;  N  training images
 import copy
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import parameters_to_vector
 
 from journey.attribution.gradients import Objective, activation_bytes, loop_gradients
 from journey.attribution.magic import MagicScores
 from journey.attribution.outputs import sample_noise, sample_noise_at
-from journey.diffusion.network import Denoiser, bind, load_denoiser
+from journey.diffusion.network import Denoiser, bind, gradient_memory, load_denoiser
 from journey.diffusion.train import start
 from journey.diffusion.training import (
     TrainingInputs,
@@ -85,15 +84,20 @@ def states_before(
         yield from reversed(stretch)
 
 
+def vector(tensors: Iterable[Tensor]) -> Tensor:
+    """Return all numbers of tensors, whose memory may have any layout, as one vector."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
 def flatten_state(state: TrainingState) -> Tensor:
     """Return x = (θ, m, v) [3, d]. The moments are zero before the first step."""
     parameters = list(state.network.parameters())
-    theta = parameters_to_vector(parameters).detach()
+    theta = vector(parameters).detach()
     if state.step == 0:
         return torch.stack([theta, torch.zeros_like(theta), torch.zeros_like(theta)])
     moments = [state.optimizer.state[p] for p in parameters]
-    m = parameters_to_vector([moment["exp_avg"] for moment in moments])
-    v = parameters_to_vector([moment["exp_avg_sq"] for moment in moments])
+    m = vector([moment["exp_avg"] for moment in moments])
+    v = vector([moment["exp_avg_sq"] for moment in moments])
     return torch.stack([theta, m, v])
 
 
@@ -151,8 +155,9 @@ def weighted_step(
     for (name, p), piece in zip(named.items(), pieces, strict=True):
         parameters[name] = piece.view_as(p)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivatives
-        rows, losses = step_losses(bind(network, inputs.precision, parameters), inputs, step)
-    w = weights[rows]
+        batch = inputs.batch(step).to(before.device)
+        losses = step_losses(bind(network, inputs.precision, parameters), inputs, batch, step)
+    w = weights[batch.rows]
     (gradient,) = torch.autograd.grad((w * losses).sum() / w.sum(), theta, create_graph=True)
     return adamw(before, gradient, inputs.training, step)
 
@@ -185,12 +190,14 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
         ValueError: The repeated training ends in another model than the checkpoint.
     """
     # Repeat the training, and keep some of its states.
-    state, inputs = start(spec.checkpoint, workspace)
+    compute = replace(workspace.compute, compile=False)  # each stretch has a network of its own
+    state, inputs = start(spec.checkpoint, replace(workspace, compute=compute))
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
-    _require_memory(spec, denoiser, inputs, workspace.compute.gradient_memory_gib)
+    memory_gib = gradient_memory(workspace.compute, denoiser.device)
+    _require_memory(spec, denoiser, inputs, memory_gib)
     states = training_states(inputs, state)
-    repeated = parameters_to_vector(states[-1].network.parameters()).detach()
-    weights = parameters_to_vector(denoiser.network.parameters()).detach()
+    repeated = vector(states[-1].network.parameters()).detach()
+    weights = vector(denoiser.network.parameters()).detach()
     difference = float((repeated - weights).norm() / weights.norm())
     if not difference <= TOLERANCE:
         raise ValueError(

@@ -29,7 +29,7 @@ from journey.attribution.gradients import VMAP_COPIES, Objective, activation_byt
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
 from journey.attribution.outputs import NoiseSamples, output
 from journey.attribution.traker import TrakerScores
-from journey.diffusion.network import bind, load_denoiser
+from journey.diffusion.network import bind, gradient_memory, load_denoiser
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
@@ -100,7 +100,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     (train,) = feature_batches(train_spec, schedule.num_timesteps, workspace, device)
     queries = feature_batches(query_spec, schedule.num_timesteps, workspace, device)
     num_train, objective = len(train.examples), Objective(network, schedule, Precision.fp32)
-    size = _batch_size(objective, train, workspace.compute.gradient_memory_gib)
+    size = _batch_size(objective, train, gradient_memory(workspace.compute, device))
     shape = (len(spec.damping), spec.num_queries, num_train)
     scores = new_array(partial / "scores.npy", shape)
 

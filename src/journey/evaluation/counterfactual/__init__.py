@@ -190,6 +190,7 @@ class Counterfactual(Evaluation):
             "candidates": candidate_settings(spec.scores, self.candidates),
             **lds,
             "rows": rows,
+            "per_query": effects.per_query(),
             "pictures": effects.pictures(max(self.counts)),
         }
 

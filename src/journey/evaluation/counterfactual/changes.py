@@ -30,6 +30,7 @@ from journey.evaluation.counterfactual.removals import (
 )
 from journey.evaluation.rows import Row, make_row, select
 from journey.evaluation.statistics import (
+    MIN_OBSERVATIONS,
     models_and_queries_interval,
     percentiles,
     query_mean_interval,
@@ -200,6 +201,7 @@ class RemovalEffects:
         windows: The W windows of each removal.
         before: Pictures from the trajectory's own noise under the full model, by step. [Q, C, H, W]
         after: The same after each removal.
+        rises: Relative rise of every query's output under the models of each removal. [model, Q]
         accuracy: Accuracy of the classifiers, and their agreement.
         seed: Seed of the bootstrap.
     """
@@ -208,6 +210,7 @@ class RemovalEffects:
     windows: dict[Removal, tuple[int, ...]]
     before: dict[int, np.ndarray]
     after: dict[Removal, np.ndarray]
+    rises: dict[Removal, np.ndarray]
     accuracy: dict[str, float]
     seed: int
 
@@ -266,6 +269,26 @@ class RemovalEffects:
                 p = float(stats.wilcoxon(of_window).pvalue) if np.any(of_window) else 1.0
                 rows.append({**row, "p": p})
         return rows
+
+    def per_query(self) -> list[dict[str, object]]:
+        """Return the numbers whose means the rows are, by removal and quantity.
+
+        The values of an effect are [R][window][query]. Those of "rise_of_all_queries" are
+        [model][query of the run]: the models of a method are in the order of the queries for which
+        images were removed.
+        """
+        numbers = []
+        for removal, effects in self.effects.items():
+            arrays = dict(effects)
+            if removal in self.rises:
+                arrays["rise_of_all_queries"] = self.rises[removal]
+            for quantity, values in arrays.items():
+                record: dict[str, object] = {"quantity": quantity, **vars(removal)}
+                if values.ndim == 3:
+                    record["windows"] = list(self.windows[removal][-values.shape[1] :])
+                rounded = [float(f"{value:.6g}") for value in values.ravel()]
+                numbers.append(record | {"values": np.reshape(rounded, values.shape).tolist()})
+        return numbers
 
     def rows_beside_lds(self, lds: list[Row], counts: list[int]) -> list[Row]:
         """Return the linear LDS of the methods, and Kendall's τ with the effects of their removals.
@@ -327,8 +350,9 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
     effects: dict[Removal, Effects] = {}
     windows: dict[Removal, tuple[int, ...]] = {}
     after: dict[Removal, np.ndarray] = {}
+    rises_at_step: dict[Removal, np.ndarray] = {}
     for removal, group in changes.items():
-        by_model, pictures = [], []
+        by_model, pictures, all_rises = [], [], []
         for change in group:
             full, queries = before[removal.step], list(change.queries)
             half = full.pictures.shape[2] // 2
@@ -341,12 +365,13 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
             # Rises of outputs; the centred one is minus the mean rise of all other queries.
             rises = output_rises(inputs.reference, change.measured, workspace)
             at_step = rises[spec.steps.index(removal.step)]
+            all_rises.append(at_step)
             others = (at_step.sum() - at_step[queries]) / (len(at_step) - 1)
             of_model["rise"] = at_step[queries][None]
             of_model["centred_rise"] = (at_step[queries] - others)[None]
             of_model["final_sample_rise"] = rises[-1, queries][None]
             by_model.append(of_model)
-        windows[removal] = group[0].windows
+        windows[removal], rises_at_step[removal] = group[0].windows, np.stack(all_rises)
         effects[removal] = {}
         for quantity in by_model[0]:
             values = [model[quantity] for model in by_model]
@@ -371,7 +396,7 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
     if classifiers is not None:
         accuracy = classifiers.accuracy | {"agreement": classifiers.agreement}
     pictured = {step: full.pictures[0, :NUM_PICTURED, 0] for step, full in before.items()}
-    return RemovalEffects(effects, windows, pictured, after, accuracy, spec.seed)
+    return RemovalEffects(effects, windows, pictured, after, rises_at_step, accuracy, spec.seed)
 
 
 def _kendall(lds: np.ndarray, effects: np.ndarray, seed: int) -> tuple[float, float, float]:
@@ -381,5 +406,7 @@ def _kendall(lds: np.ndarray, effects: np.ndarray, seed: int) -> tuple[float, fl
     taus = []
     for queries in (range(num_queries), *resamples):
         taus.append(stats.kendalltau(lds, effects[:, queries].mean(1)).statistic)
-    value, low, high = percentiles(np.nan_to_num(taus))
-    return float(value), float(low), float(high)
+    value, low, high = map(float, percentiles(np.nan_to_num(taus)))
+    if num_queries < MIN_OBSERVATIONS:
+        low = high = float("nan")
+    return value, low, high

@@ -26,6 +26,7 @@ from journey.evaluation.rows import (
     rich_table,
     select,
 )
+from journey.evaluation.statistics import MIN_OBSERVATIONS
 
 COLUMNS = {
     "rise": ("rise of f_t, %", 100, 1),
@@ -44,8 +45,8 @@ model. L2, SSIM, cosine: of the images that the same noise leads to, before and 
 and, the cosine, in an encoder's features. Fréchet: of continuations of one x_t, along {dimensions}
 principal axes of the features (no FID). Class share: change of the share of continuations in the
 class that was most frequent before. Controls: {num_random} random removals and {num_seeds} other
-training seeds that all queries share, with intervals over models and queries; two samples of the
-same model."""
+training seeds that all queries share, with intervals over models and queries, at least
+{MIN_OBSERVATIONS} of each; two samples of the same model."""
 
 LINES = {RANDOM: "--", SEED: ":", SAME: "-."}
 
@@ -69,7 +70,10 @@ def texts(result: dict) -> dict[str, str]:
         taus.append({**line, "τ": format_interval(row, 2, sign="+")})
     if taus:
         tables.append(("LDS against removal: Kendall's τ over methods", DataFrame(taus)))
-    parts = [f"# {markdown_text(result['experiment'])}: counterfactuals", NOTES.format(**result)]
+    parts = [
+        f"# {markdown_text(result['experiment'])}: counterfactuals",
+        NOTES.format(**result, MIN_OBSERVATIONS=MIN_OBSERVATIONS),
+    ]
     for title, frame in tables:
         parts += [f"## {markdown_text(title)}", markdown_table(frame)]
     return {"counterfactual.md": "\n\n".join(parts) + "\n"}
@@ -269,11 +273,11 @@ def _plot_controls(axes: Axes, effects: list[Row], counts: list[int]) -> None:
         positions = [float(row["count"]) for row in rows]
         if len(rows) == 1:  # a line over the whole axis
             positions, rows = [min(counts) / MARGIN, max(counts) * MARGIN], rows * 2
-        ends = times * np.array([[row[end] for end in ("value", "low", "high")] for row in rows])
-        axes.plot(positions, ends[:, 0], line, color=plots.GREY, label=name)
-        axes.fill_between(
-            positions, ends[:, 1], ends[:, 2], color=plots.GREY, alpha=0.15, linewidth=0
-        )
+        values = times * np.array([row["value"] for row in rows])
+        below, above = times * error_bars(rows)
+        axes.plot(positions, values, line, color=plots.GREY, label=name)
+        low, high = values - below, values + above
+        axes.fill_between(positions, low, high, color=plots.GREY, alpha=0.15, linewidth=0)
 
 
 def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> None:

@@ -22,7 +22,6 @@ from journey.pipeline.interfaces import Continuations, Sample
 FLAT = 1e-9  # a curve that rises by less is flat
 MEAN_CURVE = "mean_curve"
 HALFWAY, CENTRE = "halfway", "centre"  # definitions of the step where scores are strongest
-MIN_QUERIES = 4  # for a rank correlation over queries
 
 ByName = dict[str, np.ndarray]  # an array for each classifier or statistic
 
@@ -226,7 +225,7 @@ class Bootstrap:
         Queries where either is NaN are excluded. If too few are left, there is no row.
         """
         valid = np.isfinite(a) & np.isfinite(b)
-        if valid.sum() < MIN_QUERIES:
+        if valid.sum() < statistics.MIN_OBSERVATIONS:
             return []
         weights = self.weights[:, valid]
         weights = weights[weights.sum(1) > 0]
