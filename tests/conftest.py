@@ -37,9 +37,11 @@ from journey.tracking import JSONLines
 
 torch.set_num_threads(1)
 if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
-    # Each of pytest's workers keeps to a core, with all processes that it starts.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    # Each of pytest's workers keeps to a core, with all processes that it starts. Workers beyond
+    # the number of cores compute where the others wait.
+    cores, index = sorted(os.sched_getaffinity(0)), int(worker.removeprefix("gw"))
+    if index < len(cores):
+        os.sched_setaffinity(0, {cores[index]})
 
 # Files whose tests take more than six seconds of one core: they start processes or train models.
 # The slowest come first, here and in a run of all tests, so that no worker ends long after another.

@@ -163,7 +163,7 @@ def with_method(name="journey", **settings):
 
 ERRORS = {
     "method=nothing: must be one of das, dtrak, ekfac,": with_method("nothing"),
-    "method.journey.typo=1: must be a setting: target, num_samples, ": with_method(typo=1),
+    "method.journey.typo=1: must be a setting: num_samples, noise_set, ": with_method(typo=1),
     "method.journey.kernel=nothing: must be one of gram, ekfac, identity": with_method(
         kernel="nothing"
     ),

@@ -56,6 +56,8 @@ def leaves(node: DictConfig, path: str = "") -> Iterator[tuple[str, type]]:
             yield from leaves(value, f"{name}.")
         elif isinstance(value, ListConfig):
             yield name, list
+        elif value is None:  # of all settings, a number that the machine decides by default
+            yield name, float
         else:
             yield name, next(t for t in (bool, int, float, str, Enum) if isinstance(value, t))
 
@@ -85,6 +87,7 @@ def test_the_base_is_accepted_setting_by_setting(base):
         if isinstance(value, ListConfig):
             value = f"[{','.join(map(str, value))}]"
         value = value.name if isinstance(value, Enum) else value
+        value = "null" if value is None else value
         assert outcome(f"{name}={value}", base) == ACCEPTED, name
 
 
