@@ -323,20 +323,20 @@ def count_training(case: Case) -> dict:
     """Return the counts of a training step."""
     device, settings = torch.device(pretended.NAME), Training(batch_size=case.batch_size)
     schedule = case.model.schedule(device)
+    batches = training.Batches(
+        batching=Batching.independent,
+        rows=torch.arange(NUM_IMAGES),
+        num_examples=NUM_IMAGES,
+        size=case.batch_size,
+        num_timesteps=1000,
+        seed=0,
+        stream="counts",
+    )
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:
             network = case.model.build(case.shape).train()
         state = training.new_state(network, settings)
         examples = Examples(torch.rand(NUM_IMAGES, *case.shape).to(device))
-        batches = training.Batches(
-            batching=Batching.independent,
-            rows=torch.arange(NUM_IMAGES),
-            num_examples=NUM_IMAGES,
-            size=case.batch_size,
-            num_timesteps=1000,
-            seed=0,
-            stream="counts",
-        )
         inputs = training.TrainingInputs(examples, batches, settings, case.precision, schedule)
         steps = training.train(state, inputs, 10)
         next(steps)  # makes the optimizer's state
