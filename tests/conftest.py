@@ -23,6 +23,7 @@ from journey.config.run import RunConfig
 from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.schedule import make_schedule
+from journey.engine.graph import missing
 from journey.engine.spec import Spec
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
@@ -140,9 +141,9 @@ class InThisProcess(Local):
     """Computes in this process, which has imported everything."""
 
     def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
-        for target in targets:
-            get(target, workspace)
-            yield target
+        for spec in missing(targets, lambda spec: workspace.store.find(spec) is not None).values():
+            get(spec, workspace)
+            yield spec
 
 
 def small_run(**changes) -> RunConfig:
