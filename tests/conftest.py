@@ -1,17 +1,17 @@
 """Shared fixtures: real digits, small real networks, and naive loops to compare with."""
 
 import functools
-import multiprocessing
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from commands import command
 from hydra import compose, initialize_config_dir
 
 from journey import __main__ as entry
@@ -23,6 +23,8 @@ from journey.config.run import RunConfig
 from journey.data.embedded import Digits
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.schedule import make_schedule
+from journey.engine.graph import missing
+from journey.engine.spec import Spec
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import LDS
@@ -35,7 +37,6 @@ from journey.pipeline.schedule import NoiseSchedule, Schedule
 from journey.pipeline.settings import Prediction, Retraining, Sampler, Sampling, Training
 from journey.tracking import JSONLines
 
-torch.set_num_threads(1)
 if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
     # Each of pytest's workers keeps to a core, with all processes that it starts. Workers beyond
     # the number of cores compute where the others wait.
@@ -135,6 +136,16 @@ def journey_trak(**changes) -> GradientMethod:
     return GradientMethod(**{**settings, **changes})
 
 
+@dataclass
+class InThisProcess(Local):
+    """Computes in this process, which has imported everything."""
+
+    def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
+        for spec in missing(targets, lambda spec: workspace.store.find(spec) is not None).values():
+            get(spec, workspace)
+            yield spec
+
+
 def small_run(**changes) -> RunConfig:
     """Return a run of seconds: the real stages on 60 digits and 8-channel networks."""
     settings = {
@@ -145,7 +156,7 @@ def small_run(**changes) -> RunConfig:
         "method": {"journey": journey_trak()},
         "retraining": Retraining(num_subsets=8, num_samples=4),
         "evaluation": LDS(num_bootstrap=100, paired_steps=[600, 300]),
-        "compute": Local(checkpoint_seconds=0),
+        "compute": InThisProcess(checkpoint_seconds=0),
         "tracking": JSONLines(),
     }
     return RunConfig(**{**settings, **changes})
@@ -190,46 +201,6 @@ TINY = (
     "attribution={num_samples:2,projection_dim:64}",
 )
 """The smallest experiment: most of its time is the start of processes."""
-
-CHILDREN = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported the heavy packages, which takes seconds."""
-HEAVY = "torch sklearn.datasets scipy.stats hydra matplotlib.backends.backend_pdf"
-OURS = "journey.experiment journey.diffusion.autoencoder journey.diffusion.train"
-CHILDREN.set_forkserver_preload([*HEAVY.split(), *OURS.split()])
-
-
-def command(directory: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run the command, or a user's script (*.py), in a directory.
-
-    tests/test_smoke.py and tests/test_readme.py run them as users do.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        output = [Path(scratch) / name for name in ("stdout", "stderr")]
-        arguments = (directory, words, output, dict(os.environ))
-        process = CHILDREN.Process(target=_run_command, args=arguments)
-        process.start()
-        process.join(1800)
-        assert process.exitcode is not None, words
-        texts = [path.read_text() for path in output]
-        return subprocess.CompletedProcess(words, process.exitcode, *texts)
-
-
-def _run_command(
-    directory: Path, words: tuple[str, ...], output: list[Path], environment: dict[str, str]
-) -> None:
-    for descriptor, path in enumerate(output, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(directory)
-    os.environ.clear()
-    os.environ.update(environment)
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda _: fork  # workers need not import everything again
-    if words[0].endswith(".py"):
-        sys.argv = list(words)
-        runpy.run_path(words[0], run_name="__main__")
-    else:
-        sys.argv = ["journey", *words]
-        entry.main()
 
 
 @functools.cache

@@ -2,23 +2,19 @@
 
 import math
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import miniatures
 import numpy as np
 import pytest
 import torch
-from conftest import composed
+from conftest import InThisProcess, composed
 from safetensors import safe_open
 
 from journey.__main__ import dispatch
 from journey.diffusion.pipeline import pipeline
-from journey.engine.spec import Spec
-from journey.engine.workspace import Workspace, get
 from journey.evaluation.rows import method_names
-from journey.launch.local import Local
 
 FEW = (
     "compute.precision=bf16",
@@ -29,16 +25,6 @@ FEW = (
     "evaluation={paired_steps:[500],num_bootstrap:100}",
 )
 SMALL = "model={block_out_channels:[32,32],layers_per_block:1,attention_blocks:[1]}"
-
-
-@dataclass
-class InThisProcess(Local):
-    """Computes in this process, which knows the checksums."""
-
-    def make(self, targets: list[Spec], workspace: Workspace) -> Iterator[Spec]:
-        for target in targets:
-            get(target, workspace)
-            yield target
 
 
 @pytest.fixture

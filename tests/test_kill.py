@@ -15,7 +15,8 @@ from pathlib import Path
 
 import miniatures
 import pytest
-from conftest import CHILDREN, journey_trak, small_run
+from commands import CHILDREN
+from conftest import journey_trak, small_run
 
 from journey.attribution import features, gradients, kronecker
 from journey.attribution.magic import Magic

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, command, python, succeeds
+from conftest import TINY, command, python, refused, succeeds
 
 from journey.evaluation.lds.datamodeling import PRIMARY
 from journey.evaluation.rows import method_names, select
@@ -220,19 +220,17 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_impossible_search_is_refused_before_it_starts(tmp_path, words, message):
-    done = command(tmp_path, *words[:1], *TINY, "hydra/sweeper=optuna", *words[1:])
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+def test_an_impossible_search_is_refused_before_it_starts(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    words = (*words[:1], *TINY, "hydra/sweeper=optuna", *words[1:])
+    assert refused(monkeypatch, *words).startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_with_a_bad_point_runs_none(tmp_path):
-    done = command(tmp_path, "-m", *TINY, "seed=0,-1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: seed=-1: must be in 0…")
-    assert done.stderr.count("\n") == 1
+def test_a_sweep_with_a_bad_point_runs_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = refused(monkeypatch, "-m", *TINY, "seed=0,-1")
+    assert text.startswith("error: seed=-1: must be in 0…")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import CHILDREN, small_run
+from commands import CHILDREN
+from conftest import small_run
 
 from journey.engine.metrics import track
 from journey.engine.resume import StoppedError, load_state, save_state

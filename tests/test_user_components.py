@@ -41,7 +41,8 @@ def linear_lds(result: dict, method: str) -> list[float]:
     return [row["value"] for row in rows]
 
 
-def test_a_method_is_evaluated_beside_ours_and_its_source_is_part_of_its_cache_key(tmp_path):
+def test_a_method_is_evaluated_beside_ours_and_its_source_is_part_of_its_cache_key(tmp_path, tiny):
+    shutil.copytree(tiny[0] / "artifacts", tmp_path / "artifacts")
     run = ("user_method.py", *TINY, "method=[journey,mine]", "method.mine.power=1")
     succeeds(command(tmp_path, *run))
     first = read_result(tmp_path)

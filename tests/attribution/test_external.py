@@ -9,13 +9,14 @@ import re
 
 import numpy as np
 import pytest
-from conftest import TINY, command, journey_trak, small_run
+from conftest import TINY, journey_trak, refused, small_run
 
 from journey.attribution.external import External, score_axes
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
-from journey.engine.workspace import get
+from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
 from journey.evaluation.rows import in_order, select
 from journey.experiment import load_experiment
 from journey.pipeline.settings import Target, Training
@@ -24,6 +25,13 @@ from journey.report.write import with_run_info
 QUICK = Training(num_steps=20, batch_size=16, warmup_steps=4)
 RESULT = "result.json"
 SCORES = np.random.default_rng(0).standard_normal((2, 4, 60))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    """Return the workspace of all tests, which share the models."""
+    run, store = small_run(), Store(tmp_path_factory.mktemp("external") / "store")
+    return Workspace(store, run.compute, run.tracking, "test")
 
 
 @pytest.fixture
@@ -236,14 +244,13 @@ def test_a_missing_file_is_refused(name, tmp_path):
         External(str(tmp_path / name)).check("method.mine")
 
 
-def test_the_command_refuses_before_it_computes(tmp_path):
+def test_the_command_refuses_before_it_computes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {"steps": [600, 200], "queries": ["a", "b", "c"], "train": [str(i) for i in range(60)]}
-    np.savez(tmp_path / "mine.npz", scores=SCORES[:, :3], **names)
-    done = command(tmp_path, *TINY, "method=[external]", "method.external.path=mine.npz")
-    assert done.returncode == 1
+    np.savez("mine.npz", scores=SCORES[:, :3], **names)
+    text = refused(monkeypatch, *TINY, "method=[external]", "method.external.path=mine.npz")
     message = "error: method.external.path=mine.npz: queries: 4 expected, 3 found"
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    assert text.startswith(message)
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -1,8 +1,10 @@
 """Training by several processes gives the numbers of one process, but for rounding."""
 
 import json
+import multiprocessing
 
 import pytest
+from commands import CHILDREN
 from conftest import small_run
 
 from journey.diffusion import train, training
@@ -53,6 +55,7 @@ def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, monkeypatch
 
     monkeypatch.setattr(training, "step_gradient", recorded)
     monkeypatch.setattr(train, "LOG_INTERVAL", 4)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: CHILDREN)
     one = losses(tmp_path / "one", 1)
     assert len(set(one)) == 6
     assert shares == [(1, 5)] * 24

@@ -164,7 +164,7 @@ def test_a_failure_leaves_the_old_report(shared, tmp_path, monkeypatch):
     write_small(shared, directory)
     foreign = add_foreign(directory, tmp_path / "elsewhere")
     before = tree(directory)
-    for name in ("_page", "_trajectory_figure", "page_html"):
+    for name in ("_trajectory_figure", "page_html"):
         with monkeypatch.context() as patched:
             patched.setattr(write, name, partial(fail_with, OSError(errno.ENOSPC, "full")))
             with pytest.raises(OSError, match="full"):
