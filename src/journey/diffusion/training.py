@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from journey.diffusion.distributed import BatchShare, step_gradient
-from journey.diffusion.network import Predict, bind, copies_ahead
+from journey.diffusion.network import Predict, bind, copies_ahead, trained_parameters
 from journey.engine.seeding import entropy, generator
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region, inside
@@ -158,11 +158,11 @@ def initialise(seed: int, stream: str) -> None:
 def new_state(network: nn.Module, training: Training) -> TrainingState:
     """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
     optimizer = torch.optim.AdamW(
-        network.parameters(), weight_decay=training.weight_decay, fused=True
+        trained_parameters(network).values(), weight_decay=training.weight_decay, fused=True
     )
     ema = None
     if training.ema_decay > 0:
-        ema = {name: p.detach().clone() for name, p in network.named_parameters()}
+        ema = {name: p.detach().clone() for name, p in trained_parameters(network).items()}
     return TrainingState(network, optimizer, ema)
 
 
@@ -225,7 +225,7 @@ def train(
         mean over the mini-batch, including the examples of other processes.
     """
     network = None if inputs.compile else state.network
-    parameters = list(state.network.parameters())
+    parameters = list(trained_parameters(state.network).values())
     for batch in inputs.batches_ahead(state.step, until):
         if not batch.size:
             state.step += 1
@@ -309,15 +309,16 @@ def learning_rate(training: Training, step: int) -> float:
 def update_average(state: TrainingState, decay: float) -> None:
     """Move the averaged weights, if there are any, towards those of the network."""
     if state.ema is not None:
-        names, parameters = zip(*state.network.named_parameters(), strict=True)
-        torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - decay)
+        parameters = trained_parameters(state.network)
+        averages = [state.ema[name] for name in parameters]
+        torch._foreach_lerp_(averages, list(parameters.values()), 1 - decay)
 
 
 def use_average(state: TrainingState) -> None:
     """Copy the averaged weights, if there are any, into the network."""
     if state.ema is not None:
         with torch.no_grad():
-            for name, parameter in state.network.named_parameters():
+            for name, parameter in trained_parameters(state.network).items():
                 parameter.copy_(state.ema[name])
 
 
@@ -327,7 +328,7 @@ def require_finite_weights(state: TrainingState) -> None:
     Raises:
         FloatingPointError: A weight is NaN or infinite.
     """
-    finite = [p.isfinite().all() for p in state.network.parameters()]
+    finite = [p.isfinite().all() for p in trained_parameters(state.network).values()]
     if not bool(torch.stack(finite).all()):  # a single wait for an accelerator
         raise FloatingPointError(f"training step {state.step}: a weight is not finite")
 
@@ -335,7 +336,8 @@ def require_finite_weights(state: TrainingState) -> None:
 def save(state: TrainingState, path: Path) -> None:
     """Write the state as safetensors, atomically, unless a weight is not finite (an error)."""
     require_finite_weights(state)
-    tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
+    parameters = trained_parameters(state.network)
+    tensors = {f"network.{name}": p.detach() for name, p in parameters.items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"optimizer.{index}.{name}"] = value
@@ -356,11 +358,11 @@ def restore(state: TrainingState, path: Path) -> None:
             group, name = key.split(".", 1)
             groups[group][name] = file.get_tensor(key)
     with torch.no_grad():
-        for name, parameter in state.network.named_parameters():
+        for name, parameter in trained_parameters(state.network).items():
             parameter.copy_(groups["network"][name])
         for name, average in (state.ema or {}).items():
             average.copy_(groups["ema"][name])
-    parameters = list(state.network.parameters())
+    parameters = list(trained_parameters(state.network).values())
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in groups["optimizer"].items():
         index, name = key.split(".")

@@ -21,6 +21,7 @@ from journey.engine.checks import (
     require_count,
     require_samples,
 )
+from journey.engine.spec import omitted_default
 from journey.engine.workspace import Precision
 
 if TYPE_CHECKING:
@@ -120,6 +121,31 @@ def unmet_condition(settings: DataclassInstance, name: str) -> str:
     return ""
 
 
+# Layers that are adapted by default, as in the training scripts of diffusers.
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@dataclass
+class LoRA:
+    """Adapters of low rank (Hu et al. 2022): W + (alpha / rank) B A, where only A and B change."""
+
+    rank: int = setting(
+        0, "Train adapters of this rank in place of all weights, by peft; 0: none.", least=0
+    )
+    alpha: float = setting(0.0, "Scale B A by alpha / rank; 0 means the rank.", least=0, most=MOST)
+    targets: list[str] = setting(ATTENTION, "Adapt the layers whose names end with one of these.")
+
+    def check(self, where: str) -> None:
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
+        used, allowed = self.rank > 0, "left as it is unless rank is positive"
+        require(used or self.alpha == 0, f"{where}.alpha", self.alpha, allowed)
+        require(used or self.targets == ATTENTION, f"{where}.targets", self.targets, allowed)
+        distinct = 0 < len(self.targets) == len(set(self.targets)) and all(self.targets)
+        allowed = "a list of distinct ends of names, such as [to_q, to_v]"
+        require(distinct, f"{where}.targets", self.targets, allowed)
+
+
 @dataclass
 class Training:
     """How a diffusion model is trained."""
@@ -143,11 +169,20 @@ class Training:
     caption_dropout: float = setting(
         0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
     )
+    # Begin at the weights in this folder, or of this name in the hub's cache: a network, or a
+    # pipeline. Cache keys have a hash of its files.
+    start: str = field(default="", compare=False, metadata={"not_in_key": True, "path": True})
+    lora: LoRA = omitted_default(LoRA())
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
         check_ranges(self, where)
         require_count(f"{where}.warmup_steps", self.warmup_steps, least=0, most=self.num_steps)
+        self.lora.check(f"{where}.lora")
+        allowed = f"0 without {where}.start: adapters change a trained network"
+        require(
+            bool(self.start) or not self.lora.rank, f"{where}.lora.rank", self.lora.rank, allowed
+        )
 
 
 @dataclass
@@ -173,6 +208,8 @@ class Autoencoding(Training):
         require(valid, f"{where}.block_out_channels", channels, allowed)
         dropout = self.caption_dropout
         require(dropout == 0, f"{where}.caption_dropout", dropout, "0: there are no captions")
+        allowed = "left out; model.pretrained has a trained autoencoder"
+        require(not self.start, f"{where}.start", self.start, allowed)
 
 
 class Prediction(Enum):
