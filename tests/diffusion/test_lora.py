@@ -1,13 +1,15 @@
-"""Training that starts at given weights, with all of them or with LoRA, against peft and autograd."""
+"""Training that starts at given weights, all of them or LoRA, against peft and autograd."""
 
 import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import small_run
+from conftest import journey_trak, small_run
+from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 
@@ -15,17 +17,33 @@ from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
 from journey.attribution.gradients import GradientPlan, Objective
 from journey.attribution.kronecker import kronecker_features
 from journey.attribution.logra import feature_dimension, project_layers, projected_layers
+from journey.config.run import RunConfig
+from journey.data.parts import Parts
 from journey.diffusion import lora, train, weights
 from journey.diffusion.checkpoint_files import UnreadableError
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.latent import LatentDiffusion
 from journey.diffusion.network import load_network, trained_parameters
+from journey.diffusion.pipeline import pipeline
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key, describe
 from journey.engine.store import Store
 from journey.engine.workspace import Precision, Workspace, get
+from journey.evaluation.lds import LDSInputs
+from journey.evaluation.rows import select
 from journey.experiment import check_data, load_experiment, prepare_experiment
 from journey.pipeline.interfaces import IntermediateCheckpoint, RandomSubset
-from journey.pipeline.settings import LoRA, Training
+from journey.pipeline.settings import (
+    Autoencoding,
+    Kernel,
+    LoRA,
+    Prediction,
+    Projection,
+    Sampler,
+    Sampling,
+    Training,
+)
+from journey.run import MissingResultError, Run
 
 CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
 MODEL = DDPM(block_out_channels=[8, 16], mid_block_attention=True)
@@ -164,7 +182,7 @@ def test_logra_projects_the_gradients_of_adapters_and_of_nothing_else(
 
 
 def test_ekfac_of_adapters_is_that_of_the_same_layers_in_a_plain_network(linear_schedule, clean):
-    """The adapted network, written out with A and B as layers of its own, of which all are trained."""
+    """There, A and B are layers of their own, and all that is trained."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64, bias=False), nn.Unflatten(1, SHAPE))
     lora.add_adapters(network, LoRA(3, 6.0, ["1"]))
@@ -193,6 +211,21 @@ def test_ekfac_of_adapters_is_that_of_the_same_layers_in_a_plain_network(linear_
         eigenvalues.append(ekfac.eigenvalues)
     assert eigenvalues[0].shape == (3 * 64 * 2,)
     torch.testing.assert_close(*eigenvalues, rtol=1e-3, atol=1e-6)
+
+
+def test_the_base_is_a_control_of_the_evaluation(base, tmp_path):
+    run = finetuning(base, LoRA(2))
+    experiment, workspace = in_store(run, tmp_path)
+    target = experiment.evaluation(run.evaluation, run.all_methods)
+    result = json.loads((get(target, workspace).path / "result.json").read_text())
+    rows = select(result["rows"], quantity="base_difference", method="base")
+    measures = experiment.outputs(experiment.start), experiment.outputs(experiment.checkpoint(0))
+    start, full = (get(measure, workspace).array("outputs.npy").mean(0) for measure in measures)
+    expected = [np.mean((a - b) / b) for a, b in zip(start, full, strict=True)]
+    assert [row["value"] for row in rows] == pytest.approx(expected)
+    assert [row.get("step", row["target"]) for row in rows] == [600, 300, "final_sample"]
+    assert expected[0] != 0
+    assert "base" not in describe(LDSInputs((), None)), "keys of other experiments are as before"
 
 
 def test_the_key_has_the_content_of_the_start_and_not_its_path(base, tmp_path):
@@ -326,13 +359,17 @@ def test_an_adapter_for_other_layers_or_of_another_width_is_refused(base, tmp_pa
 def test_a_network_is_no_adapter_and_an_adapter_is_no_start(base, tmp_path):
     folder = saved(tmp_path / "adapter", LORA)
     model = replace(MODEL, checkpoints=[str(base)])
-    with pytest.raises(ConfigError, match="it is a network, not a LoRA; set training.lora.rank=0"):
+    with pytest.raises(
+        ConfigError, match=r"it is a network, not a LoRA; set training[.]lora[.]rank=0"
+    ):
         model.ready(finetuning(base, LORA).training)
-    with pytest.raises(ConfigError, match="training.start=.*it is a LoRA adapter, not a network"):
+    with pytest.raises(
+        ConfigError, match=r"training[.]start=.*it is a LoRA adapter, not a network"
+    ):
         MODEL.ready(finetuning(folder).training)
-    with pytest.raises(ConfigError, match="training.start=.*layers_per_block=1, not 2"):
+    with pytest.raises(ConfigError, match=r"training[.]start=.*layers_per_block=1, not 2"):
         replace(MODEL, layers_per_block=2).ready(finetuning(base).training)
-    with pytest.raises(ConfigError, match="training.start=no/where: must be a network"):
+    with pytest.raises(ConfigError, match=r"training[.]start=no/where: must be a network"):
         MODEL.ready(finetuning("no/where").training)
 
 
@@ -349,3 +386,145 @@ CHECKS = {
 def test_settings_are_checked(training, message):
     with pytest.raises(ConfigError, match=message):
         training.check("training")
+
+
+LATENT = LatentDiffusion(
+    text_length=28,
+    prediction=Prediction.velocity,
+    block_out_channels=[8, 16],
+    autoencoder=Autoencoding(num_steps=3, warmup_steps=1, block_out_channels=[8, 8]),
+)
+TEXTS = ["a cat in a plain red shirt", ""]
+
+
+def portraits(model, **changes):
+    """Return a run of a text-to-image model on a few portraits."""
+    settings = {
+        "dataset": Parts(num_train=16, size=16, head="octopus"),
+        "model": model,
+        "training": Training(num_steps=2, batch_size=8, warmup_steps=1),
+        "sampling": Sampling(Sampler.ddim, 10, num_queries=4, steps=[600, 300], prompts=TEXTS[:1]),
+    }
+    return small_run(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A workspace with a trained text-to-image model, and its folder as a pipeline of diffusers."""
+    directory = tmp_path_factory.mktemp("drawn")
+    run = portraits(LATENT)
+    experiment, workspace = in_store(run, directory)
+    opened = Run(run, experiment, workspace.store, "dataset=parts")
+    with pytest.raises(
+        MissingResultError, match="compute it by: journey dataset=parts task=sample"
+    ):
+        opened.pipeline()
+    get(experiment.checkpoint(0), workspace)
+    opened.pipeline().save_pretrained(directory / "base")
+    return directory / "base", experiment, workspace
+
+
+def finetuned(folder, settings, **model) -> RunConfig:
+    run = portraits(replace(LATENT, pretrained=str(folder), **model))
+    training = replace(run.training, start=str(folder), lora=settings, learning_rate=0.01)
+    return replace(run, training=training)
+
+
+def latents_of(network):
+    random = torch.Generator().manual_seed(0)
+    x, states = (torch.randn(2, *shape, generator=random) for shape in ((4, 8, 8), (28, 384)))
+    with torch.no_grad():
+        return network(x, torch.tensor([10, 700]), states, return_dict=False)[0]
+
+
+def test_a_pipeline_that_was_saved_is_read_back_as_the_model_that_it_is(drawn):
+    folder, trained, workspace = drawn
+    run = finetuned(folder, LoRA())
+    run.model.ready(run.training)
+    experiment, images = prepare_experiment(run, workspace.store)
+    check_data(run, experiment, images, workspace.store)
+    ours = load_network(trained.checkpoint(0), workspace, CPU)
+    start = load_network(experiment.start, workspace, CPU)
+    torch.testing.assert_close(latents_of(start), latents_of(ours), rtol=0, atol=0)
+    encoded = [get(e.latents, workspace) for e in (experiment, trained)]
+    for name in ("mean", "deviation", "condition"):  # padding is masked, latents have their scale
+        theirs, own = (artifact.array(f"{name}.npy") for artifact in encoded)
+        np.testing.assert_allclose(theirs, own, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run.model.read(TEXTS), LATENT.read(TEXTS))
+
+
+def test_a_start_in_other_latents_or_of_another_prediction_is_refused(drawn, tmp_path):
+    folder, *_ = drawn
+    run = finetuned(folder, LoRA())
+    for model, message in (
+        (replace(run.model, pretrained=""), "model.pretrained='': must be the pipeline with"),
+        (replace(run.model, prediction=Prediction.noise), "add model.prediction=velocity"),
+        (replace(run.model, pretrained=str(tmp_path / "other")), "its vae is not that of model"),
+    ):
+        if model.pretrained.endswith("other"):
+            shutil.copytree(folder, tmp_path / "other")
+            path = tmp_path / "other/vae/diffusion_pytorch_model.safetensors"
+            state = safetensors.torch.load_file(path)
+            safetensors.torch.save_file({k: v + 1 for k, v in state.items()}, path)
+        with pytest.raises(ConfigError) as error:
+            model.ready(run.training)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_lora_that_diffusers_trained_and_saved_is_scored(drawn, tmp_path, metadata):
+    folder, _, workspace = drawn
+    theirs = StableDiffusionPipeline.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=5 if metadata else 2, target_modules=["to_k", "to_v"])
+    theirs.unet.requires_grad_(False)
+    theirs.unet.add_adapter(config)
+    layers = [p for p in theirs.unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(layers, lr=0.05)
+    for _ in range(3):
+        x, target = torch.randn(2, 4, 4, 8, 8)
+        states = theirs.text_encoder(torch.randint(1000, (4, 12))).last_hidden_state
+        predicted = theirs.unet(x, torch.randint(1000, (4,)), states).sample
+        (predicted - target).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path / "lora",
+        unet_lora_layers=get_peft_model_state_dict(theirs.unet),
+        unet_lora_adapter_metadata=config.to_dict() if metadata else None,
+    )
+
+    settings = LoRA(2, config.lora_alpha, ["to_k", "to_v"])
+    run = finetuned(folder, settings, checkpoints=[str(tmp_path / "lora")])
+    run.model.ready(run.training)
+    experiment, images = prepare_experiment(run, workspace.store)
+    check_data(run, experiment, images, workspace.store)
+    assert bool(weights.unchecked(run.model, tmp_path / "lora")) != metadata
+    fused = StableDiffusionPipeline.from_pretrained(folder)
+    fused.load_lora_weights(tmp_path / "lora")
+    fused.fuse_lora()
+    ours = load_network(experiment.checkpoint(0), workspace, CPU)
+    torch.testing.assert_close(latents_of(ours), latents_of(fused.unet), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(
+        latents_of(ours), latents_of(load_network(experiment.start, workspace, CPU))
+    )
+    for method in (
+        journey_trak(),
+        journey_trak(projection=Projection.kronecker, kernel=Kernel.ekfac),
+    ):
+        scores = get(experiment.scores(method), workspace).array("scores.npy")
+        assert scores.shape == (2, 2, 4, 16)
+        assert scores.std() > 0
+
+
+def test_our_lora_is_loaded_by_diffusers(drawn):
+    folder, _, workspace = drawn
+    run = finetuned(folder, LoRA(2, 6.0))
+    experiment = load_experiment(run, workspace.store)
+    artifact = get(experiment.checkpoint(0), workspace)
+    ours = latents_of(load_network(experiment.checkpoint(0), workspace, CPU))
+    theirs = StableDiffusionPipeline.from_pretrained(folder)
+    theirs.load_lora_weights(artifact.path)
+    for pipe in (theirs, pipeline(artifact.path)):
+        torch.testing.assert_close(latents_of(pipe.unet), ours, rtol=1e-4, atol=1e-5)

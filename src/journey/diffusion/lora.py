@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from journey.diffusion.checkpoint_files import (
     StoredTensor,
@@ -95,7 +95,7 @@ def read_adapter(path: Path) -> Adapter:
         parts = PARAMETER.fullmatch(name)
         if name.startswith("text_encoder") or ".text_model." in name:
             raise UnreadableError(f"it adapts the text encoder, which is not supported: {key}")
-        if parts is None or not isinstance(tensor, StoredTensor):
+        if parts is None or not isinstance(tensor, StoredTensor) or len(tensor.shape) < 2:
             raise UnreadableError(
                 f"{key} is no parameter of a LoRA by peft, such as unet.….to_q.lora_A.weight; load "
                 "it with diffusers, and save it with save_lora_weights"
@@ -165,7 +165,7 @@ def add_adapters(network: "torch.nn.Module", lora: LoRA) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    alpha = lora.alpha or lora.rank
+    alpha = cast("int", lora.alpha or lora.rank)  # peft divides it, whatever its type
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
     try:
         inject_adapter_in_model(config, network)
