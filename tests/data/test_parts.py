@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import yaml
 
+from journey.config.compose import CONF
 from journey.data.parts import (
     FAMILIES,
     HAT,
@@ -107,6 +109,17 @@ def test_portraits_with_a_new_head_are_read_back_from_clean_and_from_noisy_pictu
     noise = np.random.default_rng(0).standard_normal(pictures.shape)
     np.testing.assert_array_equal(read_parts(pictures + 0.2 * noise, new_heads=True)[0], parts)
     assert (read_parts(pictures)[0][:, HEAD] < len(FAMILIES["head"])).all()
+
+
+def test_prompts_of_finetune_are_captions_of_held_out_portraits():
+    experiment = yaml.safe_load((CONF / "experiment/finetune.yaml").read_text())
+    train, held_out = Parts(**experiment["dataset"]).load()
+    captions = [caption for (caption,) in held_out.captions]
+    assert experiment["sampling"]["prompts"] == captions[:72] + captions[500:524]
+    assert len(train) == 200
+    unseen = [is_unseen(row) for row in parts_of(held_out)]
+    assert not any(unseen[:72])
+    assert all(unseen[500:524])
 
 
 def test_near_duplicates_differ_from_an_image_in_one_part(loaded):

@@ -50,7 +50,9 @@ def test_the_unet_of_the_paper_has_its_number_of_parameters():
 
 def test_the_unet_of_stable_diffusion_1_has_its_number_of_parameters():
     with torch.device("meta"):
-        unet = composed("model=sd1", "dataset=parts", "model.pretrained=x").model.build((4, 64, 64))
+        unet = composed("model=ldm_sd1", "dataset=parts", "model.pretrained=x").model.build(
+            (4, 64, 64)
+        )
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964
 
 

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 
+from journey.api import _prepared
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
 from journey.attribution.gradients import GradientPlan, Objective
 from journey.attribution.kronecker import kronecker_features
@@ -155,6 +156,14 @@ def test_gradients_are_those_of_autograd_of_the_trained_parameters(
     objective = Objective(network, linear_schedule, Precision.fp32)
     ours = torch.cat(list(objective.gradients(examples, draws, plan)))
     torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-3, atol=1e-6)
+
+
+def test_a_network_of_the_python_interface_keeps_its_frozen_parameters(clean):
+    network = adapted(LoRA(2))
+    names = trained_parameters(network).keys()
+    assert trained_parameters(_prepared(network, clean[:1])).keys() == names
+    frozen = network.requires_grad_(False)
+    assert len(trained_parameters(_prepared(frozen, clean[:1]))) == len(list(network.parameters()))
 
 
 def test_logra_projects_the_gradients_of_adapters_and_of_nothing_else(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from journey.diffusion.checkpoint_files import (
     StoredTensor,
     UnreadableError,
+    needs_torch,
     read_json,
     read_metadata,
     read_tree,
@@ -71,6 +72,8 @@ def adapter_file(path: Path) -> Path | None:
     """
     if path.is_dir():
         return next(filter(Path.is_file, map(path.joinpath, FILES)), None)
+    if needs_torch(path):
+        return None
     try:
         named = "\n".join(str(name) for _, group in state_dicts(read_tree(path)) for name in group)
     except UnreadableError:  # its reader says why

@@ -26,7 +26,7 @@ from journey.engine.seeding import entropy, generator
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region, inside
 from journey.pipeline.schedule import Schedule, add_noise, regression_target
-from journey.pipeline.settings import Batching, Training
+from journey.pipeline.settings import Batching, Optimization, Training
 
 
 def denoising_loss(
@@ -155,7 +155,7 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-def new_state(network: nn.Module, training: Training) -> TrainingState:
+def new_state(network: nn.Module, training: Optimization) -> TrainingState:
     """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
     optimizer = torch.optim.AdamW(
         trained_parameters(network).values(), weight_decay=training.weight_decay, fused=True
@@ -298,7 +298,7 @@ def step_losses(predict: Predict, inputs: TrainingInputs, batch: Batch, step: in
     return denoising_loss(predict, inputs.schedule, x0, batch.t, batch.eps, condition)
 
 
-def learning_rate(training: Training, step: int) -> float:
+def learning_rate(training: Optimization, step: int) -> float:
     """Return the rate of a step: a linear warm-up to the peak, then half a cosine to zero."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps

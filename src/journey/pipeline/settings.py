@@ -147,8 +147,8 @@ class LoRA:
 
 
 @dataclass
-class Training:
-    """How a diffusion model is trained."""
+class Optimization:
+    """How a network is trained."""
 
     num_steps: int = setting(600, "Train for this many optimizer steps.", least=1, most=10**9)
     batch_size: int = setting(64, "Use this many images in each step.", least=1)
@@ -166,6 +166,17 @@ class Training:
     flip: bool = setting(
         False, "Mirror images, left to right, half of the time.", omit_default=True
     )
+
+    def check(self, where: str) -> None:
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
+        require_count(f"{where}.warmup_steps", self.warmup_steps, least=0, most=self.num_steps)
+
+
+@dataclass
+class Training(Optimization):
+    """How a diffusion model is trained."""
+
     caption_dropout: float = setting(
         0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
     )
@@ -176,8 +187,7 @@ class Training:
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
-        check_ranges(self, where)
-        require_count(f"{where}.warmup_steps", self.warmup_steps, least=0, most=self.num_steps)
+        Optimization.check(self, where)
         self.lora.check(f"{where}.lora")
         allowed = f"0 without {where}.start: adapters change a trained network"
         require(
@@ -186,7 +196,7 @@ class Training:
 
 
 @dataclass
-class Autoencoding(Training):
+class Autoencoding(Optimization):
     """How an autoencoder of images is trained, on the mean of their absolute and squared errors."""
 
     num_steps: int = setting(2000, "Train for this many optimizer steps.", least=1, most=10**9)
@@ -201,15 +211,11 @@ class Autoencoding(Training):
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
-        Training.check(self, where)
+        Optimization.check(self, where)
         channels = self.block_out_channels
         valid = 0 < len(channels) <= 8 and all(0 < c <= 2**12 and c % 8 == 0 for c in channels)
         allowed = f"a list of 1…8 multiples of 8 up to {2**12}"
         require(valid, f"{where}.block_out_channels", channels, allowed)
-        dropout = self.caption_dropout
-        require(dropout == 0, f"{where}.caption_dropout", dropout, "0: there are no captions")
-        allowed = "left out; model.pretrained has a trained autoencoder"
-        require(not self.start, f"{where}.start", self.start, allowed)
 
 
 class Prediction(Enum):
