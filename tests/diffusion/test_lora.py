@@ -111,6 +111,20 @@ def test_training_of_no_steps_is_its_start_and_of_some_is_not(base, tmp_path, se
             assert torch.equal(trained.get_parameter(named[name]), parameter)
 
 
+def test_stacked_trainings_of_lora_end_where_single_ones_do(base, tmp_path):
+    experiment, workspace = in_store(finetuning(base, CONVOLUTIONS), tmp_path)
+    specs = [experiment.retrained(RandomSubset(i, 0.5, 0)) for i in range(2)]
+    assert len({spec.group for spec in specs}) == 1
+    folders = [tmp_path / str(i) for i in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    train.make_models(list(zip(specs, folders, strict=True)), workspace)
+    for spec, folder in zip(specs, folders, strict=True):
+        stacked = safetensors.torch.load_file(folder / lora.ADAPTER_FILE)
+        alone = safetensors.torch.load_file(get(spec, workspace).path / lora.ADAPTER_FILE)
+        torch.testing.assert_close(stacked, alone, rtol=1e-3, atol=1e-4)
+
+
 def test_intermediate_checkpoints_continue_to_the_end_of_the_training(base, tmp_path):
     experiment, workspace = in_store(finetuning(base, LoRA(2)), tmp_path)
     run = experiment.checkpoint(0)
