@@ -116,6 +116,7 @@ def test_the_key_of_images_contains_their_content_only():
 def test_a_new_field_of_a_model_is_a_decision():
     """A field without `omitted_default` changes the cache keys of all models."""
     fields = (
-        "images model training precision seed training_seed subset batches latents released source"
+        "images model training precision seed training_seed subset batches latents released source "
+        "start"
     )
     assert {f.name for f in dataclasses.fields(Train)} == set(fields.split())

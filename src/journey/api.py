@@ -90,6 +90,7 @@ def attribute(
     Args:
         networks: A network ε(x_t, t) or ε(x_t, t, condition), of diffusers or any that returns a
             tensor; or several checkpoints, over which scores are averaged. They are not changed.
+            Gradients are of the parameters that require them, such as those of LoRA, or of all.
         scheduler: A scheduler of diffusers, variance-preserving or of a flow, or a `Schedule`.
         train_images: Training images in −1…1, or latents. [N, C, H, W]
         queries: Clean images, generated or not, for all steps [Q, C, H, W]; or, for each step, the
@@ -178,9 +179,13 @@ class Plain(nn.Module):
 
 
 def _prepared(user_network: nn.Module, example: Examples) -> nn.Module:
-    """Return a copy of a network in evaluation mode, float32, on the device of an example."""
+    """Return a copy of a network in evaluation mode, float32, on the device of an example.
+
+    Parameters that are frozen stay frozen, unless all are.
+    """
     network = copy.deepcopy(user_network).to(example.x0.device).float().eval()
-    network.requires_grad_()
+    if not any(p.requires_grad for p in network.parameters()):
+        network.requires_grad_()
     if "return_dict" not in inspect.signature(network.forward).parameters:
         network = Plain(network)
     inputs = [example.x0, torch.zeros(1, dtype=torch.int64, device=example.x0.device)]

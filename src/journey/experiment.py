@@ -133,7 +133,15 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
         if note := weights.unchecked(model, path):
             print(f"note: model.checkpoints={checkpoint}: {note}", file=sys.stderr)
         if store.find(experiment.checkpoint(index)) is None:
-            weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
+            example, lora = model.example_shape(shape), run.training.lora
+            weights.check_weights("model.checkpoints", model, path, example, lora)
+    if experiment.start is not None:
+        example, lora = model.example_shape(shape), run.training.lora
+        if store.find(experiment.start) is None:
+            path = locate_checkpoint(run.training.start, "training.start")
+            weights.check_weights("training.start", model, path, example)
+        if lora.rank and not model.checkpoints and store.find(experiment.checkpoint(0)) is None:
+            weights.check_targets(model, example, lora)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():
@@ -172,7 +180,7 @@ def check_machine(run: RunConfig) -> None:
         at = "" if existing == path else f"; {existing} is none"
         allowed = f"a directory, or a path that does not exist yet{at}"
         require(existing.is_dir(), name, value, allowed)
-    run.model.ready()
+    run.model.ready(run.training)
     if run.task not in (Task.plan, Task.status):  # which compute nothing
         run.compute.ready()
     run.tracking.ready()

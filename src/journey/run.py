@@ -30,6 +30,7 @@ from journey.report.write import attributed_trajectories, shown_candidate, with_
 
 if TYPE_CHECKING:
     import pandas as pd
+    from diffusers import StableDiffusionPipeline
     from matplotlib.figure import Figure
 
 
@@ -165,6 +166,12 @@ class Run:
         trajectories = attributed_trajectories(self.experiment, self.images, scores, workspace)
         title = f"{self.run.name}: training images that influenced each step ({name})"
         return trajectory_figure(trajectories, title, [query])
+
+    def pipeline(self) -> "StableDiffusionPipeline":
+        """Return the text-to-image model with its encoders, as a pipeline of diffusers."""
+        from journey.diffusion.pipeline import pipeline
+
+        return pipeline(self._artifact(self.experiment.checkpoint(0), Task.sample).path)
 
     def figures(self) -> "dict[str, Figure]":
         """Return the figures of the evaluation's result, by file name."""

@@ -189,7 +189,7 @@ def test_every_path_is_marked_as_one():
     others = {name.rpartition(".")[2] for name in set(found) - paths}
     assert others == {
         "name", "device", "partition", "account", "qos", "setup", "project", "classes",
-        "experiments", "caption_column", "label_column", "checkpoint_key",
+        "experiments", "caption_column", "label_column", "checkpoint_key", "head",
     }  # fmt: skip
 
 

@@ -4,11 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+import yaml
 
+from journey.config.compose import CONF
 from journey.data.parts import (
     FAMILIES,
     HAT,
     HEAD,
+    HEADS,
     NUM_RARE,
     SIZES,
     Parts,
@@ -18,6 +21,7 @@ from journey.data.parts import (
     read_parts,
     render,
 )
+from journey.pipeline.images import content_hash
 
 
 def parts_of(images) -> np.ndarray:
@@ -84,6 +88,38 @@ def test_some_pairs_of_head_and_hat_are_held_out(loaded):
     pairs = itertools.product(range(SIZES[HEAD]), range(1, SIZES[HAT]))
     unseen = [is_unseen((0, 0, 0, head, 0, hat)) for head, hat in pairs]
     assert 0.1 < np.mean(unseen) < 0.15
+
+
+def test_new_heads_are_in_no_data_set_that_does_not_name_them(loaded):
+    known = len(FAMILIES["head"])
+    assert len(HEADS) > known
+    for images in loaded:
+        assert parts_of(images)[:, HEAD].max() < known
+    hashes = content_hash(*Parts(num_train=300).load())
+    assert hashes.startswith("e6e5c011689a5a65"), "as before there were new heads"
+
+
+@pytest.mark.parametrize("head", HEADS[len(FAMILIES["head"]) :])
+def test_portraits_with_a_new_head_are_read_back_from_clean_and_from_noisy_pictures(head):
+    train, held_out = Parts(num_train=40, near_duplicates=0.2, head=head).load()
+    assert {HEADS[i] for images in (train, held_out) for i in images.labels} == {head}
+    assert all(f" {head} in a" in caption for (caption,) in train.captions)
+    parts, pictures = parts_of(train), train.images / 255
+    np.testing.assert_array_equal(read_parts(pictures, new_heads=True)[0], parts)
+    noise = np.random.default_rng(0).standard_normal(pictures.shape)
+    np.testing.assert_array_equal(read_parts(pictures + 0.2 * noise, new_heads=True)[0], parts)
+    assert (read_parts(pictures)[0][:, HEAD] < len(FAMILIES["head"])).all()
+
+
+def test_prompts_of_finetune_are_captions_of_held_out_portraits():
+    experiment = yaml.safe_load((CONF / "experiment/finetune.yaml").read_text())
+    train, held_out = Parts(**experiment["dataset"]).load()
+    captions = [caption for (caption,) in held_out.captions]
+    assert experiment["sampling"]["prompts"] == captions[:72] + captions[500:524]
+    assert len(train) == 200
+    unseen = [is_unseen(row) for row in parts_of(held_out)]
+    assert not any(unseen[:72])
+    assert all(unseen[500:524])
 
 
 def test_near_duplicates_differ_from_an_image_in_one_part(loaded):

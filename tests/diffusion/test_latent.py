@@ -7,7 +7,7 @@ import miniatures
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, command, journey_trak, refused, small_run, succeeds
+from conftest import TINY, command, composed, journey_trak, refused, small_run, succeeds
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from transformers import AutoModel, AutoTokenizer
 
@@ -46,6 +46,14 @@ def test_the_unet_of_the_paper_has_its_number_of_parameters():
     with torch.device("meta"):
         unet = paper.build((4, 16, 16))
     assert sum(p.numel() for p in unet.parameters()) == 57_373_316
+
+
+def test_the_unet_of_stable_diffusion_1_has_its_number_of_parameters():
+    with torch.device("meta"):
+        unet = composed("model=ldm_sd1", "dataset=parts", "model.pretrained=x").model.build(
+            (4, 64, 64)
+        )
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
 
 
 def test_guidance_extrapolates_from_no_prompt_to_the_prompt():

@@ -190,7 +190,7 @@ REFUSED = {
     "a tensor": (torch.zeros(1), "it is a single tensor"),
     "nothing": ({}, "no parameter conv_in.weight"),
     "arrays": ({k: v.numpy() for k, v in STATE.items()}, "conv_in.weight is a pickled numpy.*"),
-    "lora": ({"unet.down.lora_A.weight": torch.ones(1)}, "it is a LoRA adapter; fuse it"),
+    "lora": ({"unet.down.lora_A.weight": torch.ones(1)}, "no parameter of a LoRA"),
     "CompVis": (
         {"state_dict": {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}},
         "no parameter conv_in.weight"),

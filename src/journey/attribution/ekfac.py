@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from journey.attribution.gradient import EKFACFactors
 from journey.attribution.gradients import layer_sides, layer_signals
 from journey.attribution.outputs import NoiseSamples, sample_noise
-from journey.diffusion.network import Predict, load_denoiser
+from journey.diffusion.network import Predict, load_denoiser, num_trained, trained_parameters
 from journey.diffusion.trajectories import train_examples
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
@@ -75,7 +75,7 @@ class EKFAC:
     """G = Q diag(Λ) Qᵀ."""
 
     layers: dict[str, EKFACLayer]  # those that are not held fixed
-    eigenvalues: Tensor  # Λ of all parameters, float32 [d]; infinite where they are held fixed
+    eigenvalues: Tensor  # Λ of trained parameters, float32 [d]; infinite where they are held fixed
 
     def rotate(self, gradients: Tensor, back: bool = False) -> Tensor:
         """Return Qᵀg, or Qg if `back`, of gradients [B, d]."""
@@ -106,7 +106,10 @@ def estimate_ekfac(
 
     One pass over the batches is for the bases, and one for the eigenvalues.
     """
-    modules = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    modules = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad:
+            modules[name] = module
 
     # 1. Q_A and Q_B, of the layers that are used.
     in_sums: dict[str, Tensor] = {}
@@ -125,9 +128,8 @@ def estimate_ekfac(
     for name, a, b in _signals(modules, predict, schedule, batches()):
         squares[name] = squares.get(name, 0) + layers[name].rotate(a, b).square().sum(0)
         count[name] += len(a)
-    parameters = list(network.parameters())
-    d = sum(p.numel() for p in parameters)
-    eigenvalues = torch.full((d,), torch.inf, device=parameters[0].device)
+    device = next(network.parameters()).device
+    eigenvalues = torch.full((num_trained(network),), torch.inf, device=device)
     for name, layer in layers.items():
         layer.write(eigenvalues, squares[name] / count[name])
     return EKFAC(layers, eigenvalues)
@@ -176,7 +178,7 @@ def _layers(network: nn.Module, bases: dict[str, tuple[Tensor, Tensor]]) -> dict
     """Return layers from their bases Q_A and Q_B; parameters are flattened in their order."""
     places: dict[str, slice] = {}
     first = 0
-    for name, parameter in network.named_parameters():
+    for name, parameter in trained_parameters(network).items():
         places[name] = slice(first, first + parameter.numel())
         first += parameter.numel()
     layers = {}

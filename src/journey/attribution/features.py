@@ -44,7 +44,8 @@ from journey.attribution.projections import (
     make_projection,
     quantize,
 )
-from journey.diffusion.network import Guidance, gradient_memory, load_denoiser
+from journey.diffusion.lora import add_adapters
+from journey.diffusion.network import Guidance, gradient_memory, load_denoiser, num_trained
 from journey.diffusion.trajectories import (
     continuation_samples,
     final_samples,
@@ -255,7 +256,7 @@ def feature_blocks(
         return feature_dimension(networks[0]), plan, blocks
 
     # Other projections are of gradients.
-    d = sum(p.numel() for p in network.parameters())
+    d = num_trained(network)
     p = d if settings.projection is Projection.none else settings.projection_dim
     device = first.examples.x0.device
     project = make_projection(settings.projection, d, p, seed, key, device)
@@ -338,6 +339,8 @@ def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
     condition = torch.zeros(1, 1, *model.condition_shape) if model.condition_shape else None
     example = Examples(torch.zeros(1, *shape), condition=condition)
     network, schedule = model.build(shape).eval(), model.schedule(torch.device("cpu"))
+    if run.training.lora.rank:
+        add_adapters(network, run.training.lora)
     checked = set()
     for spec in specs:
         settings = spec.settings
@@ -357,8 +360,7 @@ def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
             objective = replace(objective, network=projected)
             choose_kronecker_plan(objective, example, noise, memory_gib)
         else:
-            d = sum(p.numel() for p in network.parameters())
-            _, gradient_gib = _shares(d, spec.curvature is not None, memory_gib)
+            _, gradient_gib = _shares(num_trained(network), spec.curvature is not None, memory_gib)
             require_one_gradient(objective, example, noise, gradient_gib)
 
 

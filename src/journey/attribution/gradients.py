@@ -5,7 +5,7 @@ vmap    Several examples side by side, for networks so small that the overhead o
 layers  For accelerators: all pairs of examples and noise samples are one batch, and the gradients
         of layers are products of their inputs and the gradients at their outputs.
 
-Symbols: B examples; K noise samples; d parameters, all of `network.parameters()` in their order.
+Symbols: B examples; K noise samples; d parameters, all that are trained, in their order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from journey.attribution.outputs import NoiseSamples, all_pairs, batch_output, output
-from journey.diffusion.network import Guidance, Predict, bind
+from journey.diffusion.network import Guidance, Predict, bind, num_trained, trained_parameters
 from journey.engine.checks import require
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region
 from journey.pipeline.schedule import Schedule
 from journey.pipeline.settings import Output
 
-VMAP_PARAMETERS = 2**19  # measured: vmap is faster with 160k parameters, a loop with 1.1M
+VMAP_PARAMETERS = 2**19  # measured: vmap is faster with 160k parameters, a loop with 1.1M, and
+# with LoRA of 300k in a network of 3.1M
 VMAP_BATCHES = (16, 4, 1)  # measured: of 160k parameters, 16 examples beat 4 and 64
 VMAP_COPIES = 2  # peak memory under vmap over what a forward pass saves; measured: 1.5 to 1.9
 ACTIVATIONS = {"vmap": 2**30, "loop": 2**29}  # most bytes a forward pass saves on a CPU
@@ -77,7 +78,7 @@ def loop_gradients(
 ) -> Tensor:
     """Return gradients by one backward pass per example and chunk of noise samples. [B, d]"""
     predict = objective.predict()
-    parameters = list(objective.network.parameters())
+    parameters = list(trained_parameters(objective.network).values())
     sizes = [p.numel() for p in parameters]
     rows = torch.zeros(len(examples), sum(sizes), device=examples.x0.device)
     for i in range(len(examples)):
@@ -101,7 +102,8 @@ def vmap_gradients(
     All noise samples of an example are one batch. Only if each is normalized are their gradients
     separate, `chunk` of them at a time.
     """
-    parameters = {name: p.detach() for name, p in objective.network.named_parameters()}
+    trained = trained_parameters(objective.network)
+    parameters = {name: p.detach() for name, p in trained.items()}
     if examples.condition is not None:  # vmap is over tensors: captions are encoded here
         used = slice(1) if noise.caption_index is None else slice(None)
         examples = replace(examples, condition=examples.condition[:, used])
@@ -228,9 +230,10 @@ def layer_gradients(
     Σ (aᵀa′)(δᵀδ′) over pairs of positions, where that takes fewer operations than to compute the
     gradient itself (Li et al. 2022, Bu et al. 2022: "ghost norm"). Then δ is divided by the norm.
     """
-    sizes = [p.numel() for p in objective.network.parameters()]
+    parameters = list(trained_parameters(objective.network).values())
+    sizes = [p.numel() for p in parameters]
     rows = torch.zeros(len(examples), sum(sizes), device=examples.x0.device)
-    views = zip(objective.network.parameters(), rows.split(sizes, 1), strict=True)
+    views = zip(parameters, rows.split(sizes, 1), strict=True)
     pieces = {id(p): piece for p, piece in views}
     layers = _layers_with_parameters(objective.network)
     for part in noise.split(chunk):
@@ -252,9 +255,9 @@ def layer_gradients(
 
 
 def _layers_with_parameters(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that have parameters themselves, by name."""
+    """Return the modules that have trained parameters themselves, by name."""
     modules = network.named_modules()
-    return {n: m for n, m in modules if any(True for _ in m.parameters(recurse=False))}
+    return {n: m for n, m in modules if any(p.requires_grad for p in m.parameters(recurse=False))}
 
 
 def _pair_signals(
@@ -392,7 +395,7 @@ def layers_suffice(objective: Objective, examples: Examples, noise: NoiseSamples
             return False
     if objective.normalize and len(uses) > len(set(uses)):
         return False
-    sizes = [p.numel() for p in objective.network.parameters()]
+    sizes = [p.numel() for p in trained_parameters(objective.network).values()]
     expected, ours = (
         compute(objective, examples, noise, 2) for compute in (loop_gradients, layer_gradients)
     )
@@ -432,12 +435,13 @@ def choose_plan(
     """
     if examples.x0.device.type != "cpu":
         return accelerator_plan(objective, examples, noise, memory_gib)
-    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(noise)
+    d, num_samples = num_trained(objective.network), len(noise)
     sample_bytes = activation_bytes(objective, examples, noise)
     memory = memory_gib * 2**30
     # Parameters take 24 d bytes: the network, its copy in the order of convolutions, one gradient
     # and the projection. Each gradient takes 12 d: in pieces, flattened, and the block before.
-    if d <= VMAP_PARAMETERS and objective.precision is not Precision.bf16:
+    all_parameters = sum(p.numel() for p in objective.network.parameters())
+    if all_parameters <= VMAP_PARAMETERS and objective.precision is not Precision.bf16:
         chunk = min(16, num_samples) if objective.normalize else num_samples
         plan = GradientPlan("vmap", 1, chunk)
         for batch in VMAP_BATCHES:
@@ -467,7 +471,7 @@ def accelerator_plan(
     Raises:
         ConfigError: If memory_gib is too small for one noise sample.
     """
-    d, num_samples = sum(p.numel() for p in objective.network.parameters()), len(noise)
+    d, num_samples = num_trained(objective.network), len(noise)
     sample_bytes = require_one_gradient(objective, examples, noise, memory_gib)
     pair_bytes, memory = LAYER_COPIES * sample_bytes, memory_gib * 2**30
     if layers_suffice(objective, examples, noise):
@@ -493,7 +497,7 @@ def require_one_gradient(
     Raises:
         ConfigError: It has not.
     """
-    d = sum(p.numel() for p in objective.network.parameters())
+    d = num_trained(objective.network)
     sample_bytes = activation_bytes(objective, examples, noise)
     _require_memory(36 * d + sample_bytes, memory_gib)
     return sample_bytes

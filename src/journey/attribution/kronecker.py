@@ -35,6 +35,7 @@ from journey.attribution.logra import (
     replace_layers,
 )
 from journey.attribution.outputs import NoiseSamples, all_pairs, batch_output
+from journey.diffusion.network import num_trained
 from journey.engine.checks import require
 from journey.engine.seeding import generator
 from journey.pipeline.examples import Examples
@@ -82,7 +83,7 @@ def choose_kronecker_plan(
     Raises:
         ConfigError: If memory_gib is too small for one noise sample.
     """
-    one, d = examples[:1], sum(p.numel() for p in objective.network.parameters())
+    one, d = examples[:1], num_trained(objective.network)
     sample_bytes = bytes_per_sample(
         objective.network, noise, lambda part: _features(objective, one, part)
     )

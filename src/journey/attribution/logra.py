@@ -98,6 +98,11 @@ class ProjectedLayer(nn.Module):
         self.keeps_outputs = torch.equal(outer, torch.eye(*outer.shape, device=outer.device))
         self.new_z(0)
 
+    @property
+    def weight(self) -> Tensor:
+        """Return that of the layer, whose type peft reads."""
+        return self.layer.weight
+
     def new_z(self, num_examples: int) -> Tensor:
         """Return a new Z for each example of the next batch."""
         zero = torch.zeros((), device=self.outer.device)  # expanded, it takes no memory
@@ -315,12 +320,14 @@ def replace_layers(
 ) -> nn.Module:
     """Return a network with the same parameters, and projections for every layer that has some.
 
+    Frozen layers, such as those of a network with LoRA, have none.
+
     Raises:
         ConfigError: If a layer with parameters is not supported.
     """
     copied = copy.deepcopy(network, {id(p): p for p in network.parameters()})
     for name, layer in list(copied.named_modules()):
-        if not any(True for _ in layer.parameters(recurse=False)):
+        if not any(p.requires_grad for p in layer.parameters(recurse=False)):
             continue
         if not _is_supported(layer):
             message = f"does not support {type(layer).__name__}({layer.extra_repr()}) ({name})"

@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 import yaml
 
-from journey.engine.checks import require_count, require_seed, require_within
+from journey.engine.checks import require, require_count, require_seed, require_within
+from journey.engine.spec import omitted_default
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Dataset
 
@@ -28,8 +29,10 @@ FAMILIES = {
     for name in ("background", "body", "pattern", "head", "glasses", "hat")
 }
 """The names of all variants."""
+HEADS = (*FAMILIES["head"], *DRAWINGS["new_head"])  # with those that default data sets do not have
 SIZES = tuple(map(len, FAMILIES.values()))
 HEAD, HAT = list(FAMILIES).index("head"), list(FAMILIES).index("hat")
+HEAD_LAYER = 2  # among the layers
 NUM_RARE = 2  # variants of each family, the last ones
 UNSEEN = 8  # one in so many pairs of head and hat is in no training image
 NUM_HELD_OUT = 1000  # half of them with such pairs
@@ -96,7 +99,10 @@ def layers(size: int) -> tuple[Layer, ...]:
     """
 
     def variants(family: str) -> Layer:
-        drawn = np.stack([_draw(shapes, size) for shapes in DRAWINGS[family].values()])
+        drawings = DRAWINGS[family]
+        if family == "head":
+            drawings = drawings | DRAWINGS["new_head"]
+        drawn = np.stack([_draw(shapes, size) for shapes in drawings.values()])
         return drawn[:, :3], drawn[:, 3:]
 
     _, pattern = variants("pattern")
@@ -130,7 +136,7 @@ def _variants(parts: np.ndarray) -> np.ndarray:
     return np.stack([background, body * len(FAMILIES["pattern"]) + pattern, *others], 1)
 
 
-def read_parts(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_parts(pictures: np.ndarray, new_heads: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the parts whose portrait is nearest to each picture, by coordinate descent.
 
     One layer after the other takes the variant of the least squared distance, until none changes.
@@ -138,11 +144,16 @@ def read_parts(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         pictures: [N, 3, H, H] in [0, 1].
+        new_heads: Whether the heads that default data sets do not have are read, too.
 
     Returns:
         Parts [N, 6], and the root mean square of the difference to their portrait [N].
     """
-    all_layers = layers(pictures.shape[-1])
+    all_layers = list(layers(pictures.shape[-1]))
+    if not new_heads:
+        colours, coverage = all_layers[HEAD_LAYER]
+        known = len(FAMILIES["head"])
+        all_layers[HEAD_LAYER] = colours[:known], coverage[:known]
     variants, errors = np.zeros((len(pictures), len(all_layers)), np.int64), np.empty(len(pictures))
     for variant, picture, i in zip(variants, pictures, range(len(pictures)), strict=True):
         for _ in range(SWEEPS):
@@ -169,7 +180,8 @@ def read_parts(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def caption(parts: np.ndarray) -> str:
     """Return what the parts [6] show, as in "a cat in a striped red shirt, with a top hat, …"."""
     background, body, pattern, head, glasses, hat = (
-        names[variant] for names, variant in zip(FAMILIES.values(), parts, strict=True)
+        names[variant]
+        for names, variant in zip((FAMILIES | {"head": HEADS}).values(), parts, strict=True)
     )
     worn = " and ".join(filter(None, (glasses, hat)))
     article = "an" if head[0] in "aeiou" else "a"
@@ -191,10 +203,12 @@ class Parts(Dataset):
     rare: float = 0.1  # frequency of the last two variants of each part, relative to the others
     near_duplicates: float = 0.0  # fraction of training images that repeat another but for one part
     seed: int = 0  # of the parts
+    # The head of every portrait; "": each has one of the heads that are not new.
+    head: str = omitted_default("")
 
     @property
     def label(self) -> str:
-        return f"parts{self.num_train}-{self.size}px"
+        return f"parts{self.num_train}-{self.size}px{self.head and '-'}{self.head}"
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_train", self.num_train, most=100_000)
@@ -202,6 +216,8 @@ class Parts(Dataset):
         require_within(f"{where}.rare", self.rare, 0, 1)
         require_within(f"{where}.near_duplicates", self.near_duplicates, 0, 0.5)
         require_seed(f"{where}.seed", self.seed)
+        allowed = f"empty, or one of {', '.join(HEADS)}"
+        require(self.head in ("", *HEADS), f"{where}.head", self.head, allowed)
 
     def sources(self) -> list[Path]:
         return [DRAWINGS_FILE]
@@ -224,6 +240,8 @@ class Parts(Dataset):
         drawn: list[tuple[int, ...]] = []
         while len(drawn) < number:
             parts = tuple(int(random.choice(size, p=self._weights(size))) for size in SIZES)
+            if self.head:
+                parts = (*parts[:HEAD], HEADS.index(self.head), *parts[HEAD + 1 :])
             if is_unseen(parts) == unseen and parts not in used:
                 used.add(parts)
                 drawn.append(parts)
@@ -241,6 +259,8 @@ class Parts(Dataset):
         while len(drawn) < number:
             parts = list(train[random.integers(len(train))])
             family = random.integers(len(SIZES))
+            if self.head and family == HEAD:
+                continue
             parts[family] = int(random.choice(SIZES[family], p=self._weights(SIZES[family])))
             if not is_unseen(parts) and tuple(parts) not in used:
                 used.add(tuple(parts))
@@ -256,7 +276,8 @@ class Parts(Dataset):
         images = np.rint(render(parts, self.size) * 255).astype(np.uint8)
         captions = tuple((caption(row),) for row in parts)
         ids = tuple("parts/" + "-".join(map(str, row)) for row in parts)
-        return ImageSet(images, parts[:, HEAD], captions, ids, FAMILIES["head"])
+        heads = HEADS if self.head else FAMILIES["head"]
+        return ImageSet(images, parts[:, HEAD], captions, ids, heads)
 
 
 def is_unseen(parts: Sequence[int]) -> bool:

@@ -189,6 +189,13 @@ def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a file of safetensors."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header.get("__metadata__", {})
+
+
 def _read_safetensor(path: Path, name: str) -> "Tensor":
     from safetensors import safe_open
 
@@ -333,7 +340,7 @@ def describe_tree(tree: Tree) -> str:
             return f"{key} is a pickled {value.origin}, which is not run; {ADVICE}"
     keys = "\n".join(map(str, tree))
     if "lora" in keys.lower():
-        return "it is a LoRA adapter; fuse it into its network, and save that"
+        return "it is a LoRA adapter, not a network"
     if re.search(r"^(model\.)?diffusion_model\.", keys, re.MULTILINE):
         return "it is a checkpoint of CompVis; convert it to a folder of diffusers"
     return f"its keys are {short_list(tree)}"

@@ -9,7 +9,7 @@ from journey.engine.checks import require, require_count, require_within
 from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Model
 from journey.pipeline.schedule import NoiseSchedule
-from journey.pipeline.settings import Prediction
+from journey.pipeline.settings import Prediction, Training
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,8 @@ class DDPM(Model):
         require_within(f"{where}.norm_eps", self.norm_eps, 1e-12, 1)
         self.noise_schedule.check(f"{where}.noise_schedule", NoiseSchedule(), self.prediction)
 
-    def ready(self) -> None:
-        weights.check_files(self)
+    def ready(self, training: Training | None = None) -> None:
+        weights.check_files(self, training or Training())
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         unet.check_sides(self, "images", shape[1:])

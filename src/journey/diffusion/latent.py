@@ -15,7 +15,7 @@ from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
 from journey.pipeline.pretrained import files_hash, locate_checkpoint, locate_pipeline
 from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
-from journey.pipeline.settings import Autoencoding, Prediction
+from journey.pipeline.settings import Autoencoding, Prediction, Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,13 +76,21 @@ class LatentDiffusion(Model):
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
         self.noise_schedule.check(f"{where}.noise_schedule", SCALED_LINEAR, self.prediction)
 
-    def ready(self) -> None:
+    def ready(self, training: Training | None = None) -> None:
         if self.pretrained:
             check_encoders(self.pretrained, self._pipeline())
-        weights.check_files(self)
-        for name in self.checkpoints:
-            folder = weights.pipeline_of(locate_checkpoint(name))
-            check_encoders_of_network(name, folder, self._pipeline() if self.pretrained else None)
+        weights.check_files(self, training or Training())
+        named = [("model.checkpoints", name) for name in self.checkpoints]
+        if start := training.start if training else "":
+            named.append(("training.start", start))
+            allowed = (
+                "the pipeline with the encoders of training.start, which begins in its latents"
+            )
+            require(bool(self.pretrained), "model.pretrained", repr(self.pretrained), allowed)
+        pretrained = self._pipeline() if self.pretrained else None
+        for setting, name in named:
+            folder = weights.pipeline_of(locate_checkpoint(name, setting))
+            check_encoders_of_network(setting, name, folder, pretrained)
 
     def _pipeline(self) -> Path:
         return locate_pipeline(self.pretrained)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from journey.diffusion.lora import add_adapters, load_adapters
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import Compute, Precision, Workspace, get
 from journey.pipeline.interfaces import IntermediateCheckpoint, Model, Train
@@ -57,10 +58,34 @@ def load_denoiser(
         precision: Precision of the forward passes; by default, that of the training.
     """
     device, model = get_device(workspace.compute), checkpoint.training_run.model
-    network = model.load(get(checkpoint, workspace).path, device)
+    network = load_network(checkpoint, workspace, device)
     guide = get_guidance(model, guidance, device)
     predict = bind(network, precision or checkpoint.training_run.precision, guidance=guide)
     return Denoiser(network, predict, model.schedule(device), guide, device)
+
+
+def load_network(
+    checkpoint: Train | IntermediateCheckpoint, workspace: Workspace, device: torch.device
+) -> nn.Module:
+    """Return the network of a checkpoint, in evaluation mode; with LoRA, only that is trained."""
+    run, path = checkpoint.training_run, get(checkpoint, workspace).path
+    if not run.training.lora.rank:
+        return run.model.load(path, device)
+    assert run.start is not None, "LoRA changes a trained network"
+    network = run.model.load(get(run.start, workspace).path, device)
+    add_adapters(network, run.training.lora)
+    load_adapters(network, path)
+    return network.eval()
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a network that are not frozen, by name, in their order."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def num_trained(network: nn.Module) -> int:
+    """Return d, the number of trained parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def bind(

@@ -7,16 +7,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import AutoModel, AutoTokenizer
 
 from journey.diffusion.latent import SCALED_LINEAR
+from journey.diffusion.lora import ADAPTER_FILE
 from journey.diffusion.text import TextEncoder
 from journey.engine.spec import describe
 from journey.engine.store import MANIFEST
-from journey.pipeline.interfaces import Latents
+from journey.pipeline.interfaces import Latents, Train
 from journey.pipeline.pretrained import locate_pipeline
 from journey.pipeline.schedule import PREDICTION_TYPES
 
 
 def pipeline(directory: Path | str) -> StableDiffusionPipeline:
-    """Return the pipeline of a trained model, with the encoders it was trained with.
+    """Return the pipeline of a trained model, with the encoders it was trained with, and LoRA.
 
         pipeline("artifacts/models/twemoji1600-ldm48-64a1-s0-…")("red apple").images[0]
 
@@ -46,7 +47,11 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         "steps_offset": 1,  # as the pipeline requires; our samplers visit the timestep before
     }
     del noise["type"]
-    vae = directory.parents[1] / latents[0] / "vae"
+    store, network = directory.parents[1], directory
+    if (directory / ADAPTER_FILE).is_file():
+        (start,) = (p for p in manifest["parents"] if p.startswith(f"{Train.folder}/"))
+        network = store / start
+    vae = store / latents[0] / "vae"
     result = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, local_files_only=True),
         text_encoder=text_encoder,
@@ -54,7 +59,7 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
             text.tokenizer_path, local_files_only=True, model_max_length=text.length
         ),
         unet=UNet2DConditionModel.from_pretrained(
-            directory, low_cpu_mem_usage=False, local_files_only=True
+            network, low_cpu_mem_usage=False, local_files_only=True
         ),
         scheduler=DDIMScheduler(**noise | {"clip_sample": False}),
         safety_checker=None,
@@ -63,4 +68,6 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     )
     # The constructor takes no scheduler that clips.
     result.register_modules(scheduler=DDIMScheduler(**noise))  # type: ignore[attr-defined]
+    if network != directory:
+        result.load_lora_weights(directory)  # type: ignore[attr-defined]
     return result

@@ -20,7 +20,8 @@ from torch import nn
 from journey.data.images import train_images
 from journey.diffusion import training, weights
 from journey.diffusion.distributed import BatchShare, lead_processes, require_no_dropout
-from journey.diffusion.network import copies_ahead, get_device
+from journey.diffusion.lora import adapter_parameters, add_adapters, save_adapters
+from journey.diffusion.network import copies_ahead, get_device, load_network
 from journey.diffusion.trajectories import train_examples
 from journey.engine import resume
 from journey.engine.metrics import track
@@ -39,20 +40,20 @@ STATE = "state.safetensors"
 
 
 def make_model(spec: Train, partial: Path, workspace: Workspace) -> dict | None:
-    """Train a model, or copy the weights of one that was trained elsewhere.
+    """Train a model, from its start if it has one, or copy the weights of one trained elsewhere.
 
     Returns:
         What could not be checked of released weights.
     """
     if spec.released:
-        shape = spec.model.example_shape(spec.images.shape)
+        shape, settings = spec.model.example_shape(spec.images.shape), spec.training.lora
         path = locate_checkpoint(spec.source)
-        network = weights.load_weights(spec.model, path, shape, torch.device("cpu"))
-        cast("ConfigMixin", network).register_to_config(_name_or_path="")  # its path is no content
-        _save_network(network, partial)
-        return {"unchecked": weights.unchecked(spec.model, path)}
+        unchecked = weights.unchecked(spec.model, path)
+        network = weights.load_weights(spec.model, path, shape, torch.device("cpu"), settings)
+        _save_network(network, spec, partial)
+        return {"unchecked": unchecked}
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
-    _save_trained(state, partial)
+    _save_trained(state, spec, partial)
     return None
 
 
@@ -101,8 +102,8 @@ def _fit_together(
                         stopped = error
                 if stopped is not None:
                     raise stopped
-    for _, partial, state, _ in jobs:
-        _save_trained(state, partial)
+    for spec, partial, state, _ in jobs:
+        _save_trained(state, spec, partial)
 
 
 def make_intermediate_checkpoint(
@@ -113,16 +114,22 @@ def make_intermediate_checkpoint(
     state = fit(spec.training_run, spec, spec.step, partial, workspace, begin)
     training.save(state, partial / STATE)
     training.use_average(state)
-    _save_network(state.network, partial)
+    _save_network(state.network, spec.training_run, partial)
 
 
-def _save_trained(state: training.TrainingState, partial: Path) -> None:
+def _save_trained(state: training.TrainingState, spec: Train, partial: Path) -> None:
     training.use_average(state)
     training.require_finite_weights(state)
-    _save_network(state.network, partial)
+    _save_network(state.network, spec, partial)
 
 
-def _save_network(network: nn.Module, partial: Path) -> None:
+def _save_network(network: nn.Module, training_run: Train, partial: Path) -> None:
+    """Write a network as diffusers saves it; of one with LoRA, only the adapters."""
+    if (settings := training_run.training.lora).rank:
+        save_adapters(adapter_parameters(network), settings, partial)
+        return
+    if training_run.released or training_run.start is not None:  # it may have been loaded
+        cast("ConfigMixin", network).register_to_config(_name_or_path="")  # its path is no content
     cast("ModelMixin", network).save_pretrained(partial)
 
 
@@ -224,8 +231,14 @@ def start(
     # Initial weights, and coupled mini-batches, depend on the training seed and not on the subset.
     model, settings = training_run.model, training_run.training
     stream = f"repeat {training_run.training_seed}"
-    training.initialise(training_run.seed, stream)
-    network = model.build(examples.shape).to(device)
+    if training_run.start is None:
+        training.initialise(training_run.seed, stream)
+        network = model.build(examples.shape).to(device)
+    else:
+        network = load_network(training_run.start, workspace, device).train()
+        if settings.lora.rank:
+            training.initialise(training_run.seed, stream)
+            add_adapters(network, settings.lora)
     if copies_ahead(device):
         network.to(memory_format=torch.channels_last)  # in which tensor cores convolve
     state = training.new_state(network, settings)

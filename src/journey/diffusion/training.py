@@ -20,14 +20,15 @@ from typing import cast
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from journey.diffusion.distributed import BatchShare, step_gradient
-from journey.diffusion.network import Predict, bind, copies_ahead
+from journey.diffusion.network import Predict, bind, copies_ahead, trained_parameters
 from journey.engine.seeding import entropy, generator
 from journey.engine.workspace import Precision
 from journey.pipeline.examples import Examples, Region, inside
 from journey.pipeline.schedule import Schedule, add_noise, regression_target
-from journey.pipeline.settings import Batching, Training
+from journey.pipeline.settings import Batching, Optimization, Training
 
 
 def denoising_loss(
@@ -156,14 +157,14 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-def new_state(network: nn.Module, training: Training) -> TrainingState:
+def new_state(network: nn.Module, training: Optimization) -> TrainingState:
     """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
     optimizer = torch.optim.AdamW(
-        network.parameters(), weight_decay=training.weight_decay, fused=True
+        trained_parameters(network).values(), weight_decay=training.weight_decay, fused=True
     )
     ema = None
     if training.ema_decay > 0:
-        ema = {name: p.detach().clone() for name, p in network.named_parameters()}
+        ema = {name: p.detach().clone() for name, p in trained_parameters(network).items()}
     return TrainingState(network, optimizer, ema)
 
 
@@ -226,7 +227,7 @@ def train(
         mean over the mini-batch, including the examples of other processes.
     """
     network = None if inputs.compile else state.network
-    parameters = list(state.network.parameters())
+    parameters = list(trained_parameters(state.network).values())
     for batch in inputs.batches_ahead(state.step, until):
         if not batch.size:
             state.step += 1
@@ -309,8 +310,8 @@ def train_stacked(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Take the steps of `train` with M networks of one architecture at once.
 
-    Their parameters and moments become views of stacked ones [M, …], so that the states are always
-    up to date. All are at the same step, and no mini-batch is empty.
+    Their trained parameters and moments become views of stacked ones [M, …], so that the states are
+    always up to date. All are at the same step, and no mini-batch is empty.
 
     Yields:
         Losses and gradient norms of each step [M].
@@ -318,7 +319,7 @@ def train_stacked(
     # Stack parameters, moments and averages; the states keep views of them.
     training, schedule, network = inputs[0].training, inputs[0].schedule, states[0].network
     template = copy.deepcopy(network)
-    modules = [dict(state.network.named_parameters()) for state in states]
+    modules = [trained_parameters(state.network) for state in states]
     stacked: dict[str, Tensor] = {}
     for name in modules[0]:
         stacked[name] = nn.Parameter(torch.stack([module[name].detach() for module in modules]))
@@ -355,13 +356,12 @@ def train_stacked(
             group["lr"] = learning_rate(training, states[0].step)
         clean, given = zip(*map(step_examples, inputs, batches), strict=True)
         conditions = None if given[0] is None else torch.stack(given)
-        losses = torch.vmap(losses_of_one, in_dims=(0, 0, 0, 0, None if conditions is None else 0))(
-            stacked,
-            torch.stack(clean),
-            torch.stack([batch.t for batch in batches]),
-            torch.stack([batch.eps for batch in batches]),
-            conditions,
-        )  # [M, B]
+        t, eps = (torch.stack([vars(batch)[name] for batch in batches]) for name in ("t", "eps"))
+        axes = (0, 0, 0, 0, None if conditions is None else 0)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            losses = torch.vmap(losses_of_one, in_dims=axes)(
+                stacked, torch.stack(clean), t, eps, conditions
+            )  # [M, B]
         optimizer.zero_grad()
         losses.mean(1).sum().backward()
 
@@ -380,7 +380,7 @@ def train_stacked(
         yield losses.detach().mean(1), norms
 
 
-def learning_rate(training: Training, step: int) -> float:
+def learning_rate(training: Optimization, step: int) -> float:
     """Return the rate of a step: a linear warm-up to the peak, then half a cosine to zero."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
@@ -391,15 +391,16 @@ def learning_rate(training: Training, step: int) -> float:
 def update_average(state: TrainingState, decay: float) -> None:
     """Move the averaged weights, if there are any, towards those of the network."""
     if state.ema is not None:
-        names, parameters = zip(*state.network.named_parameters(), strict=True)
-        torch._foreach_lerp_([state.ema[name] for name in names], list(parameters), 1 - decay)
+        parameters = trained_parameters(state.network)
+        averages = [state.ema[name] for name in parameters]
+        torch._foreach_lerp_(averages, list(parameters.values()), 1 - decay)
 
 
 def use_average(state: TrainingState) -> None:
     """Copy the averaged weights, if there are any, into the network."""
     if state.ema is not None:
         with torch.no_grad():
-            for name, parameter in state.network.named_parameters():
+            for name, parameter in trained_parameters(state.network).items():
                 parameter.copy_(state.ema[name])
 
 
@@ -409,7 +410,7 @@ def require_finite_weights(state: TrainingState) -> None:
     Raises:
         FloatingPointError: A weight is NaN or infinite.
     """
-    finite = [p.isfinite().all() for p in state.network.parameters()]
+    finite = [p.isfinite().all() for p in trained_parameters(state.network).values()]
     if not bool(torch.stack(finite).all()):  # a single wait for an accelerator
         raise FloatingPointError(f"training step {state.step}: a weight is not finite")
 
@@ -417,7 +418,8 @@ def require_finite_weights(state: TrainingState) -> None:
 def save(state: TrainingState, path: Path) -> None:
     """Write the state as safetensors, atomically, unless a weight is not finite (an error)."""
     require_finite_weights(state)
-    tensors = {f"network.{name}": p.detach() for name, p in state.network.named_parameters()}
+    parameters = trained_parameters(state.network)
+    tensors = {f"network.{name}": p.detach() for name, p in parameters.items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"optimizer.{index}.{name}"] = value
@@ -438,11 +440,11 @@ def restore(state: TrainingState, path: Path) -> None:
             group, name = key.split(".", 1)
             groups[group][name] = file.get_tensor(key)
     with torch.no_grad():
-        for name, parameter in state.network.named_parameters():
+        for name, parameter in trained_parameters(state.network).items():
             parameter.copy_(groups["network"][name])
         for name, average in (state.ema or {}).items():
             average.copy_(groups["ema"][name])
-    parameters = list(state.network.parameters())
+    parameters = list(trained_parameters(state.network).values())
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in groups["optimizer"].items():
         index, name = key.split(".")

@@ -25,10 +25,19 @@ from journey.diffusion.checkpoint_files import (
     state_dicts,
     stem_files,
 )
+from journey.diffusion.lora import (
+    adapter_file,
+    add_adapters,
+    compare_adapter,
+    load_adapters,
+    read_adapter,
+    read_adapters,
+)
 from journey.diffusion.released import compare_manifest, compare_network, compare_scheduler
 from journey.engine.checks import ConfigError
 from journey.engine.store import MANIFEST
 from journey.pipeline.pretrained import locate_checkpoint
+from journey.pipeline.settings import LoRA, Training
 
 if TYPE_CHECKING:
     import torch
@@ -136,35 +145,58 @@ def _weights(folder: Path) -> tuple[list[Path], str]:
     raise UnreadableError(f"{folder.name} is a folder without weights: {listed}")
 
 
-def check_files(model: "Model") -> None:
-    """Check the files of `model.checkpoints`, and compare their configs with the settings.
+def check_files(model: "Model", training: Training) -> None:
+    """Check the files of `model.checkpoints` and `training.start`, and compare their configs.
+
+    Args:
+        model: The model.
+        training: How it is trained. With LoRA, checkpoints are adapters.
 
     Raises:
         ConfigError: A file cannot be read, or a config differs. The message names all differences,
             and the settings that remove them.
     """
-    for name in model.checkpoints:
-        path, differences = locate_checkpoint(name), []
+    named = [("model.checkpoints", name) for name in model.checkpoints]
+    named += [("training.start", training.start)] * bool(training.start)
+    for setting, name in named:
+        path, differences = locate_checkpoint(name, setting), []
         try:
-            files = find_files(path)
-            if not any(map(needs_torch, files.weights)):
-                _check_first_parameter(model, _read_all(files.weights))
-            if model.network and files.config:
-                differences += compare_network(model, files.config)
-            if model.network and files.scheduler:
-                differences += compare_scheduler(model, files.scheduler)
-            if model.network and files.manifest:
-                differences += compare_manifest(model, files.manifest)
+            if setting == "model.checkpoints" and _is_adapter(path, training.lora):
+                differences += compare_adapter(training.lora, read_adapter(path))
+            else:
+                differences += _compare(model, find_files(path))
         except UnreadableError as error:
-            raise ConfigError(f"model.checkpoints={name}: {error}") from None
+            raise ConfigError(f"{setting}={name}: {error}") from None
         if differences:
             texts, overrides = zip(*differences, strict=True)
             fixed = [text for text, override in differences if not override]
             advice = f"no setting has {'; '.join(fixed)}" if fixed else f"add {' '.join(overrides)}"
             raise ConfigError(
-                f"model.checkpoints={name}: its config differs from these settings: "
+                f"{setting}={name}: its config differs from these settings: "
                 f"{'; '.join(texts)} ({advice})"
             )
+
+
+def _is_adapter(path: Path, lora: LoRA) -> bool:
+    """Return whether released weights are a LoRA; refuse a network where the settings have one."""
+    found = adapter_file(path) is not None
+    if lora.rank and not found:
+        raise UnreadableError("it is a network, not a LoRA; set training.lora.rank=0")
+    return found
+
+
+def _compare(model: "Model", files: Released) -> list[tuple[str, str]]:
+    """Return in what the files of a network differ from settings, each with an override or ""."""
+    differences: list[tuple[str, str]] = []
+    if not any(map(needs_torch, files.weights)):
+        _check_first_parameter(model, _read_all(files.weights))
+    if model.network and files.config:
+        differences += compare_network(model, files.config)
+    if model.network and files.scheduler:
+        differences += compare_scheduler(model, files.scheduler)
+    if model.network and files.manifest:
+        differences += compare_manifest(model, files.manifest)
+    return differences
 
 
 def _read_all(files: list[Path]) -> Tree:
@@ -213,6 +245,9 @@ def _several(names: Iterable[str]) -> str:
 
 def unchecked(model: "Model", path: Path) -> str:
     """Return what the files of released weights do not say, or "" if they say everything."""
+    if adapter_file(path) is not None:
+        adapter = read_adapter(path)
+        return "" if adapter.has_alpha else f"alpha: taken to be the rank, {adapter.rank}"
     if not model.network:
         return "the noise schedule is that of the model, and cannot be checked"
     files, missing, notes = find_files(path), [], []
@@ -234,8 +269,16 @@ def unchecked(model: "Model", path: Path) -> str:
     return "; ".join(notes)
 
 
-def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ...]) -> None:
+def check_weights(
+    setting: str,
+    model: "Model",
+    path: Path,
+    shape: tuple[int, ...],
+    lora: LoRA = LoRA(),  # noqa: B008 - a constant
+) -> None:
     """Check that weights are those of a model's network, for examples of a shape, and finite.
+
+    With LoRA, they are those of its adapters.
 
     Raises:
         ConfigError: They are not. The message names the first parameter that differs.
@@ -244,7 +287,12 @@ def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ..
 
     with torch.device("meta"):
         network = model.build(shape)
+        if lora.rank:
+            add_adapters(network, lora)
     try:
+        if lora.rank:
+            read_adapters(path, lora, network)
+            return
         if not _is_own_folder(model, path):
             _read_state_dict(model, path, network)
             return
@@ -260,6 +308,18 @@ def check_weights(setting: str, model: "Model", path: Path, shape: tuple[int, ..
         )
 
 
+def check_targets(model: "Model", shape: tuple[int, ...], lora: LoRA) -> None:
+    """Check that a model's network has the layers that LoRA adapts.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    import torch
+
+    with torch.device("meta"):
+        add_adapters(model.build(shape), lora)
+
+
 def _is_own_folder(model: "Model", path: Path) -> bool:
     """Return whether only the model itself can load a folder: its network is not of diffusers."""
     return path.is_dir() and not model.network
@@ -270,13 +330,24 @@ def _shapes(network: "torch.nn.Module") -> Shapes:
 
 
 def load_weights(
-    model: "Model", path: Path, shape: tuple[int, ...], device: "torch.device"
+    model: "Model",
+    path: Path,
+    shape: tuple[int, ...],
+    device: "torch.device",
+    lora: LoRA = LoRA(),  # noqa: B008 - a constant
 ) -> "torch.nn.Module":
     """Return the model's network for examples of a shape with released weights.
+
+    With LoRA, only its adapters have these weights, and the others are random.
 
     Raises:
         ConfigError: They are not those of the network.
     """
+    if lora.rank:
+        network = model.build(shape)
+        add_adapters(network, lora)
+        load_adapters(network, path)
+        return network.to(device).eval()
     if _is_own_folder(model, path):
         return model.load(path, device)
     network = model.build(shape)

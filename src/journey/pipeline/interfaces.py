@@ -203,8 +203,11 @@ class Model(Component):
             used or not self.checkpoint_key, f"{where}.checkpoint_key", self.checkpoint_key, allowed
         )
 
-    def ready(self) -> None:
+    def ready(self, training: Training | None = None) -> None:
         """Check the files of released weights, on this machine and before any image is read.
+
+        Args:
+            training: How models are trained: it may begin at weights, and checkpoints may be LoRA.
 
         Raises:
             ConfigError: They cannot be used. The message names the setting and the file.
@@ -564,6 +567,8 @@ class Train(Spec):
     latents: Latents | None = omitted_default(None)
     released: str = omitted_default("")  # a hash of the weights
     source: str = field(default="", compare=False, metadata={"not_in_key": True})  # their path
+    # The model at whose weights training begins, or whose weights LoRA changes; None: untrained.
+    start: Train | None = omitted_default(None)
 
     @property
     def label(self) -> str:
@@ -856,16 +861,35 @@ class Experiment:
         allowed = f"at least {index + 1} checkpoints, which the methods use"
         require(index < len(released), "model.checkpoints", released, allowed)
         key = [self.model.checkpoint_key] if self.model.checkpoint_key else []
+        lora = self.training.lora
         return Train(
             images=self.images,
             model=self.model,
-            training=Training(),
+            training=Training(lora=lora),
             precision=self.precision,
             seed=self.seed,
             training_seed=index,
             latents=self.latents,
             released=":".join([files_hash(locate_checkpoint(released[index])), *key]),
             source=released[index],
+            start=self.start if lora.rank else None,
+        )
+
+    @cached_property
+    def start(self) -> Train | None:
+        """Return the model of `training.start`, or None: training begins with random weights."""
+        if not (name := self.training.start):
+            return None
+        return Train(
+            images=self.images,
+            model=self.model,
+            training=Training(),
+            precision=self.precision,
+            seed=self.seed,
+            training_seed=0,
+            latents=self.latents,
+            released=files_hash(locate_checkpoint(name, "training.start")),
+            source=name,
         )
 
     def retrained(self, subset: Subset, training_seed: int = 0) -> Train:
@@ -889,6 +913,7 @@ class Experiment:
             subset=subset,
             batches=batches,
             latents=self.latents,
+            start=self.start,
         )
 
     def random_subset(self, index: int) -> RandomSubset:

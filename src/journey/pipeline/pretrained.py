@@ -48,9 +48,9 @@ def locate(setting: str, name: str, description: str) -> Path:
         ) from None
 
 
-def locate_checkpoint(name: str) -> Path:
-    """Return the path of a checkpoint that was trained elsewhere."""
-    return locate("model.checkpoints", name, "a network or a state dict")
+def locate_checkpoint(name: str, setting: str = "model.checkpoints") -> Path:
+    """Return the path of a checkpoint that was trained elsewhere, which a setting names."""
+    return locate(setting, name, "a network or a state dict")
 
 
 def locate_pipeline(name: str) -> Path:

@@ -21,6 +21,7 @@ from journey.engine.checks import (
     require_count,
     require_samples,
 )
+from journey.engine.spec import omitted_default
 from journey.engine.workspace import Precision
 
 if TYPE_CHECKING:
@@ -120,9 +121,34 @@ def unmet_condition(settings: DataclassInstance, name: str) -> str:
     return ""
 
 
+# Layers that are adapted by default, as in the training scripts of diffusers.
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
 @dataclass
-class Training:
-    """How a diffusion model is trained."""
+class LoRA:
+    """Adapters of low rank (Hu et al. 2022): W + (alpha / rank) B A, where only A and B change."""
+
+    rank: int = setting(
+        0, "Train adapters of this rank in place of all weights, by peft; 0: none.", least=0
+    )
+    alpha: float = setting(0.0, "Scale B A by alpha / rank; 0 means the rank.", least=0, most=MOST)
+    targets: list[str] = setting(ATTENTION, "Adapt the layers whose names end with one of these.")
+
+    def check(self, where: str) -> None:
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        check_ranges(self, where)
+        used, allowed = self.rank > 0, "left as it is unless rank is positive"
+        require(used or self.alpha == 0, f"{where}.alpha", self.alpha, allowed)
+        require(used or self.targets == ATTENTION, f"{where}.targets", self.targets, allowed)
+        distinct = 0 < len(self.targets) == len(set(self.targets)) and all(self.targets)
+        allowed = "a list of distinct ends of names, such as [to_q, to_v]"
+        require(distinct, f"{where}.targets", self.targets, allowed)
+
+
+@dataclass
+class Optimization:
+    """How a network is trained."""
 
     num_steps: int = setting(600, "Train for this many optimizer steps.", least=1, most=10**9)
     batch_size: int = setting(64, "Use this many images in each step.", least=1)
@@ -140,9 +166,6 @@ class Training:
     flip: bool = setting(
         False, "Mirror images, left to right, half of the time.", omit_default=True
     )
-    caption_dropout: float = setting(
-        0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
-    )
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
@@ -151,7 +174,29 @@ class Training:
 
 
 @dataclass
-class Autoencoding(Training):
+class Training(Optimization):
+    """How a diffusion model is trained."""
+
+    caption_dropout: float = setting(
+        0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
+    )
+    # Begin at the weights in this folder, or of this name in the hub's cache: a network, or a
+    # pipeline. Cache keys have a hash of its files.
+    start: str = field(default="", compare=False, metadata={"not_in_key": True, "path": True})
+    lora: LoRA = omitted_default(LoRA())
+
+    def check(self, where: str) -> None:
+        """Raise ConfigError unless all settings are allowed; `where` is their name."""
+        Optimization.check(self, where)
+        self.lora.check(f"{where}.lora")
+        allowed = f"0 without {where}.start: adapters change a trained network"
+        require(
+            bool(self.start) or not self.lora.rank, f"{where}.lora.rank", self.lora.rank, allowed
+        )
+
+
+@dataclass
+class Autoencoding(Optimization):
     """How an autoencoder of images is trained, on the mean of their absolute and squared errors."""
 
     num_steps: int = setting(2000, "Train for this many optimizer steps.", least=1, most=10**9)
@@ -166,13 +211,11 @@ class Autoencoding(Training):
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
-        Training.check(self, where)
+        Optimization.check(self, where)
         channels = self.block_out_channels
         valid = 0 < len(channels) <= 8 and all(0 < c <= 2**12 and c % 8 == 0 for c in channels)
         allowed = f"a list of 1…8 multiples of 8 up to {2**12}"
         require(valid, f"{where}.block_out_channels", channels, allowed)
-        dropout = self.caption_dropout
-        require(dropout == 0, f"{where}.caption_dropout", dropout, "0: there are no captions")
 
 
 class Prediction(Enum):

@@ -9,6 +9,7 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 
 from journey.attribution.gradient import Featurize
+from journey.diffusion.lora import ADAPTER_FILE
 from journey.engine.costs import SIMILAR, Cost, estimate_cost, read_rates, recorded_costs
 from journey.engine.graph import ancestors, missing
 from journey.engine.spec import Shapes, Spec, cache_key
@@ -87,10 +88,14 @@ def parameter_shapes(specs: list[Spec], store: Store) -> Shapes | None:
 
     All models of a run have the same parameters.
     """
-    for spec in specs:
-        if isinstance(spec, Train) and (artifact := store.find(spec)) is not None:
+    models = [spec for spec in specs if isinstance(spec, Train)]
+    # With LoRA, that at whose weights training starts has other parameters.
+    starts = {cache_key(model.start) for model in models if model.start is not None}
+    for model in models:
+        if cache_key(model) not in starts and (artifact := store.find(model)) is not None:
+            weights = ADAPTER_FILE if model.training.lora.rank else WEIGHTS
             try:
-                with safe_open(artifact.directory / WEIGHTS, framework="numpy") as file:
+                with safe_open(artifact.directory / weights, framework="numpy") as file:
                     names = file.keys()
                     return {name: tuple(file.get_slice(name).get_shape()) for name in names}
             except (OSError, SafetensorError):  # `get` says what is damaged

@@ -28,7 +28,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from journey.attribution.gradients import Objective, activation_bytes, loop_gradients
 from journey.attribution.magic import MagicScores
 from journey.attribution.outputs import sample_noise, sample_noise_at
-from journey.diffusion.network import Denoiser, bind, gradient_memory, load_denoiser
+from journey.diffusion.network import (
+    Denoiser,
+    bind,
+    gradient_memory,
+    load_denoiser,
+    num_trained,
+    trained_parameters,
+)
 from journey.diffusion.train import start
 from journey.diffusion.training import (
     TrainingInputs,
@@ -91,7 +98,7 @@ def vector(tensors: Iterable[Tensor]) -> Tensor:
 
 def flatten_state(state: TrainingState) -> Tensor:
     """Return x = (θ, m, v) [3, d]. The moments are zero before the first step."""
-    parameters = list(state.network.parameters())
+    parameters = list(trained_parameters(state.network).values())
     theta = vector(parameters).detach()
     if state.step == 0:
         return torch.stack([theta, torch.zeros_like(theta), torch.zeros_like(theta)])
@@ -150,7 +157,7 @@ def weighted_step(
 
     This is a step of `train` as a differentiable function. The weights of `network` are not used.
     """
-    theta, named = before[0], dict(network.named_parameters())
+    theta, named = before[0], trained_parameters(network)
     pieces, parameters = theta.split([p.numel() for p in named.values()]), {}
     for (name, p), piece in zip(named.items(), pieces, strict=True):
         parameters[name] = piece.view_as(p)
@@ -196,8 +203,8 @@ def make_magic_scores(spec: MagicScores, partial: Path, workspace: Workspace) ->
     memory_gib = gradient_memory(workspace.compute, denoiser.device)
     _require_memory(spec, denoiser, inputs, memory_gib)
     states = training_states(inputs, state)
-    repeated = vector(states[-1].network.parameters()).detach()
-    weights = vector(denoiser.network.parameters()).detach()
+    repeated = vector(trained_parameters(states[-1].network).values()).detach()
+    weights = vector(trained_parameters(denoiser.network).values()).detach()
     difference = float((repeated - weights).norm() / weights.norm())
     if not difference <= TOLERANCE:
         raise ValueError(
@@ -233,7 +240,7 @@ def _require_memory(
     spec: MagicScores, denoiser: Denoiser, inputs: TrainingInputs, memory_gib: float
 ) -> None:
     """Refuse a memory without room for λ of all queries, the states of the training, and a step."""
-    d, training = sum(p.numel() for p in denoiser.network.parameters()), inputs.training
+    d, training = num_trained(denoiser.network), inputs.training
     noise = sample_noise_at(0, 2, inputs.examples.shape, spec.seed, "memory", antithetic=False)
     objective = Objective(denoiser.network, inputs.schedule, inputs.precision)
     activations = activation_bytes(objective, inputs.examples, noise.to(denoiser.device))

@@ -29,7 +29,13 @@ from journey.attribution.gradients import VMAP_COPIES, Objective, activation_byt
 from journey.attribution.kernel import feature_norms, mean_eigenvalue
 from journey.attribution.outputs import NoiseSamples, output
 from journey.attribution.traker import TrakerScores
-from journey.diffusion.network import bind, gradient_memory, load_denoiser
+from journey.diffusion.network import (
+    bind,
+    gradient_memory,
+    load_denoiser,
+    num_trained,
+    trained_parameters,
+)
 from journey.engine.checks import require
 from journey.engine.files import new_array
 from journey.engine.metrics import track
@@ -107,6 +113,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
     # Begin again.
     store, key = partial / "trak", spec.checkpoint.training_seed
     shutil.rmtree(store, ignore_errors=True)
+    names = list(trained_parameters(network))
     network.requires_grad_(False)  # else the graph of every gradient stays until its projection
     task = LossOutput(schedule, train.noise)
     new_traker = functools.partial(
@@ -119,6 +126,7 @@ def make_traker_scores(spec: TrakerScores, partial: Path, workspace: Workspace) 
         proj_dim=spec.settings.projection_dim,
         projector_seed=entropy(spec.seed, "traker") % 2**31,
         use_half_precision=False,
+        grad_wrt=names,
         logging_level=logging.CRITICAL,
     )
 
@@ -166,7 +174,7 @@ def _in_batches(process: Callable[..., object], task: LossOutput, batch: Batch, 
 def _batch_size(objective: Objective, batch: Batch, memory_gib: float) -> int:
     """Return how many examples fit into memory beside a block of the projection."""
     examples, noise, memory = batch.examples, batch.noise, memory_gib * 2**30
-    d = sum(p.numel() for p in objective.network.parameters())
+    d = num_trained(objective.network)
     projection = 4 * PROJECTION_COLUMNS * d
     # An example has its gradient, by name, flattened and projected, and its activations.
     activations = len(noise) * activation_bytes(objective, examples, noise)

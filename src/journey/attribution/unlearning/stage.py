@@ -27,7 +27,7 @@ from journey.attribution.outputs import (
     with_augmentations,
 )
 from journey.attribution.unlearning import LossIncreases
-from journey.diffusion.network import load_denoiser
+from journey.diffusion.network import load_denoiser, trained_parameters
 from journey.diffusion.trajectories import query_examples, train_examples
 from journey.engine import resume
 from journey.engine.files import new_array
@@ -67,7 +67,7 @@ def mean_losses(
     """
     parameters = None
     if change is not None:
-        named, parameters = dict(objective.network.named_parameters()), {}
+        named, parameters = trained_parameters(objective.network), {}
         pieces = change.split([p.numel() for p in named.values()])
         for (name, p), piece in zip(named.items(), pieces, strict=True):
             parameters[name] = p.detach() + piece.view_as(p)

@@ -31,7 +31,8 @@ from journey.evaluation.lds.datamodeling import (
 )
 from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
-from journey.evaluation.rows import Row, difference_of, select
+from journey.evaluation.rows import Row, difference_of, rows_of_targets, select
+from journey.evaluation.statistics import query_mean_interval
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -55,10 +56,13 @@ class LDSInputs(Inputs):
     Attributes:
         outputs: Outputs of the retrained models. [subset][training seed]
         reference: Outputs of the full model, by which a trajectory weights its steps, if it does.
+        base: Outputs of the model at whose weights training starts, if it does, and of the full
+            model.
     """
 
     outputs: tuple[tuple[Measure, ...], ...]
     reference: Measure | None
+    base: tuple[Measure, Measure] | None = omitted_default(None)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,11 @@ class LDS(Evaluation):
         for name in self.candidates:
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
             candidate_index(name, scores[name].method, self.candidates)
-        return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs)
+        base = None
+        if experiment.start is not None:
+            models = experiment.start, experiment.checkpoint(0)
+            base = experiment.outputs(models[0]), experiment.outputs(models[1])
+        return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs, base)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Return the LDS of all methods, the ceilings, and all paired differences.
@@ -156,6 +164,7 @@ class LDS(Evaluation):
         rows = []
         for quantity, outputs in measured.outputs.items():
             rows += self._ceiling_rows(outputs, spec, ceiling_of(quantity))
+        rows += _base_rows(spec, workspace)
 
         # 2. All methods under one resampling, in an order that does not depend on the run.
         methods = {}
@@ -314,6 +323,22 @@ class LDS(Evaluation):
         ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
         return {title: rows + select(ceilings, target=STEP)}
+
+
+def _base_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
+    """Return by how much outputs of the base are above those of the model that started at it.
+
+    The quantity `base_difference` is relative to the model's output, a mean over queries; there is
+    none without a base.
+    """
+    if (measures := spec.inputs_as(LDSInputs).base) is None:
+        return []
+    base, full = (get(measure, workspace).array("outputs.npy").mean(0) for measure in measures)
+    ends = [query_mean_interval(values) for values in base / full - 1]  # [S + 1, Q] → S + 1
+    by_step = tuple(np.array(ends[:-1]).T)
+    final = tuple(map(np.float64, ends[-1]))
+    intervals = {STEP: by_step, FINAL_SAMPLE: final}
+    return rows_of_targets(intervals, spec.steps, quantity="base_difference", method="base")
 
 
 def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:
