@@ -11,6 +11,7 @@ from journey.attribution.gradient import Featurize
 from journey.config.run import RunConfig, Task
 from journey.data.duplicates import TRAIN, split_parts
 from journey.diffusion import weights
+from journey.diffusion.bank import check_bank, read_bank
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
 from journey.engine.graph import missing
@@ -18,7 +19,7 @@ from journey.engine.spec import describe
 from journey.engine.store import Store
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
-from journey.pipeline.interfaces import Dataset, Evaluate, Experiment, Images
+from journey.pipeline.interfaces import Bank, Dataset, Evaluate, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
 
 
@@ -30,14 +31,20 @@ def load_experiment(run: RunConfig, store: Store) -> Experiment:
 def prepare_experiment(run: RunConfig, store: Store) -> tuple[Experiment, ImageSet]:
     """Return the experiment of a run and its training images, which are loaded at most once."""
     images, train = look_up_images(run.dataset, store)
+    retraining = run.retraining
+    bank: Bank = ()
+    if retraining.bank:
+        bank = read_bank(retraining, train.ids)
+        retraining = replace(retraining, num_subsets=len(bank), num_seeds=len(bank[0]))
     experiment = Experiment(
         images=images,
         model=run.model,
         training=run.training,
         sampling=run.sampling,
-        retraining=run.retraining,
+        retraining=retraining,
         precision=run.compute.precision,
         seed=run.seed,
+        bank=bank,
     )
     return experiment, train
 
@@ -134,6 +141,8 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
             print(f"note: model.checkpoints={checkpoint}: {note}", file=sys.stderr)
         if store.find(experiment.checkpoint(index)) is None:
             weights.check_weights("model.checkpoints", model, path, model.example_shape(shape))
+    for note, where in check_bank(experiment, store).items():
+        print(f"note: {where}: {note}", file=sys.stderr)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():

@@ -79,10 +79,14 @@ class LatentDiffusion(Model):
     def ready(self) -> None:
         if self.pretrained:
             check_encoders(self.pretrained, self._pipeline())
-        weights.check_files(self)
-        for name in self.checkpoints:
+        super().ready()
+
+    def check_released(self, setting: str, names: Sequence[str]) -> None:
+        weights.check_files(setting, self, names)
+        pretrained = self._pipeline() if self.pretrained else None
+        for name in names:
             folder = weights.pipeline_of(locate_checkpoint(name))
-            check_encoders_of_network(name, folder, self._pipeline() if self.pretrained else None)
+            check_encoders_of_network(f"{setting}={name}", folder, pretrained)
 
     def _pipeline(self) -> Path:
         return locate_pipeline(self.pretrained)

@@ -136,14 +136,19 @@ def _weights(folder: Path) -> tuple[list[Path], str]:
     raise UnreadableError(f"{folder.name} is a folder without weights: {listed}")
 
 
-def check_files(model: "Model") -> None:
-    """Check the files of `model.checkpoints`, and compare their configs with the settings.
+def check_files(setting: str, model: "Model", names: Iterable[str]) -> None:
+    """Check files of weights, and compare their configs with the settings.
+
+    Args:
+        setting: The setting that names them.
+        model: The model.
+        names: Paths, or names in the hub's cache.
 
     Raises:
         ConfigError: A file cannot be read, or a config differs. The message names all differences,
             and the settings that remove them.
     """
-    for name in model.checkpoints:
+    for name in names:
         path, differences = locate_checkpoint(name), []
         try:
             files = find_files(path)
@@ -156,13 +161,13 @@ def check_files(model: "Model") -> None:
             if model.network and files.manifest:
                 differences += compare_manifest(model, files.manifest)
         except UnreadableError as error:
-            raise ConfigError(f"model.checkpoints={name}: {error}") from None
+            raise ConfigError(f"{setting}={name}: {error}") from None
         if differences:
             texts, overrides = zip(*differences, strict=True)
             fixed = [text for text, override in differences if not override]
             advice = f"no setting has {'; '.join(fixed)}" if fixed else f"add {' '.join(overrides)}"
             raise ConfigError(
-                f"model.checkpoints={name}: its config differs from these settings: "
+                f"{setting}={name}: its config differs from these settings: "
                 f"{'; '.join(texts)} ({advice})"
             )
 

@@ -16,7 +16,7 @@ import importlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -120,7 +120,49 @@ class WithoutRandom:
         return f"-without-random{self.count}-{self.index}"
 
 
-Subset = FullData | RandomSubset | WithoutTop | WithoutRandom
+@dataclass(frozen=True)
+class ListedSubset:
+    """The training images of a model that was trained elsewhere.
+
+    Attributes:
+        content: A hash of the mask.
+        mask: Whether each image is in the subset, 8 images in a byte.
+    """
+
+    fraction: ClassVar[float] = 1.0
+    content: str
+    mask: bytes = not_in_key()
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        return f"-listed{self.content[:6]}"
+
+
+Subset = FullData | RandomSubset | ListedSubset | WithoutTop | WithoutRandom
+
+
+@dataclass(frozen=True)
+class BankModel:
+    """A retrained model that was trained elsewhere.
+
+    Attributes:
+        path: Its weights: a file, or a folder.
+        key: The state dict that is taken where several in a file fit.
+        subset: The images that it was trained on.
+        seed: Its training seed.
+        where: Its place in the list of the bank, for messages.
+    """
+
+    path: Path
+    key: str
+    subset: ListedSubset
+    seed: int
+    where: str
+
+
+Bank = tuple[tuple[BankModel, ...], ...]
+"""The models of a bank, [subset][seed]."""
 
 
 @dataclass
@@ -198,6 +240,14 @@ class Model(Component):
 
     def ready(self) -> None:
         """Check the files of released weights, on this machine and before any image is read.
+
+        Raises:
+            ConfigError: They cannot be used. The message names the setting and the file.
+        """
+        self.check_released("model.checkpoints", self.checkpoints)
+
+    def check_released(self, setting: str, names: Sequence[str]) -> None:
+        """Check the files of weights, `setting`, by their formats and configs.
 
         Raises:
             ConfigError: They cannot be used. The message names the setting and the file.
@@ -538,7 +588,7 @@ class Latents(Spec):
 
 @dataclass(frozen=True)
 class Train(Spec):
-    """One diffusion model: trained here, or elsewhere (`released`), presumably on all images."""
+    """One diffusion model: trained here, or elsewhere (`released`)."""
 
     stage: ClassVar[str] = "train"
     maker: ClassVar[str] = "journey.diffusion.train:make_model"
@@ -810,6 +860,7 @@ class Experiment:
     retraining: Retraining
     precision: Precision
     seed: int
+    bank: Bank = ()  # models that are evaluated with in place of models retrained here
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -837,17 +888,27 @@ class Experiment:
             return self._train(FullData(), index, Batching.independent)
         allowed = f"at least {index + 1} checkpoints, which the methods use"
         require(index < len(released), "model.checkpoints", released, allowed)
-        key = [self.model.checkpoint_key] if self.model.checkpoint_key else []
+        return self._released(self.model, released[index], FullData(), index)
+
+    def bank_model(self, entry: BankModel) -> Train:
+        """Return a model of the bank."""
+        model = replace(self.model, checkpoint_key=entry.key)
+        return self._released(model, str(entry.path), entry.subset, entry.seed)
+
+    def _released(self, model: Model, source: str, subset: Subset, training_seed: int) -> Train:
+        """Return a model that was trained elsewhere."""
+        key = [model.checkpoint_key] if model.checkpoint_key else []
         return Train(
             images=self.images,
-            model=self.model,
+            model=model,
             training=Training(),
             precision=self.precision,
             seed=self.seed,
-            training_seed=index,
+            training_seed=training_seed,
+            subset=subset,
             latents=self.latents,
-            released=":".join([files_hash(locate_checkpoint(released[index])), *key]),
-            source=released[index],
+            released=":".join([files_hash(locate_checkpoint(source)), *key]),
+            source=source,
         )
 
     def retrained(self, subset: Subset, training_seed: int = 0) -> Train:
@@ -930,7 +991,9 @@ class Experiment:
     def subset_outputs(self, region: tuple[int, ...] = ()) -> tuple[tuple[Measure, ...], ...]:
         """Return the outputs under models of random subsets. [subset][training seed]"""
         outputs = []
-        for index in range(self.retraining.num_subsets):
+        for entries in self.bank:
+            outputs.append(tuple(self.outputs(self.bank_model(e), region) for e in entries))
+        for index in range(0 if self.bank else self.retraining.num_subsets):
             subset = self.random_subset(index)
             models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
             outputs.append(tuple(self.outputs(model, region) for model in models))
