@@ -17,10 +17,13 @@ from journey.engine.files import write_json
 from journey.engine.graph import missing
 from journey.engine.spec import describe
 from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.launch.local import Local
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
 from journey.pipeline.interfaces import Bank, Dataset, Evaluate, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
+from journey.tracking import JSONLines
 
 
 def load_experiment(run: RunConfig, store: Store) -> Experiment:
@@ -69,6 +72,14 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
         check_images(part, f"dataset={dataset.name}, {name.replace('_', '-')} images")
     train = parts[TRAIN]
     return Images(content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
+
+
+def store_images(dataset: Dataset, store: Store) -> None:
+    """Write the images of a dataset into a store, which then has them without their source."""
+    images, _ = look_up_images(dataset, store)
+    store.check_writable(True)
+    get(images, Workspace(store, Local(), JSONLines(), dataset.name))
+    record_images(images, store)
 
 
 def record_images(images: Images, store: Store) -> None:
