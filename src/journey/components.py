@@ -8,7 +8,7 @@ from journey.attribution.baselines import (
     Pixel,
     Random,
 )
-from journey.attribution.external import External
+from journey.attribution.external import External, Features
 from journey.attribution.gradient import GradientMethod
 from journey.attribution.magic import Magic
 from journey.attribution.retrained import Datamodel
@@ -49,6 +49,7 @@ METHODS = (
     TrakerMethod,
     TrakStore,
     External,
+    Features,
 )
 EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
 COMPUTES = (Local, Slurm)
