@@ -143,6 +143,7 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
     captioned = train.captions is not None or not model.reads_text
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
+    model.check_data("model", train)
     model.check_prompts("sampling.prompts", run.sampling.prompts)
     for name, captions in zip(train.ids, train.captions, strict=True) if train.captions else ():
         model.check_prompts(f"caption of {name}", captions)

@@ -61,7 +61,7 @@ class COCO(Dataset):
         """Return both parts, each in the order of file names. No image is decoded yet."""
         train, val = self._parts
         missing = next((path for path in self.sources() if not path.exists()), None)
-        layout = f"{train}/, {val}/ (there, or in images/) and annotations/captions_{{train,val}}{self.year}.json"
+        layout = f"{train}/, {val}/ and annotations/captions_{{train,val}}{self.year}.json"
         allowed = f"a directory with {layout}; {missing} is missing"
         require(missing is None, "dataset.root", self.root, allowed)
         for part in self._parts:

@@ -269,6 +269,13 @@ class Model(Component):
             ConfigError: They cannot. The message names the setting.
         """
 
+    def check_data(self, where: str, images: ImageSet) -> None:
+        """Check settings against the training images.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
+        """
+
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the shape of a network input for an image of shape [C, H, W]."""
         return shape
@@ -576,6 +583,8 @@ class Latents(Spec):
     text_length: int  # tokens
     autoencoder: Autoencoder | None  # trained here; None: that of the pretrained pipeline
     pretrained: str = not_in_key()  # the pipeline; "": the autoencoder trained here, and MiniLM
+    encoded: str = omitted_default("")  # a hash of latents that were computed elsewhere
+    source: str = field(default="", compare=False, metadata={"not_in_key": True})  # their folder
 
     @property
     def label(self) -> str:
