@@ -25,7 +25,7 @@ def stored(tmp_path, *arguments, **named) -> tuple[ImageSet, ImageSet, str]:
     """Return the training and held-out images that are stored, and their content."""
     words = journey.add_images(*arguments, artifacts=str(tmp_path), **named)
     store = Store(tmp_path)
-    spec = dataset_images(Arrays(words[1].partition("=")[2]), store)
+    spec = dataset_images(Arrays(content=words[1].partition("=")[2]), store)
     path = store.find(spec).path
     return read_images(path / "train"), read_images(path / "held_out"), words[1]
 

@@ -53,7 +53,7 @@ class Arrays(Dataset):
 @contextmanager
 def adding(train: ImageSet, held_out: ImageSet) -> Iterator[Arrays]:
     """Yield the dataset of images in memory, which can be loaded inside the `with` block only."""
-    dataset = Arrays(PREFIX + content_hash(train, held_out)[:16])
+    dataset = Arrays(content=PREFIX + content_hash(train, held_out)[:16])
     Arrays.in_memory[dataset.content] = (train, held_out)
     try:
         yield dataset
