@@ -21,7 +21,7 @@ GUIDE = (ROOT / "docs/your-own.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.md"))
 _, METHOD = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-(SCORES,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+_, SCORES = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from journey.attribution.baselines import (
     Pixel,
     Random,
 )
-from journey.attribution.external import External
+from journey.attribution.external import External, Features
 from journey.attribution.gradient import GradientMethod
 from journey.attribution.magic import Magic
 from journey.attribution.retrained import Datamodel
@@ -16,6 +16,7 @@ from journey.attribution.traker import TrakerMethod
 from journey.attribution.traker.store import TrakStore
 from journey.attribution.unlearning import Unlearning
 from journey.data.archive import TorchvisionArchive
+from journey.data.arrays import Arrays
 from journey.data.coco import COCO
 from journey.data.embedded import Digits, Land, MNIST5k, Twemoji
 from journey.data.folder import Folder
@@ -32,7 +33,7 @@ from journey.launch.local import Local
 from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
-DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Folder)
+DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Folder, Arrays)
 MODELS = (DDPM, LatentDiffusion)
 METHODS = (
     GradientMethod,
@@ -48,6 +49,7 @@ METHODS = (
     TrakerMethod,
     TrakStore,
     External,
+    Features,
 )
 EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
 COMPUTES = (Local, Slurm)

@@ -11,15 +11,19 @@ from journey.attribution.gradient import Featurize
 from journey.config.run import RunConfig, Task
 from journey.data.duplicates import TRAIN, split_parts
 from journey.diffusion import weights
+from journey.diffusion.bank import check_bank, read_bank
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
 from journey.engine.graph import missing
 from journey.engine.spec import describe
 from journey.engine.store import Store
+from journey.engine.workspace import Workspace, get
+from journey.launch.local import Local
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
-from journey.pipeline.interfaces import Dataset, Evaluate, Experiment, Images
+from journey.pipeline.interfaces import Bank, Dataset, Evaluate, Experiment, Images
 from journey.pipeline.pretrained import locate_checkpoint
+from journey.tracking import JSONLines
 
 
 def load_experiment(run: RunConfig, store: Store) -> Experiment:
@@ -30,14 +34,20 @@ def load_experiment(run: RunConfig, store: Store) -> Experiment:
 def prepare_experiment(run: RunConfig, store: Store) -> tuple[Experiment, ImageSet]:
     """Return the experiment of a run and its training images, which are loaded at most once."""
     images, train = look_up_images(run.dataset, store)
+    retraining = run.retraining
+    bank: Bank = ()
+    if retraining.bank:
+        bank = read_bank(retraining, train.ids)
+        retraining = replace(retraining, num_subsets=len(bank), num_seeds=len(bank[0]))
     experiment = Experiment(
         images=images,
         model=run.model,
         training=run.training,
         sampling=run.sampling,
-        retraining=run.retraining,
+        retraining=retraining,
         precision=run.compute.precision,
         seed=run.seed,
+        bank=bank,
     )
     return experiment, train
 
@@ -62,6 +72,14 @@ def look_up_images(dataset: Dataset, store: Store) -> tuple[Images, ImageSet]:
         check_images(part, f"dataset={dataset.name}, {name.replace('_', '-')} images")
     train = parts[TRAIN]
     return Images(content_hash(*parts.values()), dataset, len(train), train.images.shape[1:]), train
+
+
+def store_images(dataset: Dataset, store: Store) -> None:
+    """Write the images of a dataset into a store, which then has them without their source."""
+    images, _ = look_up_images(dataset, store)
+    store.check_writable(True)
+    get(images, Workspace(store, Local(), JSONLines(), dataset.name))
+    record_images(images, store)
 
 
 def record_images(images: Images, store: Store) -> None:
@@ -125,6 +143,7 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
     captioned = train.captions is not None or not model.reads_text
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
+    model.check_data("model", train)
     model.check_prompts("sampling.prompts", run.sampling.prompts)
     for name, captions in zip(train.ids, train.captions, strict=True) if train.captions else ():
         model.check_prompts(f"caption of {name}", captions)
@@ -142,6 +161,8 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
             weights.check_weights("training.start", model, path, example)
         if lora.rank and not model.checkpoints and store.find(experiment.checkpoint(0)) is None:
             weights.check_targets(model, example, lora)
+    for note, where in check_bank(experiment, store).items():
+        print(f"note: {where}: {note}", file=sys.stderr)
     require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY, journey_trak, refused, small_run
 
-from journey.attribution.external import External, score_axes
+from journey.attribution.external import External, Features, score_axes
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
@@ -302,3 +302,97 @@ def test_a_fixed_hyper_parameter_is_evaluated_alone_and_named_for_a_method_of_th
         run.evaluation.candidates = candidates
         with pytest.raises(ConfigError, match=re.escape(message)):
             experiment.evaluation(run.evaluation, run.method)
+
+
+TRAIN = np.random.default_rng(1).standard_normal((60, 5)).astype(np.float32)
+AT_STEPS = np.random.default_rng(2).standard_normal((2, 4, 5)).astype(np.float32)
+
+
+def features_in(directory, train=TRAIN, queries=AT_STEPS) -> Features:
+    """Return the method of features that are saved as .npy (arrays) or .npz (dictionaries)."""
+    paths = []
+    for name, content in (("train", train), ("queries", queries)):
+        if isinstance(content, dict):
+            paths.append(str(directory / f"{name}.npz"))
+            np.savez(paths[-1], **content)
+        else:
+            paths.append(str(directory / f"{name}.npy"))
+            np.save(paths[-1], content)
+    return Features(*paths)
+
+
+def cosines(queries) -> np.ndarray:
+    """Return the cosine of every query and training image, by a loop."""
+    out = np.empty((*queries.shape[:-1], 60))
+    for index in np.ndindex(out.shape):
+        q, x = queries[index[:-1]].astype(float), TRAIN[index[-1]].astype(float)
+        out[index] = q @ x / np.sqrt((q @ q) * (x @ x))
+    return out
+
+
+def test_features_are_compared_by_their_cosine_in_any_order_of_names(
+    experiment, names, workspace, tmp_path
+):
+    order = np.random.default_rng(3).permutation(60)
+    train = {"features": TRAIN[order].astype(np.float64), "train": np.array(names["train"])[order]}
+    queries = {"features": AT_STEPS[::-1, ::-1]}
+    queries |= {"steps": names["steps"][::-1], "queries": names["queries"][::-1]}
+    last = {"features": AT_STEPS[0], "queries": names["queries"]}
+    for folder, arrays, expected in (
+        ("plain", (TRAIN, AT_STEPS), cosines(AT_STEPS)),
+        ("named", (train, queries), cosines(AT_STEPS)),
+        ("final", (train, AT_STEPS[0]), cosines(AT_STEPS[:1])),
+        ("final named", (TRAIN, last), cosines(AT_STEPS[:1])),
+    ):
+        (tmp_path / folder).mkdir()
+        method = features_in(tmp_path / folder, *arrays)
+        check(method, experiment, workspace)
+        scores = get(experiment.scores(method), workspace).array("scores.npy")
+        np.testing.assert_allclose(scores[0], expected, atol=1e-6)
+    rows = lds_rows(workspace, f=method, e=method)
+    assert rows["f"] == rows["e"]
+
+
+def test_the_cache_key_of_features_is_their_content(experiment, tmp_path):
+    keys = []
+    for folder, factor in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / folder).mkdir()
+        keys.append(cache_key(experiment.scores(features_in(tmp_path / folder, factor * TRAIN))))
+    assert keys[0] == keys[1] != keys[2]
+
+
+ZERO = TRAIN.copy()
+ZERO[7] = 0
+REFUSED_FEATURES = {
+    "an image too few": ({"train": TRAIN[1:]}, r"train=.*: train=59: must be 60, as many as"),
+    "a query too few": ({"queries": AT_STEPS[:, :3]}, r"queries=.*: queries=3: must be 4"),
+    "a step too few": ({"queries": AT_STEPS[:1]}, r"queries=.*: steps=1: must be 2"),
+    "another width": ({"queries": AT_STEPS[..., :4]}, r"of width 4: must be of width 5, as train"),
+    "one axis": ({"train": TRAIN[0]}, r"with features \(5,\): must be \[train, E\]$"),
+    "three axes": ({"train": TRAIN[None]}, r"with features \(1, 60, 5\): must be \[train, E\]$"),
+    "four axes": ({"queries": AT_STEPS[None]}, r"must be \[queries, E\] or \[steps, queries, E\]$"),
+    "none": ({"train": TRAIN[:0]}, r"with features \(0, 5\): must be"),
+    "NaN": ({"train": TRAIN * np.nan}, "must be finite numbers throughout"),
+    "texts": ({"train": TRAIN.astype(str)}, "must be finite numbers throughout"),
+    "zeros": ({"train": ZERO}, r"train\.npy: row=\[7\]: must be features that are not all zeros"),
+    "no names": (
+        {"train": {"features": TRAIN, "ids": ["a"]}},
+        "with ids: must be a file with feat",
+    ),
+    "few names": ({"train": {"features": TRAIN, "train": ["a"]}}, r"train=\(1,\): must be \(60,\)"),
+    "other names": (
+        {"train": {"features": TRAIN, "train": [str(i) for i in range(60)]}},
+        "train: 60 expected, 60 found: 60 missing.*60 unknown",
+    ),
+    "no features": ({"train": {"train": TRAIN}}, r"with features \(0,\): must be"),
+    "pickled": ({"train": np.array([{}] * 60)}, "allow_pickle"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_FEATURES)
+def test_features_that_do_not_fit_are_refused_in_one_line(case, experiment, workspace, tmp_path):
+    arrays, message = REFUSED_FEATURES[case]
+    with pytest.raises(ConfigError, match=message) as caught:
+        check(features_in(tmp_path, **arrays), experiment, workspace)
+    assert str(caught.value).startswith("method.mine.")
+    assert "\n" not in str(caught.value)

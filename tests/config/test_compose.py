@@ -56,7 +56,16 @@ def trak_store(directory: Path) -> list[str]:
     return [f"method.trak_store.path={directory}", "method.trak_store.experiments=[a]"]
 
 
-INPUT_FILES = {"external": scores_file, "trak_store": trak_store}
+def features_files(directory: Path) -> list[str]:
+    """Write the smallest files of features, and return the settings that name them."""
+    words = []
+    for part in ("train", "queries"):
+        np.save(directory / f"{part}.npy", np.ones((1, 1)))
+        words.append(f"method.features.{part}={directory / part}.npy")
+    return words
+
+
+INPUT_FILES = {"external": scores_file, "trak_store": trak_store, "features": features_files}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -101,7 +110,7 @@ def test_every_experiment_composes_with_any_methods(experiment, methods):
 def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
     run = composed("attribution.num_samples=8", "method.trak.num_samples=16")
     assert (run.method["journey"].num_samples, run.method["trak"].num_samples) == (8, 16)
-    names = [m for m in METHODS if not re.match("external|trak|latent|caption", m)]
+    names = [m for m in METHODS if not re.match("external|features|trak|latent|caption", m)]
     for f in fields(GradientSettings):
         value = {bool: True, int: 4}.get(type(f.default))
         if value is not None:

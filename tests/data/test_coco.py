@@ -346,3 +346,20 @@ def test_a_file_that_is_repaired_in_place_is_noticed_until_images_are_written(
     assert store.find(repaired) is None
     get(repaired, workspace)
     assert cache_key(dataset_images(dataset, store)) == cache_key(repaired)
+
+
+def test_the_layout_of_the_authors_has_the_same_images(root, dataset):
+    """images/train2017, as in the paper's code; or train2017 alone, as in COCO's archives."""
+    store = Store(root / "store")
+    flat = cache_key(dataset_images(dataset, store))
+    (root / "images").mkdir()
+    for part in ("train2017", "val2017"):
+        shutil.move(root / part, root / "images" / part)
+    assert cache_key(dataset_images(dataset, store)) == flat
+    train, _ = dataset.load()
+    assert train.ids == tuple(f"train2017/{name(i)}" for i in TRAIN)
+    assert train.images[:].shape == (5, 3, SIZE, SIZE)
+    assert root / "images/train2017" in dataset.sources()
+    (root / "train2017").mkdir()
+    with pytest.raises(ConfigError, match="with train2017/ or images/train2017/, not both"):
+        dataset.load()

@@ -51,7 +51,7 @@ def test_every_method_has_one_aligned_row(table):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("external", "trak_store")]
+    "name", [name for name in NAMES if name not in ("external", "features", "trak_store")]
 )  # refused without files
 def test_a_row_has_all_settings_of_the_method(name, rows):
     """The component's defaults with the row's settings are the method that the command composes."""

@@ -1,9 +1,17 @@
-"""Scores that another program computed: an `.npz` file with an array and the names along its axes.
+"""Scores, or features of images, that another program computed.
+
+Scores are an `.npz` file with an array and the names along its axes:
 
     np.savez("mine.npz", scores=tau, steps=[…], queries=[…], train=[…])
 
 scores: [step, query, train], positive = proponent; or, without `steps`, [query, train], for all
 steps. The names are those of `axes.json`, which `task=export` writes, in any order.
+
+Features are two files, of the training images and of the queries; each is an `.npy` file in the
+order of `axes.json`, or an `.npz` file with `features` and the names along its axes:
+
+    train      [train, E]
+    queries    [step, query, E], of x̂0_t; or [query, E], such as of final samples, for all steps
 """
 
 import functools
@@ -15,6 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from journey.attribution.baselines import cosine_scores
 from journey.data.images import train_images
 from journey.engine.checks import ConfigError, require
 from journey.engine.files import checksum, file_state
@@ -23,6 +32,8 @@ from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Method, Sample, Score
+
+STEP_AXES = ["steps", "queries"]
 
 
 @dataclass
@@ -46,12 +57,7 @@ class External(Method):
         name, path = f"{where}.path", self.path
         allowed = "a file, .npz with scores, steps, queries and train"
         require(os.path.isfile(path), name, path, allowed)
-        try:
-            arrays = _read_scores(path)
-        except Exception as error:  # a damaged file of zipped arrays fails in many ways
-            raise ConfigError(
-                f"{name}={path}: not an .npz file of numbers and texts ({error})"
-            ) from None
+        arrays = _readable(name, path)
         axes = ["steps", "queries", "train"] if "steps" in arrays else ["queries", "train"]
         value = f"{path} with {', '.join(sorted(arrays))}"
         complete = set(arrays) == {"scores", *axes}
@@ -61,21 +67,19 @@ class External(Method):
         scores, shape = arrays["scores"], tuple(len(arrays[axis]) for axis in axes)
         value = f"{path} with scores {scores.shape}"
         require(scores.shape == shape, name, value, f"of the shape of its axes, {shape}")
-        real = scores.dtype.kind in "fiu"
-        finite = real and bool((np.abs(scores) <= np.finfo(np.float32).max).all())
-        require(finite, name, path, "finite numbers throughout, as float32")
+        require(_finite(scores), name, path, "finite numbers throughout, as float32")
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        arrays = _read_scores(self.path)
+        arrays = _read_arrays(self.path)
         for axis, expected in score_axes(trajectories, images).items():
             if axis in arrays:
                 _positions(f"{where}.path={self.path}: {axis}", arrays[axis].tolist(), expected)
 
     def num_scores(self, num_steps: int) -> int:
-        return num_steps if "steps" in _read_scores(self.path) else 1
+        return num_steps if "steps" in _read_arrays(self.path) else 1
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
-        arrays = _read_scores(self.path)
+        arrays = _read_arrays(self.path)
         scores = arrays["scores"]
         if "steps" not in arrays:
             scores = scores[None]
@@ -85,6 +89,84 @@ class External(Method):
                 scores = scores.take(_positions(axis, arrays[axis].tolist(), expected), i)
         out[0] = scores
         return {}
+
+
+@dataclass
+class Features(Method):
+    """Cosine similarity of features that are read from files."""
+
+    name: ClassVar[str] = "features"
+    in_units_of_output: ClassVar[bool] = False
+    # Files of features. Their content, not their place, is part of the cache key.
+    train: str = field(default="train.npy", metadata={"not_in_key": True, "path": True})
+    queries: str = field(default="queries.npy", metadata={"not_in_key": True, "path": True})
+
+    @property
+    def label(self) -> str:
+        return f"features-{printable(Path(self.train).stem)[:40]}"
+
+    def content_hash(self) -> str:
+        return ":".join(checksum(Path(path))[:16] for path in (self.train, self.queries))
+
+    def check(self, where: str) -> None:
+        for setting, axes in (("train", [["train"]]), ("queries", [["queries"], STEP_AXES])):
+            name, path = f"{where}.{setting}", getattr(self, setting)
+            require(os.path.isfile(path), name, path, "a file of features, .npy or .npz")
+            arrays = dict(_readable(name, path))
+            features = arrays.pop("features", np.zeros(0))
+            allowed = " or ".join(f"[{', '.join([*names, 'E'])}]" for names in axes)
+            fits = features.ndim - 1 in map(len, axes) and features.size > 0
+            require(fits, name, f"{path} with features {features.shape}", allowed)
+            names = axes[-1] if features.ndim == 3 else axes[0]
+            value = f"{path} with {', '.join(sorted(arrays))}"
+            allowed = f"a file with features{''.join(f', {axis}' for axis in names)}"
+            require(not arrays or set(arrays) == set(names), name, value, allowed)
+            for axis, length in zip(names, features.shape, strict=False):
+                if arrays:
+                    shape, expected = arrays[axis].shape, (length,)
+                    require(shape == expected, f"{name}: {axis}", shape, f"{expected}, as features")
+            require(_finite(features), name, path, "finite numbers throughout, as float32")
+            zeros = np.argwhere(~features.any(-1))
+            first = zeros[0].tolist() if len(zeros) else []
+            allowed = "features that are not all zeros: these have no direction"
+            require(len(zeros) == 0, f"{name}={path}: row", first, allowed)
+        widths = [self._features(path).shape[-1] for path in (self.train, self.queries)]
+        value, allowed = f"{self.queries} of width {widths[1]}", f"of width {widths[0]}, as train"
+        require(widths[0] == widths[1], f"{where}.queries", value, allowed)
+
+    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
+        for setting in ("train", "queries"):
+            name = f"{where}.{setting}={getattr(self, setting)}"
+            self._ordered(name, setting, score_axes(trajectories, images))
+
+    def num_scores(self, num_steps: int) -> int:
+        return num_steps if self._features(self.queries).ndim == 3 else 1
+
+    def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        axes = score_axes(spec.trajectories, train_images(spec.images, workspace))
+        train, queries = (self._ordered(name, name, axes) for name in ("train", "queries"))
+        if queries.ndim == 2:
+            queries = queries[None]
+        out[:] = cosine_scores(train, queries)
+        return {}
+
+    @staticmethod
+    def _features(path: str) -> np.ndarray:
+        return _read_arrays(path)["features"]
+
+    def _ordered(self, where: str, setting: str, expected: dict[str, list]) -> np.ndarray:
+        """Return the features of a file in the order of the expected names; refuse other names."""
+        arrays = _read_arrays(getattr(self, setting))
+        features = arrays["features"].astype(np.float32)
+        axes = STEP_AXES if features.ndim == 3 else [setting]
+        for i, axis in enumerate(axes):
+            if axis in arrays:
+                order = _positions(f"{where}: {axis}", arrays[axis].tolist(), expected[axis])
+                features = features.take(order, i)
+                continue
+            found, length = features.shape[i], len(expected[axis])
+            require(found == length, f"{where}: {axis}", found, f"{length}, as many as there are")
+        return features
 
 
 def score_axes(trajectories: Sample, images: ImageSet) -> dict[str, list]:
@@ -97,14 +179,36 @@ def score_axes(trajectories: Sample, images: ImageSet) -> dict[str, list]:
     return {"steps": list(trajectories.steps), "queries": queries, "train": list(images.ids)}
 
 
-def _read_scores(path: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a file, which is read again only when its time or size changes."""
+def _finite(array: np.ndarray) -> bool:
+    """Return whether an array has real numbers, all of which are finite as float32."""
+    real = array.dtype.kind in "fiu"
+    return real and bool((np.abs(array) <= np.finfo(np.float32).max).all())
+
+
+def _readable(name: str, path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of the file of a setting; refuse a damaged file, or one of objects."""
+    try:
+        return _read_arrays(path)
+    except Exception as error:  # a damaged file of zipped arrays fails in many ways
+        raise ConfigError(
+            f"{name}={path}: not an .npz file of numbers and texts ({error})"
+        ) from None
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, which is read again only when its time or size changes.
+
+    The array of an `.npy` file has the name `features`.
+    """
     return _load(*file_state(Path(path)))
 
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, *_: int) -> dict[str, np.ndarray]:
-    with np.load(path) as file:  # no pickles
+    file = np.load(path)  # no pickles
+    if isinstance(file, np.ndarray):
+        return {"features": file}
+    with file:
         arrays = dict(file)
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise ValueError("a member is not an array")

@@ -6,7 +6,7 @@ import numpy as np
 
 from journey.data.images import train_images
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.interfaces import Measure, RandomSubset, Sample
+from journey.pipeline.interfaces import ListedSubset, Measure, RandomSubset, Sample
 from journey.pipeline.subsets import subset_mask
 
 STEP, TRAJECTORY, FINAL_SAMPLE = "step", "trajectory", "final_sample"
@@ -19,7 +19,7 @@ def subset_masks(outputs: Sequence[Measure], workspace: Workspace) -> np.ndarray
     masks = []
     for measure in outputs:
         subset = measure.checkpoint.subset
-        assert isinstance(subset, RandomSubset)
+        assert isinstance(subset, RandomSubset | ListedSubset)
         masks.append(subset_mask(labels, subset))
     return np.stack(masks)
 

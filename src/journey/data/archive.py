@@ -1,5 +1,11 @@
-"""CIFAR-10 (python batches), MNIST and Fashion-MNIST (IDX files), read by torchvision."""
+"""CIFAR-10 (python batches), MNIST and Fashion-MNIST (IDX files), read by torchvision.
 
+They are also read as Parquet files of the hub. These have the images in another order, so that ids
+are others.
+"""
+
+import functools
+import itertools
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -7,6 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from journey.data import parquet
+from journey.data.images import decode_image
 from journey.engine.checks import MOST, ConfigError, require, require_count, require_seed
 from journey.pipeline.images import ImageSet, resize
 from journey.pipeline.interfaces import Dataset
@@ -24,6 +32,7 @@ class Archive(Enum):
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 IDX_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 IDX = (*IDX_TRAIN, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SIZES = {Archive.cifar10: (3, 32), Archive.mnist: (1, 28), Archive.fashion_mnist: (1, 28)}
 LAYOUTS = {  # class of torchvision, folder, files
     Archive.cifar10: ("CIFAR10", "cifar-10-batches-py", BATCHES),
     Archive.mnist: ("MNIST", "MNIST/raw", IDX),
@@ -38,7 +47,7 @@ class TorchvisionArchive(Dataset):
     name: ClassVar[str] = "archive"
     licence: ClassVar[str] = "as the archive's authors say"
     archive: Archive = Archive.cifar10
-    # The directory that contains the archive's folder.
+    # The directory that contains the archive's folder, or Parquet files of the hub.
     root: str = field(default="data", metadata={"path": True})
     download: bool = False  # download the archive if it is not there
     classes: list[str] = field(default_factory=list)  # names of the classes to use; none: all
@@ -61,7 +70,10 @@ class TorchvisionArchive(Dataset):
 
     def sources(self) -> list[Path]:
         _, folder, files = LAYOUTS[self.archive]
-        return [Path(self.root, folder, name) for name in files]
+        paths = [Path(self.root, folder, name) for name in files]
+        if not any(map(Path.is_file, paths)) and (splits := parquet.split_files(Path(self.root))):
+            return list(itertools.chain.from_iterable(splits.values()))
+        return paths
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Return training images from the archive's training part, and its test part.
@@ -69,10 +81,14 @@ class TorchvisionArchive(Dataset):
         Raises:
             ConfigError: A file is missing or damaged, or a setting does not fit the archive.
         """
-        missing = [str(path) for path in self.sources() if not path.is_file()]
+        sources = self.sources()
+        missing = [str(path) for path in sources if not path.is_file()]
         if missing and not self.download:
             raise self._error(f"{missing[0]} is missing")
-        train, test = self._read(train=True), self._read(train=False)
+        if sources[0].suffix == ".parquet":
+            train, test = self._read_parquet()
+        else:
+            train, test = self._read(train=True), self._read(train=False)
         if not self.num_train:
             return train, test
         allowed = f"0 (all) or at most the {len(train)} there are"
@@ -80,7 +96,7 @@ class TorchvisionArchive(Dataset):
         return train.take(np.sort(balanced_order(train.labels, self.seed)[: self.num_train])), test
 
     def _read(self, train: bool) -> ImageSet:
-        """Return one part of the archive: the images of `classes`, labelled in their order."""
+        """Return one part of the archive: its images of `classes`."""
         from torchvision import datasets
 
         reader = getattr(datasets, LAYOUTS[self.archive][0])
@@ -96,17 +112,34 @@ class TorchvisionArchive(Dataset):
             sizes += f"{labels.max(initial=0)} of shape {labels.shape}"
             raise self._error(f"{self.archive.value} is damaged ({sizes})")
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # NCHW
-
-        names = self.classes or list(part.classes)
-        unknown = [name for name in names if name not in part.classes]
-        require(not unknown, "dataset.classes", unknown, f"among {', '.join(part.classes)}")
-        new_label = np.full(len(part.classes), -1)
-        new_label[[part.classes.index(name) for name in names]] = np.arange(len(names))
-        rows = np.flatnonzero(new_label[labels] >= 0)
         folder = "train" if train else "test"
-        ids = tuple(f"{self.archive.value}/{folder}/{row:05d}" for row in rows)
-        images = resize(pixels[rows], self.size)
-        return ImageSet(images, new_label[labels[rows]], None, ids, tuple(names))
+        ids = tuple(f"{self.archive.value}/{folder}/{row:05d}" for row in range(len(pixels)))
+        return self._chosen(ImageSet(pixels, labels, None, ids, tuple(part.classes)))
+
+    def _read_parquet(self) -> tuple[ImageSet, ImageSet]:
+        """Return both parts from the Parquet files of the hub."""
+        splits = parquet.split_files(Path(self.root))
+        lacking = [split for split in ("train", "test") if split not in splits]
+        if lacking:
+            raise ConfigError(f"dataset.root={self.root}: has no Parquet files of {lacking[0]}")
+        parts = {split: splits[split] for split in ("train", "test")}
+        channels, side = SIZES[self.archive]
+        decode = functools.partial(decode_image, size=side, channels=channels, exact=True)
+        sets = parquet.read_splits(parts, decode, f"{self.archive.value}/hub-")
+        return self._chosen(sets["train"]), self._chosen(sets["test"])
+
+    def _chosen(self, part: ImageSet) -> ImageSet:
+        """Return the images of `classes`, labelled in their order, at the size of the setting."""
+        there = list(part.class_names)
+        names = self.classes or there
+        unknown = [name for name in names if name not in there]
+        require(not unknown, "dataset.classes", unknown, f"among {', '.join(there)}")
+        new_label = np.full(len(there), -1)
+        new_label[[there.index(name) for name in names]] = np.arange(len(names))
+        rows = np.flatnonzero(new_label[part.labels] >= 0)
+        images = resize(part.images[rows], self.size)
+        ids = tuple(part.ids[row] for row in rows)
+        return ImageSet(images, new_label[part.labels[rows]], None, ids, tuple(names))
 
     def _error(self, problem: str) -> ConfigError:
         """Return an error that names a problem and both ways to solve it."""

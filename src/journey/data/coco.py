@@ -33,7 +33,7 @@ class COCO(Dataset):
 
     name: ClassVar[str] = "coco"
     licence: ClassVar[str] = "CC BY 4.0 (captions) and Flickr's terms of use (images)"
-    # The directory with train2017/, val2017/ and annotations/.
+    # The directory with train2017/ and val2017/, there or in images/, and annotations/.
     root: str = field(default="coco", metadata={"path": True})
     size: int = 128  # height and width of the images: central squares, resized
     year: int = omitted_default(2017)  # of the split: 2017, or 2014
@@ -54,7 +54,7 @@ class COCO(Dataset):
     def sources(self) -> list[Path]:
         paths = []
         for part in self._parts:  # a directory's time changes when a file is added or removed
-            paths += [self._captions_path(part), Path(self.root, part)]
+            paths += [self._captions_path(part), self._folder(part)]
         return paths
 
     def load(self) -> tuple[ImageSet, ImageSet]:
@@ -64,13 +64,22 @@ class COCO(Dataset):
         layout = f"{train}/, {val}/ and annotations/captions_{{train,val}}{self.year}.json"
         allowed = f"a directory with {layout}; {missing} is missing"
         require(missing is None, "dataset.root", self.root, allowed)
+        for part in self._parts:
+            twice = Path(self.root, part).is_dir() and Path(self.root, "images", part).is_dir()
+            allowed = f"a directory with {part}/ or images/{part}/, not both"
+            require(not twice, "dataset.root", self.root, allowed)
         return self._read(train), self._read(val)
+
+    def _folder(self, part: str) -> Path:
+        """Return the folder of a part: in the root, as COCO's archives have it, or in images/."""
+        inner = Path(self.root, "images", part)
+        return inner if inner.is_dir() else Path(self.root, part)
 
     def _captions_path(self, part: str) -> Path:
         return Path(self.root, "annotations", f"captions_{part}.json")
 
     def _read(self, part: str) -> ImageSet:
-        folder, path = Path(self.root, part), self._captions_path(part)
+        folder, path = self._folder(part), self._captions_path(part)
         captions = _read_captions(path)
         lengths = _file_lengths(folder, captions, path)
         files = ImageFiles(

@@ -4,19 +4,22 @@ Classes are subfolders, or labels in a metadata file; captions are in a metadata
 file beside each image. Folders named after a split, such as `train/` and `test/`, are splits.
 """
 
+import functools
+import itertools
 import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from journey.data import metadata
-from journey.data.images import read_image, split_images
+from journey.data import metadata, parquet
+from journey.data.images import decode_image, read_image, split_images
 from journey.engine.checks import ConfigError, require, require_count, require_seed
 from journey.engine.spec import omitted_default
 from journey.pipeline.images import ImageSet
@@ -43,6 +46,9 @@ SPLITS = {  # the words that name a split, as in imagefolder
     "test": ("testing", "test", "evaluation", "eval"),
 }
 DELIMITER = r"[-._ 0-9]"  # between such a word and the rest of a name
+
+
+T = TypeVar("T")
 
 
 class HeldOut(Enum):
@@ -119,6 +125,8 @@ class Folder(Dataset):
         require_seed(f"{where}.seed", self.seed)
 
     def sources(self) -> list[Path]:
+        if splits := parquet.split_files(Path(self.root)):
+            return list(itertools.chain.from_iterable(splits.values()))
         listing = _list_files(Path(self.root))
         names = [*listing.images, *listing.metadata, *listing.texts.values()]
         return [Path(self.root, name) for name in names]
@@ -126,6 +134,9 @@ class Folder(Dataset):
     def notes(self) -> list[str]:
         if not Path(self.root).is_dir():
             return []
+        if splits := self._parquet_splits():
+            counts = [f"{len(files)} files of {split}" for split, files in splits.items()]
+            return [f"{self.root}: Parquet, {', '.join(counts)}"]
         contents = self._contents()
         parts = ""
         if contents.held_out:
@@ -143,6 +154,8 @@ class Folder(Dataset):
         Raises:
             ConfigError: Something in the directory is not understood.
         """
+        if splits := self._parquet_splits():
+            return self._split(*self._read_parquet(splits))
         contents = self._contents()
         names = [*contents.train, *contents.held_out]
         class_names = sorted(set(contents.classes.values()))
@@ -159,13 +172,61 @@ class Folder(Dataset):
             ids=tuple(names),
             class_names=tuple(class_names),
         )
-        num_images = len(contents.train)
-        if not contents.held_out:
+        return self._split(everything, len(contents.train))
+
+    def _parquet_splits(self) -> dict[str, list[Path]]:
+        """Return the Parquet files of train and of the held-out split; {} if there are none.
+
+        Raises:
+            ConfigError: There are pictures, too, or no split of that name.
+        """
+        root, files = Path(self.root), parquet.split_files(Path(self.root))
+        if not files:
+            return {}
+        if pictures := _list_files(root).images:
+            raise ConfigError(f"{root}: has Parquet files and {pictures[0]}; move one of them away")
+        splits: dict[str, list[Path]] = {}
+        for name, paths in files.items():
+            named = [split for split, keywords in SPLITS.items() if name in keywords]
+            if named:
+                splits[named[0]] = paths
+            else:
+                problem = f"the split {name} of {paths[0].name} is not train, validation or test"
+                raise ConfigError(f"{root}: {problem}; move it away")
+        if self.held_out is HeldOut.random:
+            return splits
+        used = ("train", self._held_out_split(set(splits)))
+        return {name: splits[name] for name in used if name in splits}
+
+    def _read_parquet(self, splits: dict[str, list[Path]]) -> tuple[ImageSet, int]:
+        """Return all images, those for training first, and how many these are."""
+        decode = functools.partial(decode_image, size=self.size, channels=self.channels)
+        columns = {"caption_column": self.caption_column, "label_column": self.label_column}
+        parts = parquet.read_splits(splits, decode, **columns)
+        sets = list(parts.values())
+        everything = ImageSet(
+            images=np.concatenate([part.images[:] for part in sets]),
+            labels=np.concatenate([part.labels for part in sets]),
+            captions=None if sets[0].captions is None else _joined(p.captions or () for p in sets),
+            ids=_joined(part.ids for part in sets),
+            class_names=sets[0].class_names,
+        )
+        if self.held_out is HeldOut.random:
+            return everything, len(everything)
+        untrained = sorted(set(everything.labels.tolist()) - set(sets[0].labels.tolist()))
+        if untrained:
+            name = everything.class_names[untrained[0]]
+            raise ConfigError(f"{self.root}: no training image has the held-out class {name}")
+        return everything, len(sets[0])
+
+    def _split(self, everything: ImageSet, num_images: int) -> tuple[ImageSet, ImageSet]:
+        """Return training and held-out images, given how many of the first are for training."""
+        if num_images == len(everything):
             count = self.num_train or num_images - max(1, num_images // 10)
             allowed = f"fewer than the {num_images} images there are"
             require(count < num_images, "dataset.num_train", count, allowed)
             return split_images(everything, count, balanced_order(everything.labels, self.seed))
-        train, held_out = split_images(everything, num_images, np.arange(len(names)))
+        train, held_out = split_images(everything, num_images, np.arange(len(everything)))
         allowed = f"0 (all) or at most the {num_images} images for training"
         require(self.num_train <= num_images, "dataset.num_train", self.num_train, allowed)
         if self.num_train:
@@ -239,6 +300,10 @@ class Folder(Dataset):
             raise ConfigError(f"{problem}: set {name}={random}, or set dataset.root to that folder")
         require(len(others) < 2, name, value, f"{' or '.join(others)}, or {random}")
         return others[0] if others else ""
+
+
+def _joined(parts: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 def _path_parts(name: str) -> list[str]:

@@ -5,6 +5,7 @@ contains images.npy, labels.npy and texts.json; metrics.jsonl.
 """
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,15 +87,32 @@ def read_image(path: Path | str, size: int, channels: int = 3) -> np.ndarray:
     Raises:
         ConfigError: The file cannot be decoded to its end, or does not determine what is shown.
     """
+    return decode_image(path, str(path), size, channels)
+
+
+def decode_image(
+    file: "Path | str | io.BytesIO", name: str, size: int, channels: int, exact: bool = False
+) -> np.ndarray:
+    """Return the same of a file, or of the content of one; `name` is that in messages.
+
+    With `exact`, an image of another size is refused.
+
+    Raises:
+        ConfigError: As for `read_image`.
+    """
     from PIL import Image, ImageOps
 
     # PIL refuses very large images; its warning of large ones would be printed for each.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
+            width, height = image.size
             rgb = _turn(image, _displayed_colours(image))
     except Exception as error:  # a damaged image raises many types of errors
-        raise ConfigError(f"{path}: not a readable image ({error})") from None
+        reason = re.sub(r" <_io\..*>", "", str(error))  # the name of bytes in memory
+        raise ConfigError(f"{name}: not a readable image ({reason})") from None
+    if exact and (width, height) != (size, size):
+        raise ConfigError(f"{name}: has {width}×{height} pixels, not {size}×{size}")
     square = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(square if channels == 3 else square.convert("L"))
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)

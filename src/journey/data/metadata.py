@@ -81,7 +81,7 @@ def read_metadata(
     # 1. Read all rows, and choose the columns.
     rows = _read_rows(root, files)
     columns = list(dict.fromkeys(column for _, row in rows for column in row.values))
-    captioning, labelling = _choose_columns(root / files[0], columns, caption_column, label_column)
+    captioning, labelling = choose_columns(root / files[0], columns, caption_column, label_column)
 
     # 2. Collect captions and labels by image.
     names, missing = set(images), []
@@ -102,7 +102,7 @@ def read_metadata(
                 )
         again = name in described
         if captioning:
-            texts = captions.get(name, ()) + _captions(row, captioning)
+            texts = captions.get(name, ()) + row_captions(row, captioning)
             captions[name], again = texts, len(set(texts)) < len(texts)
         if again:
             raise ConfigError(f"{row.where}: repeats {described.get(name, row).where} ({name})")
@@ -272,10 +272,20 @@ def _parquet_rows(path: Path) -> list[Row]:
     return [Row(f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _choose_columns(
+def choose_columns(
     path: Path, columns: list[str], caption_column: str, label_column: str
 ) -> tuple[str, str]:
-    """Return the columns with captions and with labels; "" where there is none."""
+    """Return the columns with captions and with labels; "" where there is none.
+
+    Args:
+        path: The file, for messages.
+        columns: Its columns.
+        caption_column: The column with captions; "": the one of `CAPTION_COLUMNS` that exists.
+        label_column: The column with labels; "": `label`, if it exists.
+
+    Raises:
+        ConfigError: There is no such column, or several have captions.
+    """
     present = [column for column in CAPTION_COLUMNS if column in columns]
     if len(present) > 1 and not caption_column:
         problem = f"has captions in several columns ({', '.join(present)})"
@@ -299,8 +309,12 @@ def _file_name(row: Row) -> str:
     return path
 
 
-def _captions(row: Row, column: str) -> tuple[str, ...]:
-    """Return the captions of a row, which must be texts."""
+def row_captions(row: Row, column: str) -> tuple[str, ...]:
+    """Return the captions of a row.
+
+    Raises:
+        ConfigError: They are not texts.
+    """
     value = row.values.get(column)
     texts = tuple(value) if isinstance(value, list) else (value,)
     if not texts or not all(isinstance(text, str) for text in texts):

@@ -6,10 +6,11 @@ N  training images;  L  tokens of a caption;  E  width of a token's state
 `make_autoencoder` trains one on the training images. Payload: the network as diffusers saves it,
 with the scale of its latents; metrics.jsonl.
 
-`make_latents` encodes the training images and their captions once. Payload: mean.npy and
-deviation.npy, float32 [N, c, h, w]; the autoencoder in vae/; metrics.jsonl; condition.npy, the
-states of all captions, float32 [N, captions, L, E], or, where they need more than
-`MAX_CONDITION_BYTES`, tokens.npy, int64 [2: ids and mask, N, captions, L].
+`make_latents` encodes the training images and their captions once, or takes arrays that were
+computed elsewhere (`encoded.py`). Payload: mean.npy and deviation.npy, float32 [N, c, h, w]; the
+autoencoder in vae/; metrics.jsonl; condition.npy, the states of all captions, float32
+[N, captions, L, E], or, where they need more than `MAX_CONDITION_BYTES`, tokens.npy, int64
+[2: ids and mask, N, captions, L].
 """
 
 import math
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from journey.data.images import train_images
 from journey.diffusion import training
+from journey.diffusion.encoded import encoded_hash, read_encoded
 from journey.diffusion.network import get_device, send
 from journey.diffusion.text import TextEncoder
 from journey.engine.files import new_array
@@ -193,8 +195,53 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
         vae_path = get(spec.autoencoder, workspace).path
         text = TextEncoder.minilm(spec.text_length)
     vae = load(vae_path, device)
+    given = _copy_encoded(spec, images, partial, workspace) if spec.encoded else set()
+    if not given:
+        _encode_images(spec, images, vae, partial, workspace)
+    vae.register_to_config(_name_or_path="")  # a path of this machine
+    vae.save_pretrained(partial / "vae")
 
+    # Encode the captions, or store their tokens.
+    if "condition" in given:
+        return
+    captions = [caption for captions in images.captions or () for caption in captions]
+    if 4 * len(captions) * text.length * text.width <= MAX_CONDITION_BYTES:
+        states = text.states(captions, device)
+        np.save(partial / "condition.npy", states.unflatten(0, (len(images), -1)).numpy())
+    else:
+        tokens = torch.stack(text.tokens(captions))  # [2, N × K, L]
+        np.save(partial / "tokens.npy", tokens.unflatten(1, (len(images), -1)).numpy())
+
+
+def _copy_encoded(spec: Latents, images: ImageSet, partial: Path, workspace: Workspace) -> set[str]:
+    """Copy arrays that were computed elsewhere, in the order of the images.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ValueError: They no longer have the content that the cache key names.
+    """
+    folder = Path(spec.source)
+    if encoded_hash(folder) != spec.encoded:
+        raise ValueError(f"the files of model.encoded={folder} have changed")
+    encoded = read_encoded("model.encoded", folder, images.ids)
+    with track(spec, partial, workspace) as log:
+        for name, values in encoded.arrays.items():
+            array = new_array(partial / f"{name}.npy", (len(images), *values.shape[1:]))
+            for first, block in encoded.blocks(name):
+                array[first : first + len(block)] = block
+            array.flush()
+        log(len(images))
+    return set(encoded.arrays)
+
+
+def _encode_images(
+    spec: Latents, images: ImageSet, vae: AutoencoderKL, partial: Path, workspace: Workspace
+) -> None:
+    """Write the latents of images. Raises FloatingPointError if one is not finite."""
     # Begin, or continue from the rows that an interrupted run wrote.
+    device = vae.device
     saved = load_state(partial)
     num_rows = 0 if saved is None else saved["rows"]
     paths = [partial / "mean.npy", partial / "deviation.npy"]
@@ -222,14 +269,3 @@ def make_latents(spec: Latents, partial: Path, workspace: Workspace) -> None:
                 clock.save({"rows": rows}, filled={path.name: rows for path in paths})
     for array in arrays:
         array.flush()
-    vae.register_to_config(_name_or_path="")  # a path of this machine
-    vae.save_pretrained(partial / "vae")
-
-    # Encode the captions, or store their tokens.
-    captions = [caption for captions in images.captions or () for caption in captions]
-    if 4 * len(captions) * text.length * text.width <= MAX_CONDITION_BYTES:
-        states = text.states(captions, device)
-        np.save(partial / "condition.npy", states.unflatten(0, (len(images), -1)).numpy())
-    else:
-        tokens = torch.stack(text.tokens(captions))  # [2, N × K, L]
-        np.save(partial / "tokens.npy", tokens.unflatten(1, (len(images), -1)).numpy())

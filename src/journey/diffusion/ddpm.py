@@ -1,5 +1,6 @@
 """Pixel-space DDPMs (Ho et al. 2020): diffusers' `UNet2DModel` predicts the noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +10,7 @@ from journey.engine.checks import require, require_count, require_within
 from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Model
 from journey.pipeline.schedule import NoiseSchedule
-from journey.pipeline.settings import Prediction, Training
+from journey.pipeline.settings import LoRA, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +60,8 @@ class DDPM(Model):
         require_within(f"{where}.norm_eps", self.norm_eps, 1e-12, 1)
         self.noise_schedule.check(f"{where}.noise_schedule", NoiseSchedule(), self.prediction)
 
-    def ready(self, training: Training | None = None) -> None:
-        weights.check_files(self, training or Training())
+    def check_released(self, setting: str, names: Sequence[str], lora: LoRA | None = None) -> None:
+        weights.check_files(setting, self, names, lora)
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         unet.check_sides(self, "images", shape[1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from journey.diffusion import unet, weights
+from journey.diffusion.encoded import encoded_hash, read_encoded
 from journey.diffusion.released import check_encoders, check_encoders_of_network
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import require, require_count
@@ -15,7 +16,7 @@ from journey.engine.spec import omitted_default
 from journey.pipeline.interfaces import Autoencoder, Images, Latents, Model
 from journey.pipeline.pretrained import files_hash, locate_checkpoint, locate_pipeline
 from journey.pipeline.schedule import BetaSchedule, NoiseSchedule
-from journey.pipeline.settings import Autoencoding, Prediction, Training
+from journey.pipeline.settings import Autoencoding, LoRA, Prediction, Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,8 @@ class LatentDiffusion(Model):
     autoencoder: Autoencoding = field(
         default_factory=Autoencoding, metadata={"used_if": {"pretrained": ("",)}}
     )
+    # A folder of latents and text states to use in place of those that would be computed here.
+    encoded: str = field(default="", metadata={"path": True, "not_in_key": True})
     samples_latents: bool = True  # every training step sees a fresh sample of latents, or the mean
     text_length: int = 12  # L, tokens
     context_width: int = 384  # E, of a token's state
@@ -75,22 +78,28 @@ class LatentDiffusion(Model):
         require(divisible, f"{where}.block_out_channels", channels, allowed)
         require_count(f"{where}.text_length", self.text_length, least=3, most=512)
         self.noise_schedule.check(f"{where}.noise_schedule", SCALED_LINEAR, self.prediction)
+        allowed = "left out without model.pretrained, whose encoders gave it"
+        usable = self.pretrained != "" or not self.encoded
+        require(usable, f"{where}.encoded", self.encoded, allowed)
+        there, allowed = not self.encoded or Path(self.encoded).is_dir(), "a folder"
+        require(there, f"{where}.encoded", self.encoded, allowed)
 
     def ready(self, training: Training | None = None) -> None:
         if self.pretrained:
             check_encoders(self.pretrained, self._pipeline())
-        weights.check_files(self, training or Training())
-        named = [("model.checkpoints", name) for name in self.checkpoints]
-        if start := training.start if training else "":
-            named.append(("training.start", start))
+        if training is not None and training.start:
             allowed = (
                 "the pipeline with the encoders of training.start, which begins in its latents"
             )
             require(bool(self.pretrained), "model.pretrained", repr(self.pretrained), allowed)
+        super().ready(training)
+
+    def check_released(self, setting: str, names: Sequence[str], lora: LoRA | None = None) -> None:
+        weights.check_files(setting, self, names, lora)
         pretrained = self._pipeline() if self.pretrained else None
-        for setting, name in named:
+        for name in names:
             folder = weights.pipeline_of(locate_checkpoint(name, setting))
-            check_encoders_of_network(setting, name, folder, pretrained)
+            check_encoders_of_network(f"{setting}={name}", folder, pretrained)
 
     def _pipeline(self) -> Path:
         return locate_pipeline(self.pretrained)
@@ -124,6 +133,23 @@ class LatentDiffusion(Model):
         require(divisible, "model", self.label, allowed)
         unet.check_sides(self, "latents", (shape[1] // side, shape[2] // side))
 
+    def check_data(self, where: str, images: "ImageSet") -> None:
+        if not self.encoded:
+            return
+        name = f"{where}.encoded"
+        arrays = read_encoded(name, Path(self.encoded), images.ids).arrays
+        shapes: dict[str, tuple[int, ...]] = {"mean": self.example_shape(images.images.shape[1:])}
+        num_captions = len(images.captions[0]) if images.captions else 0
+        shapes["condition"] = (num_captions, *self.condition_shape)
+        for key, shape in shapes.items():
+            if key in arrays:
+                value = f"{self.encoded} with {key}.npy of shape {arrays[key].shape}"
+                described = ", ".join(map(str, shape))
+                require(arrays[key].shape[1:] == shape, name, value, f"of shape [n, {described}]")
+        allowed = "false without deviation.npy in model.encoded"
+        usable = "deviation" in arrays or not self.samples_latents
+        require(usable, f"{where}.samples_latents", "true", allowed)
+
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the shape of the latents of an image of shape [C, H, W]."""
         channels, side = self._latent_geometry()
@@ -146,7 +172,16 @@ class LatentDiffusion(Model):
             autoencoder = Autoencoder(images, self.autoencoder, seed)
             files = {text.path, text.tokenizer_path}
         encoders = files_hash(*sorted(files))
-        return Latents(images, encoders, self.text_length, autoencoder, self.pretrained)
+        encoded = encoded_hash(Path(self.encoded)) if self.encoded else ""
+        return Latents(
+            images,
+            encoders,
+            self.text_length,
+            autoencoder,
+            self.pretrained,
+            encoded=encoded,
+            source=self.encoded,
+        )
 
     def encode(self, images: "ImageSet", latents: "Artifact | None" = None) -> "Examples":
         """Return the images as latents, with their captions as conditions."""

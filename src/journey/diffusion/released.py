@@ -321,14 +321,11 @@ def check_encoders(name: str, pipeline: Path) -> None:
         raise ConfigError(f"model.pretrained={name}: {error}") from None
 
 
-def check_encoders_of_network(
-    setting: str, name: str, folder: Path, pretrained: Path | None
-) -> None:
+def check_encoders_of_network(network: str, folder: Path, pretrained: Path | None) -> None:
     """Check that the encoders beside a network are those that a model is given.
 
     Args:
-        setting: The setting that names the network.
-        name: Its value.
+        network: The network's setting and value, such as `model.checkpoints=path`.
         folder: Its folder, or that of its pipeline. Without encoders, there is nothing to check.
         pretrained: The pipeline with the encoders of the model, or None: they are trained here.
 
@@ -341,14 +338,14 @@ def check_encoders_of_network(
             continue
         advice = f"add model.pretrained={folder}"
         if pretrained is None:
-            raise ConfigError(f"{setting}={name}: it works with its own {part}; {advice}")
+            raise ConfigError(f"{network}: it works with its own {part}; {advice}")
         try:
             hashes = [files_hash(*weight_files(f, stem)) for f in (theirs, pretrained / part)]
         except UnreadableError as error:
-            raise ConfigError(f"{setting}={name}: {error}") from None
+            raise ConfigError(f"{network}: {error}") from None
         if hashes[0] != hashes[1]:
             message = f"its {part} is not that of model.pretrained={pretrained}; {advice}"
-            raise ConfigError(f"{setting}={name}: {message}")
+            raise ConfigError(f"{network}: {message}")
 
 
 def compare_manifest(model: "Model", path: Path) -> list[tuple[str, str]]:

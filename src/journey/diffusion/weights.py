@@ -37,7 +37,7 @@ from journey.diffusion.released import compare_manifest, compare_network, compar
 from journey.engine.checks import ConfigError
 from journey.engine.store import MANIFEST
 from journey.pipeline.pretrained import locate_checkpoint
-from journey.pipeline.settings import LoRA, Training
+from journey.pipeline.settings import LoRA
 
 if TYPE_CHECKING:
     import torch
@@ -145,24 +145,26 @@ def _weights(folder: Path) -> tuple[list[Path], str]:
     raise UnreadableError(f"{folder.name} is a folder without weights: {listed}")
 
 
-def check_files(model: "Model", training: Training) -> None:
-    """Check the files of `model.checkpoints` and `training.start`, and compare their configs.
+def check_files(
+    setting: str, model: "Model", names: Iterable[str], lora: LoRA | None = None
+) -> None:
+    """Check files of weights, and compare their configs with the settings.
 
     Args:
+        setting: The setting that names them.
         model: The model.
-        training: How it is trained. With LoRA, checkpoints are adapters.
+        names: Paths, or names in the hub's cache.
+        lora: Settings of LoRA, where the files may be adapters.
 
     Raises:
         ConfigError: A file cannot be read, or a config differs. The message names all differences,
             and the settings that remove them.
     """
-    named = [("model.checkpoints", name) for name in model.checkpoints]
-    named += [("training.start", training.start)] * bool(training.start)
-    for setting, name in named:
+    for name in names:
         path, differences = locate_checkpoint(name, setting), []
         try:
-            if setting == "model.checkpoints" and _is_adapter(path, training.lora):
-                differences += compare_adapter(training.lora, read_adapter(path))
+            if lora is not None and _is_adapter(path, lora):
+                differences += compare_adapter(lora, read_adapter(path))
             else:
                 differences += _compare(model, find_files(path))
         except UnreadableError as error:

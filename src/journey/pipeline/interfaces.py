@@ -38,6 +38,7 @@ from journey.pipeline.pretrained import files_hash, locate_checkpoint
 from journey.pipeline.settings import (
     Autoencoding,
     Batching,
+    LoRA,
     Retraining,
     Sampler,
     Sampling,
@@ -127,7 +128,49 @@ class WithoutRandom:
         return f"-without-random{self.count}-{self.index}"
 
 
-Subset = FullData | RandomSubset | WithoutTop | WithoutRandom
+@dataclass(frozen=True)
+class ListedSubset:
+    """The training images of a model that was trained elsewhere.
+
+    Attributes:
+        content: A hash of the mask.
+        mask: Whether each image is in the subset, 8 images in a byte.
+    """
+
+    fraction: ClassVar[float] = 1.0
+    content: str
+    mask: bytes = not_in_key()
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        return f"-listed{self.content[:6]}"
+
+
+Subset = FullData | RandomSubset | ListedSubset | WithoutTop | WithoutRandom
+
+
+@dataclass(frozen=True)
+class BankModel:
+    """A retrained model that was trained elsewhere.
+
+    Attributes:
+        path: Its weights: a file, or a folder.
+        key: The state dict that is taken where several in a file fit.
+        subset: The images that it was trained on.
+        seed: Its training seed.
+        where: Its place in the list of the bank, for messages.
+    """
+
+    path: Path
+    key: str
+    subset: ListedSubset
+    seed: int
+    where: str
+
+
+Bank = tuple[tuple[BankModel, ...], ...]
+"""The models of a bank, [subset][seed]."""
 
 
 @dataclass
@@ -212,6 +255,22 @@ class Model(Component):
         Raises:
             ConfigError: They cannot be used. The message names the setting and the file.
         """
+        training = training or Training()
+        self.check_released("model.checkpoints", self.checkpoints, training.lora)
+        if training.start:
+            self.check_released("training.start", [training.start])
+
+    def check_released(self, setting: str, names: Sequence[str], lora: LoRA | None = None) -> None:
+        """Check the files of weights, `setting`, by their formats and configs.
+
+        Args:
+            setting: The setting that names them.
+            names: Paths, or names in the hub's cache.
+            lora: Settings of LoRA, where the files may be adapters.
+
+        Raises:
+            ConfigError: They cannot be used. The message names the setting and the file.
+        """
 
     def check_sampler(self, where: str, sampler: Sampler) -> None:
         """Check that a sampler is right for the model.
@@ -227,6 +286,13 @@ class Model(Component):
 
         Raises:
             ConfigError: They cannot. The message names the setting.
+        """
+
+    def check_data(self, where: str, images: ImageSet) -> None:
+        """Check settings against the training images.
+
+        Raises:
+            ConfigError: They do not fit. The message names the setting.
         """
 
     def example_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -536,6 +602,8 @@ class Latents(Spec):
     text_length: int  # tokens
     autoencoder: Autoencoder | None  # trained here; None: that of the pretrained pipeline
     pretrained: str = not_in_key()  # the pipeline; "": the autoencoder trained here, and MiniLM
+    encoded: str = omitted_default("")  # a hash of latents that were computed elsewhere
+    source: str = field(default="", compare=False, metadata={"not_in_key": True})  # their folder
 
     @property
     def label(self) -> str:
@@ -548,7 +616,7 @@ class Latents(Spec):
 
 @dataclass(frozen=True)
 class Train(Spec):
-    """One diffusion model: trained here, or elsewhere (`released`), presumably on all images."""
+    """One diffusion model: trained here, or elsewhere (`released`)."""
 
     stage: ClassVar[str] = "train"
     maker: ClassVar[str] = "journey.diffusion.train:make_model"
@@ -833,6 +901,7 @@ class Experiment:
     retraining: Retraining
     precision: Precision
     seed: int
+    bank: Bank = ()  # models that are evaluated with in place of models retrained here
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -860,36 +929,39 @@ class Experiment:
             return self._train(FullData(), index, Batching.independent)
         allowed = f"at least {index + 1} checkpoints, which the methods use"
         require(index < len(released), "model.checkpoints", released, allowed)
-        key = [self.model.checkpoint_key] if self.model.checkpoint_key else []
-        lora = self.training.lora
-        return Train(
-            images=self.images,
-            model=self.model,
-            training=Training(lora=lora),
-            precision=self.precision,
-            seed=self.seed,
-            training_seed=index,
-            latents=self.latents,
-            released=":".join([files_hash(locate_checkpoint(released[index])), *key]),
-            source=released[index],
-            start=self.start if lora.rank else None,
-        )
+        return self._released("model.checkpoints", self.model, released[index], FullData(), index)
+
+    def bank_model(self, entry: BankModel) -> Train:
+        """Return a model of the bank."""
+        model = replace(self.model, checkpoint_key=entry.key)
+        return self._released("retraining.bank", model, str(entry.path), entry.subset, entry.seed)
 
     @cached_property
     def start(self) -> Train | None:
         """Return the model of `training.start`, or None: training begins with random weights."""
         if not (name := self.training.start):
             return None
+        return self._released("training.start", self.model, name, FullData(), 0)
+
+    def _released(
+        self, setting: str, model: Model, source: str, subset: Subset, training_seed: int
+    ) -> Train:
+        """Return a model that was trained elsewhere, and that a setting names."""
+        used = model.checkpoint_key and setting != "training.start"
+        key = [model.checkpoint_key] if used else []
+        lora = self.training.lora if setting == "model.checkpoints" else LoRA()
         return Train(
             images=self.images,
-            model=self.model,
-            training=Training(),
+            model=model,
+            training=Training(lora=lora),
             precision=self.precision,
             seed=self.seed,
-            training_seed=0,
+            training_seed=training_seed,
+            subset=subset,
             latents=self.latents,
-            released=files_hash(locate_checkpoint(name, "training.start")),
-            source=name,
+            released=":".join([files_hash(locate_checkpoint(source, setting)), *key]),
+            source=source,
+            start=self.start if lora.rank else None,
         )
 
     def retrained(self, subset: Subset, training_seed: int = 0) -> Train:
@@ -973,7 +1045,9 @@ class Experiment:
     def subset_outputs(self, region: tuple[int, ...] = ()) -> tuple[tuple[Measure, ...], ...]:
         """Return the outputs under models of random subsets. [subset][training seed]"""
         outputs = []
-        for index in range(self.retraining.num_subsets):
+        for entries in self.bank:
+            outputs.append(tuple(self.outputs(self.bank_model(e), region) for e in entries))
+        for index in range(0 if self.bank else self.retraining.num_subsets):
             subset = self.random_subset(index)
             models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
             outputs.append(tuple(self.outputs(model, region) for model in models))

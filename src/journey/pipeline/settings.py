@@ -7,6 +7,7 @@ Range checks, the axes of `vary`, and whether a setting has an effect are derive
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -40,7 +41,7 @@ def setting(
     below: float | None = None,
     omit_default: bool = False,
     varies: bool = True,
-    used_if: Mapping[str, tuple[Enum, ...] | range] | None = None,
+    used_if: Mapping[str, tuple[Enum | str, ...] | range] | None = None,
     path: bool = False,
 ) -> T:
     """Return a dataclass field with its range and its documentation.
@@ -316,9 +317,14 @@ class Retraining:
     """Models retrained on random subsets, and how their outputs are measured."""
 
     num_subsets: int = setting(
-        32, "Retrain on this many random subsets (M); a ceiling needs seven.", least=8
+        32,
+        "Retrain on this many random subsets (M); a ceiling needs seven.",
+        least=8,
+        used_if={"bank": ("",)},
     )
-    num_seeds: int = setting(1, "Train this many models on each subset (R).", least=1)
+    num_seeds: int = setting(
+        1, "Train this many models on each subset (R).", least=1, used_if={"bank": ("",)}
+    )
     fraction: float = setting(0.5, "Keep this fraction of each class.", above=0, below=1)
     batches: Batching = setting(
         Batching.independent, "Form mini-batches alone, or coupled to those of the full data."
@@ -330,6 +336,12 @@ class Retraining:
     trajectory: TrajectoryWeights = setting(
         TrajectoryWeights.relative, "Weight the steps of a trajectory relatively, or equally."
     )
+    bank: str = setting(
+        "", "Evaluate with the models that this CSV or JSON file lists instead.", path=True
+    )
+    bank_numbers: str = setting(
+        "", "Read the numbers of the training images in the files of a bank's subsets.", path=True
+    )
 
     def check(self, where: str) -> None:
         """Raise ConfigError unless all settings are allowed; `where` is their name."""
@@ -340,6 +352,10 @@ class Retraining:
         unit = 4 if self.antithetic else 2  # the noise ceiling compares two halves
         whole = self.num_samples % unit == 0
         require(whole, f"{where}.num_samples", self.num_samples, f"a multiple of {unit}")
+        for name, path in (("bank", self.bank), ("bank_numbers", self.bank_numbers)):
+            require(not path or os.path.isfile(path), f"{where}.{name}", path, "a file")
+        used, allowed = self.bank != "", "left out without retraining.bank"
+        require(used or not self.bank_numbers, f"{where}.bank_numbers", self.bank_numbers, allowed)
 
 
 class Target(Enum):

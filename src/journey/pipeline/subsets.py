@@ -9,6 +9,7 @@ from journey.engine.seeding import entropy, numpy_generator
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     FullData,
+    ListedSubset,
     RandomSubset,
     Score,
     Subset,
@@ -61,7 +62,7 @@ def subset_rows(
     match subset:
         case FullData():
             removed = np.array([], np.int64)
-        case RandomSubset():
+        case RandomSubset() | ListedSubset():
             return np.flatnonzero(subset_mask(images.labels, subset))
         case WithoutTop():
             array, most = scores(subset.score), len(images) - 1
@@ -77,14 +78,17 @@ def subset_rows(
     return np.setdiff1d(np.arange(len(images)), removed)
 
 
-def subset_mask(labels: np.ndarray, subset: RandomSubset) -> np.ndarray:
-    """Return which images are in a random subset, bool [N].
+def subset_mask(labels: np.ndarray, subset: RandomSubset | ListedSubset) -> np.ndarray:
+    """Return which images are in a random or a listed subset, bool [N].
 
-    All subsets have equally many images of a class. A subset does not depend on the others.
+    All random subsets have equally many images of a class. One does not depend on the others.
 
     >>> subset_mask(np.array([0, 0, 0, 0, 1, 1]), RandomSubset(index=0, fraction=0.5, seed=0)).sum()
     np.int64(3)
     """
+    if isinstance(subset, ListedSubset):
+        packed = np.frombuffer(subset.mask, np.uint8)
+        return np.unpackbits(packed, count=len(labels)).astype(bool)
     mask = np.zeros(len(labels), bool)
     random = numpy_generator(subset.seed, "subset", subset.index)
     for label in np.unique(labels):
