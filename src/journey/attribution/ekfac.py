@@ -8,9 +8,9 @@ N(ε_θ, I). Weight and bias of a layer are one matrix [out, in + 1].
     bᵀa is the gradient of one example at one noise sample
     A = E[aᵀa] = Q_A … Q_Aᵀ,  B = E[bᵀb] = Q_B … Q_Bᵀ,  Λ = E[(Q_Bᵀ bᵀa Q_A)²]
 
-Only Linear, Conv2d and Embedding layers count, so those of adaptive normalizations do; the
-parameters of others (normalizations) are held fixed. Of an embedding, the matrix is its weight: a is
-the gradient at the outputs, b the unit vector of the index, and A ⊗ B has the classes' frequencies.
+Only Linear, Conv2d and Embedding layers count, and with them adaptive normalizations; the
+parameters of others (normalizations) are held fixed. The matrix of an embedding is its weight: a is
+the gradient at its outputs, b the unit vector of the index, and B has the frequencies of indices.
 
 The stage `make_ekfac` writes ekfac.safetensors: the bases and the eigenvalues of a checkpoint.
 """

@@ -7,9 +7,9 @@ Weight and bias of a layer are one matrix [out, in + 1], as in `journey.attribut
     G  gradient of the matrix, Σ δ aᵀ over noise samples and positions, which is never formed
     φ  features of the layer, R_out G R_inᵀ = Σ (R_out δ)(R_in a)ᵀ
 
-For a normalization, G [out, 2] holds the gradients of its scale and of its shift; for an embedding,
-G [rows, width] holds those of its rows. An adaptive normalization of diffusers is a linear layer, and
-a normalization without parameters.
+For a normalization, G [out, 2] holds the gradients of its scale and of its shift; for an
+embedding, G [rows, width] those of its rows. An adaptive normalization of diffusers is a linear
+layer, and a normalization without parameters.
 
 R has `rank` orthonormal rows, uniformly distributed, times a number such that E[RᵀR] = I. On
 average, inner products of features are those of gradients, with less variance than independent

@@ -154,9 +154,7 @@ class RunConfig:
         require(injected > 0, "sampling.start", "injected", allowed)
         allowed = f"dataset.num_injected={injected} with sampling.start=injected"
         require(queries == injected, "sampling.num_queries", queries, allowed)
-        allowed = (
-            f"generated with model={model.label}: injected images are pixels without condition"
-        )
+        allowed = f"generated with model={model.label}: injected images have no condition"
         require(model.pixels and not model.is_conditional, "sampling.start", "injected", allowed)
 
     def _check_conditions_and_latents(self) -> None:

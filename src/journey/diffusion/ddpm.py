@@ -45,7 +45,7 @@ class DDPM(Model):
 
     @property
     def label(self) -> str:
-        """Return the label of the U-Net, with `m` for attention in its middle block, and classes."""
+        """Return the label of the U-Net, with `m` for attention in the middle, and classes."""
         classes = f"c{self.num_classes}" if self.num_classes else ""
         return f"ddpm{unet.label(self)}" + "m" * self.mid_block_attention + classes
 

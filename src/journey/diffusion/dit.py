@@ -55,7 +55,7 @@ class DiT(Model):
         heads, dim = self.num_attention_heads, self.attention_head_dim
         require_count(f"{where}.num_attention_heads", heads, most=1024)
         allowed = f"such that num_attention_heads={heads} times it is a multiple of 4 up to {2**14}"
-        valid = 0 < dim and heads * dim <= 2**14 and heads * dim % 4 == 0  # sines of two axes
+        valid = dim > 0 and heads * dim <= 2**14 and heads * dim % 4 == 0  # sines of two axes
         require(valid, f"{where}.attention_head_dim", dim, allowed)
         self.noise_schedule.check(f"{where}.noise_schedule", NoiseSchedule(), self.prediction)
 

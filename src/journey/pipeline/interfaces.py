@@ -250,7 +250,7 @@ class Model(Component):
 
     @property
     def condition_shape(self) -> tuple[int, ...] | None:
-        """Return the shape of a condition: a text's [L, E], a class []; None: not known, or none."""
+        """Return the shape of a condition, a text [L, E] or a class []; None: unknown, or none."""
         return () if self.num_classes else None
 
     @abstractmethod

@@ -156,12 +156,10 @@ class NoiseSchedule:
         check_ranges(self, where)
         if prediction is Prediction.flow:
             for f in fields(self):
-                value, initial = getattr(self, f.name), getattr(default, f.name)
-                shown = [
-                    str(v.value if isinstance(v, Enum) else v).lower() for v in (value, initial)
-                ]
-                allowed = f"left as it is, {shown[1]}, with model.prediction=flow"
-                require(value == initial, f"{where}.{f.name}", shown[0], allowed)
+                value = getattr(self, f.name)
+                shown = value.value if isinstance(value, Enum) else value
+                allowed = "left as it is with model.prediction=flow, which has no such noise"
+                require(value == getattr(default, f.name), f"{where}.{f.name}", shown, allowed)
         for name in ("beta_start", "beta_end", "clip_sample_range"):
             value, initial = getattr(self, name), getattr(default, name)
             cause = f"clip_sample={str(self.clip_sample).lower()}"
