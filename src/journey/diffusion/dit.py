@@ -136,8 +136,7 @@ class DiT(Model):
 def _with_the_only_class(
     network: "torch.nn.Module", inputs: tuple["torch.Tensor", ...]
 ) -> tuple["torch.Tensor", ...]:
-    """Return x_t, t and the class 0 of every example."""
+    """Return x_t, t and, if no classes are given, the class 0 of every example."""
     import torch
 
-    x_t, t = inputs
-    return x_t, t, torch.zeros_like(t)
+    return inputs if len(inputs) > 2 else (*inputs, torch.zeros_like(inputs[1]))

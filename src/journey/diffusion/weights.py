@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from journey.pipeline.interfaces import Model
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+NETWORKS = ("unet", "transformer")  # folders of pipelines
 STEM = "diffusion_pytorch_model"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Files that trainers write beside weights.
@@ -84,8 +85,8 @@ def find_files(path: Path) -> Released:
         return Released([path], None, None)
     folder = path
     if not (path / "config.json").is_file():
-        folders = sorted([*path.glob("unet*"), *path.glob("transformer*")])
-        networks = [p.name for p in folders if p.is_dir()]
+        networks = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
+        networks = [name for name in networks if name.startswith(NETWORKS)]
         if len(networks) > 1:
             raise UnreadableError(f"it has the networks {', '.join(networks)}; name one of them")
         if networks:
@@ -100,13 +101,13 @@ def find_files(path: Path) -> Released:
 def pipeline_of(path: Path) -> Path:
     """Return the folder of the pipeline that a network may be in."""
     folder = path if path.is_dir() else path.parent
-    return folder.parent if folder.name.startswith("unet") else folder
+    return folder.parent if folder.name.startswith(NETWORKS) else folder
 
 
 def _scheduler(folder: Path) -> Path | None:
     """Return the config of a scheduler that is saved beside a network, or None."""
     places = [folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json"]
-    if folder.name.startswith("unet"):
+    if folder.name.startswith(NETWORKS):
         places.append(folder.parent / "scheduler/scheduler_config.json")
     return _first_file(*places)
 
