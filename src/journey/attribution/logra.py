@@ -307,7 +307,8 @@ class Embedding(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         inner = F.linear(delta.float(), ctx.hook.inner.filters)
         a = inner.reshape(ctx.num_examples, -1, inner.shape[-1])  # [B, K × P, rank in]
-        units = F.one_hot(index.reshape(ctx.num_examples, -1), ctx.layer.num_embeddings)
+        rows = torch.arange(ctx.layer.num_embeddings, device=index.device)
+        units = index.reshape(ctx.num_examples, -1, 1) == rows
         return None, ctx.hook.features(units.to(a.dtype).mT @ a), None, None
 
 

@@ -268,8 +268,10 @@ class Model(Component):
         from journey.pipeline.examples import Examples
         from journey.pipeline.images import as_pixels
 
-        labels = torch.from_numpy(images.labels)[:, None] if self.num_classes else None
-        return Examples(as_pixels(images.images[:]), condition=labels)
+        condition = None
+        if self.num_classes:
+            condition = torch.from_numpy(images.labels.astype(np.int64))[:, None]
+        return Examples(as_pixels(images.images[:]), condition=condition)
 
     def decode(self, x0: np.ndarray, latents: Artifact | None = None) -> np.ndarray:
         """Return network inputs [B, …] as pixels in −1…1 [B, C, H, W]."""
@@ -282,8 +284,9 @@ class Model(Component):
             ConfigError: A prompt cannot, or is none.
         """
         if self.num_classes:
+            allowed = f"among {', '.join(class_names[:20])}{', …' * (len(class_names) > 20)}"
             for prompt in prompts:
-                require(prompt in class_names, where, prompt, f"among {', '.join(class_names)}")
+                require(prompt in class_names, where, prompt, allowed)
 
     def read(self, prompts: Sequence[str], class_names: Sequence[str]) -> torch.Tensor:
         """Return the condition of each prompt: of texts [prompts, L, E], of classes [prompts].
