@@ -79,7 +79,7 @@ class Setting:
     device: torch.device
     schedule: Schedule
     examples: Examples  # random, on the device
-    null_condition: Tensor | None  # of no text [L, E]
+    null_condition: Tensor | None  # of no text [L, E], or of no class []
 
     def network(self) -> nn.Module:
         """Return a new network, in training mode."""
@@ -111,6 +111,9 @@ def setting(model: Model, shape: tuple[int, int, int], compute: Compute) -> Sett
         deviation = torch.rand_like(x0) if model.samples_latents else None
         examples = Examples(x0, deviation, condition)
         null_condition = torch.randn(size).to(device)
+    if model.num_classes:
+        labels = torch.randint(model.num_classes, (NUM_IMAGES, 1))
+        examples, null_condition = Examples(x0, condition=labels), model.null_condition().to(device)
     schedule = model.schedule(device)
     return Setting(model, shape, compute, device, schedule, examples.to(device), null_condition)
 
@@ -194,7 +197,9 @@ def sample(spec: Sample, on: Setting) -> Iterator[float]:
     condition = None
     if on.null_condition is not None:
         condition = on.null_condition.expand(size, *on.null_condition.shape)
-    timesteps = visited_timesteps(on.schedule.num_timesteps, spec.num_inference_steps)
+    timesteps = visited_timesteps(
+        on.schedule.num_timesteps, spec.num_inference_steps, on.model.is_flow
+    )
     for _ in itertools.count():
         noise = sampling.trajectory_noise(range(size), on.examples.shape, spec.seed)
         for step in sampling.sample_trajectories(

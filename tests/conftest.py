@@ -57,7 +57,7 @@ SLOW = (
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
-    "test_released", "test_schedulers", "test_pipelines",
+    "test_classes", "test_released", "test_schedulers", "test_pipelines",
     "test_folders", "test_accelerator", "test_words", "test_foreign", "test_damage", "test_texts",
     "test_plan",
 )  # fmt: skip

@@ -144,9 +144,15 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
     allowed = f"one with captions: model={model.name} reads them"
     require(captioned, "dataset", run.dataset.label, allowed)
     model.check_data("model", train)
-    model.check_prompts("sampling.prompts", run.sampling.prompts)
-    for name, captions in zip(train.ids, train.captions, strict=True) if train.captions else ():
-        model.check_prompts(f"caption of {name}", captions)
+    count, classes = len(train.class_names), model.num_classes
+    allowed = f"0, or {count}, the classes of dataset={run.dataset.label}"
+    if count == 1:
+        allowed = f"0: dataset={run.dataset.label} has no classes"
+    require(classes in (0, count) and classes != 1, "model.num_classes", classes, allowed)
+    model.check_prompts("sampling.prompts", run.sampling.prompts, train.class_names)
+    if model.reads_text and train.captions:
+        for name, captions in zip(train.ids, train.captions, strict=True):
+            model.check_prompts(f"caption of {name}", captions, train.class_names)
     for index, checkpoint in enumerate(model.checkpoints):
         path = locate_checkpoint(checkpoint)
         if note := weights.unchecked(model, path):

@@ -73,11 +73,21 @@ def random_gradients(ekfac, num_rows):
     return torch.randn(num_rows, len(ekfac.eigenvalues)) * ekfac.eigenvalues.isfinite()
 
 
-def test_one_linear_layer_is_exact(linear_schedule):
+class Sign(nn.Module):
+    """The index of an example: whether its mean is above 0.2, and 2 if it is above 0.3."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return (mean > 0.2).long() + (mean > 0.3)
+
+
+@pytest.mark.parametrize(
+    "layers", [(nn.Flatten(), nn.Linear(9, 9)), (Sign(), nn.Embedding(3, 9))], ids=str
+)
+def test_one_layer_is_exact(linear_schedule, layers):
     """There, gradients at the outputs do not depend on the inputs, so A ⊗ B is exact."""
-    torch.manual_seed(0)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.Unflatten(1, SHAPE))
-    ours, expected = matrix(estimated(linear, linear_schedule)), dense(linear, linear_schedule)
+    network = nn.Sequential(*layers, nn.Unflatten(1, SHAPE))
+    ours, expected = matrix(estimated(network, linear_schedule)), dense(network, linear_schedule)
     error = (ours - expected).norm() / expected.norm()
     assert error < 0.1, "only the randomness of the pseudo-targets is left"
 
@@ -108,6 +118,24 @@ def test_eigenvalues_are_those_of_the_dense_matrix_and_scores_are_closer_than_wi
         return torch.corrcoef(torch.stack([scores[off_diagonal], exact[off_diagonal]]))[0, 1]
 
     assert agreement(features @ features.T) > 0.75 > agreement(gradients @ gradients.T) + 0.05
+
+
+def test_a_layer_that_is_used_twice_has_the_curvature_of_the_sum(linear_schedule):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(9, 9)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return (self.layer(x) + self.layer(x.flip(1))).unflatten(1, SHAPE)
+
+    torch.manual_seed(0)
+    network = Twice()
+    ekfac, expected = estimated(network, linear_schedule), dense(network, linear_schedule)
+    basis = ekfac.rotate(torch.eye(len(expected)))
+    diagonal = (basis * (expected @ basis)).sum(0)
+    torch.testing.assert_close(diagonal, ekfac.eigenvalues, rtol=0.15, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5])

@@ -18,6 +18,8 @@ from journey.attribution.gradients import (
     windows,
 )
 from journey.attribution.outputs import NoiseSamples, sample_noise, with_augmentations
+from journey.diffusion.ddpm import DDPM
+from journey.diffusion.dit import DiT
 from journey.diffusion.network import Guidance
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import Precision
@@ -76,6 +78,39 @@ def test_text_conditional_latents_are_augmented_for_each_noise_sample(linear_sch
             expected[i] += naive_gradient(net, linear_schedule, x0, single, condition) / 6
     ours = gradients(Objective(net, linear_schedule, Precision.fp32), examples, noise, plan)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def of_classes(name: str) -> nn.Module:
+    """A network of three classes, its weights random: those of a new transformer begin at zero."""
+    torch.manual_seed(0)
+    model = DDPM(block_out_channels=[8, 16], num_classes=3)
+    if name == "transformer":
+        model = DiT(num_layers=2, num_attention_heads=2, attention_head_dim=4, num_classes=3)
+    network = model.build((1, 8, 8)).eval()
+    for p in network.parameters():
+        p.data.add_(torch.randn(p.shape), alpha=0.1)
+    return network
+
+
+def labelled(clean: Examples) -> Examples:
+    """Five examples of classes, one of them of no class."""
+    return replace(clean[:5], condition=torch.tensor([[0], [2], [1], [0], [3]]))
+
+
+@pytest.mark.parametrize("plan", ALL_SAMPLES, ids=str)
+@pytest.mark.parametrize("name", ["U-Net", "transformer"])
+def test_networks_of_classes_have_the_gradients_of_the_naive_loop(
+    linear_schedule, clean, draws, name, plan
+):
+    network, examples = of_classes(name), labelled(clean)
+    expected = torch.stack([
+        naive_gradient(network, linear_schedule, x0, draws, label[0])
+        for x0, label in zip(examples.x0, examples.condition, strict=True)
+    ])  # fmt: skip
+    objective = Objective(network, linear_schedule, Precision.fp32)
+    ours = gradients(objective, examples, draws, plan)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+    assert layers_suffice(objective, examples, draws)
 
 
 def test_a_loop_respects_the_memory_limit(net, linear_schedule, clean, draws):

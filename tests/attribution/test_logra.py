@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_gradients import conditional, text_examples
+from test_gradients import conditional, labelled, of_classes, text_examples
 from torch import nn
 
 from journey.attribution.ekfac import ekfac_batches, estimate_ekfac
@@ -101,13 +101,15 @@ def networks() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("name", ["attention", "everything"])
+@pytest.mark.parametrize("name", ["attention", "everything", "U-Net", "transformer"])
 def test_features_are_projected_gradients(linear_schedule, clean, draws, name, plan):
-    network = networks()[name]
-    projected = project_layers(network, 4, 0, "checkpoint 0")
-    expected = explicit(network, projected, exact(network, linear_schedule, clean[:5], draws))
+    network, examples = networks().get(name), clean[:5]
+    if network is None:
+        network, examples = of_classes(name), labelled(clean)
+    projected = project_layers(network, 3, 0, "checkpoint 0")
+    expected = explicit(network, projected, exact(network, linear_schedule, examples, draws))
     assert expected.shape == (5, feature_dimension(projected))
-    ours = features(projected, linear_schedule, clean[:5], draws, plan)
+    ours = features(projected, linear_schedule, examples, draws, plan)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -134,21 +136,34 @@ def test_text_to_image_with_and_without_guidance_is_supported(linear_schedule, s
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
+def ekfac_of(network, schedule, examples):
+    predict = Objective(network, schedule, Precision.fp32).predict()
+    return estimate_ekfac(network, predict, schedule, lambda: ekfac_batches(examples, 1000, 0, 16))
+
+
 @pytest.fixture(scope="module")
 def estimated(linear_schedule, clean):
     """A network with attention, and its EK-FAC factors."""
     network = networks()["attention"]
-    predict = Objective(network, linear_schedule, Precision.fp32).predict()
-    return network, estimate_ekfac(
-        network, predict, linear_schedule, lambda: ekfac_batches(clean[:64], 1000, 0, 16)
-    )
+    return network, ekfac_of(network, linear_schedule, clean[:64])
 
 
-def test_preconditioned_features_are_projected_gradients(estimated, linear_schedule, clean, draws):
-    network, ekfac = estimated
+@pytest.mark.parametrize("name", ["attention", "U-Net", "transformer"])
+def test_preconditioned_features_are_projected_gradients(
+    estimated, linear_schedule, clean, draws, name
+):
+    (network, ekfac), examples = estimated, clean[:5]
+    if name != "attention":
+        network, examples = of_classes(name), labelled(clean)
+        labels = torch.arange(64)[:, None] % 4
+        train = dataclasses.replace(clean[:64], condition=labels)
+        ekfac = ekfac_of(network, linear_schedule, train)
     projected = project_layers_kfac(network, ekfac, 0.1, 3, 0, "checkpoint 0")
-    assert not any("norm" in name for name in projected_layers(projected)), "they are held fixed"
-    inputs = (linear_schedule, clean[:5], draws)
+    covered = {name for name, _ in projected.named_parameters() if ".layer." in name}
+    others = {name for name, _ in projected.named_parameters()} - covered
+    assert all("norm" in name for name in others), "they are held fixed"
+    assert any("embed" in name for name in covered) or name == "attention"
+    inputs = (linear_schedule, examples, draws)
     expected = explicit(network, projected, exact(network, *inputs))
     ours = features(projected, *inputs, PLANS[1])
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
@@ -250,9 +265,10 @@ def test_bf16_keeps_the_direction(net, linear_schedule, clean, draws):
 
 REFLECTED = nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")
 SAME = nn.Conv2d(1, 1, 3, padding="same")
+PADDED = nn.Embedding(2, 3, padding_idx=0)
 
 
-@pytest.mark.parametrize("layer", [REFLECTED, SAME, nn.PReLU(), nn.Embedding(2, 3)], ids=str)
+@pytest.mark.parametrize("layer", [REFLECTED, SAME, nn.PReLU(), PADDED], ids=str)
 def test_an_unsupported_layer_is_refused_by_name(layer):
     message = r"^projection=kronecker does not support \w+\(.*\) \(0\); use another projection"
     with pytest.raises(ConfigError, match=message):

@@ -218,7 +218,7 @@ REFUSED = {
     "training.clip_norm=0": r"training\.clip_norm=0\.0: must be in 1e-12…1e\+12",
     "training.ema_decay=1": r"training\.ema_decay=1\.0: must be in \[0, 1\)",
     "training.ema_decay=nan": r"training\.ema_decay=nan: must be in \[0, 1\)",
-    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_cifar, ddpm_goog",
+    "model=ddpm_huge": r"model=ddpm_huge: no such option; available: ddpm_cifar, ddpm_clas",
     "model=null": r"model=",
     "dataset=5": r"dataset=5",
     "model.norm_num_groups=0": r"model\.norm_num_groups=0",

@@ -475,7 +475,11 @@ def test_a_config_that_differs_is_refused_with_both_values_and_the_setting(field
     assert f"differs from these settings: {field}=" in message
     assert ", not " in message
     settings = {f.name for f in dataclasses.fields(DDPM)}
-    names = {"add_attention": "mid_block_attention", "down_block_types": "attention_blocks"}
+    names = {
+        "add_attention": "mid_block_attention",
+        "down_block_types": "attention_blocks",
+        "num_class_embeds": "num_classes",
+    }
     if names.get(field, field) in settings:
         assert f"(add model.{names.get(field, field)}=" in message
     else:

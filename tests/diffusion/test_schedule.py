@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import SCALED_LINEAR
@@ -27,10 +27,8 @@ CPU = torch.device("cpu")
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-def flow_schedule(prediction="flow") -> Schedule:
-    """x_t = (1 − s) x_0 + s ε with s = (t + 1) / 1000, which begins at pure noise."""
-    s = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
-    return Schedule((1 - s) ** 2, s**2, CPU, clip=False, prediction=PREDICTIONS[prediction])
+def flow_schedule() -> Schedule:
+    return make_schedule(NoiseSchedule(), 1000, Prediction.flow, CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +136,48 @@ def test_the_ancestral_step_is_the_conditional_of_a_joint_normal(kind):
         eps = torch.randn(6, dtype=torch.float64)
         expected = a[t_next] * x0 + b[t_next] * eps
         torch.testing.assert_close(ddim_step(schedule, x0, eps, t_next), expected)
+
+
+@pytest.mark.parametrize("num_inference_steps", [1000, 50])
+def test_a_flow_is_that_of_diffusers(num_inference_steps):
+    schedule = flow_schedule()
+    timesteps = visited_timesteps(1000, num_inference_steps, from_end=True)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[(t + 1) / 1000 for t in timesteps])  # as its pipelines do
+    assert timesteps[0] == 999, "pure noise"
+    x0, eps = torch.randn(2, 1, 3, 4, 4)
+    for i, (t, t_next) in enumerate(pairwise([*timesteps, CLEAN])):
+        t_batch, sigma = torch.tensor([t]), scheduler.timesteps[i : i + 1]
+        x_t = add_noise(schedule, x0, t_batch, eps)
+        torch.testing.assert_close(x_t, scheduler.scale_noise(x0, sigma, eps))
+        torch.testing.assert_close(regression_target(schedule, x0, t_batch, eps), eps - x0)
+        u = torch.randn_like(x_t)
+        x0_hat, eps_hat = denoise(schedule, x_t, t_batch, u)
+        x_next = ddim_step(schedule, x0_hat, eps_hat, t_next)
+        expected = scheduler.step(u, scheduler.timesteps[i], x_t).prev_sample
+        torch.testing.assert_close(x_next, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_the_exact_flow_of_a_gaussian_has_its_samples(sampler):
+    """Of x_0 ~ N(m, σ²), E[x_0 | x_t] is linear, and Euler's method leads from ε to m + σ ε."""
+    schedule, m, sigma = flow_schedule(), 0.3, 0.5
+
+    def predict(x_t, t, condition):
+        a, b = schedule.signal_and_noise(t, x_t)
+        x0_hat = m + a * sigma**2 / (a**2 * sigma**2 + b**2) * (x_t - a * m)
+        return (x_t - a * x0_hat) / b - x0_hat
+
+    denoiser = Denoiser(torch.nn.Identity(), predict, schedule, None, CPU)
+    timesteps = visited_timesteps(1000, 500, from_end=True)
+    noise = trajectory_noise(range(2), (1, 64, 64), seed=0)
+    steps = list(sample_trajectories(denoiser, sampler, timesteps, noise))
+    if sampler is Sampler.ddim:
+        expected = m + sigma * steps[0].x_t
+        torch.testing.assert_close(steps[-1].x_next, expected, rtol=0, atol=0.01)
+    assert float(steps[-1].x_next.mean()) == pytest.approx(m, abs=0.03)
+    # The ancestral step of a finite size takes x̂0 for x_0, whose variance it lacks.
+    assert float(steps[-1].x_next.std()) == pytest.approx(sigma, abs=0.03)
 
 
 def test_the_deterministic_step_of_a_flow_is_eulers():

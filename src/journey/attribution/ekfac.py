@@ -8,7 +8,9 @@ N(ε_θ, I). Weight and bias of a layer are one matrix [out, in + 1].
     bᵀa is the gradient of one example at one noise sample
     A = E[aᵀa] = Q_A … Q_Aᵀ,  B = E[bᵀb] = Q_B … Q_Bᵀ,  Λ = E[(Q_Bᵀ bᵀa Q_A)²]
 
-Only Linear and Conv2d layers count; the parameters of others (normalizations) are held fixed.
+Only Linear, Conv2d and Embedding layers count, and with them adaptive normalizations; the
+parameters of others (normalizations) are held fixed. The matrix of an embedding is its weight: a is
+the gradient at its outputs, b the unit vector of the index, and B has the frequencies of indices.
 
 The stage `make_ekfac` writes ekfac.safetensors: the bases and the eigenvalues of a checkpoint.
 """
@@ -108,7 +110,7 @@ def estimate_ekfac(
     """
     modules = {}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad:
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) and module.weight.requires_grad:
             modules[name] = module
 
     # 1. Q_A and Q_B, of the layers that are used.
@@ -149,19 +151,30 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
 
 
 def _signals(
-    modules: dict[str, nn.Linear | nn.Conv2d],
+    modules: dict[str, nn.Linear | nn.Conv2d | nn.Embedding],
     predict: Predict,
     schedule: Schedule,
     batches: Iterator[EKFACBatch],
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield name, a and b of every layer that is used, for every batch."""
+    """Yield name, a and b of every layer that is used, for every batch.
+
+    Every use of a layer has positions of its own.
+    """
     for batch in batches:
         loss = functools.partial(_pseudo_loss, predict, schedule, batch)
-        for name, x, b in layer_signals(modules, loss):
-            layer = modules[name]
-            a, b = layer_sides(layer, x.float(), b.float())
-            if layer.bias is not None:
-                a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+        uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for name, x, delta in layer_signals(modules, loss):
+            uses.setdefault(name, []).append((x, delta))
+        for name, signals in uses.items():
+            layer, sides = modules[name], []
+            for x, delta in signals:
+                a, b = layer_sides(layer, x.float(), delta.float())
+                if getattr(layer, "bias", None) is not None:
+                    a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+                sides.append((a, b))
+            a, b = sides[0]
+            if len(sides) > 1:
+                a, b = (torch.cat(side, 1) for side in zip(*sides, strict=True))
             yield name, a, b
 
 

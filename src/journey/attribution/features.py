@@ -336,7 +336,10 @@ def require_memory(specs: Sequence[Featurize], memory_gib: float) -> None:
     """
     run = specs[0].checkpoint.training_run
     model, shape = run.model, run.model.example_shape(run.images.shape)
-    condition = torch.zeros(1, 1, *model.condition_shape) if model.condition_shape else None
+    condition = None
+    if model.condition_shape is not None:
+        dtype = torch.int64 if model.num_classes else torch.float32
+        condition = torch.zeros(1, 1, *model.condition_shape, dtype=dtype)
     example = Examples(torch.zeros(1, *shape), condition=condition)
     network, schedule = model.build(shape).eval(), model.schedule(torch.device("cpu"))
     if run.training.lora.rank:

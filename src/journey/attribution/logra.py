@@ -7,7 +7,9 @@ Weight and bias of a layer are one matrix [out, in + 1], as in `journey.attribut
     G  gradient of the matrix, Σ δ aᵀ over noise samples and positions, which is never formed
     φ  features of the layer, R_out G R_inᵀ = Σ (R_out δ)(R_in a)ᵀ
 
-For a normalization, G [out, 2] holds the gradients of its scale and of its shift.
+For a normalization, G [out, 2] holds the gradients of its scale and of its shift; for an
+embedding, G [rows, width] those of its rows. An adaptive normalization of diffusers is a linear
+layer, and a normalization without parameters.
 
 R has `rank` orthonormal rows, uniformly distributed, times a number such that E[RᵀR] = I. On
 average, inner products of features are those of gradients, with less variance than independent
@@ -34,7 +36,7 @@ from journey.engine.seeding import generator
 
 LAST = torch.channels_last  # convolutions on a CPU copy tensors that are in another order
 
-Layer = nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm
+Layer = nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm | nn.Embedding
 """The layers that can be projected."""
 
 
@@ -57,10 +59,14 @@ class InputProjection:
     shift: Tensor | None  # column of the bias [rank]
 
 
+def _has_bias(layer: Layer) -> bool:
+    return getattr(layer, "bias", None) is not None
+
+
 def dense_input_projection(matrix: Tensor, layer: Layer) -> InputProjection:
     """Return R_in [rank, in + 1], or [rank, in] without a bias, in the form of its layer."""
     shape, matrix = layer.weight.shape[1:], matrix.to(layer.weight.device)
-    shift = None if layer.bias is None else matrix[:, -1].contiguous()
+    shift = matrix[:, -1].contiguous() if _has_bias(layer) else None
     filters = matrix[:, : shape.numel()].reshape(-1, *shape).contiguous()
     return InputProjection(None, filters, shift)
 
@@ -72,7 +78,7 @@ def random_input_projection(layer: Layer, rank: int, random: torch.Generator) ->
     channels times a matrix of signs. That takes a fraction of the operations of dense filters, with
     more variance: on digits, rank 16 is as accurate as rank 8 with dense filters.
     """
-    shape, biased = layer.weight.shape[1:], layer.bias is not None
+    shape, biased = layer.weight.shape[1:], _has_bias(layer)
     convolution = isinstance(layer, nn.Conv2d) and layer.groups == 1 and shape[1:].numel() > 1
     if convolution and shape[0] >= rank:
         device = layer.weight.device
@@ -290,11 +296,33 @@ class LayerNorm(torch.autograd.Function):
         return gradient, ctx.hook.features(products), None, None
 
 
+class Embedding(torch.autograd.Function):
+    """index [N, …] → its rows [N, …, width]; G = Σ e δᵀ, e the unit vector of an index."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, index: Tensor, z: Tensor, hook: ProjectedLayer, layer: nn.Embedding
+    ) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.hook, ctx.layer, ctx.num_examples = hook, layer, len(z)
+        return layer(index)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[None, Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        inner = F.linear(delta.float(), ctx.hook.inner.filters)
+        a = inner.reshape(ctx.num_examples, -1, inner.shape[-1])  # [B, K × P, rank in]
+        rows = torch.arange(ctx.layer.num_embeddings, device=index.device)
+        units = index.reshape(ctx.num_examples, -1, 1) == rows
+        return None, ctx.hook.features(units.to(a.dtype).mT @ a), None, None
+
+
 FUNCTIONS: dict[type[nn.Module], type[torch.autograd.Function]] = {
     nn.Conv2d: Convolution,
     nn.Linear: Linear,
     nn.GroupNorm: GroupNorm,
     nn.LayerNorm: LayerNorm,
+    nn.Embedding: Embedding,
 }
 
 LayerProjections = tuple[InputProjection, Tensor]
@@ -345,6 +373,8 @@ def _is_supported(layer: nn.Module) -> TypeGuard[Layer]:
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
         return layer.weight.dim() == 1 and layer.bias is not None
+    if isinstance(layer, nn.Embedding):
+        return layer.padding_idx is None and layer.max_norm is None
     return True
 
 

@@ -128,7 +128,7 @@ class RunConfig:
             getattr(self, group).check(group)
         self.dataset.check_duplicates("dataset")
         self._check_sampling()
-        self._check_text_and_latents()
+        self._check_conditions_and_latents()
         self.evaluation.check_run("evaluation", self.sampling, self.model)
         num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
         require_count("retraining.num_samples", num_samples, most=num_timesteps)
@@ -142,7 +142,7 @@ class RunConfig:
 
     def _check_sampling(self) -> None:
         """Check the steps, and injected images against the dataset and the model."""
-        self.sampling.check_schedule("sampling", self.model.num_timesteps)
+        self.sampling.check_schedule("sampling", self.model.num_timesteps, self.model.is_flow)
         self.model.check_sampler("sampling.sampler", self.sampling.sampler)
         guided = self.sampling.guided_outputs and self.sampling.guidance == 1
         allowed = "false with sampling.guidance=1, which is none"
@@ -154,11 +154,11 @@ class RunConfig:
         require(injected > 0, "sampling.start", "injected", allowed)
         allowed = f"dataset.num_injected={injected} with sampling.start=injected"
         require(queries == injected, "sampling.num_queries", queries, allowed)
-        allowed = f"generated with model={model.name}: injected images are pixels without text"
-        require(model.pixels and not model.reads_text, "sampling.start", "injected", allowed)
+        allowed = f"generated with model={model.label}: injected images have no condition"
+        require(model.pixels and not model.is_conditional, "sampling.start", "injected", allowed)
 
-    def _check_text_and_latents(self) -> None:
-        """Check that no setting needs pixels or text where the model has none."""
+    def _check_conditions_and_latents(self) -> None:
+        """Check that no setting needs pixels, text or classes where the model has none."""
         model, sampling, training = self.model, self.sampling, self.training
         flips, captions = self.attribution.flips, self.attribution.captions
         if not model.pixels:
@@ -166,15 +166,19 @@ class RunConfig:
             require(not training.flip, "training.flip", training.flip, allowed)
             require(flips is Augmentation.none, "attribution.flips", flips.value, allowed)
         guidance, dropout = sampling.guidance, training.caption_dropout
-        if model.reads_text:
+        if not model.reads_text:
+            allowed = f"left as it is with model={model.name}, which reads no text"
+            require(captions is Augmentation.none, "attribution.captions", captions.value, allowed)
+        if model.is_conditional:
+            allowed = "0 with model.null_class=false"
+            require(model.null_class or dropout == 0, "training.caption_dropout", dropout, allowed)
             allowed = "1 unless training.caption_dropout is positive, which guidance needs"
             require(guidance == 1 or dropout > 0, "sampling.guidance", guidance, allowed)
             return
-        allowed = f"left as it is with model={model.name}, which reads no text"
+        allowed = f"left as it is with model={model.label}, which has no text or class as condition"
         require(not sampling.prompts, "sampling.prompts", sampling.prompts, allowed)
         require(guidance == 1, "sampling.guidance", guidance, allowed)
         require(dropout == 0, "training.caption_dropout", dropout, allowed)
-        require(captions is Augmentation.none, "attribution.captions", captions.value, allowed)
 
     def _check_methods(self) -> None:
         """Check the methods, their variants, and that every axis varies a method."""

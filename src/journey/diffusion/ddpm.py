@@ -27,6 +27,9 @@ class DDPM(Model):
 
     name: ClassVar[str] = "ddpm"
     network: ClassVar[str] = "UNet2DModel"
+    # Classes that condition the network: all those of the dataset, or 0.
+    num_classes: int = omitted_default(0)
+    null_class: bool = omitted_default(True)  # one more embedding, of no class, for guidance
     prediction: Prediction = omitted_default(Prediction.noise)
     noise_schedule: NoiseSchedule = omitted_default(NoiseSchedule())
     block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
@@ -43,12 +46,16 @@ class DDPM(Model):
 
     @property
     def label(self) -> str:
-        """Return the label of the U-Net, with `m` if its middle block has attention."""
-        return f"ddpm{unet.label(self)}" + "m" * self.mid_block_attention
+        """Return the label of the U-Net, with `m` for attention in the middle, and classes."""
+        classes = f"c{self.num_classes}" if self.num_classes else ""
+        return f"ddpm{unet.label(self)}" + "m" * self.mid_block_attention + classes
 
     def check(self, where: str) -> None:
         Model.check(self, where)
         unet.check(where, self)
+        require_count(f"{where}.num_classes", self.num_classes, least=0)
+        used, allowed = self.null_class or self.num_classes > 0, "true with num_classes=0"
+        require(used, f"{where}.null_class", "false", allowed)
         require(0 <= self.dropout < 1, f"{where}.dropout", self.dropout, "in [0, 1)")
         attending = [self.block_out_channels[level] for level in self.attention_blocks]
         attending += self.block_out_channels[-1:] * self.mid_block_attention
@@ -71,6 +78,13 @@ class DDPM(Model):
         """Return whether it is trained with dropout."""
         return self.dropout > 0
 
+    def first_parameter(self) -> tuple[str, int]:
+        return unet.first_parameter(self)
+
+    @property
+    def is_flow(self) -> bool:
+        return self.prediction is Prediction.flow
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         return unet.multiply_adds(self, shape[1] * shape[2])
 
@@ -85,6 +99,7 @@ class DDPM(Model):
             "freq_shift": self.freq_shift,
             "flip_sin_to_cos": self.flip_sin_to_cos,
             "norm_eps": self.norm_eps,
+            "num_class_embeds": self.num_classes + self.null_class if self.num_classes else None,
         }
 
     def build(self, shape: tuple[int, ...]) -> "torch.nn.Module":

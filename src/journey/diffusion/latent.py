@@ -159,6 +159,13 @@ class LatentDiffusion(Model):
     def condition_shape(self) -> tuple[int, int]:
         return self.text_length, self.context_width
 
+    def first_parameter(self) -> tuple[str, int]:
+        return unet.first_parameter(self)
+
+    @property
+    def is_flow(self) -> bool:
+        return self.prediction is Prediction.flow
+
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
         _, height, width = self.example_shape(shape)
         return unet.multiply_adds(self, height * width)
@@ -215,15 +222,15 @@ class LatentDiffusion(Model):
         batches = torch.from_numpy(np.array(x0)).split(DECODE_BATCH)
         return np.concatenate([autoencoder.decode(network, z).numpy() for z in batches])
 
-    def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
+    def check_prompts(self, where: str, prompts: Sequence[str], class_names: Sequence[str]) -> None:
         encoder = self._text_encoder()
         for prompt in prompts:
             cut = encoder.cut(prompt)
             limit = f"at most model.text_length={self.text_length} tokens long"
             require(not cut, where, repr(prompt), f"{limit}: {cut!r} would be cut")
 
-    def read(self, texts: Sequence[str]) -> "torch.Tensor":
-        return _states(self._text_encoder(), tuple(texts))
+    def read(self, prompts: Sequence[str], class_names: Sequence[str]) -> "torch.Tensor":
+        return _states(self._text_encoder(), tuple(prompts))
 
     def network_config(self, shape: tuple[int, ...]) -> dict[str, object]:
         """Return the arguments of `UNet2DConditionModel` for latents of shape [c, h, w]."""

@@ -25,7 +25,7 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
         directory: The model in a store, which also has its latents.
 
     Raises:
-        ValueError: The model works on pixels.
+        ValueError: The model works on pixels, or is a flow.
     """
     directory = Path(directory)
     manifest = json.loads((directory / MANIFEST).read_text())
@@ -33,6 +33,8 @@ def pipeline(directory: Path | str) -> StableDiffusionPipeline:
     if not latents:
         raise ValueError(f"{directory}: a model of pixels, which needs no pipeline")
     settings = manifest["key_fields"]["model"]
+    if settings["prediction"] == "flow":
+        raise ValueError(f"{directory}: a flow, which the pipeline's scheduler does not sample")
     if settings["pretrained"]:
         path = locate_pipeline(settings["pretrained"])
         text = TextEncoder.from_pipeline(path, settings["text_length"])

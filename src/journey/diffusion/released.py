@@ -77,10 +77,11 @@ def constructor_defaults(class_name: str) -> Config:
 
 @functools.cache
 def _files_of_classes() -> dict[str, Path]:
-    """Return the source file of every scheduler and U-Net of diffusers."""
+    """Return the source file of every scheduler, U-Net and DiT of diffusers."""
     root, paths = package_directory("diffusers"), {}
-    for pattern in ("schedulers/scheduling_*.py", "models/unets/unet_2d*.py"):
-        for path in root.glob(pattern):
+    patterns = ("schedulers/scheduling_*", "models/unets/unet_2d*", "models/transformers/dit_*")
+    for pattern in patterns:
+        for path in root.glob(f"{pattern}.py"):
             source = path.read_text(encoding="utf-8")
             for name in re.findall(r"^class (\w+)\(", source, re.MULTILINE):
                 paths[name] = path
@@ -176,7 +177,8 @@ def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
     process = read_process(str(config.get("_class_name", "")), config)
     if process.flow:
         raise UnreadableError(
-            f"{config['_class_name']} of a flow is not supported by model={model.name}"
+            f"{config['_class_name']} is of a flow that is called with t = s T; with "
+            "model.prediction=flow, networks are called with t = s T − 1"
         )
     if process.betas.pop("trained_betas") is not None:
         raise UnreadableError("trained_betas is not supported, only null: a named beta_schedule")
@@ -275,9 +277,14 @@ def _override(model: "Model", name: str, value: object) -> str:
         "add_attention": "mid_block_attention",
         "cross_attention_dim": "context_width",
         "down_block_types": "attention_blocks",
+        "num_embeds_ada_norm": "num_classes",
     }
     if model.network == "UNet2DConditionModel":
         settings["attention_head_dim"] = "attention_heads"
+    if name == "num_class_embeds" and isinstance(value, int) and "null_class" in vars(model):
+        if value == model.num_classes:
+            return "model.null_class=false"
+        return f"model.num_classes={value} model.null_class=false"
     setting = settings.get(name, name)
     if setting not in vars(model):
         return ""

@@ -5,7 +5,7 @@ x_t   noisy examples at t [Q, …];  x0_hat  x̂0_t, the estimate of the clean e
 z     the sampler's fresh noise [Q, …]
 
 `make_trajectories` writes x_t.npy and x0_hat.npy, float32 [S, Q, …], final.npy [Q, …], and of
-prompts condition.npy [Q, 1, L, E]. `noise_generator_at` gives the noise z again.
+conditions condition.npy [Q, 1, L, E] or [Q, 1]. `noise_generator_at` gives the noise z again.
 `make_continuations` writes final.npy, float32 [W, Q, n, …], and of an encoder features.npy
 [W, Q, n, E].
 """
@@ -21,9 +21,15 @@ import torch
 from torch import Tensor
 
 from journey.data.duplicates import INJECTED
+from journey.data.images import train_images
 from journey.diffusion.network import Denoiser, load_denoiser, send
 from journey.diffusion.schedule import ddim_step, ddpm_step
-from journey.diffusion.trajectories import decode_pictures, query_conditions, trajectory_at
+from journey.diffusion.trajectories import (
+    decode_pictures,
+    query_conditions,
+    query_prompts,
+    trajectory_at,
+)
 from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
@@ -152,11 +158,15 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
     model = spec.checkpoint.model
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
     shape = model.example_shape(spec.checkpoint.images.shape)
-    timesteps = visited_timesteps(model.num_timesteps, spec.num_inference_steps)
+    timesteps = visited_timesteps(model.num_timesteps, spec.num_inference_steps, model.is_flow)
     conditions = None
-    if spec.prompts:
-        prompt = torch.arange(spec.num_queries) % len(spec.prompts)  # [Q]
-        conditions = model.read(spec.prompts)[prompt].to(denoiser.device)
+    if model.is_conditional:
+        class_names: tuple[str, ...] = ()
+        if model.num_classes:
+            class_names = train_images(spec.checkpoint.images, workspace).class_names
+        prompts = query_prompts(spec, class_names)
+        prompt = torch.arange(spec.num_queries) % len(prompts)  # [Q]
+        conditions = model.read(prompts, class_names)[prompt].to(denoiser.device)
         np.save(partial / "condition.npy", conditions[:, None].cpu().numpy())
 
     # Sample, some queries at a time.
@@ -216,7 +226,8 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     trajectories = spec.trajectories
     other = load_denoiser(spec.checkpoint, workspace, trajectories.guidance)
     own = load_denoiser(trajectories.checkpoint, workspace, trajectories.guidance)
-    timesteps = visited_timesteps(own.schedule.num_timesteps, trajectories.num_inference_steps)
+    model, count = trajectories.checkpoint.model, trajectories.num_inference_steps
+    timesteps = visited_timesteps(model.num_timesteps, count, model.is_flow)
     remaining = [*timesteps[timesteps.index(spec.step) :], CLEAN]
     x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
     shape = tuple(x_t.shape[1:])

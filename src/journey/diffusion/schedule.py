@@ -17,7 +17,14 @@ from journey.pipeline.settings import Prediction
 def make_schedule(
     noise: NoiseSchedule, num_timesteps: int, prediction: Prediction, device: torch.device
 ) -> Schedule:
-    """Return the variance-preserving schedule with ᾱ_t = Π (1 − β_s) over s ≤ t."""
+    """Return the variance-preserving schedule with ᾱ_t = Π (1 − β_s) over s ≤ t; or a flow's.
+
+    A rectified flow (Liu et al. 2022; Lipman et al. 2023) has x_t = (1 − s) x_0 + s ε with
+    s = (t + 1) / T, and nothing of `noise`.
+    """
+    if prediction is Prediction.flow:
+        s = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
+        return Schedule((1 - s) ** 2, s**2, device, False, PREDICTIONS[prediction.value])
     alpha_bar = torch.cumprod(1 - _betas(noise, num_timesteps), 0)
     if noise.rescale_betas_zero_snr:  # Lin et al. 2024, Algorithm 1
         root = alpha_bar.sqrt()
@@ -65,6 +72,9 @@ def ddpm_step(
 
 
 def ddim_step(schedule: Schedule, x0_hat: Tensor, eps: Tensor, t_next: int) -> Tensor:
-    """Return a_next x̂0 + b_next ε, the deterministic step (DDIM, Equation 12 with σ = 0)."""
+    """Return a_next x̂0 + b_next ε, the deterministic step (DDIM, Equation 12 with σ = 0).
+
+    Of a flow, it is Euler's: x_t + (s_next − s) u.
+    """
     a_squared, b_squared = schedule.squares(t_next)
     return a_squared**0.5 * x0_hat + b_squared**0.5 * eps

@@ -66,12 +66,17 @@ def query_examples(
 
 
 def query_conditions(trajectories: Sample, workspace: Workspace) -> "Tensor | None":
-    """Return the condition of every query's prompt [query, 1, L, E], or None without prompts."""
-    if not trajectories.prompts:
+    """Return the text [query, 1, L, E] or the class [query, 1] of every query, or None."""
+    if not trajectories.checkpoint.model.is_conditional:
         return None
     import torch
 
     return torch.from_numpy(np.array(get(trajectories, workspace).array("condition.npy")))
+
+
+def query_prompts(trajectories: Sample, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the prompts, or the names of classes, that the queries have in turn; or none."""
+    return trajectories.prompts or class_names[: trajectories.checkpoint.model.num_classes]
 
 
 def continuation_samples(continuations: Continuations, workspace: Workspace) -> np.ndarray:

@@ -46,6 +46,11 @@ def check_sides(model: UNetSettings, inputs: str, sides: tuple[int, int]) -> Non
     require(divisible, "model.block_out_channels", model.block_out_channels, allowed)
 
 
+def first_parameter(model: UNetSettings) -> tuple[str, int]:
+    """Return the name and the length of a U-Net's first parameter."""
+    return "conv_in.weight", model.block_out_channels[0]
+
+
 def multiply_adds(model: UNetSettings, area: float) -> float:
     """Return those of the 3×3 convolutions, two per residual block, for inputs of H × W = area."""
     total = 0.0

@@ -18,6 +18,7 @@ from journey.diffusion.checkpoint_files import (
     UnreadableError,
     describe_tree,
     needs_torch,
+    read_json,
     read_tree,
     reason,
     shards,
@@ -33,8 +34,13 @@ from journey.diffusion.lora import (
     read_adapter,
     read_adapters,
 )
-from journey.diffusion.released import compare_manifest, compare_network, compare_scheduler
-from journey.engine.checks import ConfigError
+from journey.diffusion.released import (
+    compare_manifest,
+    compare_network,
+    compare_scheduler,
+    constructor_defaults,
+)
+from journey.engine.checks import ConfigError, require
 from journey.engine.store import MANIFEST
 from journey.pipeline.pretrained import locate_checkpoint
 from journey.pipeline.settings import LoRA
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     from journey.pipeline.interfaces import Model
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-FIRST = "conv_in.weight"  # parameter of the U-Nets of diffusers
+NETWORKS = ("unet", "transformer")  # folders of pipelines
 STEM = "diffusion_pytorch_model"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Files that trainers write beside weights.
@@ -73,7 +79,8 @@ def find_files(path: Path) -> Released:
     """Return the files of released weights.
 
     Args:
-        path: A file; a folder of a network; a pipeline's, with the folder unet; or a trainer's.
+        path: A file; a folder of a network; a pipeline's, with the folder unet or transformer; or
+            a trainer's.
 
     Raises:
         UnreadableError: There are no weights, or several. The message says what there is.
@@ -87,13 +94,14 @@ def find_files(path: Path) -> Released:
         return Released([path], None, None)
     folder = path
     if not (path / "config.json").is_file():
-        networks = [p.name for p in sorted(path.glob("unet*")) if p.is_dir()]
+        networks = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
+        networks = [name for name in networks if name.startswith(NETWORKS)]
         if len(networks) > 1:
             raise UnreadableError(f"it has the networks {', '.join(networks)}; name one of them")
         if networks:
             folder = path / networks[0]
         elif (path / "model_index.json").is_file():
-            raise UnreadableError("it is a pipeline without a folder unet")
+            raise UnreadableError("it is a pipeline without a folder unet or transformer")
     weights, variant = _weights(folder)
     config, manifest = _first_file(folder / "config.json"), _first_file(folder / MANIFEST)
     return Released(weights, config, _scheduler(folder), variant, manifest)
@@ -102,13 +110,13 @@ def find_files(path: Path) -> Released:
 def pipeline_of(path: Path) -> Path:
     """Return the folder of the pipeline that a network may be in."""
     folder = path if path.is_dir() else path.parent
-    return folder.parent if folder.name.startswith("unet") else folder
+    return folder.parent if folder.name.startswith(NETWORKS) else folder
 
 
 def _scheduler(folder: Path) -> Path | None:
     """Return the config of a scheduler that is saved beside a network, or None."""
     places = [folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json"]
-    if folder.name.startswith("unet"):
+    if folder.name.startswith(NETWORKS):
         places.append(folder.parent / "scheduler/scheduler_config.json")
     return _first_file(*places)
 
@@ -201,6 +209,22 @@ def _compare(model: "Model", files: Released) -> list[tuple[str, str]]:
     return differences
 
 
+def check_sample_size(model: "Model", side: int) -> None:
+    """Check that the configs of `model.checkpoints` are of images of a side in pixels.
+
+    The positions that a transformer adds to its tokens depend on it.
+
+    Raises:
+        ConfigError: One is of others.
+    """
+    default = constructor_defaults(model.network)["sample_size"]
+    for name in model.checkpoints:
+        if (config := find_files(locate_checkpoint(name)).config) is not None:
+            size = read_json(config).get("sample_size", default)
+            allowed = f"of images of {side} pixels a side: its config has sample_size={size}"
+            require(size == side, "model.checkpoints", name, allowed)
+
+
 def _read_all(files: list[Path]) -> Tree:
     """Return the content of a file, or of the files into which a state dict was split."""
     if len(files) == 1:
@@ -213,24 +237,25 @@ def _read_all(files: list[Path]) -> Tree:
 
 
 def _check_first_parameter(model: "Model", tree: Tree) -> None:
-    """Look for the first parameter of diffusers' U-Nets, as far as that needs no torch.
+    """Look for the first parameter of the model's network, as far as that needs no torch.
 
     Raises:
         UnreadableError: There is none, it is of another width, or several networks are the same.
     """
     if not model.network or any(isinstance(group, list) for _, group in state_dicts(tree)):
         return
-    options = _options(tree, {FIRST: ()}, [])
+    first, width = model.first_parameter()
+    options = _options(tree, {first: ()}, [])
     if not options:
-        raise UnreadableError(f"it has no parameter {FIRST}: {describe_tree(tree)}")
-    width, shapes, widths = vars(model)["block_out_channels"][0], set(), set()
+        raise UnreadableError(f"it has no parameter {first}: {describe_tree(tree)}")
+    shapes, widths = set(), set()
     for option in options.values():
-        widths.add(option[FIRST].shape[:1])
+        widths.add(option[first].shape[:1])
         shapes.add(tuple(sorted((name, tensor.shape) for name, tensor in option.items())))
     if (width,) not in widths:
         raise UnreadableError(
-            f"not the architecture of model={model.label}: {FIRST} has shape "
-            f"{next(iter(options.values()))[FIRST].shape}, expected ({width}, …)"
+            f"not the architecture of model={model.label}: {first} has shape "
+            f"{next(iter(options.values()))[first].shape}, expected ({width}, …)"
         )
     if len(options) > 1 and len(shapes) == 1 and not model.checkpoint_key:
         raise UnreadableError(_several(options))

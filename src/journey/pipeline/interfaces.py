@@ -305,9 +305,29 @@ class Model(Component):
         return False
 
     @property
-    def condition_shape(self) -> tuple[int, ...]:
-        """Return the shape of the condition of one text [L, E], or () if it is not known."""
-        return ()
+    def is_flow(self) -> bool:
+        """Return whether it is a flow: its sampler visits timesteps from T − 1, pure noise, on."""
+        return False
+
+    @property
+    def num_classes(self) -> int:
+        """Return how many classes can condition the network, or 0; a setting where it is one."""
+        return 0
+
+    @property
+    def null_class(self) -> bool:
+        """Return whether a network of classes also has an embedding of no class."""
+        return True
+
+    @property
+    def is_conditional(self) -> bool:
+        """Return whether the network has a condition: a text or a class."""
+        return self.reads_text or self.num_classes > 0
+
+    @property
+    def condition_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of a condition, a text [L, E] or a class []; None: unknown, or none."""
+        return () if self.num_classes else None
 
     @abstractmethod
     def multiply_adds(self, shape: tuple[int, int, int]) -> float:
@@ -318,34 +338,59 @@ class Model(Component):
         return None
 
     def encode(self, images: ImageSet, latents: Artifact | None = None) -> Examples:
-        """Return images as network inputs."""
+        """Return images as network inputs, with their classes if these condition the network."""
+        import torch
+
         from journey.pipeline.examples import Examples
         from journey.pipeline.images import as_pixels
 
-        return Examples(as_pixels(images.images[:]))
+        condition = None
+        if self.num_classes:
+            condition = torch.from_numpy(images.labels.astype(np.int64))[:, None]
+        return Examples(as_pixels(images.images[:]), condition=condition)
 
     def decode(self, x0: np.ndarray, latents: Artifact | None = None) -> np.ndarray:
         """Return network inputs [B, …] as pixels in −1…1 [B, C, H, W]."""
         return x0
 
-    def check_prompts(self, where: str, prompts: Sequence[str]) -> None:
-        """Check that prompts can be read in full.
+    def check_prompts(self, where: str, prompts: Sequence[str], class_names: Sequence[str]) -> None:
+        """Check that prompts can be read in full, or are names of classes.
 
         Raises:
-            ConfigError: A prompt cannot.
+            ConfigError: A prompt cannot, or is none.
         """
+        if self.num_classes:
+            allowed = f"among {', '.join(class_names[:20])}{', …' * (len(class_names) > 20)}"
+            for prompt in prompts:
+                require(prompt in class_names, where, prompt, allowed)
 
-    def read(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the condition of each text [texts, L, E].
+    def read(self, prompts: Sequence[str], class_names: Sequence[str]) -> torch.Tensor:
+        """Return the condition of each prompt: of texts [prompts, L, E], of classes [prompts].
 
         Raises:
-            ValueError: The model reads no text.
+            ValueError: The model has no condition.
         """
-        raise ValueError(f"model={self.name} reads no text")
+        import torch
+
+        if not self.num_classes:
+            raise ValueError(f"model={self.name} has no condition")
+        return torch.tensor([class_names.index(prompt) for prompt in prompts])
 
     def null_condition(self) -> torch.Tensor:
-        """Return the condition of no text [L, E]; a model of classes overrides it."""
-        return self.read([""])[0]
+        """Return the condition of no text [L, E], or of no class []."""
+        import torch
+
+        return torch.tensor(self.num_classes) if self.num_classes else self.read([""], ())[0]
+
+    def first_parameter(self) -> tuple[str, int]:
+        """Return the name and the length of the first parameter of the class `network`.
+
+        Files of released weights are looked at for it.
+
+        Raises:
+            ValueError: The network is of another class.
+        """
+        raise ValueError(f"model={self.name} has no network of diffusers")
 
     def network_config(self, shape: tuple[int, ...]) -> dict[str, object] | None:
         """Return the arguments of a class of diffusers, `network`, or None: it is of another one.
@@ -710,7 +755,8 @@ class Sample(Spec):
     num_queries: int
     steps: tuple[int, ...]
     seed: int
-    prompts: tuple[str, ...] = omitted_default(())  # query q has prompt q modulo their number
+    # Query q has prompt q modulo their number; without any, a model of classes takes these in turn.
+    prompts: tuple[str, ...] = omitted_default(())
     guidance: float = omitted_default(1.0)
     start: Start = omitted_default(Start.generated)
 
@@ -726,10 +772,11 @@ class Sample(Spec):
     @property
     def size(self) -> int | None:
         model, conditions = self.checkpoint.model, 0
-        if self.prompts:
-            if not model.condition_shape:
+        if model.is_conditional:
+            if model.condition_shape is None:
                 return None
-            conditions = math.prod(model.condition_shape)
+            # In numbers of four bytes; a label has eight.
+            conditions = 2 if model.num_classes else math.prod(model.condition_shape)
         example = math.prod(model.example_shape(self.checkpoint.images.shape))
         return 4 * self.num_queries * ((2 * len(self.steps) + 1) * example + conditions)
 

@@ -9,7 +9,7 @@ predicted  the network's output [B, …];  x0_hat  x̂0_t, the estimate of x_0 t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -120,7 +120,10 @@ class BetaSchedule(Enum):
 
 @dataclass
 class NoiseSchedule:
-    """The noise of a model, with the settings that a scheduler of diffusers has for it."""
+    """The noise of a model, with the settings that a scheduler of diffusers has for it.
+
+    A flow uses none of them: its noise grows in equal steps, and x̂0_t is not clipped.
+    """
 
     beta_schedule: BetaSchedule = setting(BetaSchedule.linear, "Let β grow in this way.")
     beta_start: float = setting(1e-4, "Begin with this β, at t = 0.", above=0, below=1)
@@ -151,6 +154,12 @@ class NoiseSchedule:
             ConfigError: A setting is not allowed, or has no effect.
         """
         check_ranges(self, where)
+        if prediction is Prediction.flow:
+            for f in fields(self):
+                value = getattr(self, f.name)
+                shown = value.value if isinstance(value, Enum) else value
+                allowed = "left as it is with model.prediction=flow, which has no such noise"
+                require(value == getattr(default, f.name), f"{where}.{f.name}", shown, allowed)
         for name in ("beta_start", "beta_end", "clip_sample_range"):
             value, initial = getattr(self, name), getattr(default, name)
             cause = f"clip_sample={str(self.clip_sample).lower()}"

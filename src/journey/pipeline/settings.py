@@ -179,7 +179,7 @@ class Training(Optimization):
     """How a diffusion model is trained."""
 
     caption_dropout: float = setting(
-        0.0, "Leave out this fraction of captions.", least=0, below=1, omit_default=True
+        0.0, "Leave out this fraction of captions or classes.", least=0, below=1, omit_default=True
     )
     # Begin at the weights in this folder, or of this name in the hub's cache: a network, or a
     # pipeline. Cache keys have a hash of its files.
@@ -225,6 +225,7 @@ class Prediction(Enum):
     noise = "noise"  # ε
     velocity = "velocity"  # √ᾱ ε − √(1 − ᾱ) x_0
     sample = "sample"  # x_0
+    flow = "flow"  # ε − x_0, at x_t = (1 − s) x_0 + s ε with s = (t + 1) / T (rectified flow)
 
 
 class Sampler(Enum):
@@ -255,7 +256,7 @@ class Sampling:
         "Attribute these timesteps; they are in falling order.",
         least=0,
     )
-    prompts: list[str] = setting([], "Give queries these prompts in turn, if the model reads text.")
+    prompts: list[str] = setting([], "Give queries these prompts, or names of classes, in turn.")
     guidance: float = setting(
         1.0, "Scale classifier-free guidance by this; 1 means none.", least=0, most=100
     )
@@ -274,28 +275,34 @@ class Sampling:
         count, allowed = len(self.prompts), f"at most num_queries={self.num_queries}"
         require(count <= self.num_queries, f"{where}.prompts", f"{count} prompts", allowed)
 
-    def check_schedule(self, where: str, num_timesteps: int) -> None:
-        """Raise ConfigError unless the sampler visits all steps, given the schedule's length."""
+    def check_schedule(self, where: str, num_timesteps: int, from_end: bool) -> None:
+        """Raise ConfigError unless the sampler visits all steps; see `visited_timesteps`."""
         steps, count = self.steps, self.num_inference_steps
         on_schedule = all(t < num_timesteps for t in steps)
         require(on_schedule, f"{where}.steps", steps, f"in [0, {num_timesteps})")
         require_count(f"{where}.num_inference_steps", count, most=num_timesteps)
-        visited = visited_timesteps(num_timesteps, count)
+        visited = visited_timesteps(num_timesteps, count, from_end)
         stride = num_timesteps // count
-        allowed = f"timesteps the sampler visits: multiples of {stride} up to {visited[0]}"
+        last = f"{visited[-1]} plus " if visited[-1] else ""
+        allowed = f"timesteps the sampler visits: {last}multiples of {stride} up to {visited[0]}"
         require(set(steps) <= set(visited), f"{where}.steps", steps, allowed)
 
 
-def visited_timesteps(num_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Return the timesteps a sampler visits, in falling order.
+def visited_timesteps(
+    num_timesteps: int, num_inference_steps: int, from_end: bool = False
+) -> list[int]:
+    """Return the timesteps a sampler visits, in falling order, T // num_inference_steps apart.
 
-    The spacing is "leading": multiples of T // num_inference_steps.
+    They end at 0, the spacing "leading" of diffusers. With `from_end`, they begin at T − 1.
 
     >>> visited_timesteps(1000, 4)
     [750, 500, 250, 0]
+    >>> visited_timesteps(1000, 4, from_end=True)
+    [999, 749, 499, 249]
     """
     stride = num_timesteps // num_inference_steps
-    return [i * stride for i in reversed(range(num_inference_steps))]
+    first = num_timesteps - 1 if from_end else (num_inference_steps - 1) * stride
+    return [first - i * stride for i in range(num_inference_steps)]
 
 
 class Batching(Enum):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from journey.config.run import RunConfig
 from journey.data.images import describe_images, train_images
-from journey.diffusion.trajectories import estimate_pictures, noisy_pictures
+from journey.diffusion.trajectories import estimate_pictures, noisy_pictures, query_prompts
 from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.owned import OwnedFiles
@@ -310,7 +310,7 @@ def attributed_trajectories(
         scores=scores,
         labels=list(map(images.describe, range(len(images)))),
         ids=images.ids,
-        prompts=experiment.trajectories.prompts,
+        prompts=query_prompts(experiment.trajectories, images.class_names),
     )
 
 
@@ -333,7 +333,7 @@ def _page(
         steps,
         noisy_pictures(sample, steps, workspace),
         estimate_pictures(sample, steps, workspace),
-        sample.prompts,
+        query_prompts(sample, images.class_names),
     )
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
     about = (
