@@ -24,6 +24,7 @@ from journey.diffusion.ddpm import DDPM
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
+from journey.evaluation.image_lds import ImageLDS
 from journey.evaluation.lds import LDS
 from journey.evaluation.localization import Localization
 from journey.evaluation.path import AlongPath
@@ -49,7 +50,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
+EVALUATIONS = (LDS, ImageLDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
 COMPUTES = (Local, Slurm)
 TRACKINGS = (JSONLines, Wandb)
 COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)
