@@ -1,5 +1,6 @@
 """All components, a tuple for each config group. Components that are not listed are no choices."""
 
+from journey.attribution.adjoint import Adjoint
 from journey.attribution.baselines import (
     Caption,
     Encoder,
@@ -37,6 +38,7 @@ DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Fol
 MODELS = (DDPM, LatentDiffusion)
 METHODS = (
     GradientMethod,
+    Adjoint,
     Unlearning,
     Datamodel,
     Magic,

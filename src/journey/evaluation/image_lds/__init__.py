@@ -35,7 +35,7 @@ from journey.evaluation.lds.reliability import ceiling_of
 from journey.evaluation.ranking import candidate_index
 from journey.evaluation.rows import Row, difference_of, select
 from journey.evaluation.statistics import kendall_tau, query_mean_interval
-from journey.pipeline.images import ImageSet
+from journey.pipeline.images import ImageSet, check_several_classes
 from journey.pipeline.interfaces import (
     Continuations,
     Evaluate,
@@ -140,7 +140,7 @@ class ImageLDS(Evaluation):
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
         if ImageTarget.class_loss in self.targets:
-            check_several_classes(f"{where}.targets", images)
+            check_several_classes(f"{where}.targets", ImageTarget.class_loss.value, images)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> ImageLDSInputs:
         for name in self.candidates:
@@ -156,7 +156,7 @@ class ImageLDS(Evaluation):
             for measure in measures:
                 parts = []
                 for t in dict.fromkeys([*self.steps, visited[0]]):
-                    windows = (t,)
+                    windows: tuple[int, ...] = (t,)
                     if self.windows and t in self.steps and (end := self._end(t, sampling.steps)):
                         windows = (t - end, t)
                     rest = (t, queries, self.num_continuations, encoder, windows)
@@ -224,7 +224,7 @@ class ImageLDS(Evaluation):
         for axis, methods in centred.items():
             values = np.stack([lds.values for lds in methods.values()])
             if axis != (LOSS, REST) and len(methods) > 2:
-                conditions = {"quantity": "tau", "method": "all methods"}
+                conditions: Row = {"quantity": "tau", "method": "all methods"}
                 rows += self._rows(_tau_interval(loss, values, spec.seed), conditions, axis)
             by_method = dict(zip(methods, values.round(4).tolist(), strict=True))
             per_query.append({"image": axis[0], "window": axis[1], "query_centred": by_method})
@@ -299,7 +299,7 @@ class ImageLDS(Evaluation):
 
         rows = []
         for name, distances in moved.items():
-            mean = np.mean(distances, 0, dtype=np.float64)  # [T, Q]
+            mean = np.stack(distances).mean(0, dtype=np.float64)  # [T, Q]
             conditions: Row = {"quantity": "moved", "method": name}
             rows += self._rows(_mean_interval(mean), conditions, (ImageTarget.distance.value, REST))
         return {axis: np.stack(values) for axis, values in numbers.items()}, rows
@@ -328,7 +328,7 @@ class ImageLDS(Evaluation):
 
             return measure
 
-        functions = {}
+        functions: dict[ImageTarget, Measurement] = {}
         for target in self.targets:
             if target is ImageTarget.features:
                 final = np.array(get(trajectories, workspace).array("final.npy"))
@@ -438,17 +438,6 @@ class ImageLDS(Evaluation):
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return result["shown"][method]
-
-
-def check_several_classes(where: str, images: ImageSet) -> None:
-    """Check that training images have classes, which a classifier can distinguish.
-
-    Raises:
-        ConfigError: They have one.
-    """
-    num_classes = len(np.unique(images.labels))
-    allowed = f"left out: the training images are of {num_classes} class"
-    require(num_classes > 1, where, ImageTarget.class_loss.value, allowed)
 
 
 def _features_distance(own: np.ndarray) -> Measurement:

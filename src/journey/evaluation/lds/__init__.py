@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -327,7 +327,9 @@ def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:
     return max(set(choices), key=lambda i: (choices.count(i), *candidates[i].values()))
 
 
-def named_ends(interval: tuple[float, ...], conditions: dict[str, str]) -> dict[str, float]:
+def named_ends(
+    interval: tuple[float, ...], conditions: Mapping[str, str | int | float]
+) -> dict[str, float]:
     """Return the ends of an interval by name; those of 90% decide about differences only."""
     names = Interval._fields if "against" in conditions else Interval._fields[:3]
     return dict(zip(names, interval, strict=False))
