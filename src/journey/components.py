@@ -1,5 +1,6 @@
 """All components, a tuple for each config group. Components that are not listed are no choices."""
 
+from journey.attribution.adjoint import Adjoint
 from journey.attribution.baselines import (
     Caption,
     Encoder,
@@ -26,6 +27,7 @@ from journey.diffusion.dit import DiT
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
+from journey.evaluation.image_lds import ImageLDS
 from journey.evaluation.lds import LDS
 from journey.evaluation.localization import Localization
 from journey.evaluation.path import AlongPath
@@ -38,6 +40,7 @@ DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Fol
 MODELS = (DDPM, DiT, LatentDiffusion)
 METHODS = (
     GradientMethod,
+    Adjoint,
     Unlearning,
     Datamodel,
     Magic,
@@ -52,7 +55,7 @@ METHODS = (
     External,
     Features,
 )
-EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
+EVALUATIONS = (LDS, ImageLDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
 COMPUTES = (Local, Slurm)
 TRACKINGS = (JSONLines, Wandb)
 COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

@@ -34,6 +34,7 @@ from journey.attribution.kronecker import (
 from journey.attribution.logra import feature_dimension, project_layers
 from journey.attribution.outputs import (
     NoiseSamples,
+    noise_in_trajectory,
     sample_noise,
     with_augmentations,
 )
@@ -52,14 +53,12 @@ from journey.diffusion.trajectories import (
     query_conditions,
     query_examples,
     train_examples,
-    trajectory_at,
 )
 from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.resume import Clock, load_state
 from journey.engine.workspace import Workspace, get
 from journey.pipeline.examples import Examples, Region, boxes, query_region
-from journey.pipeline.schedule import noise_between
 from journey.pipeline.settings import FeatureSettings, Projection, QueryExample, Storage
 
 JOINED_MEMORY = 0.25  # share of the memory budget for gradients that wait for a dense projection
@@ -162,11 +161,8 @@ def feature_batches(
     batches = []
     for t, clean in examples:
         if trajectories is not None and t is not None and spec.query_example is QueryExample.noisy:
-            clean = clean.to(device)
-            x_t = trajectory_at("x_t", trajectories, (t,), workspace)[0].to(device)
-            timesteps = torch.full((len(clean),), t, device=device)
-            schedule = spec.checkpoint.training_run.model.schedule(device)
-            eps = noise_between(schedule, clean.x0, timesteps, x_t)
+            eps = noise_in_trajectory(trajectories, t, clean.x0, workspace).to(device)
+            clean, timesteps = clean.to(device), torch.full((len(clean),), t, device=device)
             for q in range(len(clean)):
                 noise = NoiseSamples(timesteps[q : q + 1], eps[q : q + 1])
                 batches.append(Batch(clean[q : q + 1], noise, query_region(spec.region, q)))

@@ -460,8 +460,8 @@ class GradientMethod(GradientSettings, Method):
         from journey.diffusion.training import learning_rate
 
         inputs = spec.inputs_as(GradientInputs)
-        train = [[_load_features(f, workspace) for f in steps] for steps in inputs.train]
-        queries = [_load_features(features, workspace)[:] for features in inputs.queries]
+        train = [[load_features(f, workspace) for f in steps] for steps in inputs.train]
+        queries = [load_features(features, workspace)[:] for features in inputs.queries]
 
         # Checkpoints along a training are weighted by their learning rates (Pruthi et al. 2020).
         weights = []
@@ -506,7 +506,7 @@ class GradientMethod(GradientSettings, Method):
             np.square(out, out=out)
 
 
-def _load_features(spec: Featurize, workspace: Workspace) -> "Features":
+def load_features(spec: Featurize, workspace: Workspace) -> "Features":
     """Return features as an array, or as codes that are decoded where they are read."""
     from journey.attribution.projections import QuantizedFeatures
 

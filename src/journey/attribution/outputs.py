@@ -24,13 +24,13 @@ from torch import Tensor
 
 from journey.diffusion.network import Predict, copies_ahead, load_denoiser, send
 from journey.diffusion.training import denoising_loss
-from journey.diffusion.trajectories import query_examples
+from journey.diffusion.trajectories import final_samples, query_examples, trajectory_at
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
 from journey.engine.workspace import Workspace
 from journey.pipeline.examples import Examples, Region, boxes, inside
-from journey.pipeline.interfaces import Measure
-from journey.pipeline.schedule import Schedule, add_noise, regression_target
+from journey.pipeline.interfaces import Measure, Sample
+from journey.pipeline.schedule import Schedule, add_noise, noise_between, regression_target
 from journey.pipeline.settings import Augmentation, Output
 
 # Noise samples evaluated at once by `make_outputs`, on a CPU and on an accelerator; one query may
@@ -297,6 +297,15 @@ def measurement_noise(
     )
 
 
+def noise_in_trajectory(
+    trajectories: Sample, t: int, final: Tensor, workspace: Workspace
+) -> Tensor:
+    """Return the ε that makes x_t of the trajectories of their final samples. [Q, …]"""
+    x_t = trajectory_at("x_t", trajectories, (t,), workspace)[0]
+    schedule = trajectories.checkpoint.model.schedule(x_t.device)
+    return noise_between(schedule, final, torch.full((len(x_t),), t), x_t)
+
+
 def query_batches(
     region: Region, num_queries: int, num_samples: int, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[range, Region]]:
@@ -327,11 +336,18 @@ def make_outputs(spec: Measure, partial: Path, workspace: Workspace) -> None:
     outputs = np.empty((2, len(targets), spec.trajectories.num_queries))
     with track(spec, partial, workspace) as log:
         for i, (t, queries) in enumerate(targets):
+            eps = None
+            if spec.noisy and t is not None:
+                queries = final_samples(spec.trajectories, workspace)
+                eps = noise_in_trajectory(spec.trajectories, t, queries.x0, workspace)
             on_device, means = queries.to(device), []
             for batch, region in query_batches(spec.region, len(queries), spec.num_samples, size):
                 noise = []
                 for query in batch:
-                    samples = measurement_noise(spec, t, query, num_timesteps, queries.shape)
+                    if eps is None or t is None:
+                        samples = measurement_noise(spec, t, query, num_timesteps, queries.shape)
+                    else:  # there is one such noise sample: both halves are its loss
+                        samples = NoiseSamples(torch.tensor([t, t]), eps[[query, query]])
                     noise.append(samples.to(device))
                 examples = on_device[batch.start : batch.stop]
                 losses = sample_losses(predict, schedule, examples, noise, region)

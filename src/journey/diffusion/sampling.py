@@ -225,12 +225,18 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     # Load.
     trajectories = spec.trajectories
     other = load_denoiser(spec.checkpoint, workspace, trajectories.guidance)
-    own = load_denoiser(trajectories.checkpoint, workspace, trajectories.guidance)
+    own = other
+    if min(spec.windows) < spec.step:
+        own = load_denoiser(trajectories.checkpoint, workspace, trajectories.guidance)
     model, count = trajectories.checkpoint.model, trajectories.num_inference_steps
     timesteps = visited_timesteps(model.num_timesteps, count, model.is_flow)
     remaining = [*timesteps[timesteps.index(spec.step) :], CLEAN]
-    x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
-    shape = tuple(x_t.shape[1:])
+    shape = trajectories.checkpoint.model.example_shape(trajectories.checkpoint.images.shape)
+    if spec.step in trajectories.steps:
+        x_t = trajectory_at("x_t", trajectories, (spec.step,), workspace)[0].to(own.device)
+    else:  # the whole generation: from the first noise, which is not stored
+        queries = range(trajectories.num_queries)
+        x_t = trajectory_noise(queries, shape, trajectories.seed).draw().to(own.device)
     conditions = query_conditions(trajectories, workspace)
     encode = None if spec.encoder is None else spec.encoder.load()
 

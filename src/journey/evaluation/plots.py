@@ -41,6 +41,7 @@ FAMILIES = {
     SKY: ("unlearning", "tracin", "magic"),
     OLIVE: ("retrac", "relative_influence", "renormalized_influence"),
     ROSE: ("encoder", "external"),
+    "#332288": ("adjoint", "adjoint_ekfac"),
     "#5f5f5f": ("random",),
 }
 """Methods by colour. Those that share a colour have different markers, in this order."""

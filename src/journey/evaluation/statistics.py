@@ -8,7 +8,11 @@ w  number of times that a replicate holds each observation [B, M]
 
 import numpy as np
 
+from journey.engine.seeding import numpy_generator
+
 BLOCK = 2**22  # elements of the largest temporary array
+
+NUM_TAU_BOOTSTRAP = 2000  # replicates of the interval of Kendall's τ
 
 MIN_OBSERVATIONS = 4
 """Fewest queries or models whose mean has an interval. Student's quantile for three is 4.3 and for
@@ -146,6 +150,32 @@ def rank_correlation(
     rhos = weighted_spearman(np.broadcast_to(a, shuffled.shape), shuffled, np.ones((1, len(a))))[0]
     null_low, null_high = np.percentile(rhos, (2.5, 97.5))
     return (float(value), float(low), float(high)), (float(null_low), float(null_high))
+
+
+def kendall_tau(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Return Kendall's τ-b over methods of two means over queries, 0 of a constant.
+
+    The 95% interval resamples queries; its ends are NaN for fewer than MIN_OBSERVATIONS.
+
+    Args:
+        a: A number of each method and query, or one for all queries. [method, Q] or [method, 1]
+        b: Another of each method and query. [method, Q]
+        seed: Seed of the bootstrap.
+    """
+    random, num_queries = numpy_generator(seed, "tau"), b.shape[1]
+    resamples = random.integers(num_queries, size=(NUM_TAU_BOOTSTRAP, num_queries))
+    replicates = np.concatenate([np.arange(num_queries)[None], resamples])  # [1 + B, Q]
+    signs = []  # of the difference of every two methods [1 + B, method, method]
+    for values in (np.broadcast_to(a, b.shape), b):
+        means = values[:, replicates].mean(2).T
+        signs.append(np.sign(means[:, :, None] - means[:, None]))
+    concordant = (signs[0] * signs[1]).sum((1, 2))
+    untied = np.sqrt(np.square(signs[0]).sum((1, 2)) * np.square(signs[1]).sum((1, 2)))
+    taus = np.divide(concordant, untied, out=np.zeros_like(untied), where=untied > 0)
+    value, low, high = map(float, percentiles(taus))
+    if num_queries < MIN_OBSERVATIONS:
+        low = high = float("nan")
+    return value, low, high
 
 
 def interval(

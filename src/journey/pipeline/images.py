@@ -89,6 +89,18 @@ class ImageSet:
         return self.captions[index][0][:24]
 
 
+def check_several_classes(where: str, value: str, images: ImageSet) -> None:
+    """Check that training images have classes, which a classifier can distinguish.
+
+    Raises:
+        ConfigError: They have one.
+    """
+    num_classes = len(np.unique(images.labels))
+    if num_classes < 2:
+        allowed = f"left out: the training images are of {num_classes} class"
+        raise ConfigError(f"{where}={value}: must be {allowed}")
+
+
 def check_images(images: ImageSet, name: str) -> None:
     """Check that the parts of an image set fit together.
 

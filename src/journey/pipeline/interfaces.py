@@ -433,6 +433,8 @@ class Method(Component):
     # Whether scores predict changes of the output. A trajectory weights them as it weights outputs;
     # other scores are weighted equally.
     in_units_of_output: ClassVar[bool] = True
+    # Whether the score of a step is that of the window from it to the next one, which add up.
+    additive: ClassVar[bool] = False
 
     @property
     def target(self) -> Target:
@@ -797,10 +799,13 @@ class Measure(Spec):
     seed: int
     guidance: float = omitted_default(1.0)
     region: tuple[int, ...] = omitted_default(())  # a box, or one for each query; (): everything
+    # Whether the output of a step is the loss at x_t itself, whose noise makes it of the final
+    # sample, in place of the mean over noise samples of x̂0_t.
+    noisy: bool = omitted_default(False)
 
     @property
     def label(self) -> str:
-        return self.checkpoint.label
+        return f"{self.checkpoint.label}{'-noisy' * self.noisy}"
 
     @property
     def work(self) -> float:
@@ -817,7 +822,7 @@ class Continuations(Spec):
     """Final samples of trajectories that a model continues from x_t at a step.
 
     Attributes:
-        step: t, where the model takes over.
+        step: t, where the model takes over: a stored step, or the sampler's first timestep.
         windows: Δ: for how many timesteps the model is used, before the model of the trajectories
             is used again; t: until the end.
         count: Continuations of each query. The first uses the trajectory's noise, others new noise.
@@ -1075,6 +1080,10 @@ class Experiment:
         """Return `1 + count` continuations of each query under its model; the first repeats it."""
         queries = tuple(range(self.sampling.num_queries))
         return self.continuations(self.checkpoint(0), step, queries, 1 + count, encoder)
+
+    def noisy_outputs(self, model: Train) -> Measure:
+        """Return the losses of all queries at x_t itself under a model."""
+        return replace(self.outputs(model), num_samples=2, antithetic=False, noisy=True)
 
     def outputs(self, model: Train, region: tuple[int, ...] = ()) -> Measure:
         """Return the outputs of all queries under a model, or of a region of them."""

@@ -391,6 +391,19 @@ class Output(Enum):
     absolute = "absolute"  # |ε − ε_θ|
 
 
+class ImageTarget(Enum):
+    """A number of a final image x, given the query's own x_0; D is the number of elements.
+
+    All but `direction` rise where what the query owes to its proponents is lost.
+    """
+
+    distance = "distance"  # ‖x − x_0‖² / D
+    projection = "projection"  # −⟨x, x_0 − m⟩ / D, m the mean of the training images
+    class_loss = "class_loss"  # −log p(class of x_0 | x), by a linear classifier of pixels
+    direction = "direction"  # ⟨x, u⟩ / √D, u the first principal axis of the training images
+    features = "features"  # squared distance of the features of an encoder, a mean over them
+
+
 class Augmentation(Enum):
     """Which view of a training image a noise sample has: mirrored or not, and which caption."""
 

@@ -17,7 +17,6 @@ from skimage.metrics import structural_similarity
 from journey.attribution.targets import FINAL_SAMPLE, STEP
 from journey.data.images import train_images
 from journey.diffusion.trajectories import decode_pictures
-from journey.engine.seeding import numpy_generator
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.classifiers import Classifiers, train_classifiers
 from journey.evaluation.counterfactual.removals import (
@@ -30,16 +29,13 @@ from journey.evaluation.counterfactual.removals import (
 )
 from journey.evaluation.rows import Row, make_row, select
 from journey.evaluation.statistics import (
-    MIN_OBSERVATIONS,
+    kendall_tau,
     models_and_queries_interval,
-    percentiles,
     query_mean_interval,
 )
 from journey.pipeline.interfaces import Continuations, Evaluate, Measure
 
 NUM_PICTURED = 3  # queries in the grid of pictures
-
-NUM_BOOTSTRAP = 2000  # for the interval of Kendall's τ
 
 SIGN = {"ssim": -1, "cosine": -1, "class_change": -1}  # quantities that fall where more has changed
 
@@ -311,7 +307,9 @@ class RemovalEffects:
                     by_method = np.stack(whole) * SIGN.get(quantity, 1)  # [method, Q]
                     conditions: Row = {"quantity": "tau", "method": quantity, "side": PROPONENTS}
                     conditions |= {"count": count, "target": STEP, "step": step, "window": step}
-                    rows.append(make_row(conditions, *_kendall(values, by_method, self.seed)))
+                    rows.append(
+                        make_row(conditions, *kendall_tau(values[:, None], by_method, self.seed))
+                    )
         return rows
 
     def pictures(self, count: int) -> dict[str, dict]:
@@ -397,16 +395,3 @@ def measure_effects(spec: Evaluate, dimensions: int, workspace: Workspace) -> Re
         accuracy = classifiers.accuracy | {"agreement": classifiers.agreement}
     pictured = {step: full.pictures[0, :NUM_PICTURED, 0] for step, full in before.items()}
     return RemovalEffects(effects, windows, pictured, after, rises_at_step, accuracy, spec.seed)
-
-
-def _kendall(lds: np.ndarray, effects: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Return Kendall's τ over methods of LDS and mean effect [method, Q], 0 of a constant."""
-    random, num_queries = numpy_generator(seed, "tau"), effects.shape[1]
-    resamples = random.integers(num_queries, size=(NUM_BOOTSTRAP, num_queries))
-    taus = []
-    for queries in (range(num_queries), *resamples):
-        taus.append(stats.kendalltau(lds, effects[:, queries].mean(1)).statistic)
-    value, low, high = map(float, percentiles(np.nan_to_num(taus)))
-    if num_queries < MIN_OBSERVATIONS:
-        low = high = float("nan")
-    return value, low, high

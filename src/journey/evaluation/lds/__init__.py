@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -298,14 +298,14 @@ class LDS(Evaluation):
         num_steps = len(spec.steps)
         for i, t in enumerate(spec.steps):
             at_step: Row = {**conditions, "target": STEP, "step": t}
-            rows.append({**at_step, **_ends(interval_of([i]), conditions)})
+            rows.append({**at_step, **named_ends(interval_of([i]), conditions)})
         aggregates = {
             PAIRED_STEPS: [spec.steps.index(t) for t in self.paired_steps],
             TRAJECTORY: [num_steps],
             FINAL_SAMPLE: [num_steps + 1],
         }
         for target, indices in aggregates.items():
-            ends = _ends(interval_of(indices), conditions)
+            ends = named_ends(interval_of(indices), conditions)
             rows.append({**conditions, "target": target, **ends})
         return rows
 
@@ -352,7 +352,9 @@ def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:
     return max(set(choices), key=lambda i: (choices.count(i), *candidates[i].values()))
 
 
-def _ends(interval: tuple[float, ...], conditions: dict[str, str]) -> dict[str, float]:
+def named_ends(
+    interval: tuple[float, ...], conditions: Mapping[str, str | int | float]
+) -> dict[str, float]:
     """Return the ends of an interval by name; those of 90% decide about differences only."""
     names = Interval._fields if "against" in conditions else Interval._fields[:3]
     return dict(zip(names, interval, strict=False))
