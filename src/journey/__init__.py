@@ -8,6 +8,7 @@ one of the interfaces here, it offers them as choices.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from journey.engine.provenance import __version__
 from journey.engine.spec import Component
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Dataset, Evaluation, Inputs, Method, Model
@@ -26,6 +27,7 @@ __all__ = [
     "JourneyTRAK",
     "Method",
     "Model",
+    "__version__",
     "attribute",
     "lds",
     "load",

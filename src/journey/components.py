@@ -26,6 +26,7 @@ from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
 from journey.evaluation.lds import LDS
 from journey.evaluation.localization import Localization
+from journey.evaluation.none import NoEvaluation
 from journey.evaluation.path import AlongPath
 from journey.evaluation.planted import Planted
 from journey.launch.local import Local
@@ -49,7 +50,7 @@ METHODS = (
     TrakStore,
     External,
 )
-EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
+EVALUATIONS = (LDS, Counterfactual, Emergence, AlongPath, Localization, Planted, NoEvaluation)
 COMPUTES = (Local, Slurm)
 TRACKINGS = (JSONLines, Wandb)
 COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

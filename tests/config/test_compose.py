@@ -374,6 +374,35 @@ def test_help_lists_every_choice(monkeypatch, capsys):
         assert name in re.split(r"[ ,]+", line)
 
 
+def test_without_words_and_with_version_nothing_starts(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words, expected in (([], "experiment=digits"), (["--version"], journey.__version__)):
+        monkeypatch.setattr("sys.argv", ["journey", *words])
+        entry.main()
+        assert expected in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+MEANT = {
+    "experiment=digit": "experiment=digits",
+    "digits": "experiment=digits",
+    "datset=digits": "dataset",
+    "num_steps=3": "training.num_steps",
+    "trainng.num_steps=3": "training.num_steps",
+    "training.num_stesp=3": "training.num_steps",
+    "method.journey.num_sample=3": "method.journey.num_samples",
+    "task=reprot": "report",
+    "model=ddpm_tin": "ddpm_tiny",
+}
+
+
+@pytest.mark.parametrize("word", MEANT)
+def test_what_was_meant_is_suggested(word, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (meant,) = re.findall(r"did you mean ([\w.=]+)\?", refused(monkeypatch, word))
+    assert meant == MEANT[word] or f"{word.partition('=')[0]}={meant}" == MEANT[word]
+
+
 def test_a_shell_completes_words(monkeypatch, capsys):
     monkeypatch.setenv("COMP_LINE", "journey experiment=sm")
     monkeypatch.setattr("sys.argv", ["journey", "-sc", "query=bash"])

@@ -126,6 +126,8 @@ class RunConfig:
             require("://" not in path, name, path, "a directory of this machine")
         for group in (*GROUPS, "training", "sampling", "attribution", "retraining"):
             getattr(self, group).check(group)
+        queries, least = self.sampling.num_queries, self.evaluation.least_queries
+        require_count("sampling.num_queries", queries, least)
         self.dataset.check_duplicates("dataset")
         self._check_sampling()
         self._check_text_and_latents()

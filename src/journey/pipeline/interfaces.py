@@ -387,6 +387,7 @@ class Evaluation(Component):
 
     # A module with functions of a result, `tables`, `texts` and `figures`; it may lack some.
     show: ClassVar[str] = ""
+    least_queries: ClassVar[int] = 4  # that it can evaluate: often in two halves
     # What a sweep maximises: conditions of a row of the result, such as {method: ekfac}, in place
     # of those of the headline's first row.
     objective: dict[str, str] = field(

@@ -204,7 +204,7 @@ class Sampling:
     sampler: Sampler = setting(Sampler.ddpm, "Sample trajectories by this method.")
     num_inference_steps: int = setting(1000, "Visit this many timesteps.", least=1)
     num_queries: int = setting(
-        24, "Generate this many queries, which are evaluated in two halves.", least=4
+        24, "Generate this many queries, which are evaluated in two halves.", least=1
     )
     steps: list[int] = setting(
         [600, 500, 400, 300, 200, 100, 20],

@@ -15,7 +15,11 @@ from rich.console import Console
 
 from journey.config.run import RunConfig
 from journey.data.images import describe_images, train_images
-from journey.diffusion.trajectories import estimate_pictures, noisy_pictures
+from journey.diffusion.trajectories import (
+    decode_pictures,
+    estimate_pictures,
+    noisy_pictures,
+)
 from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.owned import OwnedFiles
@@ -41,7 +45,15 @@ from journey.pipeline.interfaces import (
 )
 from journey.pipeline.settings import Target
 from journey.report import figures, tables
-from journey.report.directory import FIGURE, PAGE, PREVIEW, RESULT, report_files
+from journey.report.directory import (
+    FIGURE,
+    PAGE,
+    PREVIEW,
+    RESULT,
+    SAMPLES,
+    TRAINING_IMAGES,
+    report_files,
+)
 from journey.report.page import (
     PageTrajectories,
     page_contents,
@@ -75,6 +87,8 @@ def write_report(
             figure = _trajectory_figure(run, experiment, workspace, name, result)
             _save(figure, FIGURE, new_file)
             files.append(FIGURE)
+        titles |= _save_sheets(experiment, workspace, new_file)
+        files += [SAMPLES, TRAINING_IMAGES]
         texts = texts | {PAGE: _page(run, experiment, workspace, result, titles)}
         texts[RESULT] = json.dumps(result, indent=1, allow_nan=False) + "\n"
         for file, text in texts.items():
@@ -91,6 +105,41 @@ def write_report(
     print(f"{directory}/: {', '.join(listed)}", flush=True)
     _track(run, result, directory, files, workspace)
     return result
+
+
+def write_samples(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path
+) -> Path:
+    """Return the path of the picture of all final samples, after writing it into a report."""
+    with report_files(run, directory).replaced(keep=True) as new_file:
+        samples = _sample_pictures(experiment, workspace)
+        figures.contact_sheet(samples).save(new_file(SAMPLES))
+    return directory / SAMPLES
+
+
+def _save_sheets(
+    experiment: Experiment, workspace: Workspace, new_file: Callable[[str], Path]
+) -> dict[Path, str]:
+    """Return the titles of the pictures of final samples and of training images, by their paths."""
+    samples, images = _sample_pictures(experiment, workspace), experiment.images
+    train = train_images(images, workspace).images[figures.shown_in_sheet(images.num_train)]
+    titles = {}
+    for name, pictures, title in (
+        (SAMPLES, samples, "The final samples of the queries"),
+        (TRAINING_IMAGES, train, f"{len(train)} of {images.num_train} training images"),
+    ):
+        path = new_file(name)
+        figures.contact_sheet(pictures).save(path)
+        titles[path] = title
+    return titles
+
+
+def _sample_pictures(experiment: Experiment, workspace: Workspace) -> np.ndarray:
+    """Return the final samples that a contact sheet shows, uint8 [B, C, H, W]."""
+    spec = experiment.trajectories
+    final = get(spec, workspace).array("final.npy")[figures.shown_in_sheet(spec.num_queries)]
+    pictures = decode_pictures(final, spec, workspace)
+    return np.rint(np.clip(pictures, -1, 1) * 127.5 + 127.5).astype(np.uint8)
 
 
 def _method_of_steps(run: RunConfig) -> str | None:
