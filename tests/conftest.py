@@ -53,7 +53,7 @@ SLOW = (
     "test_tracking", "test_no_torch",
     "test_notebooks", "test_redraw", "test_by_hand", "test_api", "test_workers", "test_features",
     "test_counterfactual", "test_external", "test_magic", "test_report", "test_methods",
-    "test_local", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
+    "test_local", "test_first_steps", "test_fuzz", "test_store", "test_distributed", "test_regions", "test_sign",
     "test_datasets", "test_continuations", "test_localization", "test_weights", "test_traker",
     "test_page", "test_path", "test_logra", "test_rates", "test_emergence", "test_sampling",
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",

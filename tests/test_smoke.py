@@ -176,9 +176,9 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
     for point in results:
         assert f'<a href="{point["report"]}">{point["point"]}</a>' in page
         assert (sweep / point["report"]).is_file()
-    assert [line.split(" | ")[0] for line in (sweep / "table.md").read_text().splitlines()[2:4]] == [
-        f"| {name}" for name in names
-    ]
+    assert [
+        line.split(" | ")[0] for line in (sweep / "table.md").read_text().splitlines()[2:4]
+    ] == [f"| {name}" for name in names]
     plain = journey(directory, "reports=sweep")
     assert plain.returncode == 0, plain.stderr
     assert (sweep / "index.html").read_text() == page, "a plain run leaves the sweep alone"
@@ -199,7 +199,8 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     results = [
-        json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/*/result.json")
+        json.loads(path.read_text())
+        for path in (tmp_path / "reports/smoke").glob("*/*/result.json")
     ]
     headlines = [select(r["rows"], **PRIMARY, target="paired_steps")[0]["value"] for r in results]
     assert len(results) == 2

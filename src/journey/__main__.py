@@ -126,7 +126,8 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
 
         path = write.write_samples(run, experiment, workspace, reports)
         print(f"{path}: the final samples of {experiment.trajectories.num_queries} queries")
-    print(f"task={run.task.value}: {MADE[run.task]} ({len(specs) - num_cached} new, {num_cached} cached):")
+    counts = f"{len(specs) - num_cached} new, {num_cached} cached"
+    print(f"task={run.task.value}: {MADE[run.task]} ({counts}):")
     for spec in specs:
         print(printable(f"    {store.root / cache_key(spec)}"))
     return None

@@ -21,6 +21,7 @@ from journey.data.embedded import Digits, Land, MNIST5k, Twemoji
 from journey.data.folder import Folder
 from journey.data.parts import Parts
 from journey.diffusion.ddpm import DDPM
+from journey.diffusion.from_checkpoint import FromCheckpoint
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
@@ -34,7 +35,7 @@ from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Folder)
-MODELS = (DDPM, LatentDiffusion)
+MODELS = (DDPM, LatentDiffusion, FromCheckpoint)
 METHODS = (
     GradientMethod,
     Unlearning,

@@ -46,6 +46,7 @@ class Wandb(Tracking):
 
     name: ClassVar[str] = "wandb"
     mode: WandbMode = WandbMode.offline
+    # Of W&B, in which the runs are.
     project: str = field(
         default="journey",
         metadata={"used_if": {"mode": (WandbMode.offline, WandbMode.online)}},

@@ -184,7 +184,7 @@ def test_every_path_is_marked_as_one():
     assert paths == encoders | {
         ".artifacts", ".reports", "folder.root", "archive.root", "coco.root", "encoder.path",
         "ddpm.checkpoints", "ldm.checkpoints", "ldm.pretrained", "external.path",
-        "trak_store.path",
+        "trak_store.path", "from_checkpoint.checkpoints", "from_checkpoint.pretrained",
     }  # fmt: skip
     others = {name.rpartition(".")[2] for name in set(found) - paths}
     assert others == {

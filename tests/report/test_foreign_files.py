@@ -341,7 +341,9 @@ def test_reports_of_ours_and_empty_directories_are_accepted(here):
     check_output(run, Path("own/n"))
 
 
-@pytest.mark.parametrize("name", ["index.html", "result.json", "trajectories.png", "preview.png", "samples.png"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "result.json", "trajectories.png", "preview.png", "samples.png"]
+)
 def test_a_file_in_the_way_of_a_report_is_refused_before_compute(here, name):
     write(here / "own/n", OLD)
     (here / "own/n" / name).write_text("mine")

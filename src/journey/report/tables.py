@@ -45,7 +45,9 @@ def _sweep_frame(points: dict[str, list[Row]]) -> "DataFrame":
 
 
 def _quantities(points: dict[str, list[Row]]) -> str:
-    return ", ".join(dict.fromkeys(str(row["quantity"]) for rows in points.values() for row in rows))
+    return ", ".join(
+        dict.fromkeys(str(row["quantity"]) for rows in points.values() for row in rows)
+    )
 
 
 SWEEP_PAGE = """<!doctype html>

@@ -359,8 +359,13 @@ def attributed_trajectories(
         scores=scores,
         labels=list(map(images.describe, range(len(images)))),
         ids=images.ids,
-        prompts=experiment.trajectories.prompts,
+        prompts=_query_names(experiment.trajectories),
     )
+
+
+def _query_names(sample: Sample) -> tuple[str, ...]:
+    """Return the prompts of the queries, the names of their files, or nothing."""
+    return sample.prompts if sample.images is None else sample.images.names
 
 
 def _page(
@@ -382,7 +387,7 @@ def _page(
         steps,
         noisy_pictures(sample, steps, workspace),
         estimate_pictures(sample, steps, workspace),
-        sample.prompts,
+        _query_names(sample),
     )
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
     about = (
