@@ -57,7 +57,7 @@ from journey.experiment import (
     record_images,
 )
 from journey.pipeline.interfaces import Evaluate, FullData, Result, Row, Train
-from journey.report.directory import check_output, report_directory
+from journey.report.directory import SWEEP, check_output, report_directory
 
 MADE = {
     Task.train: "models of all images, as folders of diffusers",
@@ -88,7 +88,10 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     target = experiment.evaluation(run.evaluation, run.all_methods)
     if run.task is not Task.status:
         check_memory(run, target, store)
-    workspace = Workspace(store, run.compute, run.tracking, run.name)
+    group = run.name  # of a point of a sweep: with the name of the sweep
+    if reports.parent.name.startswith(SWEEP):
+        group = f"{run.name} {reports.parent.name}"
+    workspace = Workspace(store, run.compute, run.tracking, group)
     if run.task in (Task.plan, Task.status):
         from journey.report import plan
 
@@ -104,7 +107,7 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task is Task.report:
         from journey.report import write
 
-        return write.write_report(run, experiment, workspace, reports)
+        return write.write_report(run, experiment, workspace, reports, words)
     targets: dict[Task, Sequence[Spec]] = {
         Task.train: _models_of_all_images(target),
         Task.sample: [experiment.trajectories],

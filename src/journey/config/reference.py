@@ -98,7 +98,7 @@ def _default(f: Field) -> str:
         value = value.value
     words = {None: "null", True: "true", False: "false"}
     is_word = value is None or isinstance(value, bool)
-    return f"`{words[value] if is_word else value}`"  # type: ignore[index]
+    return f"`{words[value] if is_word else value}`"
 
 
 def _documentation(owner: type) -> dict[str, str]:
