@@ -139,7 +139,7 @@ def test_offline_wandb_holds_curves_and_report(workspace, tmp_path, monkeypatch,
     assert json.loads(artifact.metadata) == {"inputs": [keys["images"], *keys["checkpoints"]]}
     output = capsys.readouterr().out
     assert f"{runs['adhoc-report']['file'].rpartition('/')[0]}: this run, offline" in output
-    pages = list(tmp_path.glob("wandb/*/files/media/html/page_*.html"))
+    pages = list(tmp_path.glob("wandb/offline-run-*/files/media/html/page_*.html"))
     assert len(pages) == 1
     assert "training images that influenced each step" in pages[0].read_text()
     assert not list(tmp_path.glob("wandb/run-*")), "nothing goes online"

@@ -54,12 +54,12 @@ HYDRA_SETTINGS = (
 # ruff: noqa: E501 - the lines of the help
 START = """journey {version}: which training images influenced each step of a diffusion model's sampling
 
-    journey experiment=digits                                    an example: train, attribute, retrain, evaluate, report
-    journey experiment=my_images dataset.root=FOLDER             the same pictures and a page for images of yours
-    journey experiment=my_checkpoint dataset.root=FOLDER 'model.checkpoints=[FOLDER]'    … and a model of yours
-    journey --help                                               all choices, tasks and examples
+    journey experiment=digits                           an example: train, attribute, retrain, evaluate, report
+    journey experiment=my_images dataset.root=FOLDER    images of yours: train, sample, attribute, report
+    journey experiment=my_checkpoint dataset.root=FOLDER 'model.checkpoints=[FOLDER]'    and a model of yours
+    journey --help                                      all choices and tasks, and more examples
 
-Add task=plan to any of them to see what it would compute; guides: docs/README.md
+Add task=plan to see what would be computed. Guides: docs/README.md
 """
 HELP = """journey: which training images influenced each step of a diffusion model's sampling
 

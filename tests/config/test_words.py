@@ -190,6 +190,7 @@ def test_every_path_is_marked_as_one():
     assert others == {
         "name", "device", "partition", "account", "qos", "setup", "project", "classes",
         "experiments", "caption_column", "label_column", "checkpoint_key",
+        "entity", "tags", "notes",
     }  # fmt: skip
 
 

@@ -419,7 +419,7 @@ def _track(
             return
         # 1. A curve over t for every method.
         for t in experiment.steps:
-            values = {TIMESTEP: t}
+            values: dict[str, float] = {TIMESTEP: t}
             for row in select(result["rows"], step=t):
                 if row.get("score_transform", "linear") == "linear":
                     values |= _named_interval(row, BY_TIMESTEP)
