@@ -38,10 +38,11 @@ def result_of(directory):
 def test_the_report_is_complete_and_its_files_are_listed_last(finished):
     directory, process = finished
     assert process.stdout.rstrip().endswith(
-        "reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, trajectories.png"
+        "reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, trajectories.png, "
+        "samples.png, training_images.png"
     )
     assert process.stderr == ""
-    for name in ("lds_by_step.png", "trajectories.png"):
+    for name in ("lds_by_step.png", "trajectories.png", "samples.png", "training_images.png"):
         assert (directory / "reports/smoke" / name).read_bytes().startswith(b"\x89PNG")
     result = result_of(directory)
     rows = result["rows"]
@@ -161,18 +162,26 @@ def test_a_sweep_has_a_report_for_every_point_and_a_table_of_all(finished):
         directory, "-m", "experiment=smoke", "evaluation.num_bootstrap=200,300", "reports=sweep"
     )
     assert done.returncode == 0, done.stderr
-    points = {
-        path.name: json.loads((path / "result.json").read_text())
-        for path in (directory / "sweep/smoke").iterdir()
-    }
-    assert {name[0]: result["num_bootstrap"] for name, result in points.items()} == {
-        "0": 200,
-        "1": 300,
-    }
-    assert all("evaluation.num_bootstrap=" in name for name in points)
-    table = [line.split("│") for line in done.stdout.splitlines()][-4:]
+    sweep = directory / "sweep/smoke/sweep-evaluation.num_bootstrap"
+    names = [f"evaluation.num_bootstrap={count}" for count in (200, 300)]
+    for name in names:
+        result = json.loads((sweep / name / "result.json").read_text())
+        assert name.endswith(f"={result['num_bootstrap']}")
+    table = [line.split("│") for line in done.stdout.splitlines()][-5:]
     labels = [cells[1].strip() for cells in table if len(cells) > 1]
-    assert labels == [f"evaluation.num_bootstrap={count}" for count in (200, 300)]
+    assert labels == names
+    results = json.loads((sweep / "sweep.json").read_text())
+    assert [point["point"] for point in results] == names
+    page = (sweep / "index.html").read_text()
+    for point in results:
+        assert f'<a href="{point["report"]}">{point["point"]}</a>' in page
+        assert (sweep / point["report"]).is_file()
+    assert [
+        line.split(" | ")[0] for line in (sweep / "table.md").read_text().splitlines()[2:4]
+    ] == [f"| {name}" for name in names]
+    plain = journey(directory, "reports=sweep")
+    assert plain.returncode == 0, plain.stderr
+    assert (sweep / "index.html").read_text() == page, "a plain run leaves the sweep alone"
     assert {p.name for p in (directory / "artifacts/models").iterdir()} == before, "the same models"
 
 
@@ -190,7 +199,8 @@ def test_optuna_chooses_the_points_of_a_sweep(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     results = [
-        json.loads(path.read_text()) for path in (tmp_path / "reports/smoke").glob("*/result.json")
+        json.loads(path.read_text())
+        for path in (tmp_path / "reports/smoke").glob("*/*/result.json")
     ]
     headlines = [select(r["rows"], **PRIMARY, target="paired_steps")[0]["value"] for r in results]
     assert len(results) == 2

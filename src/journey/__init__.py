@@ -9,6 +9,7 @@ offers them as choices.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from journey.engine.provenance import __version__
 from journey.engine.spec import Component
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import Dataset, Evaluation, Inputs, Method, Model
@@ -30,6 +31,7 @@ __all__ = [
     "JourneyTRAK",
     "Method",
     "Model",
+    "__version__",
     "add_images",
     "attribute",
     "compute",

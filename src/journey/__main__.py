@@ -28,12 +28,14 @@ from journey.cli import (
     named_errors,
     one_line_errors,
     open_streams,
-    printable,
     refuse_numbers_for_booleans,
     refuse_without_effect,
+    start_text,
+    swept_settings,
     wants_completion,
     wants_help,
     wants_sweep,
+    wants_version,
 )
 from journey.components import COMPONENTS
 from journey.config import compose
@@ -41,8 +43,10 @@ from journey.config.run import RunConfig, Task
 from journey.config.words import quote_words
 from journey.data.images import describe_images
 from journey.engine.graph import ancestors
-from journey.engine.spec import Component, Spec
+from journey.engine.provenance import __version__
+from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Store, StoreError
+from journey.engine.text import printable
 from journey.engine.workspace import Workspace
 from journey.evaluation.rows import objective_row
 from journey.experiment import (
@@ -52,10 +56,17 @@ from journey.experiment import (
     prepare_experiment,
     record_images,
 )
-from journey.pipeline.interfaces import Result, Row, Train
-from journey.report.directory import check_output, point_directory
+from journey.pipeline.interfaces import Evaluate, FullData, Result, Row, Train
+from journey.report.directory import SWEEP, check_output, report_directory
 
+MADE = {
+    Task.train: "models of all images, as folders of diffusers",
+    Task.sample: "trajectories, as arrays",
+    Task.attribute: "scores.npy [candidate, step, query, train] of every method",
+    Task.evaluate: "result.json",
+}  # where a task ends with a list of artifacts
 HEADLINES: dict[tuple[str, ...], list[Row]] = {}  # of every point of a sweep, by its overrides
+REPORTS: dict[tuple[str, ...], Path] = {}  # the directories of their reports
 
 
 def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
@@ -77,7 +88,10 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     target = experiment.evaluation(run.evaluation, run.all_methods)
     if run.task is not Task.status:
         check_memory(run, target, store)
-    workspace = Workspace(store, run.compute, run.tracking, run.name)
+    group = run.name  # of a point of a sweep: with the name of the sweep
+    if reports.parent.name.startswith(SWEEP):
+        group = f"{run.name} {reports.parent.name}"
+    workspace = Workspace(store, run.compute, run.tracking, group)
     if run.task in (Task.plan, Task.status):
         from journey.report import plan
 
@@ -93,21 +107,43 @@ def dispatch(run: RunConfig, reports: Path, words: str) -> Result | None:
     if run.task is Task.report:
         from journey.report import write
 
-        return write.write_report(run, experiment, workspace, reports)
+        return write.write_report(run, experiment, workspace, reports, words)
     targets: dict[Task, Sequence[Spec]] = {
-        Task.train: [spec for spec in ancestors(target) if isinstance(spec, Train)],
+        Task.train: _models_of_all_images(target),
         Task.sample: [experiment.trajectories],
         Task.attribute: list(target.scores.values()),
         Task.evaluate: [target],
         Task.export: [target],
     }
-    for _ in workspace.compute.make(list(targets[run.task]), workspace):
+    specs = list(targets[run.task])
+    num_cached = sum(store.find(spec) is not None for spec in specs)
+    for _ in workspace.compute.make(specs, workspace):
         pass
     if run.task is Task.export:
         from journey.report import export
 
         export.write_bundle(run, experiment, workspace, reports, words)
+        return None
+    if run.task is Task.sample:
+        from journey.report import write
+
+        path = write.write_samples(run, experiment, workspace, reports)
+        print(f"{path}: the final samples of {experiment.trajectories.num_queries} queries")
+    counts = f"{len(specs) - num_cached} new, {num_cached} cached"
+    print(f"task={run.task.value}: {MADE[run.task]} ({counts}):")
+    for spec in specs:
+        print(printable(f"    {store.root / cache_key(spec)}"))
     return None
+
+
+def _models_of_all_images(target: Evaluate) -> list[Spec]:
+    """Return the models that make the queries and that the scores are computed with."""
+    models: dict[str, Spec] = {}
+    for spec in [target.trajectories, *target.scores.values()]:
+        for ancestor in ancestors(spec):
+            if isinstance(ancestor, Train) and ancestor.subset == FullData():
+                models[cache_key(ancestor)] = ancestor
+    return [models[key] for key in sorted(models)]
 
 
 def _verify(store: Store) -> None:
@@ -128,7 +164,7 @@ def _run_single(composition: Composition) -> None:
     run, overrides = compose.parse(composition.settings), composition.hydra.overrides.task
     refuse_numbers_for_booleans(overrides, composition.settings)
     refuse_without_effect(run.without_effect(), overrides)
-    dispatch(run, Path(run.reports) / run.name, keyed_overrides(overrides))
+    dispatch(run, report_directory(run), keyed_overrides(overrides))
 
 
 @hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
@@ -142,13 +178,11 @@ def _run_by_hydra(settings: DictConfig) -> float | None:
         run, overrides = compose.parse(settings), hydra_settings.overrides.task
         refuse_numbers_for_booleans(overrides, settings)
         # Each point has its own report.
-        job = hydra_settings.job
-        directory = point_directory(job.num, job.override_dirname)
-        reports = Path(run.reports) / run.name / directory
+        reports = report_directory(run, overrides, swept_settings(sys.argv[1:]))
         result = dispatch(run, reports, keyed_overrides(overrides))
         if result is None or not (headline := run.evaluation.headline(result)):
             return None
-        HEADLINES[tuple(overrides)] = headline
+        HEADLINES[tuple(overrides)], REPORTS[tuple(overrides)] = headline, reports
         rows = cast("list[Row]", result["rows"])
         return float(objective_row(rows, headline, run.evaluation.objective)["value"])
     return None
@@ -165,8 +199,11 @@ def main(components: Sequence[type[Component]] = ()) -> None:
     words = sys.argv[1:]
     with one_line_errors():
         compose.register_schemas(COMPONENTS, components)
-        if wants_help(words):
-            print(help_text(components))
+        if wants_help(words) or not words:
+            print(help_text(components) if words else start_text())
+            return
+        if wants_version(words):
+            print(f"journey {__version__}")
             return
         composition = None
         if not wants_completion(words):
@@ -193,7 +230,11 @@ def main(components: Sequence[type[Component]] = ()) -> None:
             from journey.report import tables
 
             console = Console() if sys.stdout.isatty() else Console(width=200)
-            console.print(tables.sweep_table(distinguishing_overrides(HEADLINES)))
+            points = distinguishing_overrides(HEADLINES)
+            console.print(tables.sweep_table(points))
+            swept = swept_settings(sys.argv[1:])
+            path = tables.write_sweep(points, list(REPORTS.values()), swept)
+            print(f"{path}: the table of the sweep, with its reports")
 
 
 if __name__ == "__main__":

@@ -30,12 +30,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from journey.config import compose, foreign
 from journey.config.run import GROUPS, Task
 from journey.config.words import SEARCHPATH, parse_words
-from journey.engine.checks import ConfigError, require
+from journey.engine.checks import ConfigError, did_you_mean, require
+from journey.engine.provenance import __version__
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
 from journey.engine.text import printable
 from journey.launch.jobs import JobsFailedError
-from journey.report.directory import check_output, point_directory
+from journey.report.directory import check_output, report_directory
 
 MOST_POINTS = 10_000  # of a sweep
 SOLVABLE = {  # errors of the system that a user can solve
@@ -51,6 +52,15 @@ HYDRA_SETTINGS = (
 )  # fmt: skip
 
 # ruff: noqa: E501 - the lines of the help
+START = """journey {version}: which training images influenced each step of a diffusion model's sampling
+
+    journey experiment=digits                           an example: train, attribute, retrain, evaluate, report
+    journey experiment=my_images dataset.root=FOLDER    images of yours: train, sample, attribute, report
+    journey experiment=my_checkpoint dataset.root=FOLDER 'model.checkpoints=[FOLDER]'    and a model of yours
+    journey --help                                      all choices and tasks, and more examples
+
+Add task=plan to see what would be computed. Guides: docs/README.md
+"""
 HELP = """journey: which training images influenced each step of a diffusion model's sampling
 
     journey experiment=digits                                    the whole experiment, and its report
@@ -64,16 +74,41 @@ HELP = """journey: which training images influenced each step of a diffusion mod
 Choices:
 {groups}
 
-Tasks: {tasks}
-Settings, with their values: journey experiment=digits --cfg job
-Results: reports/<experiment>/index.html, and in Python: journey.load("experiment=digits")
+Tasks:
+{tasks}
+
+Settings, with their values: journey experiment=digits --cfg job; explained: docs/settings.md
+Results: reports/<name>/index.html (name=… chooses another), and in Python: journey.load("experiment=digits")
 Completion by the tab key: eval "$(journey --shell-completion install=bash)"   (or zsh, fish)
 """
+
+
+TASKS = {
+    Task.train: "the models of all images that the methods use; none of the retrained ones",
+    Task.sample: "the queries, and their picture: samples.png",
+    Task.attribute: "the scores of every method",
+    Task.evaluate: "the result of the evaluation, with everything that it needs, retrained models too",
+    Task.report: "the default: all of it, and the page",
+    Task.plan: "nothing: prints what would be computed, and its cost",
+    Task.status: "nothing: prints what is done, running, queued or failed",
+    Task.verify: "nothing: checks every artifact against its checksums",
+    Task.export: "a benchmark bundle, with which others evaluate their scores",
+}
+
+
+def start_text() -> str:
+    """Return what the command prints without words: the first commands."""
+    return START.format(version=__version__)
 
 
 def wants_help(words: Sequence[str]) -> bool:
     """Return whether the words ask for help."""
     return any(word in ("--help", "-h") for word in words)
+
+
+def wants_version(words: Sequence[str]) -> bool:
+    """Return whether the words ask for the version."""
+    return "--version" in words
 
 
 def wants_completion(words: Sequence[str]) -> bool:
@@ -100,7 +135,8 @@ def help_text(components: Sequence[type[Component]] = ()) -> str:
         own = [c.name for c in components if compose.group_of(c) == group]
         text = f"    {group:12}" + ", ".join(compose.choices(group) + own)
         lines.append(textwrap.fill(text, HELP_WIDTH, subsequent_indent=" " * 16))
-    return HELP.format(groups="\n".join(lines), tasks=", ".join(task.value for task in Task))
+    tasks = [f"    {task.value:12}{text}" for task, text in TASKS.items()]
+    return HELP.format(groups="\n".join(lines), tasks="\n".join(tasks))
 
 
 class Composition(NamedTuple):
@@ -117,7 +153,7 @@ class _Flags(argparse.ArgumentParser):
         super().__init__(add_help=False, allow_abbrev=False)
         self.add_argument("--multirun", "-m", action="store_true")
         self.add_argument("--run", "-r", action="store_true")
-        for name in ("--resolve", "--hydra-help", "--version"):
+        for name in ("--resolve", "--hydra-help"):
             self.add_argument(name, action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
         topics = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -160,16 +196,16 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
     choices = [_ends(override) if optuna else _choices(override) for override in overrides]
     _require_points(math.prod(map(len, choices)))
     points = itertools.product(*choices)
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
     unused: list[dict[str, str]] = []
-    for number, point in enumerate(points if flags.multirun else itertools.islice(points, 1)):
+    for point in points if flags.multirun else itertools.islice(points, 1):
         composition = _compose([*searchpath, *point])
         if flags.multirun:
             run = compose.parse(composition.settings)
             refuse_numbers_for_booleans(point, composition.settings)
             allowed = f"report with {OPTUNA}, which compares results"
             require(not optuna or run.task is Task.report, "task", run.task.value, allowed)
-            point_name = point_directory(number, composition.hydra.job.override_dirname)
-            check_output(run, Path(run.reports, run.name, point_name))
+            check_output(run, report_directory(run, point, swept))
             unused.append(run.without_effect())
     if unused:  # at every point: others of a grid may well be alike
         common = set.intersection(*map(set, unused))
@@ -183,6 +219,12 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
         names_hydra = key.startswith("hydra") and key != SEARCHPATH
         for_hydra = for_hydra or names_hydra or override.is_sweep_override()
     return None if for_hydra else composition
+
+
+def swept_settings(words: Sequence[str]) -> list[str]:
+    """Return the settings over which the words of a command sweep."""
+    overrides = parse_words(_Flags().parse_args(words).overrides)
+    return [override.key_or_group for override in overrides if override.is_sweep_override()]
 
 
 def _check_override(override: Override) -> None:
@@ -280,19 +322,34 @@ def _unknown_key(error: Exception, words: list[str]) -> ConfigError | None:
         return None
     key = match[1]
     rest = [word for word in words if not word.lstrip("+").startswith(key)]
-    parent, _, _ = key.rpartition(".")
+    parent, _, leaf = key.rpartition(".")
     try:
         composed = compose.compose_words(rest)
         node = OmegaConf.select(composed, parent) if parent else composed
     except (HydraException, OmegaConfBaseException, ConfigError):
         return None
-    if not isinstance(node, DictConfig):
-        return None
     word = next((word for word in words if word.lstrip("+").startswith(f"{key}=")), key)
+    settings = _setting_names(OmegaConf.to_container(composed))
+    elsewhere = sorted((name for name in settings if name.endswith(f".{leaf}")), key=len)[:3]
+    advice = did_you_mean(key, settings)
+    if elsewhere and not advice:
+        advice = f"; did you mean {' or '.join(elsewhere)}?"
+    if not isinstance(node, DictConfig):
+        return ConfigError(f"{word}: no such key{advice or '; --cfg job prints all settings'}")
     names = ", ".join(str(name) for name in node if name != "hydra") or "no settings"
     component = getattr(OmegaConf.get_type(node), "name", "")
     choice = f" with {parent}={component}" if parent in GROUPS else ""
-    return ConfigError(f"{word}: no such key{choice}; allowed here: {names}")
+    return ConfigError(f"{word}: no such key{choice}; allowed here: {names}{advice}")
+
+
+def _setting_names(composed: object, prefix: str = "") -> list[str]:
+    """Return the names of all settings, and of their groups, in a composed configuration."""
+    names = []
+    if isinstance(composed, dict):
+        for key, value in composed.items():
+            if prefix or key != "hydra":
+                names += [f"{prefix}{key}", *_setting_names(value, f"{prefix}{key}.")]
+    return names
 
 
 def refuse_numbers_for_booleans(overrides: Sequence[str], composed: DictConfig) -> None:
@@ -420,10 +477,13 @@ def _hydra_message(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if options := compose.choices(group):
-            return f"{group}={option}: no such option; available: {', '.join(options)}"
+            available = f"{', '.join(options)}{did_you_mean(option, options)}"
+            return f"{group}={option}: no such option; available: {available}"
     left_out = ("To append", "reference_type", "Config search", "provider")
     shown = []
     for line in [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()]:
         if line.strip() and not line.strip().startswith(left_out):
             shown.append(line.strip())
+            if match := re.search(r"value '(.*)', expected one of \[(.*)\]", line):
+                shown[-1] += did_you_mean(match[1], match[2].split(", "))
     return printable("; ".join(shown))

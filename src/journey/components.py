@@ -24,12 +24,14 @@ from journey.data.folder import Folder
 from journey.data.parts import Parts
 from journey.diffusion.ddpm import DDPM
 from journey.diffusion.dit import DiT
+from journey.diffusion.from_checkpoint import FromCheckpoint
 from journey.diffusion.latent import LatentDiffusion
 from journey.evaluation.counterfactual import Counterfactual
 from journey.evaluation.emergence import Emergence
 from journey.evaluation.image_lds import ImageLDS
 from journey.evaluation.lds import LDS
 from journey.evaluation.localization import Localization
+from journey.evaluation.none import NoEvaluation
 from journey.evaluation.path import AlongPath
 from journey.evaluation.planted import Planted
 from journey.launch.local import Local
@@ -37,7 +39,7 @@ from journey.launch.slurm import Slurm
 from journey.tracking import JSONLines, Wandb
 
 DATASETS = (Digits, MNIST5k, Twemoji, Land, Parts, TorchvisionArchive, COCO, Folder, Arrays)
-MODELS = (DDPM, DiT, LatentDiffusion)
+MODELS = (DDPM, DiT, LatentDiffusion, FromCheckpoint)
 METHODS = (
     GradientMethod,
     Adjoint,
@@ -55,7 +57,9 @@ METHODS = (
     External,
     Features,
 )
-EVALUATIONS = (LDS, ImageLDS, Counterfactual, Emergence, AlongPath, Localization, Planted)
+EVALUATIONS = (
+    LDS, ImageLDS, Counterfactual, Emergence, AlongPath, Localization, Planted, NoEvaluation,
+)  # fmt: skip
 COMPUTES = (Local, Slurm)
 TRACKINGS = (JSONLines, Wandb)
 COMPONENTS = (*DATASETS, *MODELS, *METHODS, *EVALUATIONS, *COMPUTES, *TRACKINGS)

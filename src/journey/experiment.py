@@ -10,19 +10,29 @@ from pathlib import Path
 from journey.attribution.gradient import Featurize
 from journey.config.run import RunConfig, Task
 from journey.data.duplicates import TRAIN, split_parts
+from journey.data.folder import read_query_images
 from journey.diffusion import weights
 from journey.diffusion.bank import check_bank, read_bank
 from journey.engine.checks import require, require_count
 from journey.engine.files import write_json
-from journey.engine.graph import missing
+from journey.engine.graph import ancestors, missing
 from journey.engine.spec import describe
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
 from journey.launch.local import Local
 from journey.pipeline import subsets
 from journey.pipeline.images import ImageSet, check_images, content_hash, read_images
-from journey.pipeline.interfaces import Bank, Dataset, Evaluate, Experiment, Images
+from journey.pipeline.interfaces import (
+    Bank,
+    Dataset,
+    Evaluate,
+    Experiment,
+    Images,
+    QueryImages,
+    Train,
+)
 from journey.pipeline.pretrained import locate_checkpoint
+from journey.pipeline.settings import Start
 from journey.tracking import JSONLines
 
 
@@ -39,6 +49,11 @@ def prepare_experiment(run: RunConfig, store: Store) -> tuple[Experiment, ImageS
     if retraining.bank:
         bank = read_bank(retraining, train.ids)
         retraining = replace(retraining, num_subsets=len(bank), num_seeds=len(bank[0]))
+    queries = None
+    if run.sampling.start is Start.images:
+        given = read_query_images(run.sampling.images, images.shape)
+        content = content_hash(given)
+        queries = QueryImages(content, run.sampling.images, given.ids, images.shape)
     experiment = Experiment(
         images=images,
         model=run.model,
@@ -48,6 +63,7 @@ def prepare_experiment(run: RunConfig, store: Store) -> tuple[Experiment, ImageS
         precision=run.compute.precision,
         seed=run.seed,
         bank=bank,
+        query_images=queries,
     )
     return experiment, train
 
@@ -155,7 +171,11 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
             model.check_prompts(f"caption of {name}", captions, train.class_names)
     for index, checkpoint in enumerate(model.checkpoints):
         path = locate_checkpoint(checkpoint)
-        if note := weights.unchecked(model, path):
+        notes = (
+            weights.unchecked(model, path),
+            weights.other_shape(path, model.example_shape(shape)),
+        )
+        for note in filter(None, notes):
             print(f"note: model.checkpoints={checkpoint}: {note}", file=sys.stderr)
         if store.find(experiment.checkpoint(index)) is None:
             example, lora = model.example_shape(shape), run.training.lora
@@ -169,11 +189,20 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
             weights.check_targets(model, example, lora)
     for note, where in check_bank(experiment, store).items():
         print(f"note: {where}: {note}", file=sys.stderr)
-    require_count("training.batch_size", run.training.batch_size, most=len(train))
+    if _trains(run, experiment):
+        require_count("training.batch_size", run.training.batch_size, most=len(train))
     subsets.subset_mask(train.labels, experiment.random_subset(0))
     for name, method in run.all_methods.items():
         method.check_data(f"method.{name}", experiment.trajectories, train)
     run.evaluation.check_data("evaluation", experiment.trajectories, train)
+
+
+def _trains(run: RunConfig, experiment: Experiment) -> bool:
+    """Return whether a run trains a model: with released checkpoints, it may need no other."""
+    if not run.model.checkpoints:
+        return True
+    specs = ancestors(experiment.evaluation(run.evaluation, run.all_methods))
+    return any(isinstance(spec, Train) and not spec.released for spec in specs)
 
 
 def check_memory(run: RunConfig, target: Evaluate, store: Store) -> None:

@@ -16,6 +16,7 @@ from journey import __main__ as entry
 from journey.attribution.baselines import NonparametricScore
 from journey.components import COMPONENTS
 from journey.config.compose import CONF
+from journey.config.reference import reference, undocumented
 from journey.config.run import RunConfig, Vary
 from journey.engine.checks import ConfigError
 from journey.pipeline import settings as settings_module
@@ -31,8 +32,16 @@ LATENT_METHODS = ("latent", "caption")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes_and_is_named_after_its_file(experiment):
-    assert composed(f"experiment={experiment}").name == experiment
+def test_every_experiment_composes_and_is_named_after_its_file(experiment, tmp_path):
+    files = INPUT_FILES[experiment](tmp_path) if experiment in INPUT_FILES else []
+    assert composed(f"experiment={experiment}", *files).name == experiment
+
+
+def checkpoint(directory: Path) -> list[str]:
+    """Write what is read of a checkpoint when a run is composed, and return its setting."""
+    (directory / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    (directory / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    return [f"model.checkpoints=[{directory}]", "model=from_checkpoint"]
 
 
 def scores_file(directory: Path) -> list[str]:
@@ -65,7 +74,13 @@ def features_files(directory: Path) -> list[str]:
     return words
 
 
-INPUT_FILES = {"external": scores_file, "trak_store": trak_store, "features": features_files}
+INPUT_FILES = {
+    "external": scores_file,
+    "trak_store": trak_store,
+    "features": features_files,
+    "from_checkpoint": checkpoint,
+    "my_checkpoint": checkpoint,
+}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -75,6 +90,8 @@ def test_every_choice_composes_and_is_named_after_its_file(choice, tmp_path):
         model = ["model=ldm_tiny"] if name in LATENT_METHODS else []
         files = INPUT_FILES[name](tmp_path) if name in INPUT_FILES else []
         assert list(composed(f"method=[{name}]", *files, *model).method) == [name]
+    elif name == "from_checkpoint":  # it becomes the model that the files describe
+        assert composed(*checkpoint(tmp_path)).model.name == "ddpm"
     else:
         component = getattr(composed(choice), group).name
         # `archive` reads several datasets
@@ -92,18 +109,19 @@ def test_every_component_is_a_choice():
     used = set()
     for choice in CHOICES:
         group = choice.split("=")[0]
-        if group != "method":
+        if group != "method" and choice != "model=from_checkpoint":
             used.add(type(getattr(composed(choice), group)))
     text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
     for component in COMPONENTS:
-        assert component in used or f"/schema/method/{component.name}@" in text, component
+        assert component in used or f"/{component.name}@" in text, component
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("methods", ["[pixel]", "[journey]", "[trak,random]"])
-def test_every_experiment_composes_with_any_methods(experiment, methods):
+def test_every_experiment_composes_with_any_methods(experiment, methods, tmp_path):
+    files = INPUT_FILES[experiment](tmp_path) if experiment in INPUT_FILES else []
     free = [f"vary.{f.name}=[]" for f in fields(Vary)]  # axes without effect are refused
-    run = composed(f"experiment={experiment}", f"method={methods}", *free)
+    run = composed(f"experiment={experiment}", f"method={methods}", *free, *files)
     assert list(run.method) == methods.strip("[]").split(",")
 
 
@@ -381,6 +399,41 @@ def test_help_lists_every_choice(monkeypatch, capsys):
         group, name = choice.split("=")
         line = next(line for line in text.splitlines() if line.startswith(f"    {group} "))
         assert name in re.split(r"[ ,]+", line)
+
+
+def test_the_reference_of_settings_is_that_of_the_code():
+    text = (CONF.parent / "docs/settings.md").read_text()
+    assert text == reference(), "python -m journey.config.reference > docs/settings.md"
+    assert undocumented() == []
+
+
+def test_without_words_and_with_version_nothing_starts(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words, expected in (([], "experiment=digits"), (["--version"], journey.__version__)):
+        monkeypatch.setattr("sys.argv", ["journey", *words])
+        entry.main()
+        assert expected in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+MEANT = {
+    "experiment=digit": "experiment=digits",
+    "digits": "experiment=digits",
+    "datset=digits": "dataset",
+    "num_steps=3": "training.num_steps",
+    "trainng.num_steps=3": "training.num_steps",
+    "training.num_stesp=3": "training.num_steps",
+    "method.journey.num_sample=3": "method.journey.num_samples",
+    "task=reprot": "report",
+    "model=ddpm_tin": "ddpm_tiny",
+}
+
+
+@pytest.mark.parametrize("word", MEANT)
+def test_what_was_meant_is_suggested(word, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (meant,) = re.findall(r"did you mean ([\w.=]+)\?", refused(monkeypatch, word))
+    assert meant == MEANT[word] or f"{word.partition('=')[0]}={meant}" == MEANT[word]
 
 
 def test_a_shell_completes_words(monkeypatch, capsys):

@@ -184,12 +184,14 @@ def test_every_path_is_marked_as_one():
     assert paths == encoders | {
         ".artifacts", ".reports", "folder.root", "archive.root", "coco.root", "encoder.path",
         "ddpm.checkpoints", "dit.checkpoints", "ldm.checkpoints", "ldm.pretrained", "external.path",
-        "trak_store.path", "features.train", "features.queries",
+        "trak_store.path", "features.train", "features.queries", "from_checkpoint.checkpoints",
+        "from_checkpoint.pretrained",
     }  # fmt: skip
     others = {name.rpartition(".")[2] for name in set(found) - paths}
     assert others == {
         "name", "device", "partition", "account", "qos", "setup", "project", "classes",
         "experiments", "caption_column", "label_column", "checkpoint_key", "head", "content",
+        "entity", "tags", "notes",
     }  # fmt: skip
 
 

@@ -44,12 +44,12 @@ def test_the_lines():
     assert progress.line(queue, 2, 20) == "0 of 5 computed, 20 s (train x1 running)"
     queue.finish(next(iter(queue.running)))
     queue.finished_seconds = dict.fromkeys(queue.finished_seconds, 600.0)
-    assert progress.line(queue, 2, 610) == "1 of 5 computed, 10 min, about 20 min left"
+    assert progress.line(queue, 2, 610) == "1 of 5 computed, 10 min, more than 15 min left"
     queue.fail(queue.start(), "broken")
     queue.start()
     assert (
         progress.line(queue, 2, 610)
-        == "1 of 5 computed, 1 failed, 10 min, about 15 min left (train x1 running)"
+        == "1 of 5 computed, 1 failed, 10 min, more than 10 min left (train x1 running)"
     )
 
 
@@ -58,24 +58,34 @@ def test_time_left_uses_the_rate_of_each_stage():
         Train("a", work=10.0), Sample("b", work=1.0), Train("c", work=30.0), Sample("d", work=2.0)
     )
     finish(queue, 100.0)
-    assert progress.seconds_left(queue, 1) == pytest.approx(100 + 300 + 100), (
-        "no sample is finished: the mean"
-    )
+    assert progress.seconds_left(queue, 1) == (pytest.approx(300), False), "no sample is finished"
+    assert progress.time_left(queue, 1) == "more than 5 min left"
     finish(queue, 4.0)
-    assert progress.seconds_left(queue, 1) == pytest.approx(300 + 8)
-    assert progress.seconds_left(queue, 8) == pytest.approx((300 + 8) / 2), (
-        "two jobs occupy two workers"
-    )
+    assert progress.seconds_left(queue, 1) == (pytest.approx(300 + 8), True)
+    assert progress.time_left(queue, 1) == "about 5 min left"
+    occupied = (pytest.approx((300 + 8) / 2), True)
+    assert progress.seconds_left(queue, 8) == occupied, "two jobs occupy two workers"
     queue.running[queue.start()] -= 120
-    assert progress.seconds_left(queue, 1) == pytest.approx(180 + 8, abs=1)
+    assert progress.seconds_left(queue, 1) == (pytest.approx(180 + 8, abs=1), True)
     queue.running[next(iter(queue.running))] -= 1000
-    assert progress.seconds_left(queue, 1) == pytest.approx(8), "overdue"
+    assert progress.seconds_left(queue, 1) == (pytest.approx(8), False), "overdue"
 
 
-def test_a_job_without_work_takes_the_mean_time():
+def test_a_long_last_job_has_no_time_that_was_not_measured():
+    """A job of seconds says nothing of one that then takes minutes."""
+    queue = queue_of(Sample("a"), Train("b"))
+    finish(queue, 3.0)
+    key = queue.start()
+    for elapsed in (0, 60, 180):
+        queue.running[key] -= elapsed
+        assert progress.line(queue, 1, elapsed).count("left") == 0
+
+
+def test_a_job_without_work_has_no_known_time():
     queue = queue_of(Sample("a", work=0.0), Sample("b", work=0.0))
     finish(queue, 7.0)
-    assert progress.seconds_left(queue, 1) == pytest.approx(7.0)
+    assert progress.seconds_left(queue, 1) == (0.0, False)
+    assert progress.time_left(queue, 1) == ""
 
 
 def test_at_most_a_line_a_minute(capsys, monkeypatch):

@@ -298,7 +298,7 @@ def make_hidden(path: Path) -> None:
 
 def make_numbered(path: Path) -> None:
     """A directory like that of a sweep, without a list."""
-    make_former_report(path / "0-seed=0")
+    make_former_report(path / "seed=0")
 
 
 def make_list_directory(path: Path) -> None:
@@ -318,30 +318,32 @@ def test_a_directory_of_others_is_refused(here, make):
     run = small_run(reports="own", name="thesis")
     message = r"^reports=own, name=thesis: must be the name of a .*own/thesis"
     refused(run, "own/thesis", message, here)
-    refused(run, "own/thesis/0-seed=0", message, here)  # a point of a sweep
+    refused(run, "own/thesis/seed=0", message, here)  # a point of a sweep
 
 
 def test_reports_of_ours_and_empty_directories_are_accepted(here):
     run = small_run(reports="own", name="n")
-    for directory in ("own/n", "own/n/0-seed=0"):
+    for directory in ("own/n", "own/n/sweep-seed/seed=0"):
         check_output(run, Path(directory))
         assert not (here / "own").exists(), "a check makes nothing"
     (here / "own/n").mkdir(parents=True)
     check_output(run, Path("own/n"))
-    write(here / "own/n/0-seed=0", OLD)  # a sweep, then a single run beside its reports
+    write(here / "own/n/sweep-seed/seed=0", OLD)  # a sweep, then a single run beside its reports
     (here / "own/n/notes.txt").write_text("mine")
-    for directory in ("own/n", "own/n/0-seed=0", "own/n/1-seed=1"):
+    for directory in ("own/n", "own/n/sweep-seed/seed=0", "own/n/sweep-seed/seed=1"):
         check_output(run, Path(directory))
     write(here / "own/n", NEW)
-    for directory in ("own/n", "own/n/0-seed=0", "own/n/1-seed=1"):
+    for directory in ("own/n", "own/n/sweep-seed/seed=0", "own/n/sweep-seed/seed=1"):
         check_output(run, Path(directory))
-    assert report_in(here / "own/n/0-seed=0") == encoded(OLD)
+    assert report_in(here / "own/n/sweep-seed/seed=0") == encoded(OLD)
     (here / "own").rename(here / "disk")
     (here / "own").symlink_to("disk")  # the directory of all reports may be a link
     check_output(run, Path("own/n"))
 
 
-@pytest.mark.parametrize("name", ["index.html", "result.json", "trajectories.png", "preview.png"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "result.json", "trajectories.png", "preview.png", "samples.png"]
+)
 def test_a_file_in_the_way_of_a_report_is_refused_before_compute(here, name):
     write(here / "own/n", OLD)
     (here / "own/n" / name).write_text("mine")
@@ -421,12 +423,12 @@ def test_a_path_below_a_file_is_refused_before_anything_is_made(here, name):
 
 def test_a_sweep_is_refused_before_its_first_point(here):
     compose.register_schemas(COMPONENTS)
-    for number, seed in enumerate((0, 1)):
-        write(here / f"reports/smoke/{number}-dataset.num_train=60,seed={seed}", OLD)
+    for seed in (0, 1):
+        write(here / f"reports/smoke/sweep-seed/seed={seed}", OLD)
     words = ["-m", "experiment=smoke", TINY[1], "seed=0,1"]
     check_command_line(words)
-    edited(here / "reports/smoke/1-dataset.num_train=60,seed=1/a.md", here)
-    with pytest.raises(ConfigError, match=r"1-dataset\.num_train=60,seed=1/a\.md was changed"):
+    edited(here / "reports/smoke/sweep-seed/seed=1/a.md", here)
+    with pytest.raises(ConfigError, match=r"sweep-seed/seed=1/a\.md was changed"):
         check_command_line(words)
     make_thesis(here / "own/smoke")
     with pytest.raises(ConfigError, match=r"own/smoke has files of others"):

@@ -140,12 +140,25 @@ def test_similar_artifacts_come_before_measured_rates(target):
     similar, other = StageCost(spec.work / 2, 10.0), StageCost(spec.work / 100, 1.0)
     rate = Rate(spec.work / 4, 1.0, size=80)
     assert estimate_cost(spec, [], None) == Cost(None, None)
-    assert estimate_cost(spec, [other], None) == Cost(pytest.approx(100), None, rough=True)
+    assert estimate_cost(spec, [other], None) == Cost(None, None), (
+        "it may be fixed to the most part"
+    )
     assert estimate_cost(spec, [other], rate) == Cost(4.0, 80, measured=True)
     slow_start = dataclasses.replace(rate, fixed_seconds=3.0)
     assert estimate_cost(spec, [], slow_start) == Cost(7.0, 80, measured=True)
-    assert estimate_cost(spec, [other, similar], rate) == Cost(20.0, 80)
-    assert estimate_cost(spec, [other, similar], None) == Cost(20.0, None)
+    assert estimate_cost(spec, [similar], rate) == Cost(20.0, 80)
+
+
+def test_a_part_of_the_time_is_fixed_if_the_costs_of_other_works_say_so(target):
+    spec = target.trajectories.checkpoint
+    fixed, slope = 7.0, 3.0 / spec.work
+    costs = []
+    for share in (0.3, 1 / 9, 1e-3):
+        costs.append(StageCost(spec.work * share, fixed + slope * spec.work * share))
+    assert estimate_cost(spec, costs, None) == Cost(pytest.approx(10.0, rel=1e-6), None)
+    assert estimate_cost(spec, costs[:1], None).seconds == pytest.approx(costs[0].seconds / 0.3)
+    faster = [StageCost(spec.work / 2, 1.0), StageCost(spec.work / 8, 1.2)]
+    assert estimate_cost(spec, faster, None) == Cost(1.0 + 0.0, None), "none is negative"
 
 
 def test_preconditioned_and_normalised_gradients_have_rates_of_their_own(run, workspace):

@@ -7,6 +7,7 @@ from typing import Any, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from journey.data.folder import query_files
 from journey.engine.checks import (
     MOST_METHODS,
     ConfigError,
@@ -101,10 +102,12 @@ class RunConfig:
     evaluation: Evaluation = MISSING
     compute: Compute = MISSING
     tracking: Tracking = MISSING
-    task: Task = Task.report
+    task: Task = Task.report  # what the command does; `journey --help` explains them
     name: str = "adhoc"  # of the experiment: the directory of its report, and its group in W&B
-    seed: int = 0
+    seed: int = 0  # of everything that is random but the split of a dataset
+    # The store of everything that is computed; runs share it.
     artifacts: str = field(default="artifacts", metadata={"path": True})
+    # The directory that has the directory of the report, called `name`.
     reports: str = field(default="reports", metadata={"path": True})
 
     def __post_init__(self) -> None:
@@ -119,6 +122,9 @@ class RunConfig:
             require(isinstance(value, interface), group, value, allowed)
         require_types(self)
         expand_paths(self)
+        self.model = self.model.resolved()
+        if self.sampling.start is Start.images:
+            self.sampling.num_queries = len(query_files(self.sampling.images))
         require_name("name", self.name)
         require_seed("seed", self.seed)
         for name in ("artifacts", "reports"):
@@ -128,6 +134,8 @@ class RunConfig:
             getattr(self, group).check(group)
         self.dataset.check_duplicates("dataset")
         self._check_sampling()
+        queries, least = self.sampling.num_queries, self.evaluation.least_queries
+        require_count("sampling.num_queries", queries, least)
         self._check_conditions_and_latents()
         self.evaluation.check_run("evaluation", self.sampling, self.model)
         num_samples, num_timesteps = self.retraining.num_samples, self.model.num_timesteps
@@ -147,15 +155,22 @@ class RunConfig:
         guided = self.sampling.guided_outputs and self.sampling.guidance == 1
         allowed = "false with sampling.guidance=1, which is none"
         require(not guided, "sampling.guided_outputs", "true", allowed)
-        if self.sampling.start is Start.generated:
+        start, model = self.sampling.start, self.model
+        if start is Start.generated:
             return
-        injected, queries, model = self.dataset.num_injected, self.sampling.num_queries, self.model
+        allowed = f"generated with evaluation={self.evaluation.name}, which continues trajectories"
+        sampled = self.evaluation.continues_trajectories
+        require(not sampled, "sampling.start", start.value, allowed)
+        allowed = f"generated with model={model.label}: such images are pixels without a condition"
+        supported = model.pixels and not model.is_conditional
+        require(supported, "sampling.start", start.value, allowed)
+        if start is Start.images:
+            return
+        injected, queries = self.dataset.num_injected, self.sampling.num_queries
         allowed = "generated unless dataset.num_injected is positive"
         require(injected > 0, "sampling.start", "injected", allowed)
         allowed = f"dataset.num_injected={injected} with sampling.start=injected"
         require(queries == injected, "sampling.num_queries", queries, allowed)
-        allowed = f"generated with model={model.label}: injected images have no condition"
-        require(model.pixels and not model.is_conditional, "sampling.start", "injected", allowed)
 
     def _check_conditions_and_latents(self) -> None:
         """Check that no setting needs pixels, text or classes where the model has none."""

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from journey.config.compose import CONF, choices
 from journey.config.run import RunConfig
 from journey.engine.checks import ConfigError
 from journey.engine.spec import Component
@@ -91,11 +92,19 @@ def parse_words(words: Sequence[str]) -> list[Override]:
         except HydraException:
             key, equals, value = word.partition("=")
             if not equals or not key.strip():
-                raise ConfigError(f"{word}: must be setting=value (journey --help)") from None
+                raise ConfigError(f"{word}: must be setting=value{_as_choice(word)}") from None
             inner = value.replace("\\", "\\\\").replace('"', '\\"')
             advice = f"""a text with such characters needs quotes: '{key}="{inner}"'"""
             raise ConfigError(f"{word}: the value cannot be read; {advice}") from None
     return overrides
+
+
+def _as_choice(word: str) -> str:
+    """Return what a word without a setting may mean: a choice of a group, such as an experiment."""
+    for group in ("experiment", *sorted(path.name for path in CONF.iterdir() if path.is_dir())):
+        if word in choices(group):
+            return f"; did you mean {group}={word}?"
+    return " (journey --help)"
 
 
 def _quote_value(key: str, text: str, types: list[Any], sweep: bool) -> str:

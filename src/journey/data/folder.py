@@ -22,8 +22,9 @@ from journey.data import metadata, parquet
 from journey.data.images import decode_image, read_image, split_images
 from journey.engine.checks import ConfigError, require, require_count, require_seed
 from journey.engine.spec import omitted_default
-from journey.pipeline.images import ImageSet
-from journey.pipeline.interfaces import Dataset
+from journey.engine.workspace import Workspace
+from journey.pipeline.images import ImageSet, content_hash, write_images
+from journey.pipeline.interfaces import Dataset, QueryImages
 from journey.pipeline.subsets import balanced_order
 
 SUFFIXES = (
@@ -45,6 +46,7 @@ SPLITS = {  # the words that name a split, as in imagefolder
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("testing", "test", "evaluation", "eval"),
 }
+QUERIES = "queries"  # folder of an artifact
 DELIMITER = r"[-._ 0-9]"  # between such a word and the rest of a name
 
 
@@ -58,6 +60,49 @@ class HeldOut(Enum):
     random = "random"  # random images of the whole folder, also of folders named after splits
     validation = "validation"
     test = "test"
+
+
+def query_files(folder: str) -> list[Path]:
+    """Return the image files of a folder whose images are queries, in the order of their names.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    path = Path(folder)
+    files = []
+    if folder and path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    allowed = "a folder with images, such as .png or .jpg, with sampling.start=images"
+    require(len(files) > 0, "sampling.images", folder, allowed)
+    return files
+
+
+def read_query_images(folder: str, shape: tuple[int, int, int]) -> ImageSet:
+    """Return the images of a folder as queries for training images of a shape [C, H, W].
+
+    Raises:
+        ConfigError: There are none, one cannot be read, or training images are not square.
+    """
+    channels, height, width = shape
+    allowed = f"left out: the training images are not square, {height}×{width}"
+    require(height == width, "sampling.images", folder, allowed)
+    files = query_files(folder)
+    pixels = np.stack([read_image(file, height, channels) for file in files])
+    names = tuple(file.name for file in files)
+    return ImageSet(pixels, np.zeros(len(files), np.int64), None, names, ("query",))
+
+
+def make_query_images(spec: QueryImages, partial: Path, workspace: Workspace) -> None:
+    """Write the images that are queries. Payload: queries/, as `journey.data.images` has images.
+
+    Raises:
+        ValueError: The folder no longer has the content that the cache key names.
+    """
+    images = read_query_images(spec.root, spec.shape)
+    if content_hash(images) != spec.content:
+        raise ValueError(f"the images in {spec.root} have changed")
+    for _ in write_images(images, partial / QUERIES):
+        pass
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class LatentDiffusion(Model):
     block_out_channels: list[int] = field(default_factory=lambda: [48, 64])
     layers_per_block: int = 1
     attention_blocks: list[int] = field(default_factory=lambda: [1])
-    attention_heads: int = 8
+    attention_heads: int = 8  # of each attention layer
     norm_num_groups: int = 8
 
     @property

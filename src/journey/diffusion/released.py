@@ -173,6 +173,24 @@ def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
     Raises:
         UnreadableError: The config has a field that no setting has.
     """
+    noise: NoiseSchedule = vars(model)["noise_schedule"]
+    differences = []
+    for setting, (name, value) in scheduler_settings(path).items():
+        holder = noise if setting.startswith("noise_schedule.") else model
+        ours = getattr(holder, setting.rpartition(".")[2])
+        if not _equal(value, ours.value if isinstance(ours, Enum) else ours):
+            shown = PREDICTION_TYPES[str(value)] if name == "prediction_type" else value
+            difference = f"{name}={_shown(shown)}, not {_shown(ours)}"
+            differences.append((difference, f"model.{setting}={_shown(value)}"))
+    return differences
+
+
+def scheduler_settings(path: Path) -> dict[str, tuple[str, object]]:
+    """Return the field of a scheduler's config and its value, by the model's setting for it.
+
+    Raises:
+        UnreadableError: The config has a field that no setting has.
+    """
     config = read_json(path)
     process = read_process(str(config.get("_class_name", "")), config)
     if process.flow:
@@ -182,7 +200,6 @@ def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
         )
     if process.betas.pop("trained_betas") is not None:
         raise UnreadableError("trained_betas is not supported, only null: a named beta_schedule")
-    noise: NoiseSchedule = vars(model)["noise_schedule"]
     theirs = process.betas | {"clip_sample": process.clip is not None}
     if process.clip is not None:
         theirs["clip_sample_range"] = process.clip
@@ -192,21 +209,13 @@ def compare_scheduler(model: "Model", path: Path) -> list[tuple[str, str]]:
     noise_of_config = NoiseSchedule(
         BetaSchedule(beta_schedule), clip_sample=process.clip is not None
     )
-    settings = {}
+    settings: dict[str, tuple[str, object]] = {}
     for name, value in theirs.items():
         if noise_of_config.has_effect(name):
             settings[f"noise_schedule.{name}"] = name, value
     settings["num_timesteps"] = ("num_train_timesteps", process.num_timesteps)
     settings["prediction"] = ("prediction_type", process.prediction)
-    differences = []
-    for setting, (name, value) in settings.items():
-        holder = noise if setting.startswith("noise_schedule.") else model
-        ours = getattr(holder, setting.rpartition(".")[2])
-        if not _equal(value, ours.value if isinstance(ours, Enum) else ours):
-            shown = PREDICTION_TYPES[process.prediction] if name == "prediction_type" else value
-            difference = f"{name}={_shown(shown)}, not {_shown(ours)}"
-            differences.append((difference, f"model.{setting}={_shown(value)}"))
-    return differences
+    return settings
 
 
 def _equal(a: object, b: object) -> bool:
@@ -241,6 +250,29 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
     Raises:
         UnreadableError: It is the config of another class, or has a field that the class has not.
     """
+    differences = []
+    for name, (theirs, ours) in _different_fields(model, path).items():
+        setting = _setting(model, name, theirs)
+        override = f"model.{setting[0]}={_shown(setting[1])}" if setting else ""
+        differences.append((f"{name}={_shown(theirs)}, not {_shown(ours)}", override))
+    return differences
+
+
+def network_settings(model: "Model", path: Path) -> dict[str, object]:
+    """Return the settings that give a model the network of a config, as far as there are some.
+
+    Raises:
+        UnreadableError: It is the config of another class, or has a field that the class has not.
+    """
+    settings = {}
+    for name, (theirs, _) in _different_fields(model, path).items():
+        if setting := _setting(model, name, _per_level(name, theirs)):
+            settings[setting[0]] = setting[1]
+    return settings
+
+
+def _different_fields(model: "Model", path: Path) -> dict[str, tuple[object, object]]:
+    """Return the values of a network's config, and of a model, of the fields that differ."""
     config = read_json(path)
     if config.get("_class_name", model.network) != model.network:
         raise UnreadableError(
@@ -248,7 +280,7 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
         )
     defaults = constructor_defaults(model.network)
     ours = defaults | (model.network_config((1, 1, 1)) or {})
-    differences = []
+    differences: dict[str, tuple[object, object]] = {}
     for name, value in config.items():
         ignored = name.startswith("_") or name in EMA_FIELDS or value is None
         if not (ignored or name in defaults):
@@ -258,8 +290,7 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
             continue
         theirs = config.get(name, defaults[name])
         if not _equal(_per_level(name, theirs), _per_level(name, ours[name])):
-            difference = f"{name}={_shown(theirs)}, not {_shown(ours[name])}"
-            differences.append((difference, _override(model, name, theirs)))
+            differences[name] = theirs, ours[name]
     return differences
 
 
@@ -271,8 +302,8 @@ def _per_level(name: str, value: object) -> object:
     return value
 
 
-def _override(model: "Model", name: str, value: object) -> str:
-    """Return the word that gives a model the value of a config's field, or ""."""
+def _setting(model: "Model", name: str, value: object) -> tuple[str, object] | None:
+    """Return the setting, and its value, that gives a model a config's field; None without one."""
     settings = {
         "add_attention": "mid_block_attention",
         "cross_attention_dim": "context_width",
@@ -287,13 +318,13 @@ def _override(model: "Model", name: str, value: object) -> str:
         return f"model.num_classes={value} model.null_class=false"
     setting = settings.get(name, name)
     if setting not in vars(model):
-        return ""
+        return None
     if name == "down_block_types" and isinstance(value, list | tuple):
         value = [i for i, block in enumerate(value) if "Attn" in str(block)]
     scalar = name not in ("block_out_channels", "down_block_types")
     if scalar and isinstance(value, list | tuple):
-        return ""
-    return f"model.{setting}={_shown(value)}"
+        return None
+    return setting, value
 
 
 ENCODER_CLASSES = {

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from journey.data.duplicates import INJECTED
+from journey.data.folder import QUERIES
 from journey.data.images import train_images
 from journey.diffusion.network import Denoiser, load_denoiser, send
 from journey.diffusion.schedule import ddim_step, ddpm_step
@@ -34,7 +35,7 @@ from journey.engine.files import new_array
 from journey.engine.metrics import track
 from journey.engine.seeding import generator
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.images import read_images
+from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import Continuations, Sample
 from journey.pipeline.schedule import add_noise, denoise
 from journey.pipeline.settings import Sampler, Start, visited_timesteps
@@ -149,7 +150,7 @@ def noised_steps(
 
 
 def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None:
-    """Sample the queries, or add noise to injected images, and store the steps of the spec.
+    """Sample the queries, or add noise to given images, and store the steps of the spec.
 
     Raises:
         FloatingPointError: An estimate x̂0_t is not finite.
@@ -183,9 +184,9 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
                 case Start.generated:
                     condition = None if conditions is None else conditions[rows]
                     steps = sample_trajectories(denoiser, spec.sampler, timesteps, noise, condition)
-                case Start.injected:
-                    injected = read_images(get(spec.checkpoint.images, workspace).path / INJECTED)
-                    x0 = model.encode(injected.take(np.array(queries))).x0.to(denoiser.device)
+                case Start.injected | Start.images:
+                    given = given_images(spec, workspace)
+                    x0 = model.encode(given.take(np.array(queries))).x0.to(denoiser.device)
                     eps = noise.draw().to(denoiser.device)
                     steps = noised_steps(denoiser, spec.steps, x0, eps)
                 case _:
@@ -203,6 +204,13 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
             final[rows] = step.x_next.cpu()
     for array in (x_t, x0_hat, final):
         array.flush()
+
+
+def given_images(spec: Sample, workspace: Workspace) -> ImageSet:
+    """Return the images that are the final samples of trajectories which are not sampled."""
+    if spec.images is not None:
+        return read_images(get(spec.images, workspace).path / QUERIES)
+    return read_images(get(spec.checkpoint.images, workspace).path / INJECTED)
 
 
 def require_finite(finite: dict[int, Tensor]) -> None:

@@ -12,7 +12,7 @@ class UNetSettings(Protocol):
     block_out_channels: list[int]  # channels of each level; all but the first halve the resolution
     layers_per_block: int  # residual blocks of a level on the way down; one more on the way up
     attention_blocks: list[int]  # indices of the levels with attention
-    norm_num_groups: int
+    norm_num_groups: int  # of group normalisation
 
 
 def label(model: UNetSettings) -> str:

@@ -296,6 +296,20 @@ def unchecked(model: "Model", path: Path) -> str:
     return "; ".join(notes)
 
 
+def other_shape(path: Path, shape: tuple[int, ...]) -> str:
+    """Return a note if a network's config is of examples of another shape [C, H, W], or ""."""
+    config = find_files(path).config
+    if config is None:
+        return ""
+    fields = read_json(config)
+    size = fields.get("sample_size")
+    sides = tuple(size) if isinstance(size, list) else (size, size)
+    theirs = (fields.get("in_channels"), *sides)
+    if None in theirs or theirs == shape:
+        return ""
+    return f"in_channels and sample_size of its config are {theirs}, those of these images {shape}"
+
+
 def check_weights(
     setting: str,
     model: "Model",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
@@ -34,6 +35,16 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """
     if not condition:
         raise ConfigError(f"{name}={value}: must be {allowed}")
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a question that ends an error message: the name that a word resembles; or "".
+
+    >>> did_you_mean("num_stesp", ["num_steps", "batch_size"]), did_you_mean("x", ["num_steps"])
+    ('; did you mean num_steps?', '')
+    """
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def require_name(name: str, value: str) -> None:

@@ -18,7 +18,7 @@ from journey.engine.store import MANIFEST, Store, StoreError
 from journey.engine.workspace import Compute
 
 RATES = "rates.json"
-SIMILAR = 10.0  # the largest ratio of work at which one artifact's cost estimates another's well
+SIMILAR = 10.0  # the largest ratio of work at which one artifact's cost estimates another's
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Cost:
 
     seconds: float | None
     size: int | None  # bytes of the arrays
-    rough: bool = False  # whether it is scaled from an artifact of quite different work
     measured: bool = False  # whether the seconds follow from a measured rate
 
 
@@ -86,8 +85,10 @@ def estimate_cost(
     """Return the estimated cost of an artifact.
 
     The time of the artifact of the most similar work is scaled if the works differ by less than a
-    factor of SIMILAR; otherwise the rate is used. Without a rate, that time is scaled all the same.
-    Bytes are not scaled: they follow from shapes, or are unknown.
+    factor of SIMILAR. Part of it is fixed, such as imports and the start of a loop: as much as a
+    line through the recorded costs says. Otherwise the rate is used, and without one the time is
+    unknown: a small run, most of whose time is fixed, says nothing of a large one. Bytes are not
+    scaled: they follow from shapes, or are unknown.
 
     Args:
         spec: The artifact.
@@ -99,15 +100,36 @@ def estimate_cost(
     if size is None and rate is not None:
         size = rate.size
     nearest = min(costs, key=lambda cost: abs(math.log(cost.work / spec.work)), default=None)
-    if nearest is not None:
-        scale = spec.work / nearest.work
-        similar = 1 / SIMILAR <= scale <= SIMILAR
-        if similar or rate is None:
-            return Cost(scale * nearest.seconds, size, rough=not similar)
+    if nearest is not None and 1 / SIMILAR <= spec.work / nearest.work <= SIMILAR:
+        further = _seconds_per_work(costs, nearest) * (spec.work - nearest.work)
+        return Cost(max(0.0, nearest.seconds + further), size)
     if rate is None:
         return Cost(None, size)
     seconds = rate.fixed_seconds + spec.work / rate.work * rate.seconds
     return Cost(seconds, size, measured=True)
+
+
+def _seconds_per_work(costs: list[StageCost], nearest: StageCost) -> float:
+    """Return the slope of the line, with no negative part, that fits costs best in proportion.
+
+    It goes through the origin if all costs are of similar work.
+
+    >>> _seconds_per_work([StageCost(10, 7.0), StageCost(30, 11.0)], StageCost(10, 7.0))
+    0.2
+    """
+    works = [cost.work for cost in costs]
+    proportional = nearest.seconds / nearest.work
+    if max(works) < 2 * min(works):
+        return proportional
+    # Least squares of (fixed + slope × work) / seconds = 1.
+    a = b = c = d = e = 0.0
+    for cost in costs:
+        x, y = 1 / max(cost.seconds, 1e-3), cost.work / max(cost.seconds, 1e-3)
+        a, b, c, d, e = a + x * x, b + x * y, c + y * y, d + x, e + y
+    fixed = (d * c - e * b) / (a * c - b * b)
+    if fixed <= 0:
+        return proportional
+    return round(max(0.0, (a * e - b * d) / (a * c - b * b)), 12)
 
 
 def read_rates(root: Path, label: str, compute: Compute) -> Rates:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+__version__ = "0.1.0"  # of this package, which pyproject.toml reads here
+
 SAMPLE_SECONDS = 1.0  # between looks at how busy an accelerator is
 
 DeviceUse = dict[str, str | int | float]

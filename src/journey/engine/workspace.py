@@ -32,7 +32,7 @@ LogMetrics = Callable[..., None]
 class Compute(Component):
     """What to compute on. Only the precision changes numbers, and only it is in cache keys."""
 
-    device: str = "cpu"
+    device: str = "cpu"  # or cuda, cuda:1, mps
     precision: Precision = Precision.fp32
     # Of each worker. By default, 2 on a CPU, and a share of what is free on a GPU.
     gradient_memory_gib: float | None = None

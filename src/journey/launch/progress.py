@@ -28,8 +28,8 @@ def line(queue: JobQueue, num_workers: int, seconds: float) -> str:
     if queue.failures:
         parts.append(f"{len(queue.failures)} failed")
     parts.append(duration(seconds))
-    if (remaining := seconds_left(queue, num_workers)) is not None:
-        parts.append(f"about {duration(remaining)} left")
+    if left := time_left(queue, num_workers):
+        parts.append(left)
     return ", ".join(parts) + (f" ({_running(queue)})" if queue.running else "")
 
 
@@ -48,28 +48,36 @@ def _by_stage(queue: JobQueue, keys: list[str]) -> str:
     return ", ".join(f"{stage} x{count}" for stage, count in stages.items())  # x: ASCII terminals
 
 
-def seconds_left(queue: JobQueue, num_workers: int) -> float | None:
-    """Return how long the remaining jobs take if all workers are busy; None before any is finished.
+def time_left(queue: JobQueue, num_workers: int) -> str:
+    """Return how long the remaining jobs take, as far as that is known; "" if nothing is."""
+    seconds, all_known = seconds_left(queue, num_workers)
+    if not seconds:
+        return ""
+    return f"{'about' if all_known else 'more than'} {duration(seconds)} left"
 
-    A stage proceeds at the rate of its finished jobs, by their `work`; a job of another stage takes
-    the mean.
+
+def seconds_left(queue: JobQueue, num_workers: int) -> tuple[float, bool]:
+    """Return how long the remaining jobs of known duration take, and whether those are all.
+
+    All workers are busy. A stage proceeds at the rate of its finished jobs, by their `work`. Jobs
+    of a stage without any are of unknown duration; so is one that takes longer than expected.
     """
     remaining, finished = queue.remaining, queue.finished_seconds
-    if not finished or not remaining:
-        return None
     seconds: defaultdict[str, float] = defaultdict(float)
     work: defaultdict[str, float] = defaultdict(float)
     for key, elapsed in finished.items():
         spec = queue.specs[key]
         seconds[spec.stage] += elapsed
         work[spec.stage] += spec.work
-    mean, now, total = sum(finished.values()) / len(finished), time.monotonic(), 0.0
+    now, total, num_known = time.monotonic(), 0.0, 0
     for key in remaining:
         spec = queue.specs[key]
-        has_rate = work[spec.stage] > 0
-        expected = seconds[spec.stage] / work[spec.stage] * spec.work if has_rate else mean
-        total += max(0.0, expected - (now - queue.running.get(key, now)))
-    return total / min(num_workers, len(remaining))
+        if work[spec.stage] > 0:
+            expected = seconds[spec.stage] / work[spec.stage] * spec.work
+            left = expected - (now - queue.running.get(key, now))
+            total += max(0.0, left)
+            num_known += left > 0
+    return total / min(num_workers, max(1, num_known)), num_known == len(remaining)
 
 
 def duration(seconds: float) -> str:
@@ -127,12 +135,10 @@ def _bar(queue: JobQueue, num_workers: int, terminal: TextIO) -> Iterator[Callab
         bar = progress.add_task(summary(queue), total=len(queue.specs), left="")
 
         def show() -> None:
-            seconds = seconds_left(queue, num_workers)
             failed = f", {len(queue.failures)} failed" if queue.failures else ""
-            text = "" if seconds is None else f"about {duration(seconds)} left"
-            completed = len(queue.finished_seconds)
+            completed, left = len(queue.finished_seconds), time_left(queue, num_workers)
             progress.update(
-                bar, completed=completed, description=printable(_running(queue) + failed), left=text
+                bar, completed=completed, description=printable(_running(queue) + failed), left=left
             )
 
         yield show

@@ -42,9 +42,13 @@ class Slurm(Compute):
     preempted with a warning, continue in another allocation.
 
     Attributes:
-        partition: As for sbatch; "" is the cluster's default, as for `account` and `qos`.
+        partition: As for sbatch; "" is the cluster's default.
+        account: Likewise.
+        qos: Likewise.
         minutes: Time limit of an array task.
-        gpus: GPUs of an array task, as `cpus` and `memory_gib`.
+        gpus: GPUs of an array task.
+        cpus: Its cores.
+        memory_gib: Its memory.
         sbatch: Further options, such as `constraint: a100`; "" for an option without a value.
         setup: Shell commands before each task.
         array_parallelism: Tasks of one array that run at once.

@@ -246,6 +246,10 @@ class Model(Component):
             used or not self.checkpoint_key, f"{where}.checkpoint_key", self.checkpoint_key, allowed
         )
 
+    def resolved(self) -> Model:
+        """Return the model itself, or the one that its files describe."""
+        return self
+
     def ready(self, training: Training | None = None) -> None:
         """Check the files of released weights, on this machine and before any image is read.
 
@@ -510,6 +514,8 @@ class Evaluation(Component):
 
     # A module with functions of a result, `tables`, `texts` and `figures`; it may lack some.
     show: ClassVar[str] = ""
+    continues_trajectories: ClassVar[bool] = False  # from x_t: they must have been sampled
+    least_queries: ClassVar[int] = 4  # that it can evaluate: often in two halves
     # What a sweep maximises: conditions of a row of the result, such as {method: ekfac}, in place
     # of those of the headline's first row.
     objective: dict[str, str] = field(
@@ -609,6 +615,28 @@ class Images(Spec):
     @property
     def work(self) -> float:
         return float(self.num_train)
+
+
+@dataclass(frozen=True)
+class QueryImages(Spec):
+    """The images of a user that are queries, as large as the training images."""
+
+    stage: ClassVar[str] = "queries"
+    maker: ClassVar[str] = "journey.data.folder:make_query_images"
+    folder: ClassVar[str] = "queries"
+    version: ClassVar[int] = 1
+    content: str  # sha256 of names and pixels
+    root: str = not_in_key()  # the folder that has them
+    names: tuple[str, ...] = not_in_key()
+    shape: tuple[int, int, int] = not_in_key()  # of one image, C, H, W
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.names)}images"
+
+    @property
+    def work(self) -> float:
+        return float(len(self.names))
 
 
 @dataclass(frozen=True)
@@ -761,6 +789,7 @@ class Sample(Spec):
     prompts: tuple[str, ...] = omitted_default(())
     guidance: float = omitted_default(1.0)
     start: Start = omitted_default(Start.generated)
+    images: QueryImages | None = omitted_default(None)
 
     @property
     def label(self) -> str:
@@ -954,6 +983,7 @@ class Experiment:
     precision: Precision
     seed: int
     bank: Bank = ()  # models that are evaluated with in place of models retrained here
+    query_images: QueryImages | None = None
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -1058,6 +1088,7 @@ class Experiment:
             prompts=tuple(sampling.prompts) or (("",) if self.model.reads_text else ()),
             guidance=sampling.guidance,
             start=sampling.start,
+            images=self.query_images,
         )
 
     def continuations(

@@ -240,6 +240,7 @@ class Start(Enum):
 
     generated = "generated"  # at pure noise
     injected = "injected"  # at every step anew, at a noisy version of an injected image
+    images = "images"  # likewise, of an image in a folder
 
 
 @dataclass
@@ -249,7 +250,10 @@ class Sampling:
     sampler: Sampler = setting(Sampler.ddpm, "Sample trajectories by this method.")
     num_inference_steps: int = setting(1000, "Visit this many timesteps.", least=1)
     num_queries: int = setting(
-        24, "Generate this many queries, which are evaluated in two halves.", least=4
+        24,
+        "Generate this many queries, which are evaluated in two halves.",
+        least=1,
+        used_if={"start": (Start.generated, Start.injected)},
     )
     steps: list[int] = setting(
         [600, 500, 400, 300, 200, 100, 20],
@@ -261,7 +265,14 @@ class Sampling:
         1.0, "Scale classifier-free guidance by this; 1 means none.", least=0, most=100
     )
     start: Start = setting(
-        Start.generated, "Begin at noise, or at an injected image.", omit_default=True
+        Start.generated, "Begin at noise, or at an injected or a given image.", omit_default=True
+    )
+    images: str = setting(
+        "",
+        "Take the images in this folder as queries, noisy at every step.",
+        omit_default=True,
+        used_if={"start": (Start.images,)},
+        path=True,
     )
     guided_outputs: bool = setting(
         False, "Attribute and evaluate the guided prediction, not the conditional one."

@@ -1,7 +1,9 @@
 """Where reports and bundles are written, and what is refused there before any compute."""
 
+import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +17,11 @@ LIST = ".journey-report.json"
 BUNDLE = "-bundle.tar.gz"
 PAGE, RESULT, FIGURE = "index.html", "result.json", "trajectories.png"
 PREVIEW = "preview.png"  # the figure before the result is there
+SAMPLES, TRAINING_IMAGES = "samples.png", "training_images.png"  # contact sheets
+SWEEP = "sweep-"  # begins the name of the directory of a sweep's reports
+NO_POINT = ("experiment", "artifacts", "reports", "name")  # settings that choose the directory
+MOST_LETTERS = 150  # of the name of a directory
+REPORT_FILES = (PAGE, RESULT, FIGURE, PREVIEW, SAMPLES, TRAINING_IMAGES)
 NO_INPUTS = ("artifacts", "compute", "tracking", "task", "name", "reports")
 
 
@@ -34,10 +41,45 @@ def bundle_files(run: RunConfig, directory: Path) -> OwnedFiles:
     return OwnedFiles(path.parent, f".{path.name}.json", f"reports={run.reports} name={run.name}")
 
 
-def point_directory(number: int, overrides: str) -> str:
-    """Return the directory name of a point of a sweep: its number and overrides."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "=.,_+-") else "-" for c in overrides)
-    return f"{number}-{safe}"[:200]
+def report_directory(
+    run: RunConfig, overrides: Sequence[str] = (), swept: Sequence[str] = ()
+) -> Path:
+    """Return the directory of a report: that of the experiment, or of a point of a sweep inside.
+
+    Args:
+        run: The settings.
+        overrides: The overrides of the point.
+        swept: The settings over which the command sweeps.
+    """
+    return Path(run.reports, run.name, point_directory(overrides, swept))
+
+
+def point_directory(overrides: Sequence[str], swept: Sequence[str]) -> str:
+    """Return the directory of a point of a sweep, named by what was swept and by its values.
+
+    >>> point_directory(["experiment=smoke", "seed=1", "task=report"], ["experiment", "seed"])
+    'sweep-seed/seed=1'
+    """
+    swept = [name for name in swept if name not in NO_POINT]
+    values = [text for text in overrides if text.partition("=")[0].lstrip("+") in swept]
+    return f"{sweep_directory(swept)}/{_file_name(','.join(values))}" if values else ""
+
+
+def sweep_directory(swept: Sequence[str]) -> str:
+    """Return the name of the directory of a sweep over these settings.
+
+    >>> sweep_directory(["dataset.copies", "seed"])
+    'sweep-dataset.copies,seed'
+    """
+    return _file_name(f"{SWEEP}{','.join(swept)}")
+
+
+def _file_name(text: str) -> str:
+    """Return a text as the name of a directory; a hash tells apart those that look alike then."""
+    safe = re.sub(r"[^\w=.,+-]", "-", text, flags=re.ASCII)
+    if safe == text and len(safe) <= MOST_LETTERS:
+        return safe
+    return f"{safe[:MOST_LETTERS]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def check_output(run: RunConfig, directory: Path) -> None:
@@ -53,11 +95,12 @@ def check_output(run: RunConfig, directory: Path) -> None:
     """
     if run.task is Task.export:
         bundle_files(run, directory).check(bundle_path(directory).name)
-    if run.task is not Task.report:
+    if run.task not in (Task.report, Task.sample):
         return
     where = f"reports={run.reports}, name"
     parent = Path(run.reports) / run.name
-    for path in dict.fromkeys((directory, *(p for p in (parent,) if p in directory.parents))):
+    above = [path for path in directory.parents if parent in (path, *path.parents)]
+    for path in (directory, *above):
         allowed = f"the name of a directory: {path} is a symbolic link"
         require(not path.is_symlink(), where, run.name, allowed)
         allowed = f"the name of a new directory: {path} exists and is none"
@@ -68,7 +111,8 @@ def check_output(run: RunConfig, directory: Path) -> None:
         )
         require(_is_ours(run, path), where, run.name, allowed)
     _check_inputs(run, directory)
-    report_files(run, directory).check(PAGE, RESULT, FIGURE, PREVIEW)
+    names = (SAMPLES,) if run.task is Task.sample else REPORT_FILES
+    report_files(run, directory).check(*names)
 
 
 def _is_ours(run: RunConfig, directory: Path) -> bool:
@@ -78,12 +122,14 @@ def _is_ours(run: RunConfig, directory: Path) -> bool:
 
 
 def _is_sweep(directory: Path) -> bool:
-    """Return whether a directory has a report or a bundle of a point of a sweep."""
+    """Return whether a directory has reports or bundles of points of sweeps."""
     for path in directory.iterdir():
-        of_report = re.match(r"\d+-", path.name) and path.is_dir() and not path.is_symlink()
-        if of_report and is_regular(path / LIST):
+        is_directory = path.is_dir() and not path.is_symlink()
+        if is_directory and "=" in path.name and is_regular(path / LIST):
             return True
-        if re.fullmatch(rf"\.\d+-.*{re.escape(BUNDLE)}\.json", path.name) and is_regular(path):
+        if is_directory and path.name.startswith(SWEEP) and _is_sweep(path):
+            return True
+        if re.fullmatch(rf"\..*=.*{re.escape(BUNDLE)}\.json", path.name) and is_regular(path):
             return True
     return False
 

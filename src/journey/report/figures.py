@@ -1,4 +1,4 @@
-"""The figure of trajectories: which training images influenced each step of the sampling."""
+"""The figure of trajectories, with the images that influenced each step; and contact sheets."""
 
 import textwrap
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from journey.engine.text import printable
 from journey.evaluation.plots import BLUE, VERMILION, PlainFigure
 from journey.pipeline.images import ImageFiles
 
+TILE = 64  # pixels of the longer side of an image of a contact sheet, at least
+MOST_IN_SHEET = 100  # images of a contact sheet; of more, evenly spaced ones
 CELL = 0.85  # width and height of an image, in inches
 MOST_STEPS = 8  # that are shown; of more, evenly spaced ones
 MOST_LETTERS = 12  # of a label: no wider than an image
@@ -40,6 +43,40 @@ class AttributedTrajectories:
     labels: list[str]
     ids: tuple[str, ...]
     prompts: tuple[str, ...] = ()
+
+
+def shown_in_sheet(count: int) -> np.ndarray:
+    """Return the rows, of `count`, that a contact sheet shows.
+
+    >>> shown_in_sheet(3).tolist(), len(shown_in_sheet(1000))
+    ([0, 1, 2], 100)
+    """
+    return np.linspace(0, count - 1, min(count, MOST_IN_SHEET)).round().astype(int)
+
+
+def contact_sheet(pictures: np.ndarray) -> Image.Image:
+    """Return pictures, uint8 [B, C, H, W] with one or three channels, as one image in rows.
+
+    Small ones are enlarged by an integer factor, so that their pixels stay visible; large ones are
+    reduced to two tiles' side.
+    """
+    num, channels, height, width = pictures.shape
+    side = max(height, width)
+    scale = max(1, TILE // side) if side <= 2 * TILE else 2 * TILE / side
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    columns = int(np.ceil(np.sqrt(1.5 * num)))
+    gap = 2
+    step = (size[0] + gap, size[1] + gap)
+    num_rows = -(-num // columns)
+    sheet_size = (columns * step[0] + gap, num_rows * step[1] + gap)
+    sheet = Image.new("L" if channels == 1 else "RGB", sheet_size, "white")
+    method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for i, picture in enumerate(pictures):
+        pixels = picture[0] if channels == 1 else picture.transpose(1, 2, 0)
+        row, column = divmod(i, columns)
+        place = (gap + column * step[0], gap + row * step[1])
+        sheet.paste(Image.fromarray(pixels).resize(size, method), place)
+    return sheet
 
 
 def distinct_queries(pictures: np.ndarray, num: int = 2) -> list[int]:

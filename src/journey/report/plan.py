@@ -27,7 +27,8 @@ STATES = ("done", "running", "queued", "failed", "not started")
 def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
     """Print how many artifacts of each stage exist, are missing, and what the missing ones cost.
 
-    Times are scaled by work from the stage's artifacts in this store, or else from measured rates.
+    Times are scaled by work from similar artifacts in this store, or else from measured rates;
+    without both they are unknown.
     Bytes are those of the arrays, whose shapes follow from settings and, once there is a model,
     from its parameters.
 
@@ -66,19 +67,20 @@ def show_plan(target: Evaluate, store: Store, compute: Compute) -> None:
             retrained += spec.subset != FullData()
         if isinstance(spec, Featurize):
             gradients += spec.num_rows * spec.num_samples
-    source = scaled = f"costs: scaled by work from artifacts in {store.root}/"
+    source = scaled = f"{unit}: from artifacts of similar work in {store.root}/"
     unsized = ""
     for cost in costs.values():
         if cost.measured:
             source = f"{scaled}; where there are none, {rates.source}"
+        elif cost.seconds is None and "unknown" not in source:
+            source += f"; unknown where none is within {SIMILAR:.0f}-fold (benchmarks/rates.py)"
         if cost.size is None:
             unsized = "; > or unknown where a network or a file decides"
     table.caption_justify = "left"
     table.caption = Text(
         f"models: {total - retrained} on all images, {retrained} retrained; "
         f"gradients: {gradients:,} images × noise samples\n"
-        f"{source}; ≈ scaled more than {SIMILAR:.0f}-fold"
-        f"\nMiB: arrays, by their shapes{unsized}"
+        f"{source}\nMiB: arrays, by their shapes{unsized}"
     )
     Console().print(table)
 
@@ -104,20 +106,18 @@ def parameter_shapes(specs: list[Spec], store: Store) -> Shapes | None:
 
 
 def cost_cells(costs: list[Cost]) -> tuple[str, str]:
-    """Return hours and MiB of artifacts together; ">" if some are unknown, "≈" if some are rough.
+    """Return hours and MiB of artifacts together; ">" if some are unknown.
 
     >>> cost_cells([Cost(3600.0, 2**20), Cost(1800.0, None)])
     ('1.5', '> 1.0')
-    >>> cost_cells([Cost(36.0, None, rough=True)]), cost_cells([])
-    (('≈ 0.01', 'unknown'), ('0', '0'))
+    >>> cost_cells([Cost(36.0, None)]), cost_cells([])
+    (('0.01', 'unknown'), ('0', '0'))
     """
-    seconds, sizes, rough = [], [], ""
+    seconds, sizes = [], []
     for cost in costs:
         seconds.append(cost.seconds)
         sizes.append(cost.size)
-        rough = "≈ " if cost.rough else rough
-    hours = _sum(seconds, 3600)
-    return (hours if hours == "unknown" else rough + hours), _sum(sizes, 2**20)
+    return _sum(seconds, 3600), _sum(sizes, 2**20)
 
 
 def _sum(values: Sequence[float | None], unit: float) -> str:

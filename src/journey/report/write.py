@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,7 +16,12 @@ from rich.console import Console
 
 from journey.config.run import RunConfig
 from journey.data.images import describe_images, train_images
-from journey.diffusion.trajectories import estimate_pictures, noisy_pictures, query_prompts
+from journey.diffusion.trajectories import (
+    decode_pictures,
+    estimate_pictures,
+    noisy_pictures,
+    query_prompts,
+)
 from journey.engine.checks import ConfigError
 from journey.engine.graph import ancestors
 from journey.engine.owned import OwnedFiles
@@ -24,7 +30,7 @@ from journey.engine.spec import cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
-from journey.evaluation.rows import in_order, without_pairs_of_variants
+from journey.evaluation.rows import in_order, select, without_pairs_of_variants
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     Autoencoder,
@@ -35,31 +41,42 @@ from journey.pipeline.interfaces import (
     Images,
     Method,
     Result,
+    Row,
     Sample,
     Score,
     Train,
 )
 from journey.pipeline.settings import Target
 from journey.report import figures, tables
-from journey.report.directory import FIGURE, PAGE, PREVIEW, RESULT, report_files
+from journey.report.directory import (
+    FIGURE,
+    PAGE,
+    PREVIEW,
+    RESULT,
+    SAMPLES,
+    TRAINING_IMAGES,
+    report_files,
+)
 from journey.report.page import (
     PageTrajectories,
     page_contents,
     page_html,
     rank_images,
 )
+from journey.tracking import BY_TIMESTEP, TIMESTEP
 
 MOST_CHANGES = 5  # settings that are shown where a report replaces another
+MOST_TRACKED = 8  # queries whose pictures a tracker gets
 
 
 def write_report(
-    run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path
+    run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path, words: str = ""
 ) -> Result:
     """Return the result, after computing it and replacing the files of the report together.
 
     Every figure is written as .png for a screen and as .pdf for print. The figure of trajectories
     is written as a preview as soon as there are scores, with the middle one of several dampings,
-    and at the end with the chosen one.
+    and at the end with the chosen one. A tracker is told the `words` that compose the run.
     """
     target = experiment.evaluation(run.evaluation, run.all_methods)
     name, owned = _method_of_steps(run), report_files(run, directory)
@@ -75,6 +92,8 @@ def write_report(
             figure = _trajectory_figure(run, experiment, workspace, name, result)
             _save(figure, FIGURE, new_file)
             files.append(FIGURE)
+        titles |= _save_sheets(experiment, workspace, new_file)
+        files += [SAMPLES, TRAINING_IMAGES]
         texts = texts | {PAGE: _page(run, experiment, workspace, result, titles)}
         texts[RESULT] = json.dumps(result, indent=1, allow_nan=False) + "\n"
         for file, text in texts.items():
@@ -89,8 +108,43 @@ def write_report(
         console.print(table)
     listed = [*dict.fromkeys([PAGE, RESULT, *texts]), *files]
     print(f"{directory}/: {', '.join(listed)}", flush=True)
-    _track(run, result, directory, files, workspace)
+    _track(run, experiment, result, directory, files, workspace, words)
     return result
+
+
+def write_samples(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, directory: Path
+) -> Path:
+    """Return the path of the picture of all final samples, after writing it into a report."""
+    with report_files(run, directory).replaced(keep=True) as new_file:
+        samples = _sample_pictures(experiment, workspace)
+        figures.contact_sheet(samples).save(new_file(SAMPLES))
+    return directory / SAMPLES
+
+
+def _save_sheets(
+    experiment: Experiment, workspace: Workspace, new_file: Callable[[str], Path]
+) -> dict[Path, str]:
+    """Return the titles of the pictures of final samples and of training images, by their paths."""
+    samples, images = _sample_pictures(experiment, workspace), experiment.images
+    train = train_images(images, workspace).images[figures.shown_in_sheet(images.num_train)]
+    titles = {}
+    for name, pictures, title in (
+        (SAMPLES, samples, "The final samples of the queries"),
+        (TRAINING_IMAGES, train, f"{len(train)} of {images.num_train} training images"),
+    ):
+        path = new_file(name)
+        figures.contact_sheet(pictures).save(path)
+        titles[path] = title
+    return titles
+
+
+def _sample_pictures(experiment: Experiment, workspace: Workspace) -> np.ndarray:
+    """Return the final samples that a contact sheet shows, uint8 [B, C, H, W]."""
+    spec = experiment.trajectories
+    final = get(spec, workspace).array("final.npy")[figures.shown_in_sheet(spec.num_queries)]
+    pictures = decode_pictures(final, spec, workspace)
+    return np.rint(np.clip(pictures, -1, 1) * 127.5 + 127.5).astype(np.uint8)
 
 
 def _method_of_steps(run: RunConfig) -> str | None:
@@ -310,8 +364,13 @@ def attributed_trajectories(
         scores=scores,
         labels=list(map(images.describe, range(len(images)))),
         ids=images.ids,
-        prompts=query_prompts(experiment.trajectories, images.class_names),
+        prompts=_query_names(experiment.trajectories, images.class_names),
     )
+
+
+def _query_names(sample: Sample, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the prompts or classes of the queries, the names of their files, or nothing."""
+    return query_prompts(sample, class_names) if sample.images is None else sample.images.names
 
 
 def _page(
@@ -333,7 +392,7 @@ def _page(
         steps,
         noisy_pictures(sample, steps, workspace),
         estimate_pictures(sample, steps, workspace),
-        query_prompts(sample, images.class_names),
+        _query_names(sample, images.class_names),
     )
     contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
     about = (
@@ -344,17 +403,88 @@ def _page(
 
 
 def _track(
-    run: RunConfig, result: dict, directory: Path, files: list[str], workspace: Workspace
+    run: RunConfig,
+    experiment: Experiment,
+    result: dict,
+    directory: Path,
+    files: list[str],
+    workspace: Workspace,
+    words: str = "",
 ) -> None:
-    """Log the headline, the rows, the figures and the page."""
-    name = f"{run.name}-report"
-    key, settings = result["cache_keys"]["evaluation"], result["settings"]
-    with workspace.tracking.watch(key, name, workspace.group, "report", settings) as log:
+    """Log curves over t, intervals, the rows, the queries with their proponents, and the page."""
+    name = f"{run.name} {_without_experiment(words)}".strip() + "-report"
+    key, keys = result["cache_keys"]["evaluation"], result["cache_keys"]
+    config = result["settings"] | {"command": f"journey {words}".strip()}
+    with workspace.tracking.watch(key, name, workspace.group, "report", config) as log:
         if log is None:
             return
-        logged = {"tables/rows": result["rows"], "page": directory / PAGE}
-        for row in run.evaluation.headline(result):
+        # 1. A curve over t for every method.
+        for t in experiment.steps:
+            values: dict[str, float] = {TIMESTEP: t}
+            for row in select(result["rows"], step=t):
+                if row.get("score_transform", "linear") == "linear":
+                    values |= _named_interval(row, BY_TIMESTEP)
+            if len(values) > 1:
+                log(values)
+
+        # 2. The numbers of the headline's targets, with their intervals.
+        logged: dict[str, object] = {"tables/rows": result["rows"], "page": directory / PAGE}
+        headline = run.evaluation.headline(result)
+        targets = {row["target"] for row in headline}
+        for row in [*result["rows"], *headline]:
+            linear = row.get("score_transform", "linear") == "linear"
+            if "step" not in row and linear and row["target"] in targets:
+                logged |= _named_interval(row, str(row["target"]))
+        for row in headline:
             logged[f"{row['quantity']}/{row['method']}/{row['target']}"] = row["value"]
+
+        # 3. Pictures, and the artifacts.
+        if (method := _method_of_steps(run)) is not None:
+            logged["tables/queries"] = _query_rows(run, experiment, workspace, method, result)
         for file in files:
             logged[f"pictures/{Path(file).stem}"] = directory / file
+        for cached in (keys["images"], *keys["checkpoints"]):
+            logged[f"inputs/{cached}"] = workspace.store.root / cached
+        logged["result"] = directory / RESULT
         log(logged)
+
+
+def _without_experiment(words: str) -> str:
+    """Return overrides without the choice of the experiment, which has a name."""
+    return shlex.join(word for word in shlex.split(words) if not word.startswith("experiment="))
+
+
+def _named_interval(row: Row, group: str) -> dict[str, float]:
+    """Return the value of a row and the ends of its interval, by names in a group."""
+    against = f"-{row['against']}" if "against" in row else ""
+    name = f"{group}/{row['quantity']}/{row['method']}{against}"
+    values = {name: float(row["value"])}
+    if "low" in row:
+        values |= {f"{name}/low": float(row["low"]), f"{name}/high": float(row["high"])}
+    return values
+
+
+def _query_rows(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, name: str, result: dict
+) -> list[dict[str, object]]:
+    """Return a row for some queries at each step: x̂0_t, and the images that a method ranks first.
+
+    Images are arrays uint8.
+    """
+    method = run.method[name]
+    index = shown_candidate(method, name, run.evaluation, result)
+    scores = get(experiment.scores(method), workspace).array("scores.npy")[index]
+    ranked, images = rank_images(scores, ""), train_images(experiment.images, workspace)
+    estimates = estimate_pictures(experiment.trajectories, experiment.steps, workspace)
+    rows: list[dict[str, object]] = []
+    for query in range(min(MOST_TRACKED, estimates.shape[1])):
+        for step, t in enumerate(experiment.steps):
+            shown = ranked.rows[min(step, len(ranked.rows) - 1), query]
+            proponents = images.images[shown[: len(shown) // 2]]
+            picture = np.rint(np.clip(estimates[step, query], -1, 1) * 127.5 + 127.5)
+            row = {"query": query, "t": t, "x0_hat": picture.astype(np.uint8)[None]}
+            row |= {"method": name, "proponents": proponents}
+            for column in ("x0_hat", "proponents"):
+                row[column] = np.asarray(figures.contact_sheet(np.asarray(row[column])))
+            rows.append(row)
+    return rows

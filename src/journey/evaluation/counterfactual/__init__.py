@@ -47,6 +47,7 @@ class Counterfactual(Evaluation):
     """The effects of removing what each method ranks first, beside those of controls."""
 
     name: ClassVar[str] = "counterfactual"
+    continues_trajectories: ClassVar[bool] = True
     show: ClassVar[str] = "journey.evaluation.counterfactual.show"
     steps: list[int] = field(default_factory=lambda: [400])  # t of rankings and continuations
     counts: list[int] = field(default_factory=lambda: [30, 100])  # numbers of removed proponents

@@ -60,11 +60,12 @@ class Emergence(Evaluation):
     """When the final sample is determined, and whether scores reflect it."""
 
     name: ClassVar[str] = "emergence"
+    continues_trajectories: ClassVar[bool] = True
     show: ClassVar[str] = "journey.evaluation.emergence.show"
     num_continuations: int = 64  # of each query from each step, beside the trajectory itself
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the second classifier
     top_k: int = 50  # images that are ranked first, whose classes are counted
-    num_bootstrap: int = 2000
+    num_bootstrap: int = 2000  # replicates of the bootstrap
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_continuations", self.num_continuations, least=4, most=10_000)

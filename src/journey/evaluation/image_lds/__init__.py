@@ -92,6 +92,7 @@ class ImageLDS(Evaluation):
     """The LDS of every method against the final images of retrained models, and against losses."""
 
     name: ClassVar[str] = "image_lds"
+    continues_trajectories: ClassVar[bool] = True
     show: ClassVar[str] = "journey.evaluation.image_lds.show"
     steps: list[int] = field(
         default_factory=lambda: [600, 400, 200]

@@ -78,7 +78,7 @@ class Localization(Evaluation):
     num_random: int = 4  # random removals of as many images, shared by these queries
     num_continuations: int = 8  # of each query
     candidates: dict[str, float] = field(default_factory=dict)  # of methods with several candidates
-    num_bootstrap: int = 1000
+    num_bootstrap: int = 1000  # replicates of the bootstrap
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)

@@ -99,11 +99,12 @@ class AlongPath(Evaluation):
     """How attributions change along the trajectory, and what x̂0_t is an estimate of."""
 
     name: ClassVar[str] = "path"
+    continues_trajectories: ClassVar[bool] = True
     show: ClassVar[str] = "journey.evaluation.path.show"
     num_continuations: int = 32  # of each query from each step, beside the trajectory itself
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the second classifier
     top_k: int = 50  # images that are ranked first
-    num_bootstrap: int = 2000
+    num_bootstrap: int = 2000  # replicates of the bootstrap
     lds: LDS = field(default_factory=LDS)
 
     def check(self, where: str) -> None:

@@ -83,7 +83,7 @@ class Planted(Evaluation):
     name: ClassVar[str] = "planted"
     show: ClassVar[str] = "journey.evaluation.planted.show"
     candidates: dict[str, float] = field(default_factory=dict)  # of methods with several candidates
-    num_bootstrap: int = 2000
+    num_bootstrap: int = 2000  # replicates of the bootstrap
 
     def check(self, where: str) -> None:
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
