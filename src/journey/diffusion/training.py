@@ -20,6 +20,7 @@ from typing import cast
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from journey.diffusion.distributed import BatchShare, step_gradient
 from journey.diffusion.network import Predict, bind, copies_ahead
@@ -355,13 +356,15 @@ def train_stacked(
             group["lr"] = learning_rate(training, states[0].step)
         clean, given = zip(*map(step_examples, inputs, batches), strict=True)
         conditions = None if given[0] is None else torch.stack(given)
-        losses = torch.vmap(losses_of_one, in_dims=(0, 0, 0, 0, None if conditions is None else 0))(
-            stacked,
-            torch.stack(clean),
-            torch.stack([batch.t for batch in batches]),
-            torch.stack([batch.eps for batch in batches]),
-            conditions,
-        )  # [M, B]
+        in_dims = (0, 0, 0, 0, None if conditions is None else 0)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            losses = torch.vmap(losses_of_one, in_dims)(
+                stacked,
+                torch.stack(clean),
+                torch.stack([batch.t for batch in batches]),
+                torch.stack([batch.eps for batch in batches]),
+                conditions,
+            )  # [M, B]
         optimizer.zero_grad()
         losses.mean(1).sum().backward()
 
