@@ -183,9 +183,9 @@ def test_every_path_is_marked_as_one():
     encoders = {f"{name}.encoder.path" for name in ("emergence", "path", "counterfactual")}
     assert paths == encoders | {
         ".artifacts", ".reports", "folder.root", "archive.root", "coco.root", "encoder.path",
-        "ddpm.checkpoints", "dit.checkpoints", "ldm.checkpoints", "ldm.pretrained", "external.path",
-        "trak_store.path", "features.train", "features.queries", "from_checkpoint.checkpoints",
-        "from_checkpoint.pretrained",
+        "ddpm.checkpoints", "dit.checkpoints", "ldm.checkpoints", "ldm.pretrained", "ldm.encoded",
+        "external.path", "trak_store.path", "features.train", "features.queries",
+        "from_checkpoint.checkpoints", "from_checkpoint.pretrained",
     }  # fmt: skip
     others = {name.rpartition(".")[2] for name in set(found) - paths}
     assert others == {
