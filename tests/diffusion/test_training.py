@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import composed, naive_loss, small_run
+from safetensors.torch import load_file
 
 from journey.diffusion import training
 from journey.diffusion.ddpm import DDPM
@@ -14,9 +16,12 @@ from journey.diffusion.latent import LatentDiffusion
 from journey.diffusion.network import bind
 from journey.engine.seeding import generator
 from journey.engine.spec import cache_key
-from journey.engine.workspace import Precision, get
+from journey.engine.store import Store
+from journey.engine.workspace import Precision, get, get_group
+from journey.pipeline.interfaces import WithoutRandom
 from journey.pipeline.settings import Batching, Training
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS = Training(num_steps=12, batch_size=16, warmup_steps=4, ema_decay=0.9)
 
 
@@ -266,3 +271,89 @@ def test_unets_are_one_graph_for_torch_compile(latent):
     x, t = torch.randn(2, 4, 4, 4), torch.tensor([0, 999])
     expected = bind(network, Precision.fp32)(x, t, condition)
     torch.testing.assert_close(predict(x, t, condition), expected)
+
+
+@pytest.mark.parametrize("begin", [0, 7])
+def test_stacked_trainings_are_single_ones_but_for_rounding(
+    model, clean, linear_schedule, tmp_path, begin
+):
+    rows = [torch.arange(len(clean)), torch.arange(0, len(clean), 2), torch.arange(5, 25)]
+    single, stacked, inputs = [], [], []
+    for index, subset in enumerate(rows):
+        batches = training.Batches(
+            Batching.independent, subset, len(clean), 16, 1000, index, f"seed {index}"
+        )
+        inputs.append(
+            training.TrainingInputs(clean, batches, MIRRORED, Precision.fp32, linear_schedule)
+        )
+        states = []
+        for _ in range(2):
+            training.initialise(index, "test")
+            states.append(training.new_state(model.build((1, 8, 8)), MIRRORED))
+        list(training.train(states[0], inputs[-1], begin))
+        if begin:
+            training.save(states[0], tmp_path / "state")
+            training.restore(states[1], tmp_path / "state")
+        single.append(states[0])
+        stacked.append(states[1])
+    expected = [
+        torch.stack([torch.stack(numbers) for numbers in training.train(state, one, 12)])
+        for state, one in zip(single, inputs, strict=True)
+    ]
+    numbers = [torch.stack(pair) for pair in training.train_stacked(stacked, inputs, 12)]
+    torch.testing.assert_close(torch.stack(numbers).permute(2, 0, 1), torch.stack(expected))
+
+    # The states are up to date, moments included: they continue alone.
+    for one, other in zip(single, stacked, strict=True):
+        assert other.step == 12
+        saved = []
+        for state in (one, other):
+            training.save(state, tmp_path / "saved")
+            saved.append(load_file(tmp_path / "saved"))
+        assert saved[0].keys() == saved[1].keys()
+        for kind in ("network", "optimizer", "ema"):
+            names = [name for name in saved[0] if name.startswith(kind)]
+            vectors = [torch.cat([file[name].flatten() for name in names]) for file in saved]
+            # AdamW amplifies rounding.
+            assert (vectors[1] - vectors[0]).norm() < 1e-3 * vectors[0].norm(), kind
+
+
+def test_models_of_a_group_are_those_trained_alone_and_resume(small, workspace, monkeypatch):
+    specs = [small.retrained(small.random_subset(index)) for index in range(3)]
+    assert len({spec.group for spec in specs}) == 1
+    alone = replace(workspace, store=Store(workspace.store.root.parent / "alone"))
+    expected = [get(spec, alone).path / WEIGHTS for spec in specs]
+
+    # An interruption after 100 steps; one model is then continued alone, two as a group.
+    stacked = training.train_stacked
+
+    def interrupted(states, *rest):
+        for numbers in stacked(states, *rest):
+            if states[0].step == 120:
+                raise KeyboardInterrupt
+            yield numbers
+
+    monkeypatch.setattr(training, "train_stacked", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        get_group(specs, workspace)
+    monkeypatch.undo()
+    get(specs[1], workspace)
+    get_group(specs, workspace)
+    weights = []
+    for spec, path in zip(specs, expected, strict=True):
+        artifact = workspace.store.find(spec)
+        lines = (artifact.path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [50, 100, 150]
+        pair = load_file(artifact.path / WEIGHTS), load_file(path)
+        weights.append([torch.cat([w.flatten() for w in one.values()]) for one in pair])
+    # AdamW amplifies rounding; another subset and its rounding differ by far more.
+    between = (weights[0][1] - weights[1][1]).norm()
+    assert all((own - other).norm() < 0.02 * between for own, other in weights)
+
+
+def test_only_trainings_with_batches_of_one_size_and_without_dropout_have_a_group(small):
+    coupled = small.retrained(WithoutRandom(0, 5, 0))
+    assert coupled.group == ""
+    with_dropout = replace(small.model, dropout=0.1)
+    assert replace(small, model=with_dropout).checkpoint(0).group == ""
+    assert small.checkpoint(1).group == small.checkpoint(0).group != ""

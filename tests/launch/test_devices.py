@@ -41,6 +41,17 @@ def test_workers_alternate_between_visible_devices(monkeypatch):
         worker_environments(1, 1, [3])
 
 
+def test_workers_do_not_spin_and_leave_the_settings_of_openmp(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    (variables,) = worker_environments(1, 3, [])
+    assert list(variables.values()) == ["3", "3", "PASSIVE"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    (variables,) = worker_environments(1, 3, [])
+    assert list(variables.values()) == ["1", "1", "ACTIVE"]
+
+
 def test_a_broken_device_is_dropped_and_costs_no_job(tmp_path, monkeypatch):
     """Every job on it breaks its process, whose next operation would fail whatever the job."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

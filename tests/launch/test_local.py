@@ -44,6 +44,31 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path, workers):
     assert text_of(space, top) == "top(left(a(),b(),c()),right(b(),c(),d()))"
 
 
+def test_jobs_of_a_group_are_computed_together(tmp_path):
+    root = Toy("root")
+    specs = [Toy(label, (root,), family="same") for label in "abcde"]
+    specs += [Toy("other", (root,), family="another"), Toy("single", (root,))]
+    space = workspace(tmp_path, 1, stack=3)
+    compute(specs, space)
+    sizes = []
+    for spec in specs:
+        path = space.store.find(spec).path / "together.txt"
+        sizes.append(int(path.read_text()) if path.exists() else 1)
+    assert sizes == [3, 3, 3, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("action", ["fail", "die"])
+def test_a_group_with_a_broken_job_is_computed_one_by_one(tmp_path, action):
+    specs = [Toy(label, family="same") for label in "abc"]
+    specs.append(Toy("broken", (), action, str(tmp_path / "log"), family="same"))
+    space = workspace(tmp_path / "store", 1, stack=4)
+    with pytest.raises(JobsFailedError, match=r"^toys/broken-"):
+        compute(specs, space)
+    for spec in specs[:3]:
+        assert not (space.store.find(spec).path / "together.txt").exists()
+    assert space.store.find(specs[3]) is None
+
+
 def test_one_worker_follows_the_priorities(tmp_path):
     order = str(tmp_path / "order")
     first, third = Toy("1", (), "append_label", order), Toy("3", (), "append_label", order)
@@ -75,7 +100,8 @@ def test_a_job_starts_once_its_inputs_exist(tmp_path):
     ]
 
 
-def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path):
+def test_workers_share_the_cores_however_few_jobs_there_are(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     space = workspace(tmp_path, 2)
     one = Toy("one")
     compute([one], space)

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +24,7 @@ class Toy(Spec):
 
     stage: ClassVar[str] = "toy_stages"
     maker: ClassVar[str] = "toy_stages:act"
+    group_maker: ClassVar[str] = "toy_stages:act_together"
     folder: ClassVar[str] = "toys"
     version: ClassVar[int] = 1
     label: str
@@ -32,6 +33,11 @@ class Toy(Spec):
     target: str = ""  # path for the action
     component: object = None  # has an `action` method
     work: float = 1.0
+    family: str = ""
+
+    @property
+    def group(self) -> str:
+        return self.family
 
 
 def act(spec: Toy, partial: Path, workspace: Workspace) -> None:
@@ -40,6 +46,12 @@ def act(spec: Toy, partial: Path, workspace: Workspace) -> None:
     own = spec.component.action() if spec.component else spec.label
     (partial / "text.txt").write_text(f"{own}({','.join(texts)})")
     (partial / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])
+
+
+def act_together(jobs: "Sequence[tuple[Toy, Path]]", workspace: Workspace) -> None:
+    for spec, partial in jobs:
+        act(spec, partial, workspace)
+        (partial / "together.txt").write_text(str(len(jobs)))
 
 
 def nothing(spec: Toy) -> None:
@@ -177,8 +189,8 @@ class NoTracking(Tracking):
         raise NotImplementedError
 
 
-def workspace(root: Path, workers: int = 2) -> Workspace:
-    return Workspace(Store(root), Local(workers=workers), NoTracking(), "test")
+def workspace(root: Path, workers: int = 2, stack: int = 1) -> Workspace:
+    return Workspace(Store(root), Local(workers=workers, stack=stack), NoTracking(), "test")
 
 
 def compute(targets: list[Toy], space: Workspace) -> list[str]:

@@ -5,7 +5,10 @@
 which the next intermediate checkpoint continues.
 """
 
+import contextlib
 import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +26,7 @@ from journey.engine import resume
 from journey.engine.metrics import track
 from journey.engine.workspace import Workspace, get
 from journey.pipeline import subsets
+from journey.pipeline.examples import Examples
 from journey.pipeline.interfaces import IntermediateCheckpoint, Train
 from journey.pipeline.pretrained import locate_checkpoint
 
@@ -48,10 +52,57 @@ def make_model(spec: Train, partial: Path, workspace: Workspace) -> dict | None:
         _save_network(network, partial)
         return {"unchecked": weights.unchecked(spec.model, path)}
     state = fit(spec, spec, spec.training.num_steps, partial, workspace, begin=None)
-    training.use_average(state)
-    training.require_finite_weights(state)
-    _save_network(state.network, partial)
+    _save_trained(state, partial)
     return None
+
+
+def make_models(jobs: Sequence[tuple[Train, Path]], workspace: Workspace) -> None:
+    """Train models of one `group` together, as stacked weights.
+
+    Those that were interrupted continue with the others that had taken as many steps.
+    """
+    examples = train_examples(jobs[0][0], workspace).to(get_device(workspace.compute))
+    by_step = defaultdict(list)
+    for spec, partial in jobs:
+        saved = resume.load_state(partial)
+        begin = None if saved is None else partial / saved["checkpoint"]
+        state, inputs = start(spec, workspace, begin=begin, examples=examples)
+        by_step[state.step].append((spec, partial, state, inputs))
+    for together in by_step.values():
+        _fit_together(together, workspace)
+
+
+def _fit_together(
+    jobs: Sequence[tuple[Train, Path, training.TrainingState, training.TrainingInputs]],
+    workspace: Workspace,
+) -> None:
+    """Train models that are at the same step to their end."""
+    _, _, states, inputs = zip(*jobs, strict=True)
+    until = inputs[0].training.num_steps
+    with contextlib.ExitStack() as stack:
+        logs, clocks, numbers = [], [], []
+        for spec, partial, _, _ in jobs:
+            logs.append(stack.enter_context(track(spec, partial, workspace)))
+            clocks.append(resume.Clock(partial, workspace.compute.checkpoint_seconds))
+        for losses, norms in training.train_stacked(states, inputs, until):
+            numbers.append(torch.stack([losses, norms]))
+            if len(numbers) < LOG_INTERVAL and states[0].step < until:
+                continue
+            by_model = torch.stack(numbers).permute(2, 1, 0).tolist()
+            numbers.clear()
+            for log, (own_losses, own_norms) in zip(logs, by_model, strict=True):
+                _log(log, states[0].step, own_losses, own_norms)
+            if clocks[0].due():
+                stopped = None
+                for clock, (_, partial, state, _) in zip(clocks, jobs, strict=True):
+                    try:
+                        _save_state(clock, state, partial)
+                    except resume.StoppedError as error:  # raised once all states are saved
+                        stopped = error
+                if stopped is not None:
+                    raise stopped
+    for _, partial, state, _ in jobs:
+        _save_trained(state, partial)
 
 
 def make_intermediate_checkpoint(
@@ -62,6 +113,12 @@ def make_intermediate_checkpoint(
     state = fit(spec.training_run, spec, spec.step, partial, workspace, begin)
     training.save(state, partial / STATE)
     training.use_average(state)
+    _save_network(state.network, partial)
+
+
+def _save_trained(state: training.TrainingState, partial: Path) -> None:
+    training.use_average(state)
+    training.require_finite_weights(state)
     _save_network(state.network, partial)
 
 
@@ -102,20 +159,32 @@ def fit(
 
                 # Read the losses, and save the state if it is time.
                 losses, norms = torch.stack(numbers).T.tolist()
-                first = state.step - len(losses) + 1
-                for step, (value, norm) in enumerate(zip(losses, norms, strict=True), first):
-                    if not (math.isfinite(value) and math.isfinite(norm)):
-                        raise FloatingPointError(
-                            f"training step {step}: loss {value}, gradient norm {norm}; "
-                            "a smaller training.learning_rate or compute.precision=fp32 may help"
-                        )
-                log(state.step, loss=fmean(losses), gradient_norm=fmean(norms))
+                _log(log, state.step, losses, norms)
                 numbers.clear()
                 if clock.due():
-                    name = f"resume.{state.step}.safetensors"
-                    training.save(state, partial / name)
-                    clock.save({"checkpoint": name}, [name])
+                    _save_state(clock, state, partial)
     return state
+
+
+def _log(log: Callable[..., None], last: int, losses: list[float], norms: list[float]) -> None:
+    """Log the means of the steps that end with the last one.
+
+    Raises:
+        FloatingPointError: A loss or a gradient is not finite. The message names the step.
+    """
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), last - len(losses) + 1):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"training step {step}: loss {loss}, gradient norm {norm}; "
+                "a smaller training.learning_rate or compute.precision=fp32 may help"
+            )
+    log(last, loss=fmean(losses), gradient_norm=fmean(norms))
+
+
+def _save_state(clock: resume.Clock, state: training.TrainingState, partial: Path) -> None:
+    name = f"resume.{state.step}.safetensors"
+    training.save(state, partial / name)
+    clock.save({"checkpoint": name}, [name])
 
 
 def _follow(
@@ -138,14 +207,19 @@ def start(
     workspace: Workspace,
     share: BatchShare = BatchShare(),  # noqa: B008 - a constant
     begin: Path | None = None,
+    examples: Examples | None = None,
 ) -> tuple[training.TrainingState, training.TrainingInputs]:
-    """Return a training's state before its first step, or a saved one, and its inputs."""
+    """Return a training's state before its first step, or a saved one, and its inputs.
+
+    All examples, on the device, are loaded if they are not given.
+    """
     device = get_device(workspace.compute)
     images = train_images(training_run.images, workspace)
     rows = subsets.subset_rows(
         training_run.subset, images, lambda score: get(score, workspace).array("scores.npy")
     )
-    examples = train_examples(training_run, workspace).to(device)
+    if examples is None:
+        examples = train_examples(training_run, workspace).to(device)
 
     # Initial weights, and coupled mini-batches, depend on the training seed and not on the subset.
     model, settings = training_run.model, training_run.training

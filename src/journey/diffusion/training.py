@@ -7,10 +7,11 @@ The randomness of a step is a function of (seed, stream, step), where a stream i
 trainings with the same stream differ by their examples only.
 """
 
+import copy
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -268,9 +269,17 @@ def compiled(state: TrainingState, inputs: TrainingInputs, batch: Batch) -> nn.M
 
 def step_losses(predict: Predict, inputs: TrainingInputs, batch: Batch, step: int) -> Tensor:
     """Return the loss of each example of a step's mini-batch, which is on the device [B]."""
-    examples, training, condition = inputs.examples, inputs.training, None
     if not len(batch.rows):
         return batch.eps.new_empty(0)
+    x0, condition = step_examples(inputs, batch)
+    # Dropout of the network depends on the step alone, so that a resumed run repeats it.
+    torch.manual_seed(entropy(inputs.batches.seed, "dropout", inputs.batches.stream, step))
+    return denoising_loss(predict, inputs.schedule, x0, batch.t, batch.eps, condition)
+
+
+def step_examples(inputs: TrainingInputs, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return the clean examples of a mini-batch [B, …], and their conditions, if any."""
+    examples, training, condition = inputs.examples, inputs.training, None
 
     # Clean examples: a fresh sample of their latents, mirrored with probability 1/2.
     x0 = examples.x0[batch.rows]
@@ -292,10 +301,83 @@ def step_losses(predict: Predict, inputs: TrainingInputs, batch: Batch, step: in
             dropped = batch.caption_dropout < training.caption_dropout
             dropped = dropped.view(-1, *[1] * (condition.ndim - 1))
             condition = torch.where(dropped, inputs.null_condition, condition)
+    return x0, condition
 
-    # Dropout of the network depends on the step alone, so that a resumed run repeats it.
-    torch.manual_seed(entropy(inputs.batches.seed, "dropout", inputs.batches.stream, step))
-    return denoising_loss(predict, inputs.schedule, x0, batch.t, batch.eps, condition)
+
+def train_stacked(
+    states: Sequence[TrainingState], inputs: Sequence[TrainingInputs], until: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Take the steps of `train` with M networks of one architecture at once.
+
+    Their parameters and moments become views of stacked ones [M, …], so that the states are always
+    up to date. All are at the same step, and no mini-batch is empty.
+
+    Yields:
+        Losses and gradient norms of each step [M].
+    """
+    # Stack parameters, moments and averages; the states keep views of them.
+    training, schedule, network = inputs[0].training, inputs[0].schedule, states[0].network
+    template = copy.deepcopy(network)
+    modules = [dict(state.network.named_parameters()) for state in states]
+    stacked: dict[str, Tensor] = {}
+    for name in modules[0]:
+        stacked[name] = nn.Parameter(torch.stack([module[name].detach() for module in modules]))
+    optimizer = torch.optim.AdamW(stacked.values(), weight_decay=training.weight_decay, fused=True)
+    averages = {}
+    for name, parameters in stacked.items():
+        own = [
+            state.optimizer.state[module[name]]
+            for state, module in zip(states, modules, strict=True)
+        ]
+        zero = torch.zeros_like(modules[0][name])
+        moments = {"step": own[0].get("step", torch.zeros((), device=zero.device))}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            moments[moment] = torch.stack([values.get(moment, zero) for values in own])
+        optimizer.state[parameters] = moments
+        if states[0].ema is not None:
+            averages[name] = torch.stack([state.ema[name] for state in states if state.ema])
+        for index, (state, module) in enumerate(zip(states, modules, strict=True)):
+            module[name].data = parameters.data[index]
+            views = {key: moments[key][index] for key in ("exp_avg", "exp_avg_sq")}
+            state.optimizer.state[module[name]] = {"step": moments["step"], **views}
+            if state.ema is not None:
+                state.ema[name] = averages[name][index]
+
+    def losses_of_one(
+        parameters: dict[str, Tensor], x0: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        predict = bind(template, inputs[0].precision, parameters)
+        return denoising_loss(predict, schedule, x0, t, eps, condition)
+
+    ahead = [one.batches_ahead(states[0].step, until) for one in inputs]
+    for batches in zip(*ahead, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, states[0].step)
+        clean, given = zip(*map(step_examples, inputs, batches), strict=True)
+        conditions = None if given[0] is None else torch.stack(given)
+        losses = torch.vmap(losses_of_one, in_dims=(0, 0, 0, 0, None if conditions is None else 0))(
+            stacked,
+            torch.stack(clean),
+            torch.stack([batch.t for batch in batches]),
+            torch.stack([batch.eps for batch in batches]),
+            conditions,
+        )  # [M, B]
+        optimizer.zero_grad()
+        losses.mean(1).sum().backward()
+
+        # Clip the gradient of each network to the norm.
+        gradients = [cast("Tensor", parameters.grad) for parameters in stacked.values()]
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        factors = (training.clip_norm / (norms + 1e-6)).clamp(max=1)  # as clip_grad_norm_
+        for gradient in gradients:
+            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+        optimizer.step()
+        if averages:
+            values = [stacked[name].detach() for name in averages]
+            torch._foreach_lerp_(list(averages.values()), values, 1 - training.ema_decay)
+        for state in states:
+            state.step += 1
+        yield losses.detach().mean(1), norms
 
 
 def learning_rate(training: Training, step: int) -> float:

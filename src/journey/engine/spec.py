@@ -102,6 +102,8 @@ class Spec:
         version: Increased when the same fields give other numbers.
         has_curves: Whether a tracker follows the stage while it runs.
         label: Readable part of the cache key.
+        group_maker: `module:function` that computes several artifacts whose `group` is the same. It
+            is called with pairs of a spec and its partial directory, and with the workspace.
         work: Cost in multiply-adds or the like, compared within a stage only.
     """
 
@@ -110,6 +112,7 @@ class Spec:
     folder: ClassVar[str]
     version: ClassVar[int]
     has_curves: ClassVar[bool] = False
+    group_maker: ClassVar[str] = ""
 
     if TYPE_CHECKING:  # subclasses have them as fields or as properties
 
@@ -132,6 +135,11 @@ class Spec:
     def rate_name(self) -> str:
         """Return the name of the measured rate of this work."""
         return self.stage
+
+    @property
+    def group(self) -> str:
+        """Return what is the same for specs that can be computed together; "": it cannot."""
+        return ""
 
 
 def describe(value: object) -> object:

@@ -6,13 +6,13 @@ import contextlib
 import importlib
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
 from journey.engine.provenance import watch_device
-from journey.engine.spec import Component, Spec
+from journey.engine.spec import Component, Spec, cache_key
 from journey.engine.store import Artifact, Store
 
 
@@ -39,6 +39,7 @@ class Compute(Component):
     checkpoint_seconds: float = 60.0  # between the states that an interrupted stage resumes from
     processes: int = 1  # that train one model together; on CUDA, each on a device of its own
     compile: bool = False  # whether torch compiles networks for training, if it can
+    stack: int = 1  # small networks that a worker trains at once, as stacked weights
 
     @property
     def workers_per_device(self) -> int:
@@ -112,9 +113,36 @@ def get(spec: Spec, workspace: Workspace) -> Artifact:
                 partial.rmdir()
             return artifact
         started = time.perf_counter()
-        module, function = spec.maker.split(":")  # imported only here: makers import torch
-        make = getattr(importlib.import_module(module), function)
+        make = _import_maker(spec.maker)
         with watch_device(workspace.compute.device) as device:
             metadata = make(spec, partial, workspace)
         seconds = time.perf_counter() - started
         return store.commit(spec, partial, seconds, metadata or {}, device)
+
+
+def get_group(specs: Sequence[Spec], workspace: Workspace) -> None:
+    """Compute those artifacts of specs with one `group` that the store does not have, together."""
+    store = workspace.store
+    with contextlib.ExitStack() as locks:
+        jobs = []
+        for spec in sorted(specs, key=cache_key):  # in one order: no two processes can wait
+            partial = locks.enter_context(store.writing(spec))  # for each other
+            if store.find(spec) is None:
+                jobs.append((spec, partial))
+            else:
+                with contextlib.suppress(OSError):
+                    partial.rmdir()
+        started = time.perf_counter()
+        if jobs:
+            make = _import_maker(specs[0].group_maker)
+            with watch_device(workspace.compute.device) as device:
+                make(jobs, workspace)
+        seconds = (time.perf_counter() - started) / max(1, len(jobs))
+        for spec, partial in jobs:
+            store.commit(spec, partial, seconds, {}, device)
+
+
+def _import_maker(name: str) -> Callable:
+    """Return a maker, `module:function`. It is imported only now, since makers import torch."""
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)

@@ -89,9 +89,9 @@ class ArrayTask:
             self._written = state
 
 
-def make_in_worker(spec: Spec, workspace: Workspace) -> str | None:
+def make_in_worker(specs: tuple[Spec, ...], workspace: Workspace) -> str | None:
     """Return `run_job`'s result, stopping on a signal once the stage has saved its state."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda *_: request_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-    return run_job(spec, workspace)
+    return run_job(specs, workspace)

@@ -14,7 +14,7 @@ from journey.engine.graph import missing, parents
 from journey.engine.resume import StoppedError
 from journey.engine.spec import Spec, cache_key
 from journey.engine.store import Store
-from journey.engine.workspace import Workspace, get
+from journey.engine.workspace import Workspace, get, get_group
 
 STOPPED = "stopped on request"  # in place of an error
 BROKEN_DEVICE = 70  # exit code of a worker that can no longer use its accelerator
@@ -40,6 +40,8 @@ class JobQueue:
         queued: Running jobs that still wait in the queue of a cluster.
         finished_seconds: How long each finished job took.
         failures: The error of each failed job.
+        groups: The running jobs that are computed together, by the first of them.
+        ungrouped: Jobs whose group ended without a result; they are computed one by one.
     """
 
     def __init__(self, order: dict[str, Spec]) -> None:
@@ -52,6 +54,8 @@ class JobQueue:
         self.finished_seconds: dict[str, float] = {}
         self.failures: dict[str, str] = {}
         self.blocked: set[str] = set()
+        self.groups: dict[str, list[str]] = {}
+        self.ungrouped: set[str] = set()
         self._rank = {key: rank for rank, key in enumerate(order)}
         self._waiting_for: dict[str, set[str]] = {}
         self._children: defaultdict[str, list[str]] = defaultdict(list)
@@ -102,6 +106,23 @@ class JobQueue:
         key = entry[-1]
         self.attempts[key] += 1
         self.running[key] = time.monotonic()
+        return key
+
+    def start_group(self, most: int) -> str:
+        """Return the first ready job. It runs with others of its group, at most `most` in all.
+
+        They are marked as running, and are in `groups`.
+        """
+        key, *others = self.ready
+        group = "" if key in self.ungrouped or key in self.alone else self.specs[key].group
+        members = [key]
+        for other in others if group else ():
+            same = other not in self.ungrouped and self.specs[other].group == group
+            if same and len(members) < most:
+                members.append(other)
+        for member in members:
+            self.start(member)
+        self.groups[key] = members
         return key
 
     def retry(self, key: str, alone: bool = False, last: bool = False) -> None:
@@ -164,18 +185,21 @@ def missing_jobs(targets: Sequence[Spec], store: Store) -> JobQueue:
     return JobQueue(missing(list(targets), lambda spec: store.find(spec) is not None))
 
 
-def run_job(spec: Spec, workspace: Workspace) -> str | None:
-    """Return None, `STOPPED`, or the error in one line, after computing one artifact.
+def run_job(specs: tuple[Spec, ...], workspace: Workspace) -> str | None:
+    """Return None, `STOPPED`, or the error in one line, after computing the artifacts of a group.
 
     The traceback is written to a log. If the error broke the accelerator for this process, as an
     illegal memory access does, the process ends: all later jobs would fail in it.
     """
     try:
-        get(spec, workspace)
+        if len(specs) > 1:
+            get_group(specs, workspace)
+        else:
+            get(specs[0], workspace)
     except StoppedError:
         return STOPPED
     except BaseException as error:  # even an exit: other jobs go on, and this one is reported
-        log = write_log(workspace.store.root, cache_key(spec), traceback.format_exc())
+        log = write_log(workspace.store.root, cache_key(specs[0]), traceback.format_exc())
         if is_broken(workspace.compute.device):
             os._exit(BROKEN_DEVICE)
         return one_line(error) + log

@@ -40,6 +40,10 @@ def check_compute(compute: Compute, where: str) -> None:
     finite = 0 <= seconds < math.inf
     require(finite, f"{where}.checkpoint_seconds", seconds, "at least 0 and finite")
     require_count(f"{where}.processes", compute.processes, most=64)
+    require_count(f"{where}.stack", compute.stack, most=256)
+    possible = compute.stack == 1 or (compute.processes == 1 and not compute.compile)
+    allowed = "1 with several processes per model, or with compile=true"
+    require(possible, f"{where}.stack", compute.stack, allowed)
     possible = compute.processes == 1 or device != "mps"
     require(possible, f"{where}.processes", compute.processes, "1 with device=mps")
 
@@ -70,12 +74,19 @@ def worker_environments(
 ) -> list[dict[str, str]]:
     """Return each worker's environment variables: threads, and its device if several.
 
+    Variables of OpenMP that are set are left as they are. By default, threads that wait do not
+    spin, for another process may need their core.
+
     Raises:
         ConfigError: `CUDA_VISIBLE_DEVICES` shows fewer devices to this process.
     """
-    threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
+    threads = os.environ.get("OMP_NUM_THREADS", str(num_threads))
+    defaults = {
+        "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE",
+    }  # fmt: skip
+    common = {name: os.environ.get(name, default) for name, default in defaults.items()}
     if not devices:
-        return [threads] * num_workers
+        return [common] * num_workers
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     environments = []
     for worker in range(num_workers):
@@ -84,7 +95,7 @@ def worker_environments(
             shown = f"CUDA_VISIBLE_DEVICES shows {len(visible)} to this process, from 0"
             raise ConfigError(f"compute.devices={device}: {shown}")
         name = visible[device] if visible else str(device)
-        environments.append(threads | {"CUDA_VISIBLE_DEVICES": name})
+        environments.append(common | {"CUDA_VISIBLE_DEVICES": name})
     return environments
 
 
@@ -100,9 +111,7 @@ def run_queue(queue: JobQueue, pool: Pool, workspace: Workspace) -> Iterator[lis
             return
         finished = []
         for outcome in outcomes:
-            spec = _conclude(queue, outcome, workspace)
-            if spec is not None:
-                finished.append(spec)
+            finished += _conclude(queue, outcome, workspace)
         _assign(queue, pool, workspace)  # before the consumer takes its time
         yield finished
 
@@ -111,17 +120,26 @@ def _assign(queue: JobQueue, pool: Pool, workspace: Workspace) -> None:
     """Give ready jobs to idle workers, and start workers for the others."""
     if queue.next_alone and not queue.running:
         pool.keep(1)  # an idle worker needs memory too
-    for key in queue.ready[: pool.num_idle]:
-        queue.start(key)
+    while pool.num_idle and queue.ready:
+        key = queue.start_group(workspace.compute.stack)
+        specs = tuple(queue.specs[member] for member in queue.groups[key])
         try:
-            pool.give(key, queue.specs[key], workspace)
+            pool.give(key, specs, workspace)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            queue.fail(key, one_line(error))  # such as a component that is defined in a function
+            for member in queue.groups.pop(key):  # such as a component defined in a function
+                queue.fail(member, one_line(error))
     pool.prepare(len(queue.ready))
 
 
-def _conclude(queue: JobQueue, outcome: Outcome, workspace: Workspace) -> Spec | None:
-    """Return the spec of a job that was finished, after recording how the job ended."""
+def _conclude(queue: JobQueue, outcome: Outcome, workspace: Workspace) -> list[Spec]:
+    """Return the specs of a group that was finished, after recording how its jobs ended."""
+    members = queue.groups.pop(outcome.key)
+    if len(members) > 1 and (outcome.error is not None or outcome.exit_code is not None):
+        for member in members:  # one of them may be at fault
+            queue.ungrouped.add(member)
+            queue.attempts[member] -= 1
+            queue.retry(member)
+        return []
     killed, code = outcome.exit_code == -signal.SIGKILL, outcome.exit_code
     broken = code == BROKEN_DEVICE
     out_of_memory = killed or (outcome.error or "").startswith(OUT_OF_MEMORY)
@@ -141,6 +159,7 @@ def _conclude(queue: JobQueue, outcome: Outcome, workspace: Workspace) -> Spec |
     elif outcome.error is not None:
         queue.fail(outcome.key, outcome.error)
     else:
-        queue.finish(outcome.key)
-        return queue.specs[outcome.key]
-    return None
+        for member in members:
+            queue.finish(member)
+        return [queue.specs[member] for member in members]
+    return []

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from journey.engine.checks import require, require_count, require_within
-from journey.engine.spec import Component, Shapes, Spec, not_in_key, omitted_default
+from journey.engine.spec import (
+    Component,
+    Shapes,
+    Spec,
+    cache_key,
+    not_in_key,
+    omitted_default,
+)
 from journey.engine.workspace import Precision
 from journey.pipeline.images import ImageSet
 from journey.pipeline.pretrained import files_hash, locate_checkpoint
@@ -544,6 +551,7 @@ class Train(Spec):
 
     stage: ClassVar[str] = "train"
     maker: ClassVar[str] = "journey.diffusion.train:make_model"
+    group_maker: ClassVar[str] = "journey.diffusion.train:make_models"
     folder: ClassVar[str] = "models"
     version: ClassVar[int] = 2
     has_curves: ClassVar[bool] = True
@@ -573,6 +581,16 @@ class Train(Spec):
     def size_given(self, parameters: Shapes) -> int:
         """Return the bytes of the parameters."""
         return 4 * sum(map(math.prod, parameters.values()))
+
+    @property
+    def group(self) -> str:
+        """Return the key of the model of all images: networks that differ in their images or seed
+        can be stacked. Coupled mini-batches have several sizes, and dropout another mask in each.
+        """
+        coupled = self.batches is Batching.coupled
+        if self.released or coupled or self.model.has_dropout:
+            return ""
+        return cache_key(replace(self, subset=FullData(), training_seed=0))
 
     @property
     def training_run(self) -> Train:
