@@ -214,6 +214,7 @@ NEEDS = {  # what a documented setting is used with
     "compute.devices": ["compute.device=cuda"],
     "evaluation.candidates": ["evaluation=counterfactual", "method=[journey]"],
     "evaluation.regions": ["evaluation=localization"],
+    "evaluation.windows": ["evaluation=image_lds"],
     "dataset.download": ["dataset=cifar10"],
     "dataset.size": ["dataset=mnist5k"],
     "dataset.root": ["dataset=folder"],
