@@ -36,6 +36,7 @@ from journey.diffusion.network import (
     Guidance,
     bind,
     load_denoiser,
+    num_trained,
     trained_parameters,
 )
 from journey.diffusion.sampling import CLEAN, QueryNoise, continue_trajectories
@@ -153,7 +154,7 @@ def make_adjoint_features(spec: AdjointFeatures, partial: Path, workspace: Works
     network, device = denoiser.network, denoiser.device
     step = SamplerStep(network, denoiser.schedule, settings.precision, denoiser.guidance)
     function = target_function(spec.image_target, trajectories, workspace, device)
-    d = sum(p.numel() for p in trained_parameters(network).values())
+    d = num_trained(network)
     p = d if settings.projection is Projection.none else settings.projection_dim
     key = f"checkpoint {spec.checkpoint.training_seed}"
     project = make_projection(settings.projection, d, p, spec.seed, key, device)
