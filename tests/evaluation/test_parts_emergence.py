@@ -124,7 +124,7 @@ def test_the_recall_of_scores_that_know_the_part_is_known(knows):
     bootstrap = analysis.Bootstrap(24, 300, seed=0)
     steps, unseen = np.array([600, 300]), np.arange(24) < 6
     rows = analysis.ranking_rows(
-        top_images(scores, 20), train, labels, bootstrap, steps, unseen, method="a"
+        top_images(scores, 20), train, labels, bootstrap, steps, {"method": "a"}, unseen
     )
     (share, recall, excess) = (
         select(rows, quantity=name, step=300)[0] for name in ("class_share", "recall", "excess")

@@ -169,23 +169,11 @@ def subset_mask(
     if isinstance(subset, ListedSubset):
         packed = np.frombuffer(subset.mask, np.uint8)
         return np.unpackbits(packed, count=len(labels)).astype(bool)
-    by_groups = isinstance(subset, WithoutGroup) or subset.by is not Unit.images
-    if by_groups and groups is None:
-        raise ValueError(f"a subset by {subset.by.value} needs the group of each image")
-    if isinstance(subset, WithoutGroup):
-        order = numpy_generator(subset.seed, "groups").permutation(removable_groups(groups))
-        return groups != order[subset.index]
+    if isinstance(subset, WithoutGroup) or subset.by is not Unit.images:
+        if groups is None:
+            raise ValueError(f"a subset by {subset.by.value} needs the group of each image")
+        return _mask_of_groups(labels, subset, groups)
     random = numpy_generator(subset.seed, "subset", subset.index)
-    if by_groups:
-        _, first = np.unique(groups, return_index=True)
-        strata = np.zeros(len(first), int) if subset.by is Unit.classes else labels[first]
-        kept = np.zeros(len(first), bool)
-        for label in np.unique(strata):
-            members = random.permutation(np.flatnonzero(strata == label))
-            kept[members[: int(subset.fraction * len(members) + random.random())]] = True
-        allowed = f"such that some but not all of the {len(kept)} {subset.by.value} are kept"
-        require(kept.any() and not kept.all(), "retraining.fraction", subset.fraction, allowed)
-        return kept[groups]
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -196,6 +184,25 @@ def subset_mask(
         require(0 < count < len(members), "retraining.fraction", subset.fraction, allowed)
         mask[random.permutation(members)[:count]] = True
     return mask
+
+
+def _mask_of_groups(
+    labels: np.ndarray, subset: RandomSubset | WithoutGroup, groups: np.ndarray
+) -> np.ndarray:
+    """Return which images are in a subset of whole groups, of a stratum in each class. bool [N]"""
+    if isinstance(subset, WithoutGroup):
+        order = numpy_generator(subset.seed, "groups").permutation(removable_groups(groups))
+        return groups != order[subset.index]
+    random = numpy_generator(subset.seed, "subset", subset.index)
+    _, first = np.unique(groups, return_index=True)
+    strata = np.zeros(len(first), int) if subset.by is Unit.classes else labels[first]
+    kept = np.zeros(len(first), bool)
+    for label in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == label))
+        kept[members[: int(subset.fraction * len(members) + random.random())]] = True
+    allowed = f"such that some but not all of the {len(kept)} {subset.by.value} are kept"
+    require(bool(0 < kept.sum() < len(kept)), "retraining.fraction", subset.fraction, allowed)
+    return kept[groups]
 
 
 def require_removable(name: str, count: int, labels: np.ndarray) -> None:

@@ -185,7 +185,7 @@ class Emergence(Evaluation):
             for name, base in bases.items():
                 ranked = top, train_labels[name], classes[name]
                 conditions = {"method": method, "classifier": name}
-                rows += analysis.ranking_rows(*ranked, bootstrap, steps, unseen, **conditions)
+                rows += analysis.ranking_rows(*ranked, bootstrap, steps, conditions, unseen)
                 share = class_share(*ranked)  # [S, Q]
                 per_query.append({**conditions, "class_share": share.round(4).tolist()})
                 peaks[name] = analysis.attribution_steps(share, base, steps)

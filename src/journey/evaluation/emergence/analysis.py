@@ -331,8 +331,8 @@ def ranking_rows(
     labels: np.ndarray,
     bootstrap: Bootstrap,
     steps: np.ndarray,
+    conditions: dict[str, str],
     unseen: np.ndarray | None = None,
-    **conditions: str,
 ) -> list[Row]:
     """Return rows of how many images that are ranked first have the feature of a query.
 
@@ -346,8 +346,8 @@ def ranking_rows(
         labels: The feature of each query. [Q]
         bootstrap: The replicates.
         steps: t of each step. [S]
-        unseen: Whether a query's composition is in no training image, if that is known. [Q]
         conditions: What identifies the rows.
+        unseen: Whether a query's composition is in no training image, if that is known. [Q]
     """
     share = class_share(top, train_labels, labels)  # [S, Q]
     having = base_rate(train_labels, labels) * len(train_labels)
