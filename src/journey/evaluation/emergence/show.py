@@ -132,7 +132,8 @@ def parts_figure(result: dict) -> Figure:
         of_family = select(rows, classifier=family)
         for i, method in enumerate(method_names(of_family, "class_share")):
             share = select(of_family, quantity="class_share", method=method)
-            plots.plot_curve(axes, share, plots.method_colour(method), method, place=i)
+            colour, line = plots.method_colour(method), f"{plots.method_marker(method)}-"
+            plots.plot_curve(axes, share, colour, method, i, line)
         base = select(of_family, quantity="base_rate")[0]["value"]
         axes.axhline(base, color=plots.GREY, linestyle="--", label="base rate")
         curve = select(rows, quantity="probability", method=family, target="step")
@@ -144,7 +145,7 @@ def parts_figure(result: dict) -> Figure:
         axes.set_ylabel(f"share of the part in the top {result['top_k']}", fontsize=8)
     grid[0, 0].set_ylim(0, 1.02)
     plots.legend_below(figure, 8)
-    figure.suptitle(f"{result['experiment']}: {_sizes(result)}, 95% intervals", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
 
 
