@@ -191,7 +191,9 @@ def check_data(run: RunConfig, experiment: Experiment, train: ImageSet, store: S
         print(f"note: {where}: {note}", file=sys.stderr)
     if _trains(run, experiment):
         require_count("training.batch_size", run.training.batch_size, most=len(train))
-    subsets.subset_mask(train.labels, experiment.random_subset(0))
+    subset = experiment.random_subset(0)
+    subsets.require_groups("retraining.by", subset.by, train)
+    subsets.subset_mask(train.labels, subset, subsets.subset_groups(subset, train))
     for name, method in run.all_methods.items():
         method.check_data(f"method.{name}", experiment.trajectories, train)
     run.evaluation.check_data("evaluation", experiment.trajectories, train)

@@ -14,8 +14,15 @@ from journey.engine.spec import cache_key
 from journey.engine.workspace import get
 from journey.experiment import load_experiment
 from journey.pipeline import subsets
-from journey.pipeline.interfaces import FullData, RandomSubset, WithoutRandom, WithoutTop
-from journey.pipeline.settings import Target, Training
+from journey.pipeline.images import ImageSet
+from journey.pipeline.interfaces import (
+    FullData,
+    RandomSubset,
+    WithoutGroup,
+    WithoutRandom,
+    WithoutTop,
+)
+from journey.pipeline.settings import Target, Training, Unit
 
 EVERYTHING = set(range(200))
 
@@ -107,6 +114,67 @@ def test_a_random_removal_leaves_some_of_every_class(digits):
 
 
 @pytest.fixture
+def crops():
+    """Two classes: five photographs of three crops, and two of three; a near-duplicate; a loner."""
+    names = [f"land/p{p}/{i}" for p in range(7) for i in range(3)]
+    labels = np.repeat([0] * 5 + [1] * 2, 3)
+    pixels = np.random.default_rng(0).integers(256, size=(23, 1, 4, 4), dtype=np.uint8)
+    pixels[21] = pixels[4] ^ 1
+    ids = (*names, "land/a", "land/b")
+    return ImageSet(pixels, np.append(labels, [0, 1]), None, ids, ("sea", "sky"))
+
+
+def test_groups_are_classes_photographs_or_near_duplicates(crops):
+    photographs = [*np.repeat(range(7), 3), 7, 8]
+    assert subsets.image_groups(crops, Unit.sources).tolist() == photographs
+    assert subsets.image_groups(crops, Unit.classes).tolist() == [0] * 15 + [1] * 6 + [0, 1]
+    near = subsets.image_groups(crops, Unit.near_duplicates)
+    assert near.tolist() == [*range(21), 4, 21]
+    assert subsets.removable_groups(near).tolist() == [4]
+
+
+def test_random_subsets_keep_whole_photographs_of_every_class(crops):
+    groups, kept_alone = subsets.image_groups(crops, Unit.sources), 0
+    masks = [rows(RandomSubset(i, 0.5, 0, Unit.sources), crops) for i in range(40)]
+    for kept in masks:
+        mask = np.isin(np.arange(23), kept)
+        for group in range(9):
+            assert len(set(mask[groups == group])) == 1
+        by_class = [len(set(groups[mask & (crops.labels == label)])) for label in (0, 1)]
+        assert by_class[0] == 3
+        assert by_class[1] in (1, 2), "half of three, rounded at random"
+        kept_alone += mask[22]
+    assert 8 < kept_alone < 32
+    assert len(set(map(tuple, masks))) > 30
+    with pytest.raises(ValueError, match="needs the group of each image"):
+        subsets.subset_mask(crops.labels, RandomSubset(0, 0.5, 0, Unit.sources))
+
+
+def test_half_of_the_classes_are_kept(digits):
+    kept = rows(RandomSubset(0, 0.5, 0, Unit.classes), digits)
+    assert len(set(digits.labels[kept])) == 5
+    assert len(kept) == 100
+
+
+def test_without_group_removes_each_group_of_several_images_once(crops):
+    groups = subsets.image_groups(crops, Unit.sources)
+    lost = []
+    for index in range(7):
+        kept = rows(WithoutGroup(Unit.sources, index, seed=0), crops)
+        (group,) = set(np.delete(groups, kept))
+        assert len(kept) == 20
+        lost.append(group)
+    assert sorted(lost) == list(range(7))
+
+
+def test_images_without_groups_are_refused(crops, digits):
+    subsets.require_groups("retraining.by", Unit.sources, crops)
+    message = r"^retraining\.by=sources: must be a kind of which there are 2 groups of several"
+    with pytest.raises(ConfigError, match=message):
+        subsets.require_groups("retraining.by", Unit.sources, digits)
+
+
+@pytest.fixture
 def trained_on(monkeypatch):
     """The examples of every training run."""
     examples, train = [], training.train
@@ -129,6 +197,7 @@ def test_models_are_trained_on_every_kind_of_subset(experiment, workspace, train
         WithoutTop(score, candidate=0, step=300, query=1, count=10),
         WithoutTop(score, candidate=0, step=300, query=1, count=10, opponents=True),
         WithoutRandom(index=0, count=10, seed=0),
+        WithoutGroup(Unit.classes, index=1, seed=0),
     )
     weights, cache_keys = set(), set()
     for subset in choices:
@@ -142,4 +211,4 @@ def test_models_are_trained_on_every_kind_of_subset(experiment, workspace, train
         assert torch.equal(trained_on[0].x0, expected), subset
         uses_scores = score in parents(spec)
         assert uses_scores == isinstance(subset, WithoutTop), "scores are computed before"
-    assert len(weights) == len(cache_keys) == 5
+    assert len(weights) == len(cache_keys) == 6

@@ -411,6 +411,45 @@ class GradientMethod(GradientSettings, Method):
         reference = experiment.reference_outputs if weighted else None
         return GradientInputs(tuple(train), tuple(queries), reference)
 
+    def interaction_inputs(self, experiment: Experiment, num_samples: int) -> Inputs | None:
+        whole = self.target is not Target.step or self.query_example is QueryExample.noisy
+        if whole or self.kernel is not Kernel.gram or not self.in_units_of_output:
+            return None
+        inputs, samples = self.needs(experiment), []
+        for features in inputs.queries:
+            single = replace(features.settings, num_samples=1, antithetic=False)
+            for k in range(1, 1 + num_samples):
+                settings = replace(single, noise_set=single.noise_set + k)
+                samples.append(replace(features, settings=settings))
+        return replace(inputs, queries=tuple(samples))
+
+    def interactions(
+        self, inputs: Inputs, spec: Score, groups: np.ndarray, workspace: Workspace
+    ) -> np.ndarray:
+        """Return ½ ‖A Σ_{i in group} u_i‖², u_i = K⁻¹ φ_i (arXiv 2605.15675), as the mean over
+        checkpoints. A has the features of single noise samples, over √(their number): A Σ u_i are
+        sums of the scores of single noise samples. AᵀA stands for the curvature of the output.
+        """
+        assert isinstance(inputs, GradientInputs)
+        num_candidates, num_steps, num_queries, num_train = spec.shape
+        num_checkpoints = len(inputs.train)
+        samples = len(inputs.queries) // num_checkpoints
+        members = groups.T.astype(np.float32)
+        terms = np.zeros((num_candidates, num_steps, num_queries, len(groups)))
+        for k, features in enumerate(inputs.train):
+            of_samples = []  # [sample][step, query, p]
+            for featurize in inputs.queries[k * samples : (k + 1) * samples]:
+                values = load_features(featurize, workspace)[:]
+                of_samples.append(values.reshape(num_steps, num_queries, -1))
+            queries = np.concatenate(of_samples, 1).reshape(num_steps * samples * num_queries, -1)
+            scores = np.zeros((num_candidates, num_steps, samples * num_queries, num_train))
+            scores = scores.astype(np.float32)
+            train = [[load_features(f, workspace) for f in features]]
+            self.add_scores(scores, train, [queries], [1.0])
+            sums = (scores @ members).reshape(*scores.shape[:2], samples, num_queries, -1)
+            terms += np.square(sums, dtype=np.float64).mean(2) / 2 / num_checkpoints
+        return terms
+
     def feature_settings(self, checkpoint: int) -> tuple[FeatureSettings, FeatureSettings]:
         """Return the settings of training images' and of queries' features under a checkpoint.
 

@@ -6,8 +6,14 @@ import numpy as np
 
 from journey.data.images import train_images
 from journey.engine.workspace import Workspace, get
-from journey.pipeline.interfaces import ListedSubset, Measure, RandomSubset, Sample
-from journey.pipeline.subsets import subset_mask
+from journey.pipeline.interfaces import (
+    ListedSubset,
+    Measure,
+    RandomSubset,
+    Sample,
+    WithoutGroup,
+)
+from journey.pipeline.subsets import subset_groups, subset_mask
 
 STEP, TRAJECTORY, FINAL_SAMPLE = "step", "trajectory", "final_sample"
 PAIRED_STEPS = "paired_steps"  # the mean over the steps at which methods are compared
@@ -15,12 +21,13 @@ PAIRED_STEPS = "paired_steps"  # the mean over the steps at which methods are co
 
 def subset_masks(outputs: Sequence[Measure], workspace: Workspace) -> np.ndarray:
     """Return whether each measured model was trained on each image. bool [M, N]"""
-    labels = train_images(outputs[0].checkpoint.images, workspace).labels
+    images = train_images(outputs[0].checkpoint.images, workspace)
+    groups = subset_groups(outputs[0].checkpoint.subset, images)  # of the same kind in all subsets
     masks = []
     for measure in outputs:
         subset = measure.checkpoint.subset
-        assert isinstance(subset, RandomSubset | ListedSubset)
-        masks.append(subset_mask(labels, subset))
+        assert isinstance(subset, RandomSubset | ListedSubset | WithoutGroup)
+        masks.append(subset_mask(images.labels, subset, groups))
     return np.stack(masks)
 
 

@@ -177,6 +177,20 @@ def read_parts(pictures: np.ndarray, new_heads: bool = False) -> tuple[np.ndarra
     return np.stack([background, *np.divmod(body, len(FAMILIES["pattern"])), *others], 1), errors
 
 
+def known_parts(where: str, images: ImageSet) -> np.ndarray:
+    """Return the parts of portraits [N, 6], which their ids name.
+
+    Raises:
+        ConfigError: There are other images. The message begins with `where`.
+    """
+    prefix, parts = f"{Parts.name}/", []
+    portraits = all(name.startswith(prefix) for name in images.ids)
+    require(portraits, where, "parts", "classes unless dataset=parts")
+    for name in images.ids:
+        parts.append([int(part) for part in name.split("/")[1].split("-")])
+    return np.array(parts)
+
+
 def caption(parts: np.ndarray) -> str:
     """Return what the parts [6] show, as in "a cat in a striped red shirt, with a top hat, …"."""
     background, body, pattern, head, glasses, hat = (

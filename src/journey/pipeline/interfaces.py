@@ -46,6 +46,7 @@ from journey.pipeline.settings import (
     Target,
     Training,
     TrajectoryWeights,
+    Unit,
     check_ranges,
 )
 
@@ -76,11 +77,12 @@ class FullData:
 
 @dataclass(frozen=True)
 class RandomSubset:
-    """A class-stratified random subset of the training images."""
+    """A class-stratified random subset of the training images, or of whole groups of them."""
 
     index: int
     fraction: float
     seed: int
+    by: Unit = omitted_default(Unit.images)
 
     @property
     def label(self) -> str:
@@ -129,6 +131,27 @@ class WithoutRandom:
 
 
 @dataclass(frozen=True)
+class WithoutGroup:
+    """All training images but those of one group.
+
+    Attributes:
+        by: What a group is.
+        index: Its place in a random order of all groups that can be left out.
+        seed: Seed of this order.
+    """
+
+    fraction: ClassVar[float] = 1.0
+    by: Unit
+    index: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Return the part of an artifact's name that tells this subset from others."""
+        return f"-without-{self.by.value}-{self.index}"
+
+
+@dataclass(frozen=True)
 class ListedSubset:
     """The training images of a model that was trained elsewhere.
 
@@ -147,7 +170,7 @@ class ListedSubset:
         return f"-listed{self.content[:6]}"
 
 
-Subset = FullData | RandomSubset | ListedSubset | WithoutTop | WithoutRandom
+Subset = FullData | RandomSubset | ListedSubset | WithoutTop | WithoutRandom | WithoutGroup
 
 
 @dataclass(frozen=True)
@@ -485,6 +508,31 @@ class Method(Component):
     def needs(self, experiment: Experiment) -> Inputs:
         """Return the artifacts that the scores are computed from."""
         return Inputs()
+
+    def interaction_inputs(self, experiment: Experiment, num_samples: int) -> Inputs | None:
+        """Return what `interactions` are computed from; None: the method has none.
+
+        Args:
+            experiment: The experiment.
+            num_samples: Noise samples whose features of queries are kept apart.
+        """
+        return None
+
+    def interactions(
+        self, inputs: Inputs, spec: Score, groups: np.ndarray, workspace: Workspace
+    ) -> np.ndarray:
+        """Return the second-order terms of the scores of groups [candidate, step, query, group].
+
+        Args:
+            inputs: What `interaction_inputs` returned.
+            spec: The scores.
+            groups: Whether a group has a training image. [group, train]
+            workspace: Where artifacts are.
+
+        Raises:
+            NotImplementedError: The method has none.
+        """
+        raise NotImplementedError(f"method={self.name} has no features of single noise samples")
 
     @abstractmethod
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
@@ -1072,7 +1120,7 @@ class Experiment:
 
     def random_subset(self, index: int) -> RandomSubset:
         """Return a random subset of the training images."""
-        return RandomSubset(index, self.retraining.fraction, self.seed)
+        return RandomSubset(index, self.retraining.fraction, self.seed, self.retraining.by)
 
     @cached_property
     def trajectories(self) -> Sample:
@@ -1138,6 +1186,15 @@ class Experiment:
             subset = self.random_subset(index)
             models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
             outputs.append(tuple(self.outputs(model, region) for model in models))
+        return tuple(outputs)
+
+    def outputs_without_groups(self, by: Unit, number: int) -> tuple[tuple[Measure, ...], ...]:
+        """Return the outputs under models without one group each. [group][training seed]"""
+        outputs = []
+        for index in range(number):
+            subset = WithoutGroup(by, index, self.seed)
+            models = [self.retrained(subset, seed) for seed in range(self.retraining.num_seeds)]
+            outputs.append(tuple(map(self.outputs, models)))
         return tuple(outputs)
 
     @property

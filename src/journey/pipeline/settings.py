@@ -323,6 +323,16 @@ class Batching(Enum):
     independent = "independent"  # batches of the subset: removing one image changes all of them
 
 
+class Unit(Enum):
+    """What is kept in a subset, or left out of it, as a whole."""
+
+    images = "images"  # single ones
+    classes = "classes"
+    # Images whose ids differ in the last of three parts or more: crops of a photograph, duplicates.
+    sources = "sources"
+    near_duplicates = "near_duplicates"  # joined by root mean square differences below 0.1
+
+
 class TrajectoryWeights(Enum):
     """How the outputs of the steps are weighted in the output of a trajectory."""
 
@@ -344,6 +354,12 @@ class Retraining:
         1, "Train this many models on each subset (R).", least=1, used_if={"bank": ("",)}
     )
     fraction: float = setting(0.5, "Keep this fraction of each class.", above=0, below=1)
+    by: Unit = setting(
+        Unit.images,
+        "Keep or leave out images, or whole groups of them.",
+        omit_default=True,
+        used_if={"bank": ("",)},
+    )
     batches: Batching = setting(
         Batching.independent, "Form mini-batches alone, or coupled to those of the full data."
     )

@@ -1,6 +1,7 @@
 """Which training images a model is trained on. N: all training images."""
 
 from collections.abc import Callable
+from typing import assert_never
 
 import numpy as np
 
@@ -13,9 +14,13 @@ from journey.pipeline.interfaces import (
     RandomSubset,
     Score,
     Subset,
+    WithoutGroup,
     WithoutRandom,
     WithoutTop,
 )
+from journey.pipeline.settings import Unit
+
+NEAR = 0.1  # root mean square difference of near-duplicates, where white − black is 1
 
 
 def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -62,8 +67,9 @@ def subset_rows(
     match subset:
         case FullData():
             removed = np.array([], np.int64)
-        case RandomSubset() | ListedSubset():
-            return np.flatnonzero(subset_mask(images.labels, subset))
+        case RandomSubset() | WithoutGroup() | ListedSubset():
+            groups = subset_groups(subset, images)
+            return np.flatnonzero(subset_mask(images.labels, subset, groups))
         case WithoutTop():
             array, most = scores(subset.score), len(images) - 1
             require(0 < subset.count <= most, "count", subset.count, f"in 1…{most}")
@@ -78,10 +84,84 @@ def subset_rows(
     return np.setdiff1d(np.arange(len(images)), removed)
 
 
-def subset_mask(labels: np.ndarray, subset: RandomSubset | ListedSubset) -> np.ndarray:
-    """Return which images are in a random or a listed subset, bool [N].
+def subset_groups(subset: Subset, images: ImageSet) -> np.ndarray | None:
+    """Return the group of each image [N] if a subset consists of groups, else None."""
+    by = subset.by if isinstance(subset, RandomSubset | WithoutGroup) else Unit.images
+    return None if by is Unit.images else image_groups(images, by)
 
-    All random subsets have equally many images of a class. One does not depend on the others.
+
+def image_groups(images: ImageSet, by: Unit) -> np.ndarray:
+    """Return the group of each image, int64 [N]; groups are numbered by their first image."""
+    match by:
+        case Unit.images:
+            return np.arange(len(images))
+        case Unit.classes:
+            names = images.labels
+        case Unit.sources:
+            # Of an id with two parts, such as digits/0001, the first is the dataset.
+            sources = [i.rpartition("/")[0] if i.count("/") > 1 else i for i in images.ids]
+            names = np.array(sources)
+        case Unit.near_duplicates:
+            names = _near_duplicates(images)
+        case _:
+            assert_never(by)
+    _, first, groups = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[groups]
+
+
+def _near_duplicates(images: ImageSet) -> np.ndarray:
+    """Return the connected component of each image [N], where near-duplicates are joined."""
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
+    pixels = images.images[:].reshape(len(images), -1).astype(np.float32) / 255
+    squares = np.square(pixels).mean(1)
+    pairs = []
+    for first in range(0, len(pixels), 1000):
+        block = slice(first, first + 1000)
+        products = pixels[block] @ pixels.T / pixels.shape[1]
+        near = squares[block, None] + squares - 2 * products < NEAR**2
+        rows, columns = np.nonzero(near)
+        pairs.append(np.stack([rows + first, columns]))
+    rows, columns = np.concatenate(pairs, 1)
+    joined = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=2 * (len(pixels),))
+    return connected_components(joined, directed=False)[1]
+
+
+def removable_groups(groups: np.ndarray) -> np.ndarray:
+    """Return the groups [N] of several images, but not of all of them."""
+    sizes = np.bincount(groups)
+    return np.flatnonzero((sizes > 1) & (sizes < len(groups)))
+
+
+def require_groups(name: str, by: Unit, images: ImageSet, least: int = 2) -> None:
+    """Require that training images are in groups, of which `least` can be left out.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    count = len(removable_groups(image_groups(images, by)))
+    allowed = f"a kind of which there are {least} groups of several images, not {count}"
+    require(by is Unit.images or count >= least, name, by.value, allowed)
+
+
+def subset_mask(
+    labels: np.ndarray,
+    subset: RandomSubset | WithoutGroup | ListedSubset,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return which images are in a subset of some kinds, bool [N].
+
+    All random subsets of images have equally many of a class. One does not depend on the others.
+    Of groups, the number in a class is rounded up or down at random where it is not whole.
+
+    Args:
+        labels: The class of each image. [N]
+        subset: The subset.
+        groups: The group of each image, if the subset consists of groups. [N]
+
+    Raises:
+        ValueError: The subset consists of groups, which are not given.
 
     >>> subset_mask(np.array([0, 0, 0, 0, 1, 1]), RandomSubset(index=0, fraction=0.5, seed=0)).sum()
     np.int64(3)
@@ -89,8 +169,12 @@ def subset_mask(labels: np.ndarray, subset: RandomSubset | ListedSubset) -> np.n
     if isinstance(subset, ListedSubset):
         packed = np.frombuffer(subset.mask, np.uint8)
         return np.unpackbits(packed, count=len(labels)).astype(bool)
-    mask = np.zeros(len(labels), bool)
+    if isinstance(subset, WithoutGroup) or subset.by is not Unit.images:
+        if groups is None:
+            raise ValueError(f"a subset by {subset.by.value} needs the group of each image")
+        return _mask_of_groups(labels, subset, groups)
     random = numpy_generator(subset.seed, "subset", subset.index)
+    mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = round(subset.fraction * len(members))
@@ -100,6 +184,25 @@ def subset_mask(labels: np.ndarray, subset: RandomSubset | ListedSubset) -> np.n
         require(0 < count < len(members), "retraining.fraction", subset.fraction, allowed)
         mask[random.permutation(members)[:count]] = True
     return mask
+
+
+def _mask_of_groups(
+    labels: np.ndarray, subset: RandomSubset | WithoutGroup, groups: np.ndarray
+) -> np.ndarray:
+    """Return which images are in a subset of whole groups, of a stratum in each class. bool [N]"""
+    if isinstance(subset, WithoutGroup):
+        order = numpy_generator(subset.seed, "groups").permutation(removable_groups(groups))
+        return groups != order[subset.index]
+    random = numpy_generator(subset.seed, "subset", subset.index)
+    _, first = np.unique(groups, return_index=True)
+    strata = np.zeros(len(first), int) if subset.by is Unit.classes else labels[first]
+    kept = np.zeros(len(first), bool)
+    for label in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == label))
+        kept[members[: int(subset.fraction * len(members) + random.random())]] = True
+    allowed = f"such that some but not all of the {len(kept)} {subset.by.value} are kept"
+    require(bool(0 < kept.sum() < len(kept)), "retraining.fraction", subset.fraction, allowed)
+    return kept[groups]
 
 
 def require_removable(name: str, count: int, labels: np.ndarray) -> None:

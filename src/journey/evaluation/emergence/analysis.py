@@ -11,19 +11,49 @@ Landmarks of a curve over the steps are those of the nearest non-decreasing curv
 import numpy as np
 
 from journey.attribution.targets import STEP
+from journey.data.parts import FAMILIES, read_parts
 from journey.diffusion.trajectories import decode_pictures
 from journey.engine.seeding import numpy_generator
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import statistics
 from journey.evaluation.classifiers import Classifiers
+from journey.evaluation.ranking import base_rate, class_share
 from journey.evaluation.rows import Row, make_row, rows_of_targets
+from journey.pipeline.images import ImageSet, as_pixels
 from journey.pipeline.interfaces import Continuations, Sample
 
 FLAT = 1e-9  # a curve that rises by less is flat
 MEAN_CURVE = "mean_curve"
 HALFWAY, CENTRE = "halfway", "centre"  # definitions of the step where scores are strongest
 
-ByName = dict[str, np.ndarray]  # an array for each classifier or statistic
+MEAN_OF_STEPS, SEEN, UNSEEN = "mean_of_steps", "seen", "unseen"  # all queries, or some of them
+NUM_READ = 100  # held-out portraits on which the reading of parts is tested
+
+ByName = dict[str, np.ndarray]  # an array for each classifier, family of parts or statistic
+
+
+class PartsReader:
+    """Reads the parts of portraits from their pixels; a family takes the place of a classifier."""
+
+    def __init__(self, new_heads: bool) -> None:
+        self.new_heads = new_heads
+
+    def labels(self, pictures: np.ndarray, features: np.ndarray | None = None) -> ByName:
+        """Return the variants in pictures in −1…1 [..., C, H, W] by family, [...]."""
+        shape = pictures.shape[:-3]
+        pixels = (np.clip(pictures, -1, 1) + 1) / 2
+        parts, _ = read_parts(pixels.reshape(-1, *pictures.shape[-3:]), self.new_heads)
+        return {name: of.reshape(shape) for name, of in zip(FAMILIES, parts.T, strict=True)}
+
+    def accuracy_rows(self, held_out: ImageSet, known: np.ndarray) -> list[Row]:
+        """Return rows of the share of held-out portraits whose parts [N, 6] are read correctly."""
+        read = self.labels(np.asarray(as_pixels(held_out.images[:NUM_READ])))
+        rows = []
+        for (name, variants), expected in zip(read.items(), known[:NUM_READ].T, strict=True):
+            conditions = {"quantity": "accuracy", "method": name, "target": "held_out"}
+            share = float((variants == expected).mean())
+            rows.append(make_row(conditions, *statistics.share_interval(share, len(variants))))
+        return rows
 
 
 def appearance(pictures: np.ndarray) -> ByName:
@@ -181,11 +211,11 @@ def attribution_steps(shares: np.ndarray, base: np.ndarray, steps: np.ndarray) -
 
 def observe_continuations(
     continuations: tuple[Continuations, ...],
-    classifiers: Classifiers,
+    classifiers: Classifiers | PartsReader,
     trajectories: Sample,
     workspace: Workspace,
 ) -> tuple[ByName, ByName]:
-    """Return labels, by classifier, and appearance of the continuations of every step. [S, Q, n]
+    """Return labels, by classifier or family, and appearance of the continuations. [S, Q, n]
 
     The first continuation of each query is excluded: it has the noise of the trajectory itself.
     """
@@ -194,7 +224,9 @@ def observe_continuations(
     for spec in continuations:
         artifact = get(spec, workspace)
         examples = artifact.array("final.npy")[0, :, 1:]
-        features = artifact.array("features.npy")[0, :, 1:]
+        features = examples[..., :0]  # parts are read without an encoder
+        if spec.encoder is not None:
+            features = artifact.array("features.npy")[0, :, 1:]
         flat = examples.reshape(-1, *examples.shape[2:])
         pictures = decode_pictures(flat, trajectories, workspace)
         pictures = pictures.reshape(*examples.shape[:2], *pictures.shape[1:])  # [Q, n, C, H, W]
@@ -291,6 +323,51 @@ def scalar_rows(replicates: np.ndarray, **conditions: str) -> list[Row]:
     if not np.isfinite(replicates[0]):
         return []
     return [make_row(conditions, *statistics.percentiles(replicates[np.isfinite(replicates)]))]
+
+
+def ranking_rows(
+    top: np.ndarray,
+    train_labels: np.ndarray,
+    labels: np.ndarray,
+    bootstrap: Bootstrap,
+    steps: np.ndarray,
+    conditions: dict[str, str],
+    unseen: np.ndarray | None = None,
+) -> list[Row]:
+    """Return rows of how many images that are ranked first have the feature of a query.
+
+    class_share  their share (precision)
+    recall       their number, relative to all training images with the feature
+    excess       the share minus its mean for the features of other queries: permuted queries
+
+    Args:
+        top: Training images that are ranked first. [S, Q, k]
+        train_labels: The feature of each training image. [N]
+        labels: The feature of each query. [Q]
+        bootstrap: The replicates.
+        steps: t of each step. [S]
+        conditions: What identifies the rows.
+        unseen: Whether a query's composition is in no training image, if that is known. [Q]
+    """
+    share = class_share(top, train_labels, labels)  # [S, Q]
+    having = base_rate(train_labels, labels) * len(train_labels)
+    recall = np.divide(share * top.shape[-1], having, out=np.zeros_like(share), where=having > 0)
+    others = np.zeros(share.shape)
+    for shift in range(1, len(labels)):
+        others += class_share(top, train_labels, np.roll(labels, shift)) / (len(labels) - 1)
+    rows = []
+    for quantity, values in {"class_share": share, "recall": recall}.items():
+        rows += step_rows(bootstrap.mean(values), steps, quantity=quantity, **conditions)
+    excess = share - others
+    conditions = conditions | {"quantity": "excess"}
+    rows += step_rows(bootstrap.mean(excess), steps, **conditions)
+    rows += scalar_rows(bootstrap.mean(excess.mean(0)), **conditions, target=MEAN_OF_STEPS)
+    if unseen is not None:
+        for target, queries in ((SEEN, ~unseen), (UNSEEN, unseen)):
+            if queries.sum() >= statistics.MIN_OBSERVATIONS:
+                of_some = np.where(queries, excess.mean(0), np.nan)
+                rows += scalar_rows(bootstrap.mean(of_some), **conditions, target=target)
+    return rows
 
 
 def prediction_rows(

@@ -8,17 +8,24 @@ from pandas import DataFrame
 from rich.table import Table
 
 from journey.evaluation import plots
-from journey.evaluation.rows import format_interval, method_names, rich_table, select
+from journey.evaluation.rows import Row, format_interval, method_names, pivot, rich_table, select
 
 
 def tables(result: dict) -> list[Table]:
     """Return tables of where classes emerge, and of how scores reflect it."""
-    return [emergence_table(result), correlation_table(result)]
+    shown = [emergence_table(result), correlation_table(result)]
+    if select(result["rows"], quantity="excess"):
+        shown.insert(1, excess_table(result))
+    return shown
 
 
 def figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
-    drawn = {"emergence.png": emergence_figure(result), "classes.png": class_figure(result)}
+    drawn = {"emergence.png": emergence_figure(result)}
+    if result.get("features") == "parts":
+        drawn["parts.png"] = parts_figure(result)
+        return drawn
+    drawn["classes.png"] = class_figure(result)
     if result["queries"]["attribution_step"]:
         drawn["attribution.png"] = attribution_figure(result)
     return drawn
@@ -43,6 +50,24 @@ def emergence_table(result: dict) -> Table:
     return rich_table(DataFrame(lines), title)
 
 
+def _feature(result: dict) -> str:
+    """Return what a feature is called; results of the former protocol have classes."""
+    return "part" if result.get("features") == "parts" else "class"
+
+
+def excess_table(result: dict) -> Table:
+    """Return the excess of each method over permuted queries, a mean of steps, by feature."""
+
+    def line(row: Row) -> str:
+        some = row["target"] in ("seen", "unseen")  # compositions of head and hat
+        return f"{row['method']}, {row['target']} compositions" if some else str(row["method"])
+
+    rows = [row for row in select(result["rows"], quantity="excess") if row["target"] != "step"]
+    frame = pivot(rows, line, "classifier", lambda row: format_interval(row, 0, times=100))
+    title = f"share in the top {result['top_k']} minus that of permuted queries × 100, mean of t"
+    return rich_table(frame, f"{result['experiment']}: {title}")
+
+
 def correlation_table(result: dict) -> Table:
     """Return the rank correlations over queries and those of shuffled queries, a line each."""
     lines = []
@@ -60,7 +85,7 @@ def emergence_figure(result: dict) -> Figure:
     """Return P(class of the final sample | x_t), and the variance of statistics x_t explains."""
     figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
     titles = {
-        "probability": "P(class of the final sample | x_t)",
+        "probability": f"P({_feature(result)} of the final sample | x_t)",
         "explained_variance": "1 − E[Var(f | x_t)] / Var(f)",
     }
     for axes, (quantity, title) in zip(grid[0], titles.items(), strict=True):
@@ -93,6 +118,34 @@ def class_figure(result: dict) -> Figure:
     grid[0, 0].set_ylabel("P(class | x_t), queries of the class")
     title = f"{result['experiment']}: classes with few queries each, hence no intervals"
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def parts_figure(result: dict) -> Figure:
+    """Return the share of a query's part in the top of each method along t, a panel for a family.
+
+    The dashed line is its share of all training images, the dotted one P(part | x_t).
+    """
+    figure, grid = plots.new_figure(2, 3, (11, 6.6), sharey=True)
+    rows = result["rows"]
+    for axes, family in zip(grid.flat, result["classes"], strict=True):
+        of_family = select(rows, classifier=family)
+        for i, method in enumerate(method_names(of_family, "class_share")):
+            share = select(of_family, quantity="class_share", method=method)
+            colour, line = plots.method_colour(method), f"{plots.method_marker(method)}-"
+            plots.plot_curve(axes, share, colour, method, i, line)
+        base = select(of_family, quantity="base_rate")[0]["value"]
+        axes.axhline(base, color=plots.GREY, linestyle="--", label="base rate")
+        curve = select(rows, quantity="probability", method=family, target="step")
+        values = [row["value"] for row in curve]
+        axes.plot(result["steps"], values, ":", color="black", label="P(part | x_t)")
+        axes.set_title(family, fontsize=9)
+        plots.format_step_axis(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"share of the part in the top {result['top_k']}", fontsize=8)
+    grid[0, 0].set_ylim(0, 1.02)
+    plots.legend_below(figure, 8)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
     return figure
 
 

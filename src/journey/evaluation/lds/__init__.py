@@ -33,6 +33,7 @@ from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
 from journey.evaluation.rows import Row, difference_of, rows_of_targets, select
 from journey.evaluation.statistics import query_mean_interval
+from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
     Evaluate,
     Evaluation,
@@ -40,9 +41,15 @@ from journey.pipeline.interfaces import (
     Inputs,
     Measure,
     Model,
+    Sample,
     Score,
 )
-from journey.pipeline.settings import Sampling
+from journey.pipeline.settings import Sampling, Unit
+from journey.pipeline.subsets import require_groups
+
+INTERACTIONS = (0.0, 0.1, 0.3, 1.0)
+"""Sizes of second-order terms relative to the sums of scores, of which one is chosen on held-out
+groups: the scale of features leaves that of K⁻¹φ open."""
 
 DIAGNOSTICS = "diagnostics.json"  # what a method reports about its scores
 
@@ -58,11 +65,15 @@ class LDSInputs(Inputs):
         reference: Outputs of the full model, by which a trajectory weights its steps, if it does.
         base: Outputs of the model at whose weights training starts, if it does, and of the full
             model.
+        full: Outputs of the full model, where groups are left out. [training seed]
+        interactions: What second-order terms of groups are computed from, by method.
     """
 
     outputs: tuple[tuple[Measure, ...], ...]
     reference: Measure | None
     base: tuple[Measure, Measure] | None = omitted_default(None)
+    full: tuple[Measure, ...] = omitted_default(())
+    interactions: dict[str, Inputs] = omitted_default({})
 
 
 @dataclass(frozen=True)
@@ -112,8 +123,18 @@ class LDS(Evaluation):
     candidates: dict[str, float] = omitted_default(
         {}
     )  # by method, the λ that is fixed beforehand; others are chosen on held-out data
+    # What is left out of retrained models, one group of each; images: these are random subsets.
+    groups: Unit = omitted_default(Unit.images)
+    num_groups: int = omitted_default(10)  # random ones, of several images
+    interaction_samples: int = omitted_default(8)  # noise samples of a group's second-order term
 
     def check(self, where: str) -> None:
+        grouped = self.groups is not Unit.images
+        require_count(f"{where}.num_groups", self.num_groups, least=8, most=10_000)
+        require_count(f"{where}.interaction_samples", self.interaction_samples, least=0, most=1000)
+        for name, default in (("num_groups", 10), ("interaction_samples", 8)):
+            value, allowed = getattr(self, name), f"left out without {where}.groups"
+            require(grouped or value == default, f"{where}.{name}", value, allowed)
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
         paired = self.paired_steps
         require(len(paired) > 0, f"{where}.paired_steps", paired, "a non-empty list")
@@ -123,6 +144,9 @@ class LDS(Evaluation):
         require(len(set(paired)) == len(paired), name, paired, "distinct")
         allowed = f"among sampling.steps={sampling.steps}"
         require(set(paired) <= set(sampling.steps), name, paired, allowed)
+
+    def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
+        require_groups(f"{where}.groups", self.groups, images, self.num_groups)
 
     def check_objective(self, where: str, methods: list[str]) -> None:
         Evaluation.check_objective(self, where, methods)
@@ -151,7 +175,19 @@ class LDS(Evaluation):
         if experiment.start is not None:
             models = experiment.start, experiment.checkpoint(0)
             base = experiment.outputs(models[0]), experiment.outputs(models[1])
-        return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs, base)
+        if self.groups is Unit.images:
+            return LDSInputs(experiment.subset_outputs(), experiment.reference_outputs, base)
+        allowed = f"left out with evaluation.groups={self.groups.value}, whose models are retrained"
+        require(not experiment.bank, "retraining.bank", "a list of models", allowed)
+        outputs = experiment.outputs_without_groups(self.groups, self.num_groups)
+        seeds = range(experiment.retraining.num_seeds)
+        full = tuple(experiment.outputs(experiment.checkpoint(seed)) for seed in seeds)
+        interactions = {}
+        for name, score in scores.items() if self.interaction_samples else ():
+            inputs = score.method.interaction_inputs(experiment, self.interaction_samples)
+            if inputs is not None:
+                interactions[name] = inputs
+        return LDSInputs(outputs, experiment.reference_outputs, base, full, interactions)
 
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
         """Return the LDS of all methods, the ceilings, and all paired differences.
@@ -164,7 +200,7 @@ class LDS(Evaluation):
         rows = []
         for quantity, outputs in measured.outputs.items():
             rows += self._ceiling_rows(outputs, spec, ceiling_of(quantity))
-        rows += _base_rows(spec, workspace)
+        rows += _base_rows(spec, workspace) + _change_rows(spec, workspace)
 
         # 2. All methods under one resampling, in an order that does not depend on the run.
         methods = {}
@@ -198,6 +234,7 @@ class LDS(Evaluation):
             "num_samples": spec.inputs_as(LDSInputs).outputs[0][0].num_samples,
             "num_bootstrap": self.num_bootstrap,
             "primary": PRIMARY,
+            **({"groups": self.groups.value} if self.groups is not Unit.images else {}),
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
             "rows": rows,
@@ -270,6 +307,25 @@ class LDS(Evaluation):
                 conditions = {"quantity": quantity, "method": name, "score_transform": transform}
                 rows += self._rows(of_transform.interval, spec, conditions)
             linear[quantity] = lds
+
+        # 3. Of groups, with the second-order terms.
+        inputs = spec.inputs_as(LDSInputs).interactions
+        if name in inputs:
+            terms = score.method.interactions(inputs[name], score, ~measured.masks, workspace)
+            if name in self.candidates:
+                terms = terms[index : index + 1]
+            summed = with_interactions(datamodeling.linear(predictions), terms, weights)
+            for quantity, lds in linear.items():
+                truth = np.moveaxis(measured.outputs[quantity].mean((1, 2)), 0, -1)
+                predicted = summed
+                if quantity == "query_centred":
+                    predicted = datamodeling.query_centred(summed, resampled.query_half)
+                second = datamodeling.lds(predicted, truth, resampled)
+                conditions = {"quantity": f"{quantity}_interaction", "method": name}
+                rows += self._rows(second.interval, spec, conditions)
+                conditions = {"quantity": f"{quantity}_interaction_gain", "method": name}
+                conditions["against"] = "sum"
+                rows += self._rows(second.minus(lds).interval, spec, conditions)
         return MethodResult(rows, linear, chosen, candidates[index])
 
     def _ceiling_rows(self, outputs: np.ndarray, spec: Evaluate, quantity: str) -> list[Row]:
@@ -325,6 +381,28 @@ class LDS(Evaluation):
         return {title: rows + select(ceilings, target=STEP)}
 
 
+def with_interactions(sums: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return predictions with second-order terms of every size in INTERACTIONS.
+
+    Their standard deviations over groups are in that ratio, where squares are averaged over
+    queries.
+
+    Args:
+        sums: What sums of scores predict. [C, T, Q, M]
+        terms: Second-order terms at the steps. [C, S, Q, M]
+        weights: Weight of each step in the trajectory. [S, Q]
+
+    Returns:
+        [C × sizes, T, Q, M]
+    """
+    mean = (terms * weights[..., None]).mean(1, keepdims=True)
+    terms = np.concatenate([terms, mean, mean], 1)
+    first, second = (np.sqrt(a.var(-1).mean(-1))[..., None, None] for a in (sums, terms))
+    unit = np.divide(first, second, out=np.zeros_like(second), where=second > 0)
+    by_size = np.stack([sums + size * unit * terms for size in INTERACTIONS], 1)
+    return by_size.reshape(-1, *sums.shape[1:])
+
+
 def _base_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
     """Return by how much outputs of the base are above those of the model that started at it.
 
@@ -339,6 +417,32 @@ def _base_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
     final = tuple(map(np.float64, ends[-1]))
     intervals = {STEP: by_step, FINAL_SAMPLE: final}
     return rows_of_targets(intervals, spec.steps, quantity="base_difference", method="base")
+
+
+def _change_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
+    """Return how much outputs change without a group, and with another training seed alone.
+
+    The quantity `change` is the absolute change relative to the output of the full model, a mean
+    over models and queries. There is none where no groups are left out.
+    """
+    inputs = spec.inputs_as(LDSInputs)
+    full = [get(measure, workspace).array("outputs.npy").mean(0) for measure in inputs.full]
+    changes: dict[str, list[np.ndarray]] = {}  # of [S + 1, Q]
+    for measures in inputs.outputs if full else ():
+        for measure, before in zip(measures, full, strict=True):
+            after = get(measure, workspace).array("outputs.npy").mean(0)
+            changes.setdefault("without a group", []).append(np.abs(after / before - 1))
+    for other in full[1:]:
+        changes.setdefault("another seed", []).append(np.abs(other / full[0] - 1))
+    rows = []
+    for name, values in changes.items():
+        ends = [query_mean_interval(by_query) for by_query in np.mean(values, 0)]
+        intervals = {
+            STEP: tuple(np.array(ends[:-1]).T),
+            FINAL_SAMPLE: tuple(map(np.float64, ends[-1])),
+        }
+        rows += rows_of_targets(intervals, spec.steps, quantity="change", method=name)
+    return rows
 
 
 def shown_index(choices: list[int], candidates: list[dict[str, float]]) -> int:

@@ -43,6 +43,11 @@ Ceiling: the expected rank correlation of the best predictor, where only the noi
 measurements are noise (these models), or training too (over seeds). "sign reversed?" marks a linear
 LDS that is significantly negative where another score transform has a higher one."""
 
+GROUPS = """Retrained models lack one group of training images each; a group's score is the sum of
+its members'. Interactions: with the second-order term, whose size is chosen on held-out groups.
+Change: of outputs, relative to the full model's, in percent: without a group, and by another seed
+alone."""
+
 VERDICTS = """Differences of LDS × 100 [95% interval]. Supported: the interval is above 0; opposite
 supported: below 0; equivalent: the 90% interval is within ±5; undecided: none of these."""
 
@@ -166,10 +171,30 @@ def texts(result: dict) -> dict[str, str]:
             text += f"\n{markdown_table(frame)}\n"
     if "primary" in result:
         text += f"\n{VERDICTS}\n"
+    if "groups" in result:
+        text += _group_tables(rows)
     kernels = _kernel_lines(result)
     if kernels:
         text += f"\n{markdown_table(DataFrame(kernels))}\n"
     return {"lds.md": text}
+
+
+def _group_tables(rows: list[Row]) -> str:
+    """Return the LDS with second-order terms of groups, and how much outputs change."""
+    text = f"\n{GROUPS}\n"
+    for quantity, prefix in (("query_centred", "query-centred"), ("lds", "plain")):
+        lines = select(rows, quantity=f"{quantity}_interaction")
+        if lines:
+            heading = f"{prefix}, with interactions"
+            frame = pivot(
+                lines, "method", target_name, lambda r: format_interval(r, 0, 100), heading
+            )
+            gains = select(rows, quantity=f"{quantity}_interaction_gain")
+            gained = pivot(gains, "method", target_name, _difference, heading="gain")
+            text += f"\n{markdown_table(frame)}\n\n{markdown_table(gained)}\n"
+    changes = select(rows, quantity="change")
+    frame = pivot(changes, "method", target_name, lambda row: format_interval(row, 1, 100), "%")
+    return f"{text}\n{markdown_table(frame)}\n"
 
 
 def _cells(rows: list[Row], all_rows: list[Row], ceiling: str = "") -> dict[str, str]:
@@ -368,5 +393,6 @@ def ablation_figure(result: dict) -> Figure:
 
 def _sizes(result: dict) -> str:
     """Return the sizes of the experiment."""
-    subsets = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
+    unit = f"groups ({result['groups']})" if "groups" in result else "subsets"
+    subsets = f"{result['num_subsets']} {unit} × {result['num_seeds']} seeds"
     return f"{result['num_train']} training images, {subsets}, {result['num_queries']} queries"
