@@ -205,6 +205,11 @@ def main(components: Sequence[type[Component]] = ()) -> None:
         if wants_version(words):
             print(f"journey {__version__}")
             return
+        if words[0] == "submit":
+            from journey.report.submission import submit
+
+            submit(words[1:])
+            return
         composition = None
         if not wants_completion(words):
             words = quote_words(words, (*COMPONENTS, *components), wants_sweep(words))
