@@ -71,6 +71,7 @@ HELP = """journey: which training images influenced each step of a diffusion mod
     journey experiment=digits retraining.num_subsets=64          a setting of a group
     journey -m experiment=digits attribution.num_samples=8,32    a sweep
     journey submit bundle.tar.gz mine.npz card.yaml              evaluate scores on a benchmark bundle
+    journey replay result.json                                   make a result again, and compare
 
 Choices:
 {groups}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refused, small_run
+from conftest import journey_trak, refused, small_run
 
 from journey import __main__ as entry
 from journey.engine.files import checksum
@@ -152,8 +152,11 @@ def test_files_that_do_not_belong_together_are_refused(files, tmp_path, monkeypa
 
 def test_the_outputs_of_the_second_half_of_the_subsets_are_in_another_archive(tmp_path):
     """Its checksum is in the bundle and in the metadata; 16 subsets are enough for two halves."""
-    training = Training(num_steps=20, batch_size=16, warmup_steps=4)
-    run = small_run(training=training, retraining=Retraining(num_subsets=16, num_samples=4))
+    run = small_run(
+        training=Training(num_steps=4, batch_size=16, warmup_steps=1),
+        retraining=Retraining(num_subsets=16, num_samples=2),
+        method={"journey": journey_trak(num_samples=2, projection_dim=64)},
+    )
     workspace = Workspace(Store(tmp_path / "store"), run.compute, run.tracking, "test")
     experiment = load_experiment(run, workspace.store)
     target = experiment.evaluation(run.evaluation, run.all_methods)
