@@ -178,6 +178,7 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
     Raises:
         ConfigError: Something is refused, such as what Hydra would take for something else. An
             override that cannot be composed raises Hydra's or OmegaConf's error.
+        ModuleNotFoundError: Optuna is not installed.
     """
     # 1. Check every word by itself.
     flags = _Flags().parse_args(words)

@@ -1,5 +1,6 @@
 """Composing, refusing, planning and reading cached results take a second: they import no torch."""
 
+import itertools
 import sys
 import tomllib
 from pathlib import Path
@@ -110,7 +111,6 @@ def test_every_extra_is_declared_and_pinned():
     extras = project["optional-dependencies"]
     assert set(EXTRAS.values()) == set(extras) - {"all", "test"}
     pinned = (root / "requirements.txt").read_text().lower().replace("_", "-")
-    names = [*project["dependencies"], *sum(extras.values(), [])]
-    for name in names:
+    for name in itertools.chain(project["dependencies"], *extras.values()):
         bare = name.split(">")[0].lower().replace("_", "-")
         assert bare.startswith("journey[") or f"\n{bare}==" in pinned, name
