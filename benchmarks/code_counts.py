@@ -20,7 +20,7 @@ LAYERS = (  # from the bottom up; a module may import from its own layer and fro
     ("components", "config"),
     ("experiment",),
     ("report",),
-    ("cli", "run", "api"),
+    ("cli", "run", "api", "replay"),
     ("__main__", ""),
 )
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

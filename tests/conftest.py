@@ -60,7 +60,7 @@ SLOW = (
     "test_training", "test_storage", "test_methods_table", "test_run", "test_foreign_files",
     "test_classes", "test_released", "test_schedulers", "test_pipelines",
     "test_folders", "test_accelerator", "test_words", "test_foreign", "test_damage", "test_texts",
-    "test_plan",
+    "test_plan", "test_submission", "test_replay",
 )  # fmt: skip
 
 

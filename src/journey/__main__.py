@@ -6,6 +6,7 @@ journey experiment=digits task=status          how far it is, wherever it runs
 """
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from journey import replay
 from journey.cli import (
     OPTUNA,
     Composition,
@@ -42,6 +44,7 @@ from journey.config import compose
 from journey.config.run import RunConfig, Task
 from journey.config.words import quote_words
 from journey.data.images import describe_images
+from journey.engine.checks import require
 from journey.engine.graph import ancestors
 from journey.engine.provenance import __version__
 from journey.engine.spec import Component, Spec, cache_key
@@ -159,6 +162,20 @@ def _verify(store: Store) -> None:
     print(f"{store.root}: {missing}every artifact matches its manifest")
 
 
+def _replay(words: list[str]) -> None:
+    """Run `journey replay`: make a result again, and say in what it differs."""
+    allowed = "result.json, and overrides of where to compute, such as compute=slurm"
+    require(len(words) > 0, "journey replay", "", allowed)
+    recorded = replay.read_result(Path(words[0]))
+    overrides = quote_words(words[1:], COMPONENTS)
+    run = replay.replayed_run(recorded, overrides)
+    for line in [*replay.provenance_changes(recorded), *replay.setting_changes(recorded, run)]:
+        print(f"differs: {line}", flush=True)
+    result = dispatch(run, report_directory(run), shlex.join(["replay", *words]))
+    if result is not None:
+        print(replay.compare_rows(recorded, cast("list[Row]", result["rows"])))
+
+
 def _run_single(composition: Composition) -> None:
     """Run the task of a command that needs nothing else of Hydra."""
     run, overrides = compose.parse(composition.settings), composition.hydra.overrides.task
@@ -204,6 +221,14 @@ def main(components: Sequence[type[Component]] = ()) -> None:
             return
         if wants_version(words):
             print(f"journey {__version__}")
+            return
+        if words[0] == "submit":
+            from journey.report.submission import submit
+
+            submit(words[1:])
+            return
+        if words[0] == "replay":
+            _replay(words[1:])
             return
         composition = None
         if not wants_completion(words):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import importlib.util
 import itertools
 import math
 import os
@@ -30,7 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from journey.config import compose, foreign
 from journey.config.run import GROUPS, Task
 from journey.config.words import SEARCHPATH, parse_words
-from journey.engine.checks import ConfigError, did_you_mean, require
+from journey.engine.checks import EXTRAS, ConfigError, did_you_mean, require
 from journey.engine.provenance import __version__
 from journey.engine.spec import Component
 from journey.engine.store import StoreError
@@ -70,6 +71,8 @@ HELP = """journey: which training images influenced each step of a diffusion mod
     journey experiment=digits 'method=[journey,pixel]'           other methods
     journey experiment=digits retraining.num_subsets=64          a setting of a group
     journey -m experiment=digits attribution.num_samples=8,32    a sweep
+    journey submit bundle.tar.gz mine.npz card.yaml              evaluate scores on a benchmark bundle
+    journey replay result.json                                   make a result again, and compare
 
 Choices:
 {groups}
@@ -175,6 +178,7 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
     Raises:
         ConfigError: Something is refused, such as what Hydra would take for something else. An
             override that cannot be composed raises Hydra's or OmegaConf's error.
+        ModuleNotFoundError: Optuna is not installed.
     """
     # 1. Check every word by itself.
     flags = _Flags().parse_args(words)
@@ -190,6 +194,8 @@ def check_command_line(words: Sequence[str]) -> Composition | None:
     for override in overrides:
         _check_override(override)
     optuna = OPTUNA in flags.overrides
+    if optuna and importlib.util.find_spec("optuna") is None:
+        raise ModuleNotFoundError("optuna", name="optuna")
     require(flags.multirun or not optuna, OPTUNA, "a single run", "a sweep: journey -m")
 
     # 2. Compose the points: combinations of choices; of Optuna's space, its corners.
@@ -434,6 +440,7 @@ def one_line_errors() -> Iterator[None]:
 
     Raises:
         OSError: The system's error is none that a user can solve.
+        ModuleNotFoundError: The module is of no optional package.
     """
     try:
         yield
@@ -443,6 +450,11 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (name := str(error.name).partition(".")[0]) not in EXTRAS:
+            raise
+        extra = EXTRAS[name]
+        sys.exit(f"error: the package {name} is not installed: pip install 'journey[{extra}]'")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_hydra_message(error)}")
     except (ConfigError, StoreError) as error:

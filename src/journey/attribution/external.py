@@ -70,25 +70,32 @@ class External(Method):
         require(_finite(scores), name, path, "finite numbers throughout, as float32")
 
     def check_data(self, where: str, trajectories: Sample, images: ImageSet) -> None:
-        arrays = _read_arrays(self.path)
-        for axis, expected in score_axes(trajectories, images).items():
-            if axis in arrays:
-                _positions(f"{where}.path={self.path}: {axis}", arrays[axis].tolist(), expected)
+        self.ordered_scores(f"{where}.path={self.path}", score_axes(trajectories, images))
 
     def num_scores(self, num_steps: int) -> int:
         return num_steps if "steps" in _read_arrays(self.path) else 1
 
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
+        axes = score_axes(spec.trajectories, train_images(spec.images, workspace))
+        out[0] = self.ordered_scores(self.path, axes)
+        return {}
+
+    def ordered_scores(self, where: str, axes: dict[str, list]) -> np.ndarray:
+        """Return the scores [S or 1, Q, N] in the order of the names along the axes.
+
+        Args:
+            where: The name of the file in messages.
+            axes: The names, as `score_axes` returns them.
+        """
         arrays = _read_arrays(self.path)
         scores = arrays["scores"]
         if "steps" not in arrays:
             scores = scores[None]
-        axes = score_axes(spec.trajectories, train_images(spec.images, workspace))
         for i, (axis, expected) in enumerate(axes.items()):
             if axis in arrays:
-                scores = scores.take(_positions(axis, arrays[axis].tolist(), expected), i)
-        out[0] = scores
-        return {}
+                order = _positions(f"{where}: {axis}", arrays[axis].tolist(), expected)
+                scores = scores.take(order, i)
+        return scores
 
 
 @dataclass

@@ -258,7 +258,7 @@ def _parquet_rows(path: Path) -> list[Row]:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        advice = "needs the package pyarrow; install it, or save metadata.jsonl instead"
+        advice = "needs pyarrow: pip install 'journey[data]', or save metadata.jsonl instead"
         raise ConfigError(f"{path}: {advice}") from None
     try:
         table = ParquetFile(path).read()

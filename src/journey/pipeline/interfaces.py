@@ -602,6 +602,13 @@ class Evaluation(Component):
     def evaluate(self, spec: Evaluate, workspace: Workspace) -> Result:
         """Return the result. Its numbers are in `rows`."""
 
+    def benchmark(self, spec: Evaluate, workspace: Workspace) -> dict[str, object] | None:
+        """Return how the scores of others are evaluated from arrays alone, as JSON, or None.
+
+        `outputs` has, for each training subset, the names of the outputs of its models.
+        """
+        return None
+
     def headline(self, result: Result) -> list[Row]:
         """Return the rows that stand for the result in a sweep or a tracker."""
         return result["rows"]  # type: ignore[return-value]

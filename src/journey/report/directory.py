@@ -14,7 +14,7 @@ from journey.engine.spec import Spec
 from journey.engine.store import OTHER_FOLDERS
 
 LIST = ".journey-report.json"
-BUNDLE = "-bundle.tar.gz"
+BUNDLE, HELD_OUT, CROISSANT = "-bundle.tar.gz", "-held-out.tar.gz", "-croissant.json"
 PAGE, RESULT, FIGURE = "index.html", "result.json", "trajectories.png"
 PREVIEW = "preview.png"  # the figure before the result is there
 SAMPLES, TRAINING_IMAGES = "samples.png", "training_images.png"  # contact sheets
@@ -30,13 +30,13 @@ def report_files(run: RunConfig, directory: Path) -> OwnedFiles:
     return OwnedFiles(directory, LIST, f"reports={run.reports} name={run.name}")
 
 
-def bundle_path(directory: Path) -> Path:
-    """Return the archive of an exported bundle, beside the directory of the report."""
-    return directory.with_name(directory.name + BUNDLE)
+def bundle_path(directory: Path, suffix: str = BUNDLE) -> Path:
+    """Return the archive of an exported bundle, beside the directory of the report, or another."""
+    return directory.with_name(directory.name + suffix)
 
 
 def bundle_files(run: RunConfig, directory: Path) -> OwnedFiles:
-    """Return the files of an exported bundle: one archive."""
+    """Return the files of an exported bundle: archives, and their metadata."""
     path = bundle_path(directory)
     return OwnedFiles(path.parent, f".{path.name}.json", f"reports={run.reports} name={run.name}")
 
@@ -94,7 +94,8 @@ def check_output(run: RunConfig, directory: Path) -> None:
             and an input of the run are in the same place.
     """
     if run.task is Task.export:
-        bundle_files(run, directory).check(bundle_path(directory).name)
+        suffixes = (BUNDLE, HELD_OUT, CROISSANT)
+        bundle_files(run, directory).check(*(bundle_path(directory, s).name for s in suffixes))
     if run.task not in (Task.report, Task.sample):
         return
     where = f"reports={run.reports}, name"

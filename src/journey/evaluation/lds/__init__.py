@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from journey.attribution.targets import (
     with_aggregates,
 )
 from journey.engine.checks import require, require_count
-from journey.engine.spec import describe, omitted_default
+from journey.engine.spec import cache_key, describe, omitted_default
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, reliability
 from journey.evaluation.lds.datamodeling import (
@@ -199,7 +199,7 @@ class LDS(Evaluation):
         measured = self._measurements(spec, workspace)
         rows = []
         for quantity, outputs in measured.outputs.items():
-            rows += self._ceiling_rows(outputs, spec, ceiling_of(quantity))
+            rows += ceiling_rows(outputs, quantity, spec.steps, self.paired_steps)
         rows += _base_rows(spec, workspace) + _change_rows(spec, workspace)
 
         # 2. All methods under one resampling, in an order that does not depend on the run.
@@ -246,26 +246,13 @@ class LDS(Evaluation):
         }
 
     def _measurements(self, spec: Evaluate, workspace: Workspace) -> Measurements:
-        """Return the outputs of the retrained models, and their query-centred outputs.
-
-        Raises:
-            ValueError: An output is the same under every subset model.
-        """
         inputs = spec.inputs_as(LDSInputs)
         masks = subset_masks([measures[0] for measures in inputs.outputs], workspace)
         arrays = []
         for measures in inputs.outputs:
             arrays.append([get(measure, workspace).array("outputs.npy") for measure in measures])
         weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
-        outputs = with_aggregates(np.stack(arrays), weights)
-        means = outputs.mean((1, 2))
-        if (means.min(0) == means.max(0)).any():
-            raise ValueError("an output is the same under every subset model: nothing to rank")
-        num_subsets, num_queries = len(masks), outputs.shape[-1]
-        resampled = datamodeling.resampling(num_queries, num_subsets, self.num_bootstrap, spec.seed)
-        centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
-        by_quantity = {"lds": outputs, "query_centred": centred}
-        return Measurements(masks, weights, by_quantity, resampled)
+        return measurements(masks, np.stack(arrays), weights, self.num_bootstrap, spec.seed)
 
     def _method_result(
         self, name: str, measured: Measurements, spec: Evaluate, workspace: Workspace
@@ -328,42 +315,27 @@ class LDS(Evaluation):
                 rows += self._rows(second.minus(lds).interval, spec, conditions)
         return MethodResult(rows, linear, chosen, candidates[index])
 
-    def _ceiling_rows(self, outputs: np.ndarray, spec: Evaluate, quantity: str) -> list[Row]:
-        """Return the ceilings of outputs [M, R, 2, T, Q]; those over seeds need several."""
-        shares = {"noise_samples": reliability.given_seed}
-        if outputs.shape[1] > 1:
-            shares["training_seeds"] = reliability.over_seeds
-        rows = []
-        for name, shares_of in shares.items():
-            # A rank correlation is over the subsets of one half.
-            limits = reliability.ceilings(outputs, shares_of, len(outputs) // 2)
-            rows += self._rows(limits.interval, spec, {"quantity": quantity, "method": name})
-        return rows
-
     def _rows(
         self,
         interval_of: Callable[[list[int]], tuple[float, ...]],
         spec: Evaluate,
         conditions: dict[str, str],
     ) -> list[Row]:
-        """Return a row for each step, the paired steps, the trajectory and the final sample.
+        return target_rows(interval_of, spec.steps, self.paired_steps, conditions)
 
-        `interval_of` returns the mean over some targets and its interval.
-        """
-        rows: list[Row] = []
-        num_steps = len(spec.steps)
-        for i, t in enumerate(spec.steps):
-            at_step: Row = {**conditions, "target": STEP, "step": t}
-            rows.append({**at_step, **named_ends(interval_of([i]), conditions)})
-        aggregates = {
-            PAIRED_STEPS: [spec.steps.index(t) for t in self.paired_steps],
-            TRAJECTORY: [num_steps],
-            FINAL_SAMPLE: [num_steps + 1],
+    def benchmark(self, spec: Evaluate, workspace: Workspace) -> dict[str, object]:
+        inputs = spec.inputs_as(LDSInputs)
+        weights = step_weights(inputs.reference, spec.trajectories, spec.steps, workspace)
+        outputs = []
+        for by_seed in inputs.outputs:
+            outputs.append([cache_key(measure).split("/")[1] for measure in by_seed])
+        return {
+            "steps": list(spec.steps),
+            "paired_steps": list(self.paired_steps),
+            "seed": spec.seed,
+            "weights": weights.tolist(),
+            "outputs": outputs,
         }
-        for target, indices in aggregates.items():
-            ends = named_ends(interval_of(indices), conditions)
-            rows.append({**conditions, "target": target, **ends})
-        return rows
 
     def headline(self, result: dict) -> list[Row]:
         return select(result["rows"], **primary(result), target=PAIRED_STEPS)
@@ -401,6 +373,78 @@ def with_interactions(sums: np.ndarray, terms: np.ndarray, weights: np.ndarray) 
     unit = np.divide(first, second, out=np.zeros_like(second), where=second > 0)
     by_size = np.stack([sums + size * unit * terms for size in INTERACTIONS], 1)
     return by_size.reshape(-1, *sums.shape[1:])
+
+
+def measurements(
+    masks: np.ndarray, outputs: np.ndarray, weights: np.ndarray, num_bootstrap: int, seed: int
+) -> Measurements:
+    """Return the outputs of retrained models with those of the trajectory, and query-centred ones.
+
+    Args:
+        masks: Whether a subset holds a training image. [M, N]
+        outputs: Outputs of steps and final sample. [M, R, 2, S + 1, Q]
+        weights: Weight of each step in the trajectory. [S, Q]
+        num_bootstrap: Number of replicates.
+        seed: Seed of the halves and replicates.
+
+    Raises:
+        ValueError: An output is the same under every subset model.
+    """
+    outputs = with_aggregates(outputs, weights)
+    means = outputs.mean((1, 2))
+    if (means.min(0) == means.max(0)).any():
+        raise ValueError("an output is the same under every subset model: nothing to rank")
+    num_subsets, num_queries = len(masks), outputs.shape[-1]
+    resampled = datamodeling.resampling(num_queries, num_subsets, num_bootstrap, seed)
+    centred = datamodeling.query_centred(outputs[..., None], resampled.query_half)[..., 0]
+    by_quantity = {"lds": outputs, "query_centred": centred}
+    return Measurements(masks, weights, by_quantity, resampled)
+
+
+def ceiling_rows(
+    outputs: np.ndarray, quantity: str, steps: Sequence[int], paired_steps: Sequence[int]
+) -> list[Row]:
+    """Return the ceilings of outputs [M, R, 2, T, Q]; those over seeds need several."""
+    shares = {"noise_samples": reliability.given_seed}
+    if outputs.shape[1] > 1:
+        shares["training_seeds"] = reliability.over_seeds
+    rows = []
+    for name, shares_of in shares.items():
+        # A rank correlation is over the subsets of one half.
+        limits = reliability.ceilings(outputs, shares_of, len(outputs) // 2)
+        conditions = {"quantity": ceiling_of(quantity), "method": name}
+        rows += target_rows(limits.interval, steps, paired_steps, conditions)
+    return rows
+
+
+def target_rows(
+    interval_of: Callable[[list[int]], tuple[float, ...]],
+    steps: Sequence[int],
+    paired_steps: Sequence[int],
+    conditions: dict[str, str],
+) -> list[Row]:
+    """Return a row for each step, the paired steps, the trajectory and the final sample.
+
+    Args:
+        interval_of: Returns the mean over some targets and its interval.
+        steps: The timesteps.
+        paired_steps: Those over which methods are compared.
+        conditions: The other columns of the rows.
+    """
+    rows: list[Row] = []
+    num_steps = len(steps)
+    for i, t in enumerate(steps):
+        at_step: Row = {**conditions, "target": STEP, "step": t}
+        rows.append({**at_step, **named_ends(interval_of([i]), conditions)})
+    aggregates = {
+        PAIRED_STEPS: [steps.index(t) for t in paired_steps],
+        TRAJECTORY: [num_steps],
+        FINAL_SAMPLE: [num_steps + 1],
+    }
+    for target, indices in aggregates.items():
+        ends = named_ends(interval_of(indices), conditions)
+        rows.append({**conditions, "target": target, **ends})
+    return rows
 
 
 def _base_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
