@@ -20,7 +20,7 @@ from journey.evaluation.rows import markdown_table, pivot, rich_table
 from journey.launch.jobs import JobsFailedError
 from journey.pipeline.images import ImageSet
 from journey.report.figures import AttributedTrajectories, trajectory_figure
-from journey.report.page import PageTrajectories, page_contents, page_html, rank_images
+from journey.report.page import PageFigure, PageTrajectories, page_contents, page_html, rank_images
 from journey.report.tables import row_tables, sweep_table
 
 # Text, and what must be recognised of it.
@@ -198,9 +198,9 @@ def page(texts: list[str], picture: Path) -> Reader:
     )
     ranked = {text: rank_images(np.zeros((1, count, count)), text) for text in texts}
     curves = {text: rows_of(text) for text in texts}
-    trajectories = PageTrajectories((600,), *x, tuple(texts))
+    trajectories = PageTrajectories((600,), *x, x[1, 0], tuple(texts))
     contents = page_contents(trajectories, ranked, images, curves)
-    html = page_html(texts[-1], texts[-1], contents, {picture: texts[-1]})
+    html = page_html(texts[-1], texts[-1], contents, [PageFigure(picture, texts[-1], True)])
     html.encode()
     reader = Reader()
     reader.feed(html)

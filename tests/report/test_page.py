@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,9 @@ def colourful(steps: int, queries: int, side: int) -> tuple[PageTrajectories, Im
     images = random.integers(0, 256, (2000, 3, side, side), np.uint8)
     ids = tuple(f"image/{i}" for i in range(len(images)))
     train = ImageSet(images, np.zeros(len(images), np.int64), None, ids, ("<noise>",))
-    return PageTrajectories(tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, ()), train
+    return PageTrajectories(
+        tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, x[1, -1]
+    ), train
 
 
 def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, tmp_path):
@@ -173,7 +176,7 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     methods = {name: rank_images(values, "") for name, values in scores.items()}
     path = tmp_path / "index.html"
     path.write_text(
-        page_html("large", "noise", page_contents(trajectories, methods, train, {}), {})
+        page_html("large", "noise", page_contents(trajectories, methods, train, {}), [])
     )
     assert path.stat().st_size < 30e6
     browser.get(path.as_uri())
@@ -185,8 +188,8 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 @pytest.mark.parametrize(
     ("experiment", "titles"),
     [
-        ("digits", ["Query-centred LDS of the scores shown"]),
-        ("planted", ["Recall of duplicates", "Median rank of a duplicate"]),
+        ("digits", ["Query-centred LDS × 100 of the scores shown"]),
+        ("planted", ["Recall of duplicates, %", "Median rank of a duplicate"]),
         (
             "emergence",
             ["P(class of the final sample | x_t)", "Share of the query's class in the top 50"],
@@ -197,7 +200,7 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
     if experiment == "digits" and "primary" not in result:  # of the former protocol
-        titles = ["LDS"]
+        titles = ["LDS × 100"]
     names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
     curves = names[result["settings"]["evaluation"]["name"]]().curves(result)
     assert list(curves) == titles
@@ -219,8 +222,8 @@ def test_the_first_and_last_images_follow_the_scores():
 
 def test_markup_in_names_is_text(tmp_path):
     trajectories, train = colourful(steps=1, queries=1, side=4)
-    trajectories = PageTrajectories((20,), trajectories.x_t, trajectories.x0_hat, ("</script><b>",))
-    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), {})
+    trajectories = replace(trajectories, prompts=("</script><b>",))
+    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), [])
     assert text.count("</script>") == 2
     assert "<title>&lt;i&gt;" in text
 
