@@ -200,7 +200,9 @@ def page(texts: list[str], picture: Path) -> Reader:
     curves = {text: rows_of(text) for text in texts}
     trajectories = PageTrajectories((600,), *x, x[1, 0], tuple(texts))
     contents = page_contents(trajectories, ranked, images, curves)
-    html = page_html(texts[-1], texts[-1], contents, [PageFigure(picture, texts[-1], True)])
+    html = page_html(
+        texts[-1], texts[-1], contents, [PageFigure(picture, texts[-1], 10, is_plot=True)]
+    )
     html.encode()
     reader = Reader()
     reader.feed(html)

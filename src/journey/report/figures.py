@@ -69,7 +69,7 @@ def contact_sheet(pictures: np.ndarray) -> Image.Image:
     step = (size[0] + gap, size[1] + gap)
     num_rows = -(-num // columns)
     sheet_size = (columns * step[0] + gap, num_rows * step[1] + gap)
-    sheet = Image.new("L" if channels == 1 else "RGB", sheet_size, "white")
+    sheet = Image.new("L" if channels == 1 else "RGB", sheet_size, "gray")
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     for i, picture in enumerate(pictures):
         pixels = picture[0] if channels == 1 else picture.transpose(1, 2, 0)

@@ -67,6 +67,7 @@ from journey.report.page import (
 from journey.tracking import BY_TIMESTEP, TIMESTEP
 
 MOST_CHANGES = 5  # settings that are shown where a report replaces another
+PAGE_PIXELS = 128  # of an inch of a figure on the page
 MOST_TRACKED = 8  # queries whose pictures a tracker gets
 
 
@@ -129,8 +130,9 @@ def _save_sheets(
     train = train_images(images, workspace).images[figures.shown_in_sheet(images.num_train)]
     figures.contact_sheet(_sample_pictures(experiment, workspace)).save(new_file(SAMPLES))
     path, caption = new_file(TRAINING_IMAGES), f"{len(train)} of {images.num_train} training images"
-    figures.contact_sheet(train).save(path)
-    return PageFigure(path, caption, is_plot=False)
+    sheet = figures.contact_sheet(train)
+    sheet.save(path)
+    return PageFigure(path, caption, sheet.width, is_plot=False)
 
 
 def _sample_pictures(experiment: Experiment, workspace: Workspace) -> np.ndarray:
@@ -330,7 +332,8 @@ def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> PageFig
     path = new_file(name)
     plots.save_figure(figure, path)
     plots.save_figure(figure, new_file(str(Path(name).with_suffix(".pdf"))))
-    return PageFigure(path, figure.get_suptitle(), is_plot=figure.get_gid() != plots.PICTURES)
+    width, is_plot = round(PAGE_PIXELS * figure.get_figwidth()), figure.get_gid() != plots.PICTURES
+    return PageFigure(path, figure.get_suptitle(), width, is_plot)
 
 
 def _trajectory_figure(

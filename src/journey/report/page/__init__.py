@@ -78,11 +78,13 @@ class PageFigure:
     Attributes:
         path: The path of its .png.
         caption: What it shows, which is also its text alternative.
+        width: Pixels on the page, if it has as many.
         is_plot: Whether a dark page inverts it: not if it shows images.
     """
 
     path: Path
     caption: str
+    width: int
     is_plot: bool
 
 
@@ -116,6 +118,7 @@ def page_html(title: str, about: str, contents: dict, figures: list[PageFigure])
     pictures = []
     for figure in figures:
         picture = {"name": figure.path.name, "stem": figure.path.stem, "is_plot": figure.is_plot}
+        picture["width"] = figure.width
         picture["title"] = printable(figure.caption)
         picture["uri"] = data_uri(figure.path.read_bytes(), "image/png")
         pictures.append(picture)

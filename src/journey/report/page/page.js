@@ -100,7 +100,7 @@ function drawOverlap() {
   const [a, b] = [state.first, state.second].map((name) => ranked(data.methods[name], state.query, state.step).proponents);
   const places = new Set(a.map((item) => item.place)), shared = b.filter((item) => places.has(item.place)).length;
   const same = state.first === state.second;
-  element("overlap").textContent = same ? "" : `${shared} of the first ${a.length} images of ${state.first} are among the first ${b.length} of ${state.second}.`;
+  element("overlap").textContent = same ? "" : `Shared by ${state.first} and ${state.second}: ${shared} of their first ${a.length} images.`;
 }
 
 // A training image: the queries and steps at which a method ranks it first or last
