@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 
 from journey.cli import one_line_errors
@@ -121,6 +122,18 @@ def test_figures_show_texts_as_they_are():
     for shown, text in zip(legend, expected, strict=True):
         assert text.replace("猫", "U+732B").strip() in shown
     assert figure.get_suptitle() == "$x^$"
+
+
+def test_a_saved_figure_has_its_title_as_metadata(tmp_path):
+    figure, _ = plots.new_figure(1, 1, (2, 2))
+    plots.save_figure(figure, tmp_path / "untitled.png")
+    figure.suptitle("caption")
+    plots.save_figure(figure, tmp_path / "titled.png")
+    with Image.open(tmp_path / "titled.png") as one, Image.open(tmp_path / "untitled.png") as other:
+        assert one.info["Title"] == "caption"
+        assert one.tobytes() == other.tobytes()
+    assert figure.get_suptitle() == "caption"
+    assert figure.texts[0].get_visible()
 
 
 def test_long_names_leave_room_for_the_axes():

@@ -78,15 +78,13 @@ class PlainFigure(Figure):
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure without its title, which is in the file's metadata: it belongs to a caption."""
     title = figure.get_suptitle()
-    for text in figure.texts:
-        if title and text.get_text() == title:
-            text.set_visible(False)
-            text.set_in_layout(False)
+    drawn = [text for text in figure.texts if title and text.get_text() == title]
+    for text in drawn:
+        text.set(visible=False, in_layout=False)
     dates = {"CreationDate": None} if path.suffix == ".pdf" else {}
     figure.savefig(path, dpi=200, metadata={"Title": title, **dates})
-    for text in figure.texts:
-        text.set_visible(True)
-        text.set_in_layout(True)
+    for text in drawn:
+        text.set(visible=True, in_layout=True)
 
 
 def plain_texts(figure: Figure) -> None:
