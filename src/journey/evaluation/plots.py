@@ -54,7 +54,7 @@ FAMILIES = {
     PURPLE: ("nda", "datamodel", "empirical_influence"),
     SKY: ("unlearning", "tracin", "magic"),
     OLIVE: ("retrac", "relative_influence", "renormalized_influence"),
-    ROSE: ("encoder", "external"),
+    ROSE: ("encoder", "external", "features"),
     "#332288": ("adjoint", "adjoint_ekfac"),
     "#5f5f5f": ("random",),
 }
