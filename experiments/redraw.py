@@ -2,8 +2,8 @@
 
     python experiments/redraw.py experiments/counterfactual
 
-The figures of a further result, result-<name>.json, are called <figure>-<name>.png. The figure
-trajectories.png shows images and comes with a run.
+The figures of a further result, result-<name>.json, are called <figure>-<name>.png, and each has a
+PDF beside it. The figure trajectories.png shows images and comes with a run.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from journey.components import EVALUATIONS
+from journey.evaluation.plots import save_figure
 
 
 def redraw(folder: Path, into: Path) -> list[str]:
@@ -23,7 +24,8 @@ def redraw(folder: Path, into: Path) -> list[str]:
         for file, figure in evaluation.figures(result).items():
             name = Path(file).stem + path.stem.removeprefix("result") + ".png"
             if (folder / name).exists():
-                figure.savefig(into / name, dpi=160)
+                for suffix in (".png", ".pdf"):
+                    save_figure(figure, (into / name).with_suffix(suffix))
                 names.append(name)
     return names
 

@@ -20,7 +20,11 @@ def test_every_figure_without_images_is_drawn_again(folder, tmp_path, monkeypatc
     names = redraw(folder, tmp_path)
     sys.modules.pop("redraw")
     committed = {path.name for path in folder.glob("*.png")} - {"trajectories.png", "contact.png"}
-    assert set(names) == committed == {path.name for path in tmp_path.iterdir()}
+    assert set(names) == committed
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == committed | {path.name for path in folder.glob("*.pdf")}
+    for path in tmp_path.glob("*.pdf"):
+        assert b"/Type3" not in path.read_bytes(), "venues refuse such fonts"
 
 
 @pytest.mark.parametrize("name", ["counterfactual", "counterfactual_mnist5k"])

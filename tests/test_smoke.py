@@ -38,8 +38,8 @@ def result_of(directory):
 def test_the_report_is_complete_and_its_files_are_listed_last(finished):
     directory, process = finished
     assert process.stdout.rstrip().endswith(
-        "reports/smoke/: index.html, result.json, lds.md, lds_by_step.png, trajectories.png, "
-        "samples.png, training_images.png"
+        "reports/smoke/: index.html, result.json, lds.md, lds.tex, lds_by_step.png, "
+        "trajectories.png, samples.png, training_images.png"
     )
     assert process.stderr == ""
     for name in ("lds_by_step.png", "trajectories.png", "samples.png", "training_images.png"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 
 from journey.cli import one_line_errors
@@ -20,7 +21,7 @@ from journey.evaluation.rows import markdown_table, pivot, rich_table
 from journey.launch.jobs import JobsFailedError
 from journey.pipeline.images import ImageSet
 from journey.report.figures import AttributedTrajectories, trajectory_figure
-from journey.report.page import PageTrajectories, page_contents, page_html, rank_images
+from journey.report.page import PageFigure, PageTrajectories, page_contents, page_html, rank_images
 from journey.report.tables import row_tables, sweep_table
 
 # Text, and what must be recognised of it.
@@ -123,6 +124,18 @@ def test_figures_show_texts_as_they_are():
     assert figure.get_suptitle() == "$x^$"
 
 
+def test_a_saved_figure_has_its_title_as_metadata(tmp_path):
+    figure, _ = plots.new_figure(1, 1, (2, 2))
+    plots.save_figure(figure, tmp_path / "untitled.png")
+    figure.suptitle("caption")
+    plots.save_figure(figure, tmp_path / "titled.png")
+    with Image.open(tmp_path / "titled.png") as one, Image.open(tmp_path / "untitled.png") as other:
+        assert one.info["Title"] == "caption"
+        assert one.tobytes() == other.tobytes()
+    assert figure.get_suptitle() == "caption"
+    assert figure.texts[0].get_visible()
+
+
 def test_long_names_leave_room_for_the_axes():
     figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
     for axes in grid[0]:
@@ -198,9 +211,11 @@ def page(texts: list[str], picture: Path) -> Reader:
     )
     ranked = {text: rank_images(np.zeros((1, count, count)), text) for text in texts}
     curves = {text: rows_of(text) for text in texts}
-    trajectories = PageTrajectories((600,), *x, tuple(texts))
+    trajectories = PageTrajectories((600,), *x, x[1, 0], tuple(texts))
     contents = page_contents(trajectories, ranked, images, curves)
-    html = page_html(texts[-1], texts[-1], contents, {picture: texts[-1]})
+    html = page_html(
+        texts[-1], texts[-1], contents, [PageFigure(picture, texts[-1], 10, is_plot=True)]
+    )
     html.encode()
     reader = Reader()
     reader.feed(html)

@@ -9,7 +9,7 @@ from journey.engine.checks import ConfigError
 from journey.engine.spec import describe
 from journey.evaluation.lds import LDS, shown_index
 from journey.evaluation.lds.datamodeling import PRIMARY
-from journey.evaluation.lds.show import lds_by_method, lds_by_step, tables, texts
+from journey.evaluation.lds.show import lds_by_method, lds_by_step, primary_name, tables, texts
 from journey.evaluation.plots import FAMILIES, method_colour, method_marker
 from journey.evaluation.rows import (
     in_order,
@@ -204,14 +204,12 @@ def test_an_objective_names_one_row(result):
         objective_row(rows, headline, {"method": "journe"})
 
 
-def test_a_heat_map_of_methods_is_sorted_and_has_plain_lds_beside_it():
+def test_a_heat_map_of_methods_is_sorted():
     result = result_of("worse", "better")
     result["rows"].sort(key=lambda r: r["method"] == "better")  # not the order of the map
-    centred, plain = lds_by_method(result).axes[:2]
+    (centred,) = lds_by_method(result).axes
     expected = [[10, 20, 30, 30], [0, 10, 20, 20], [60, 70, 80, 80], [50, 60, 70, 70]]
     np.testing.assert_allclose(centred.images[0].get_array(), expected, atol=1e-12)
-    expected = [[5, 15, 25, 25], [-5, 5, 15, 15], [40, 50, 60, 60], [30, 40, 50, 50]]
-    np.testing.assert_allclose(plain.images[0].get_array(), expected, atol=1e-12)
 
 
 def test_figures_are_those_that_the_result_can_fill(result):
@@ -245,6 +243,31 @@ def test_no_two_methods_look_alike():
     methods = [name for names in FAMILIES.values() for name in names]
     assert sorted(methods) == sorted(path.stem for path in (compose.CONF / "method").glob("*.yaml"))
     assert len({(method_colour(name), method_marker(name)) for name in methods}) == len(methods)
+
+
+def test_methods_of_others_have_no_colour_of_a_baseline():
+    assert not {method_colour(f"my_method_{i}") for i in range(20)} & set(FAMILIES)
+    assert method_colour("ekfac-projection-none") == method_colour("ekfac")
+
+
+def test_points_are_at_their_step(result):
+    axes = lds_by_step(result).axes[0]
+    for container in axes.containers:
+        np.testing.assert_array_equal(container.lines[0].get_xdata(), result["steps"])
+
+
+def test_a_line_joins_quantities_and_no_indices(result):
+    for setting, line in (("num_samples", "-"), ("first_checkpoint", "None")):
+        points = {setting: [("0", "trak"), ("1", "journey")]}
+        panel = LDS().figures({**result, "variant_axes": points})["ablations.png"].axes[0]
+        assert panel.containers[0].lines[0].get_linestyle() == line
+
+
+def test_the_primary_statistic_is_a_table_in_latex(result):
+    latex = texts(result)["lds.tex"]
+    assert latex.startswith(f"% {primary_name(result)} × 100")
+    assert r"journey & 30 $\pm$ 10" in latex
+    assert r"journey $-$ trak & +10.0 [+5.0, +15.0] supported" in latex
 
 
 @pytest.mark.parametrize(

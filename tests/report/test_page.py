@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from journey.components import EVALUATIONS
 from journey.pipeline.images import ImageSet
@@ -60,7 +62,8 @@ def browser():
 @pytest.fixture
 def page(browser, tiny):
     """Yield the page of the tiny run: steps 600 and 200, four queries, four methods."""
-    browser.get((tiny[0] / "reports/smoke/index.html").absolute().as_uri())
+    browser.get("about:blank")
+    browser.get((tiny[0] / "reports/smoke/index.html").absolute().as_uri() + "#query=0&t=600")
     yield browser
     assert browser.get_log("browser") == [], "nothing on the console"
 
@@ -78,11 +81,11 @@ def press(page, *keys):
     page.find_element(By.TAG_NAME, "body").send_keys(*keys)
 
 
+SIDES = ("first", "second")
 TILES = ("#x_t", "#x0_hat", "#first .proponents .tile", "#first .opponents .tile")
 
 
 def test_keys_change_every_picture(page):
-    press(page, Keys.HOME)
     begin = [shown(page, name) for name in TILES]
     assert page.find_element(By.ID, "where").text.startswith("t = 600")
     press(page, Keys.ARROW_RIGHT)
@@ -91,9 +94,65 @@ def test_keys_change_every_picture(page):
         assert shown(page, name) != before, name
     press(page, Keys.ARROW_LEFT)
     assert [shown(page, name) for name in TILES] == begin
-    press(page, Keys.ARROW_DOWN)
+    page.find_element(By.CSS_SELECTOR, "#queries input").send_keys(Keys.ARROW_RIGHT)
     assert shown(page, "#x_t")[0] != begin[0][0], "another query has another sheet"
     assert "query 1 at t = 600" in shown(page, "#x_t")[2]
+    assert "#query=1&t=600&first=journey&second=trak" in page.current_url
+
+
+def test_keys_of_scrolling_scroll_and_those_of_the_slider_change_the_step(page):
+    before = [shown(page, name) for name in TILES]
+    press(page, Keys.END)
+    WebDriverWait(page, 5).until(lambda page: page.execute_script("return scrollY") > 0)
+    press(page, Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.HOME)
+    assert [shown(page, name) for name in TILES] == before
+    page.find_element(By.ID, "step").send_keys(Keys.ARROW_UP)
+    assert "query 0 at t = 200" in shown(page, "#x_t")[2]
+
+
+def test_the_address_has_the_state_and_the_player_goes_to_the_end(page):
+    address = page.current_url
+    button = page.find_element(By.ID, "play")
+    button.click()
+    where = page.find_element(By.ID, "where")
+    WebDriverWait(page, 10).until(lambda _: button.text == "Play" and "t = 200" in where.text)
+    page.execute_script("location.hash = 'query=2&t=600&first=pixel&second=nothing'")
+    WebDriverWait(page, 5).until(lambda _: "t = 600" in where.text)
+    assert "query 2 at t = 600" in shown(page, "#x_t")[2]
+    chosen = [Select(page.find_element(By.CSS_SELECTOR, f"#{side} select")) for side in SIDES]
+    assert [one.first_selected_option.text for one in chosen] == ["pixel", "trak"]
+    assert address != page.current_url
+
+
+def test_a_training_image_lists_the_queries_and_steps_that_it_influences(page):
+    item = page.find_element(By.CSS_SELECTOR, "#first .proponents li")
+    name = item.find_element(By.TAG_NAME, "i").text
+    item.find_element(By.TAG_NAME, "button").click()
+    view = page.find_element(By.ID, "image")
+    assert name in view.text
+    row = view.find_element(By.CSS_SELECTOR, "tr:has([aria-label='Go to query 0'])")
+    assert row.find_element(By.CSS_SELECTOR, "td.for").text == "1", "the strongest at t = 600"
+    assert f"image={name.replace('/', '%2F')}" in page.current_url
+    view.find_element(By.XPATH, "//button[text()='Close']").click()
+    assert not view.is_displayed()
+
+
+def test_only_images_below_zero_are_called_opponents(page):
+    for side in SIDES:
+        section = page.find_element(By.ID, side)
+        scores = section.find_elements(By.CSS_SELECTOR, ".opponents b")
+        below = all(score.text.startswith("−") for score in scores)
+        title = section.find_element(By.CLASS_NAME, "title-opponents").text
+        assert title == "Opponents" if below else title.startswith("Lowest scores")
+
+
+def test_the_scores_shown_can_be_saved(page):
+    lines = page.execute_script("return csv()").splitlines()
+    assert lines[0] == "query,t,method,side,rank,image,label,score"
+    first = page.find_element(By.CSS_SELECTOR, "#first .proponents li i").text
+    assert lines[1].startswith(f"query 0,600,journey,highest,1,{first},")
+    shown_scores = 2 * NUM_SHOWN * 4 * (2 + 1 + 2 + 2)  # queries; steps of journey, trak, …
+    assert len(lines) == 1 + shown_scores
 
 
 def test_the_slider_changes_the_step_and_marks_it(page):
@@ -122,12 +181,14 @@ def test_two_methods_are_side_by_side_with_scores_ids_and_labels(page):
     first, second = (page.find_element(By.ID, side) for side in ("first", "second"))
     assert first.location["y"] == second.location["y"]
     items = second.find_elements(By.CSS_SELECTOR, ".proponents li")
-    scores = [float(item.find_element(By.TAG_NAME, "b").text) for item in items]
+    texts = [item.find_element(By.TAG_NAME, "b").text for item in items]
+    scores = [float(text.replace("−", "-")) for text in texts]
     assert len(scores) == NUM_SHOWN
     assert scores == sorted(scores, reverse=True)
     assert all(re.search(r"\ndigits/\d+$", item.text) for item in items)
     text = page.find_element(By.CSS_SELECTOR, ".curve ul").text
-    assert re.search(r"^journey .* \[.*, .*\]$", text, re.MULTILINE)
+    assert re.search(r"^journey −?\d+ \[−?\d+, −?\d+\]$", text, re.MULTILINE), "as on the terminal"
+    assert "journey" in page.find_element(By.ID, "trust").text
     assert "pixel" in text
     assert "ceiling, these models" in text
 
@@ -135,8 +196,8 @@ def test_two_methods_are_side_by_side_with_scores_ids_and_labels(page):
 def test_every_picture_has_a_text_alternative(page):
     for image in page.find_elements(By.TAG_NAME, "img"):
         assert image.get_attribute("alt")
-    tiles = page.find_elements(By.CLASS_NAME, "tile")
-    assert len(tiles) == 2 + 2 * 2 * NUM_SHOWN
+    tiles = page.find_elements(By.CSS_SELECTOR, ".large, .methods .tile, #strip, #queries input")
+    assert len(tiles) == 3 + 2 * 2 * NUM_SHOWN + 1 + 4
     assert all(tile.get_attribute("aria-label") for tile in tiles)
 
 
@@ -152,6 +213,7 @@ def test_a_phone_does_not_scroll_sideways(page):
 
 def test_nothing_is_fetched(tiny):
     text = (tiny[0] / "reports/smoke/index.html").read_text()
+    text = re.sub(r'<a href="https://arxiv.org/[^"]*">', "", text)  # fetched by a click alone
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
     assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
 
@@ -163,7 +225,9 @@ def colourful(steps: int, queries: int, side: int) -> tuple[PageTrajectories, Im
     images = random.integers(0, 256, (2000, 3, side, side), np.uint8)
     ids = tuple(f"image/{i}" for i in range(len(images)))
     train = ImageSet(images, np.zeros(len(images), np.int64), None, ids, ("<noise>",))
-    return PageTrajectories(tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, ()), train
+    return PageTrajectories(
+        tuple(range(1000 - 20, 1000 - 20 - 20 * steps, -20)), *x, x[1, -1]
+    ), train
 
 
 def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, tmp_path):
@@ -173,11 +237,10 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
     methods = {name: rank_images(values, "") for name, values in scores.items()}
     path = tmp_path / "index.html"
     path.write_text(
-        page_html("large", "noise", page_contents(trajectories, methods, train, {}), {})
+        page_html("large", "noise", page_contents(trajectories, methods, train, {}), [])
     )
     assert path.stat().st_size < 30e6
-    browser.get(path.as_uri())
-    press(browser, Keys.END)
+    browser.get(path.as_uri() + "#t=0")
     assert browser.find_element(By.ID, "where").text == "t = 0 (50 of 50)"
     assert browser.get_log("browser") == []
 
@@ -185,8 +248,8 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 @pytest.mark.parametrize(
     ("experiment", "titles"),
     [
-        ("digits", ["Query-centred LDS of the scores shown"]),
-        ("planted", ["Recall of duplicates", "Median rank of a duplicate"]),
+        ("digits", ["Query-centred LDS × 100 of the scores shown"]),
+        ("planted", ["Recall of duplicates, %", "Median rank of a duplicate"]),
         (
             "emergence",
             ["P(class of the final sample | x_t)", "Share of the query's class in the top 50"],
@@ -197,7 +260,7 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
 def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     result = json.loads((EXPERIMENTS / experiment / "result.json").read_text())
     if experiment == "digits" and "primary" not in result:  # of the former protocol
-        titles = ["LDS"]
+        titles = ["LDS × 100"]
     names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
     curves = names[result["settings"]["evaluation"]["name"]]().curves(result)
     assert list(curves) == titles
@@ -217,10 +280,25 @@ def test_the_first_and_last_images_follow_the_scores():
     assert ranked.scores.tolist() == [[[0.9, 0.4, 0.1, -0.5, -0.5, 0.1, 0.4, 0.9]]]
 
 
+def test_a_variant_is_no_ceiling_and_the_most_typical_sample_is_first():
+    trajectories, train = colourful(steps=1, queries=3, side=4)
+    final = trajectories.final.copy()
+    final[2] = train.images[0] / 127.5 - 1
+    rows = []
+    for name in ("a", "a-x-1", "ceiling, these models", "chance"):
+        rows.append({"method": name, "step": 980, "value": 1.0, "low": 0.0, "high": 2.0})
+    ranked = {"a": rank_images(np.zeros((1, 3, 2000)), "")}
+    trajectories = replace(trajectories, final=final)
+    contents = page_contents(trajectories, ranked, train, {"LDS": rows}, ["a-x-1"])
+    kinds = [line["kind"] for line in contents["curves"][0]["lines"]]
+    assert kinds == ["method", "variant", "ceiling", "reference"]
+    assert contents["lead"] == 2
+
+
 def test_markup_in_names_is_text(tmp_path):
     trajectories, train = colourful(steps=1, queries=1, side=4)
-    trajectories = PageTrajectories((20,), trajectories.x_t, trajectories.x0_hat, ("</script><b>",))
-    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), {})
+    trajectories = replace(trajectories, prompts=("</script><b>",))
+    text = page_html("<i>", "", page_contents(trajectories, {}, train, {}), [])
     assert text.count("</script>") == 2
     assert "<title>&lt;i&gt;" in text
 

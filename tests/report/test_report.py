@@ -141,7 +141,9 @@ def test_a_report_is_replaced_as_a_whole_and_prints_changed_settings(shared, tmp
     written = tree(directory)
     assert {name: written.pop(name) for name in foreign} == foreign
     pictures += ["samples.png", "training_images.png"]
-    assert sorted(written) == sorted([LIST, *pictures, "index.html", "lds.md", "result.json"])
+    assert sorted(written) == sorted(
+        [LIST, *pictures, "index.html", "lds.md", "lds.tex", "result.json"]
+    )
     assert [p.name for p in directory.parent.iterdir()] == ["small"], "nothing is left beside it"
     assert list(tree(tmp_path / "elsewhere")) == ["thesis.tex"]
 

@@ -96,6 +96,8 @@ def _default(f: Field) -> str:
         return ""
     if isinstance(value, Enum):
         value = value.value
+    if isinstance(value, list):
+        value = f"[{', '.join(str(i.value if isinstance(i, Enum) else i) for i in value)}]"
     words = {None: "null", True: "true", False: "false"}
     is_word = value is None or isinstance(value, bool)
     return f"`{words[value] if is_word else value}`"

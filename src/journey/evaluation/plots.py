@@ -1,15 +1,18 @@
 """What the figures of all evaluations share: colours and markers of methods, curves, heat maps.
 
 Figures are `matplotlib.figure.Figure` objects: nothing here imports pyplot or sets a backend. They
-show names, labels and titles as they are: `$` begins no formula.
+show names, labels and titles as they are: `$` begins no formula. They are as wide as a column or a
+page of a paper, and their title is their caption, which is not drawn in a saved file.
 """
 
 import functools
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
@@ -28,6 +31,17 @@ VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, OLIVE, ROSE = (
 
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 
+OTHERS = ("#882255", "#44aa99", "#661100", "#6699cc", "#888800", "#222222")
+"""Colours of methods that are not of this package: no baseline has them."""
+
+COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches
+
+PICTURES = "pictures"  # the gid of a figure of images, whose colours a dark page keeps
+
+rcParams.update({"pdf.fonttype": 42, "ps.fonttype": 42})  # TrueType: venues refuse Type 3
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # which reports every glyph it embeds
+
 GREY = "#8c8c8c"
 
 LIGHT = "#c9c9c9"  # of what is in the background
@@ -40,7 +54,7 @@ FAMILIES = {
     PURPLE: ("nda", "datamodel", "empirical_influence"),
     SKY: ("unlearning", "tracin", "magic"),
     OLIVE: ("retrac", "relative_influence", "renormalized_influence"),
-    ROSE: ("encoder", "external"),
+    ROSE: ("encoder", "external", "features"),
     "#332288": ("adjoint", "adjoint_ekfac"),
     "#5f5f5f": ("random",),
 }
@@ -59,6 +73,18 @@ class PlainFigure(Figure):
         """Draw the figure."""
         plain_texts(self)
         super().draw(renderer)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure without its title, which is in the file's metadata: it belongs to a caption."""
+    title = figure.get_suptitle()
+    drawn = [text for text in figure.texts if title and text.get_text() == title]
+    for text in drawn:
+        text.set(visible=False, in_layout=False)
+    dates = {"CreationDate": None} if path.suffix == ".pdf" else {}
+    figure.savefig(path, dpi=200, metadata={"Title": title, **dates})
+    for text in drawn:
+        text.set(visible=True, in_layout=True)
 
 
 def plain_texts(figure: Figure) -> None:
@@ -83,15 +109,19 @@ def plain_texts(figure: Figure) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             formatter = axis.get_major_formatter()
             if isinstance(formatter, FixedFormatter):
-                formatter.seq = [plain_text(name, MOST_IN_NAME) for name in formatter.seq]
+                formatter.seq = [_plain_lines(name) for name in formatter.seq]
             elif isinstance(formatter, FuncFormatter):
                 names = getattr(formatter.func, "args", [None])[0]  # as set_xticks(…, labels) does
                 for place, name in names.items() if isinstance(names, dict) else ():
-                    names[place] = plain_text(name, MOST_IN_NAME)
+                    names[place] = _plain_lines(name)
             else:  # numbers, perhaps as powers of ten
                 for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                     tick.label1.set_parse_math(True)
                 axis.get_offset_text().set_parse_math(True)
+
+
+def _plain_lines(name: str) -> str:
+    return "\n".join(plain_text(line, MOST_IN_NAME) for line in name.split("\n"))
 
 
 def plain_text(text: str, most: int, font: FontProperties | None = None) -> str:
@@ -115,13 +145,15 @@ def _glyphs(font_file: str) -> frozenset[int]:
 def method_colour(method: str) -> str:
     """Return the colour of a method in every figure; the name of an unknown method determines one.
 
-    >>> method_colour("journey")
-    '#d55e00'
+    A variant, `<method>-<setting>-<value>`, has its method's colour.
+
+    >>> method_colour("journey"), method_colour("journey-num_samples-8")
+    ('#d55e00', '#d55e00')
     """
     for colour, names in FAMILIES.items():
-        if method in names:
+        if method.partition("-")[0] in names:
             return colour
-    return COLOURS[crc32(method.encode(errors="backslashreplace")) % len(COLOURS)]
+    return OTHERS[crc32(method.encode(errors="backslashreplace")) % len(OTHERS)]
 
 
 def method_marker(method: str) -> str:
@@ -142,6 +174,10 @@ def new_figure(
     """Return a figure of width and height `size`, in inches, and its axes [rows, columns]."""
     figure = PlainFigure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharey=sharey, width_ratios=width_ratios, squeeze=False)
+    for axes in grid.flat:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_size(8)
+        axes.yaxis.label.set_size(8)
     return figure, grid
 
 
@@ -155,17 +191,24 @@ def plot_points(
     times: float = 1.0,
     hollow: bool = False,
     horizontal: bool = False,
+    band: bool = False,
 ) -> None:
     """Draw rows with their intervals at positions on the x axis, or on the y axis if horizontal.
 
-    `line` is the marker and the line style, `times` a factor of the values.
+    `line` is the marker and the line style, `times` a factor of the values. Intervals are bars, or
+    a band behind the line.
     """
     values, bars = times * np.array([row["value"] for row in rows], float), times * error_bars(rows)
     x, y, xerr, yerr = positions, values, None, bars
+    if band and len(rows) > 1:
+        ends = {"color": colour, "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(positions, values - bars[0], values + bars[1], **ends)  # type: ignore[arg-type]
+        yerr = None
     if horizontal:
         x, y, xerr, yerr = values, positions, bars, None  # type: ignore[assignment]
     face = "white" if hollow else colour
-    style = {"fmt": line, "color": colour, "mfc": face, "capsize": 2, "ms": 4, "elinewidth": 1}
+    style = {"fmt": line, "color": colour, "mfc": face, "ms": 3.5, "capsize": 2, "elinewidth": 1}
+    style["linewidth"] = 1.2
     shown = f" {label}" if (label or "").startswith("_") else label  # else no legend has it
     axes.errorbar(x, y, yerr, xerr, label=shown, **style)  # type: ignore[arg-type]
 
@@ -175,17 +218,12 @@ def plot_curve(
     rows: list[Row],
     colour: str,
     label: str | None = None,
-    place: float = 0.0,
     line: str = "o-",
     times: float = 1.0,
 ) -> None:
-    """Draw rows of steps with their intervals against t, as `plot_points` does.
-
-    `place` is a shift in hundredths of the range of t, so that the error bars do not overlap.
-    """
-    steps = np.array([row["step"] for row in rows], float)
-    shift = 0.01 * place * (steps.max() - steps.min()) if len(steps) > 1 else 0.0
-    plot_points(axes, steps - shift, rows, colour, label, line, times)
+    """Draw rows of steps against t, each at its t, with a band of their intervals."""
+    steps = [float(row["step"]) for row in rows]
+    plot_points(axes, steps, rows, colour, label, line, times, band=True)
 
 
 def format_step_axis(axes: Axes) -> None:
@@ -226,5 +264,5 @@ def legend_below(figure: Figure, num_columns: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    style = {"ncols": num_columns, "frameon": False, "fontsize": 8}
+    style = {"ncols": num_columns, "frameon": False, "fontsize": 7}
     figure.legend(handles.values(), handles, loc="outside lower center", **style)

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 Number = float | np.ndarray  # a single one
 
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "⊣": r"$\dashv$", "λ": r"$\lambda$"}
+)
+"""What shows a character in LaTeX."""
+
 Interval = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Value, lower end and upper end."""
 
@@ -164,6 +171,19 @@ def negated(difference: Row) -> Row:
         if low in difference:
             flipped |= {low: -float(difference[high]), high: -float(difference[low])}
     return flipped
+
+
+def percent(rows: list[Row]) -> list[Row]:
+    """Return rows with their value and its interval × 100.
+
+    >>> percent([{"method": "trak", "value": 0.25, "low": 0.125, "high": 0.5}])
+    [{'method': 'trak', 'value': 25.0, 'low': 12.5, 'high': 50.0}]
+    """
+    scaled = []
+    for row in rows:
+        ends = {key: 100 * float(row[key]) for key in ("value", "low", "high") if key in row}
+        scaled.append(row | ends)
+    return scaled
 
 
 def in_order(rows: list[Row], methods: Sequence[str]) -> list[Row]:
@@ -337,6 +357,27 @@ def markdown_table(frame: "DataFrame") -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines.insert(1, "| --- " * len(frame.columns) + "|")
     return "\n".join(lines)
+
+
+def latex_table(frame: "DataFrame") -> str:
+    r"""Return a table as LaTeX, for the package booktabs, with its texts as they are.
+
+    >>> from pandas import DataFrame
+    >>> print(latex_table(DataFrame([{"method": "gradient_dot", "LDS": "−2 ± 1"}])))
+    \begin{tabular}{ll}
+    \toprule
+    method & LDS \\
+    \midrule
+    gradient\_dot & $-$2 $\pm$ 1 \\
+    \bottomrule
+    \end{tabular}
+    """
+    lines = []
+    for texts in (frame.columns, *frame.itertuples(index=False)):
+        lines.append(" & ".join(printable(str(text)).translate(LATEX) for text in texts) + r" \\")
+    lines.insert(1, r"\midrule")
+    begin = rf"\begin{{tabular}}{{{'l' * len(frame.columns)}}}"
+    return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def markdown_text(text: str) -> str:

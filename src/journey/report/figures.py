@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from journey.engine.text import printable
-from journey.evaluation.plots import BLUE, VERMILION, PlainFigure
+from journey.evaluation.plots import BLUE, PAGE_WIDTH, PICTURES, VERMILION, PlainFigure
 from journey.pipeline.images import ImageFiles
 
 TILE = 64  # pixels of the longer side of an image of a contact sheet, at least
@@ -69,7 +69,7 @@ def contact_sheet(pictures: np.ndarray) -> Image.Image:
     step = (size[0] + gap, size[1] + gap)
     num_rows = -(-num // columns)
     sheet_size = (columns * step[0] + gap, num_rows * step[1] + gap)
-    sheet = Image.new("L" if channels == 1 else "RGB", sheet_size, "white")
+    sheet = Image.new("L" if channels == 1 else "RGB", sheet_size, "gray")
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     for i, picture in enumerate(pictures):
         pixels = picture[0] if channels == 1 else picture.transpose(1, 2, 0)
@@ -110,7 +110,8 @@ def trajectory_figure(
         set(np.linspace(0, num_steps - 1, min(num_steps, MOST_STEPS)).round().astype(int))
     )
     heights = ([1.0] * num_rows + [0.35]) * len(queries)
-    size = (max(4.5, CELL * len(steps) + 1.3), CELL * sum(heights) + 0.8)
+    cell = min(CELL, (PAGE_WIDTH - 1.1) / len(steps))
+    size = (max(3.5, cell * len(steps) + 1.1), 1.12 * cell * sum(heights) + 0.4)
     figure = PlainFigure(figsize=size)
     spacing = {"wspace": 0.08, "hspace": 0.16}
     axes = figure.subplots(
@@ -129,8 +130,9 @@ def trajectory_figure(
         for row, text in texts.items():
             position = {"transform": rows[row, 0].transAxes, "ha": "right", "va": "center"}
             rows[row, 0].text(-0.15, 0.5, text, fontsize=8, **position)
-    figure.suptitle(title, fontsize=10, y=0.995)
-    figure.subplots_adjust(left=1.0 / size[0], right=0.99, top=1 - 0.5 / size[1], bottom=0.01)
+    figure.suptitle(title, fontsize=8, y=0.999)
+    figure.set_gid(PICTURES)
+    figure.subplots_adjust(left=1.0 / size[0], right=0.99, top=1 - 0.35 / size[1], bottom=0.01)
     return figure
 
 

@@ -58,6 +58,7 @@ from journey.report.directory import (
     report_files,
 )
 from journey.report.page import (
+    PageFigure,
     PageTrajectories,
     page_contents,
     page_html,
@@ -66,6 +67,7 @@ from journey.report.page import (
 from journey.tracking import BY_TIMESTEP, TIMESTEP
 
 MOST_CHANGES = 5  # settings that are shown where a report replaces another
+PAGE_PIXELS = 128  # of an inch of a figure on the page
 MOST_TRACKED = 8  # queries whose pictures a tracker gets
 
 
@@ -85,16 +87,14 @@ def write_report(
     drawn, texts = run.evaluation.figures(result), run.evaluation.texts(result)
     files, changed = list(drawn), _changed_settings(directory, result)
     with owned.replaced() as new_file:
-        titles = {}
-        for file, figure in drawn.items():
-            titles[new_file(file)] = _save(figure, file, new_file)
+        pictures = [_save(figure, file, new_file) for file, figure in drawn.items()]
         if name is not None:
             figure = _trajectory_figure(run, experiment, workspace, name, result)
             _save(figure, FIGURE, new_file)
             files.append(FIGURE)
-        titles |= _save_sheets(experiment, workspace, new_file)
+        pictures.append(_save_sheets(experiment, workspace, new_file))
         files += [SAMPLES, TRAINING_IMAGES]
-        texts = texts | {PAGE: _page(run, experiment, workspace, result, titles)}
+        texts = texts | {PAGE: _page(run, experiment, workspace, result, pictures, words)}
         texts[RESULT] = json.dumps(result, indent=1, allow_nan=False) + "\n"
         for file, text in texts.items():
             new_file(file).write_text(text, encoding="utf-8")
@@ -124,19 +124,15 @@ def write_samples(
 
 def _save_sheets(
     experiment: Experiment, workspace: Workspace, new_file: Callable[[str], Path]
-) -> dict[Path, str]:
-    """Return the titles of the pictures of final samples and of training images, by their paths."""
-    samples, images = _sample_pictures(experiment, workspace), experiment.images
+) -> PageFigure:
+    """Return the picture of training images, after saving it and that of the final samples."""
+    images = experiment.images
     train = train_images(images, workspace).images[figures.shown_in_sheet(images.num_train)]
-    titles = {}
-    for name, pictures, title in (
-        (SAMPLES, samples, "The final samples of the queries"),
-        (TRAINING_IMAGES, train, f"{len(train)} of {images.num_train} training images"),
-    ):
-        path = new_file(name)
-        figures.contact_sheet(pictures).save(path)
-        titles[path] = title
-    return titles
+    figures.contact_sheet(_sample_pictures(experiment, workspace)).save(new_file(SAMPLES))
+    path, caption = new_file(TRAINING_IMAGES), f"{len(train)} of {images.num_train} training images"
+    sheet = figures.contact_sheet(train)
+    sheet.save(path)
+    return PageFigure(path, caption, sheet.width, is_plot=False)
 
 
 def _sample_pictures(experiment: Experiment, workspace: Workspace) -> np.ndarray:
@@ -176,7 +172,7 @@ def _compute(
             # What is in the way is an error at the end, when everything is computed.
             with contextlib.suppress(ConfigError):
                 with owned.replaced(keep=True) as new_file:
-                    figure.savefig(new_file(PREVIEW), dpi=160)
+                    plots.save_figure(figure, new_file(PREVIEW))
                 path = owned.directory / PREVIEW
                 print(f"{path}: training images that influenced each step", flush=True)
 
@@ -330,12 +326,14 @@ def _changed_settings(directory: Path, result: dict) -> str:
     return "; ".join(changes)
 
 
-def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> str:
-    """Return the title of a figure, after writing it as .png and .pdf."""
+def _save(figure: Figure, name: str, new_file: Callable[[str], Path]) -> PageFigure:
+    """Return a figure for the page, after writing it as .png and .pdf."""
     plots.plain_texts(figure)  # that of a user's evaluation too
-    for file in (Path(name), Path(name).with_suffix(".pdf")):
-        figure.savefig(new_file(str(file)), dpi=160)
-    return figure.get_suptitle()
+    path = new_file(name)
+    plots.save_figure(figure, path)
+    plots.save_figure(figure, new_file(str(Path(name).with_suffix(".pdf"))))
+    width, is_plot = round(PAGE_PIXELS * figure.get_figwidth()), figure.get_gid() != plots.PICTURES
+    return PageFigure(path, figure.get_suptitle(), width, is_plot)
 
 
 def _trajectory_figure(
@@ -378,7 +376,8 @@ def _page(
     experiment: Experiment,
     workspace: Workspace,
     result: dict,
-    titles: dict[Path, str],
+    pictures: list[PageFigure],
+    words: str = "",
 ) -> str:
     """Return the page: all trajectories, and the first and last images by every method."""
     sample, steps = experiment.trajectories, experiment.steps
@@ -387,19 +386,25 @@ def _page(
     for name, method in run.method.items():
         index = shown_candidate(method, name, run.evaluation, result)
         scores = get(experiment.scores(method), workspace).array("scores.npy")
-        ranked[name] = rank_images(scores[index], candidate_text(method, index))
+        setting = candidate_text(method, index).replace("damping ", "damping λ = ")
+        ranked[name] = rank_images(scores[index], setting)
     trajectories = PageTrajectories(
         steps,
         noisy_pictures(sample, steps, workspace),
         estimate_pictures(sample, steps, workspace),
+        decode_pictures(get(sample, workspace).array("final.npy"), sample, workspace),
         _query_names(sample, images.class_names),
     )
-    contents = page_contents(trajectories, ranked, images, run.evaluation.curves(result))
+    origin = {"command": f"journey {words}"} if words else {}
+    if (state := git_state()) is not None:
+        origin["commit"] = f"{state['commit']}{' and changes' if state['dirty'] else ''}"
+    curves, variants = run.evaluation.curves(result), result["variants"]
+    contents = page_contents(trajectories, ranked, images, curves, variants, origin)
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
         f"{sample.num_queries} queries. {'; '.join(result['data'])}."
     )
-    return page_html(run.name, about, contents, titles)
+    return page_html(run.name, about, contents, pictures)
 
 
 def _track(

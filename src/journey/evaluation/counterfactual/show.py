@@ -151,7 +151,7 @@ def figures(result: dict) -> dict[str, Figure]:
     """Return the figures of a result by file name."""
     drawn = {f"effect_by_count_t{t}.png": effect_by_count(result, t) for t in result["steps"]}
     for t in result["steps"]:
-        if len(result["windows"][str(t)]) > 1:
+        if len(result["windows"][str(t)]) > 2:
             drawn[f"effect_by_window_t{t}.png"] = effect_by_window(result, t)
         drawn[f"before_after_t{t}.png"] = before_after(result, t)
     if "lds" in result:
@@ -163,8 +163,10 @@ def effect_by_count(result: dict, step: int) -> Figure:
     """Return plots of effects against the number of removed images; opponents have open markers."""
     quantities = ["rise", "centred_rise", "l2", "cosine", "frechet", "class_change"]
     quantities = [name for name in quantities if select(result["rows"], quantity=name)]
-    figure, panels = plots.new_figure(2, -(-len(quantities) // 2), (11, 6.4))
     counts = result["counts"]
+    if len(counts) == 1:
+        return _effects_of_one_count(result, step, quantities)
+    figure, panels = plots.new_figure(2, -(-len(quantities) // 2), (plots.PAGE_WIDTH, 4.6))
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         effects = _effects(result, quantity=quantity, step=step, window=step)
         for i, name in enumerate(result["candidates"]):
@@ -181,9 +183,35 @@ def effect_by_count(result: dict, step: int) -> Figure:
     return figure
 
 
+def _effects_of_one_count(result: dict, step: int, quantities: list[str]) -> Figure:
+    """Return plots of the effects of one removal, a line for each method and control."""
+    columns = -(-len(quantities) // 2)
+    figure, panels = plots.new_figure(2, columns, (plots.PAGE_WIDTH, 3.6), sharey=True)
+    for axes, quantity in zip(panels.flat, quantities, strict=False):
+        effects = _effects(result, quantity=quantity, step=step, window=step)
+        names = [*result["candidates"], *LINES]
+        for place, name in enumerate(names):
+            rows = [row for row in select(effects, method=name) if row["side"] != OPPONENTS]
+            colour = plots.GREY if name in LINES else plots.method_colour(name)
+            times = COLUMNS[quantity][1]
+            plots.plot_points(axes, [place] * len(rows), rows, colour, times=times, horizontal=True)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        if quantity not in ("ssim", "cosine"):
+            axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_xlabel(COLUMNS[quantity][0])
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels.flat[len(quantities) :]:
+        axes.set_axis_off()
+    images = f"{result['counts'][0]} images removed, continued from t = {step}"
+    sizes = f"{result['num_train']} training images, {result['num_queries']} queries, 95% intervals"
+    figure.suptitle(f"{result['experiment']}: {images}; {sizes}", fontsize=8)
+    return figure
+
+
 def effect_by_window(result: dict, step: int) -> Figure:
     """Return plots of the largest removal against the timesteps of the retrained model."""
-    figure, (panels,) = plots.new_figure(1, 3, (11, 3.9))
+    figure, (panels,) = plots.new_figure(1, 3, (plots.PAGE_WIDTH, 2.6))
     windows, count = result["windows"][str(step)], max(result["counts"])
     for axes, quantity in zip(panels, ("l2", "cosine", "frechet"), strict=True):
         effects = _effects(result, quantity=quantity, step=step)
@@ -194,25 +222,40 @@ def effect_by_window(result: dict, step: int) -> Figure:
             rows = select(effects, method=name, count=removed)
             x, y = ([row[key] for row in rows] for key in ("window", "value"))
             axes.plot(x, y, LINES[name], color=plots.GREY, label=name)
-        _format_axes(axes, quantity, windows, "Δ: timesteps with the retrained model")
+        _format_axes(axes, quantity, windows, "Δ (timesteps)")
     _add_title(figure, result, f"continued from t = {step}, {count} images removed")
     return figure
 
 
 def before_after(result: dict, step: int) -> Figure:
-    """Return the images that one noise leads to, before and after each of the largest removals."""
+    """Return the images that one noise leads to, before and after each of the largest removals.
+
+    Below each, in red and blue, is what was added and taken away, with its L2 norm.
+    """
     pictures = result["pictures"][str(step)]
-    num_queries = pictures["before"]["shape"][0]
-    size = (0.95 * len(pictures) + 0.3, 0.95 * num_queries + 0.8)
-    figure, grid = plots.new_figure(num_queries, len(pictures), size)
-    for column, (name, packed) in enumerate(pictures.items()):
+    images = {name: unpack_pictures(packed) for name, packed in pictures.items()}
+    before = images["before"]
+    largest = max(np.abs(after - before).max() for after in images.values())
+    num_queries, width = len(before), plots.PAGE_WIDTH
+    size = (width, width / len(images) * 2.2 * num_queries + 0.3)
+    figure, grid = plots.new_figure(2 * num_queries, len(images), size)
+    for column, (name, after) in enumerate(images.items()):
         grid[0, column].set_title(name.replace(" ", "\n"), fontsize=7)
-        for axes, picture in zip(grid[:, column], unpack_pictures(packed), strict=True):
-            image = np.clip(picture.transpose(1, 2, 0) / 2 + 0.5, 0, 1)
+        for query, (above, below) in enumerate(grid[:, column].reshape(-1, 2)):
+            image = np.clip(after[query].transpose(1, 2, 0) / 2 + 0.5, 0, 1)
             image = image[..., 0] if image.shape[2] == 1 else image
-            axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            above.imshow(image, cmap="gray", vmin=0, vmax=1)
+            for axes in (above, below):
+                axes.set_xticks([])
+                axes.set_yticks([])
+            difference = after[query] - before[query]
+            if name == "before":
+                below.set_axis_off()
+                continue
+            limits = {"vmin": -largest, "vmax": largest}
+            below.imshow(difference.mean(0), cmap="RdBu_r", **limits)
+            below.set_xlabel(f"L2 {np.linalg.norm(difference):.2f}", fontsize=6.5, labelpad=1)
+    figure.set_gid(plots.PICTURES)
     title = f"one noise from t = {step}, {max(result['counts'])} images removed"
     figure.suptitle(f"{result['experiment']}: {title}", fontsize=8)
     return figure
@@ -222,7 +265,7 @@ def lds_against_removal(result: dict) -> Figure:
     """Return plots of the effect of the largest removal against the LDS, a point per method."""
     quantities = ("rise", "centred_rise", "l2", "frechet")
     steps, count = result["steps"], max(result["counts"])
-    size = (3.1 * len(quantities), 3.2 * len(steps) + 0.4)
+    size = (plots.PAGE_WIDTH, 2.2 * len(steps) + 0.4)
     figure, panels = plots.new_figure(len(steps), len(quantities), size)
     for line, step in zip(panels, steps, strict=True):
         for axes, quantity in zip(line, quantities, strict=True):
@@ -237,9 +280,9 @@ def lds_against_removal(result: dict) -> Figure:
                 x, y = 100 * float(lds["value"]), times * float(effect["value"])
                 axes.errorbar(x, y, *bars, marker, color=colour, elinewidth=1, label=name)
             (tau,) = select(result["rows"], quantity="tau", method=quantity, step=step, count=count)
-            axes.set_title(f"t = {step}: τ = {format_interval(tau, 2)}", fontsize=8)
+            axes.set_title(f"t = {step}\nτ = {format_interval(tau, 2)}", fontsize=7)
             axes.set_xlabel("LDS × 100")
-            axes.set_ylabel(title, fontsize=8)
+            axes.set_ylabel(title)
             axes.spines[["top", "right"]].set_visible(False)
     _add_title(figure, result, f"{count} images removed")
     return figure
@@ -294,6 +337,6 @@ def _format_axes(axes: Axes, quantity: str, ticks: list[int], label: str) -> Non
 
 def _add_title(figure: Figure, result: dict, text: str) -> None:
     """Add a title with the sizes of the experiment, and one legend below."""
-    plots.legend_below(figure, 9)
+    plots.legend_below(figure, 5)
     sizes = f"{result['num_train']} training images, {result['num_queries']} queries, 95% intervals"
-    figure.suptitle(f"{result['experiment']}: {text}; {sizes}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: {text}; {sizes}", fontsize=8)

@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from rich.table import Table
@@ -83,7 +82,7 @@ def correlation_table(result: dict) -> Table:
 
 def emergence_figure(result: dict) -> Figure:
     """Return P(class of the final sample | x_t), and the variance of statistics x_t explains."""
-    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (plots.PAGE_WIDTH, 3.0), sharey=True)
     titles = {
         "probability": f"P({_feature(result)} of the final sample | x_t)",
         "explained_variance": "1 − E[Var(f | x_t)] / Var(f)",
@@ -93,31 +92,31 @@ def emergence_figure(result: dict) -> Figure:
             curve = select(result["rows"], quantity=quantity, method=name, target="step")
             halfway = select(result["rows"], quantity="halfway", method=name, target="mean_curve")
             label = f"{name}: halfway at {halfway[0]['value']:.0f}" if halfway else name
-            plots.plot_curve(axes, curve, plots.COLOURS[i], label, place=i)
-        axes.set_title(title, fontsize=9)
+            plots.plot_curve(axes, curve, plots.COLOURS[i], label)
+        axes.set_title(title, fontsize=8)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        axes.legend(frameon=False, fontsize=6.5, loc="upper left")
         plots.format_step_axis(axes)
     grid[0, 0].set_ylim(top=1.02)
-    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=8)
     return figure
 
 
 def class_figure(result: dict) -> Figure:
     """Return P(class | x_t) of the queries that end in each class, a panel for each classifier."""
-    figure, grid = plots.new_figure(1, len(result["classes"]), (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, len(result["classes"]), (plots.PAGE_WIDTH, 3.0), sharey=True)
     names = sorted({name for curves in result["classes"].values() for name in curves})
     colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     for axes, (classifier, curves) in zip(grid[0], result["classes"].items(), strict=True):
         for name, numbers in curves.items():
             label, colour = f"{name} ({numbers['num_queries']})", colours[names.index(name)]
             axes.plot(result["steps"], numbers["curve"], "o-", c=colour, ms=3, label=label)
-        axes.set_title(f"by the classifier of {classifier}", fontsize=9)
-        axes.legend(frameon=False, fontsize=7, title="class (queries)", title_fontsize=7, ncols=2)
+        axes.set_title(f"by the classifier of {classifier}", fontsize=8)
+        axes.legend(frameon=False, fontsize=6.5, title="class (queries)", title_fontsize=7, ncols=2)
         plots.format_step_axis(axes)
     grid[0, 0].set_ylabel("P(class | x_t), queries of the class")
     title = f"{result['experiment']}: classes with few queries each, hence no intervals"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -150,66 +149,42 @@ def parts_figure(result: dict) -> Figure:
 
 
 def attribution_figure(result: dict) -> Figure:
-    """Return a figure of where classes emerge and where their scores are strongest.
+    """Return the share of the query's class in the top along t, and its rank correlations.
 
-    Above: a point for each query, a panel for each method. Below: the share of the query's class in
-    the top along t, and rank correlations over queries with those of shuffled queries.
+    They are those, over queries, of where a class emerges and where its scores are strongest.
     """
     rows, methods = result["rows"], list(result["queries"]["attribution_step"])
     classifier = next(iter(result["classes"]))
-    figure = plots.PlainFigure(figsize=(max(9.5, 2.6 * len(methods)), 6.8), layout="constrained")
-    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
-    panels = above.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, method in zip(panels, methods, strict=True):
-        _scatter_queries(axes, result, method, classifier)
-    panels[0].set_ylabel("t at which its share of the top has risen halfway", fontsize=7)
-
-    share_axes, correlation_axes = below.subplots(1, 2)
-    for i, method in enumerate(methods):
+    figure, ((share_axes, axes),) = plots.new_figure(
+        1, 2, (plots.PAGE_WIDTH, 3.2), width_ratios=(1, 1)
+    )
+    for method in methods:
         share = select(rows, quantity="class_share", method=method, classifier=classifier)
-        plots.plot_curve(share_axes, share, plots.method_colour(method), method, place=i)
+        line = f"{plots.method_marker(method)}-"
+        plots.plot_curve(share_axes, share, plots.method_colour(method), method, line)
     base = select(rows, quantity="base_rate", classifier=classifier)[0]["value"]
     share_axes.axhline(base, color=plots.GREY, linestyle="--", label="base rate")
-    share_axes.set_ylabel(f"share of the class in the top {result['top_k']}", fontsize=8)
+    share_axes.set_ylabel(f"share of the query's class in the top {result['top_k']}")
     share_axes.set_ylim(bottom=0)
     share_axes.legend(frameon=False, fontsize=7)
     plots.format_step_axis(share_axes)
 
+    # One line for each method and target, by the first classifier; the table has the others.
     names: list[str] = []
-    for row in select(rows, quantity="step_correlation"):
+    for row in select(rows, quantity="step_correlation", classifier=classifier):
         y, low, high = len(names), float(row["null_low"]), float(row["null_high"])
-        correlation_axes.barh(y, high - low, 0.8, low, color=plots.GREY, alpha=0.35)
+        axes.barh(y, high - low, 0.8, low, color=plots.GREY, alpha=0.3)
         colour = plots.method_colour(str(row["method"]))
-        plots.plot_points(correlation_axes, [y], [row], colour, horizontal=True)
-        names.append(f"{row['method']}, {row['classifier']}, {row['target']}")
-    correlation_axes.set_yticks(range(len(names)), names, fontsize=6)
-    correlation_axes.invert_yaxis()
-    correlation_axes.axvline(0, color="black", linewidth=0.6)
-    correlation_axes.set_xlabel("Spearman's ρ, 95%; grey: shuffled queries", fontsize=8)
-    correlation_axes.spines[["top", "right"]].set_visible(False)
-    title = f"{result['experiment']}: {_sizes(result)}; classes by {classifier}"
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
-def _scatter_queries(axes: Axes, result: dict, method: str, classifier: str) -> None:
-    """Draw where each query's class emerges against where its share of the top rises."""
-    emergence = np.array(result["queries"]["emergence_step"][classifier], float)
-    steps = result["queries"]["attribution_step"][method][classifier]["halfway"]
-    strongest = np.array(steps, float)
-    colour = plots.method_colour(method)
-    axes.scatter(emergence, strongest, s=16, color=colour, alpha=0.75, linewidths=0)
-    ends = [min(result["steps"]), max(result["steps"])]
-    axes.plot(ends, ends, color=plots.GREY, linewidth=0.7)
-    num_queries = int(np.isfinite(emergence + strongest).sum())
-    title = f"{method}, {num_queries} queries"
-    conditions = {"method": method, "classifier": classifier, "target": "halfway"}
-    for row in select(result["rows"], quantity="step_correlation", **conditions):
-        title += f"\nρ = {format_interval(row, 2)}"
-        title += f"\nshuffled: {row['null_low']:.2f} … {row['null_high']:.2f}"
-    axes.set_title(title, fontsize=7.5)
-    axes.set_xlabel("t at which the class emerges", fontsize=7)
+        plots.plot_points(axes, [y], [row], colour, horizontal=True)
+        names.append(f"{row['method']}, {row['target']}")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_xlabel("Spearman's ρ over queries; grey: shuffled")
     axes.spines[["top", "right"]].set_visible(False)
+    title = f"{result['experiment']}: {_sizes(result)}; classes by {classifier}"
+    figure.suptitle(title, fontsize=8)
+    return figure
 
 
 def _sizes(result: dict) -> str:

@@ -136,7 +136,7 @@ def figures(result: dict) -> dict[str, Figure]:
     columns = min(3, len(drawn))
     num_rows = -(-len(drawn) // columns)
     figure, grid = plots.new_figure(
-        num_rows, columns, (3.6 * columns + 0.6, 2.9 * num_rows + 1), sharey=True
+        num_rows, columns, (plots.PAGE_WIDTH, 2.2 * num_rows + 0.5), sharey=True
     )
     steps = result["steps"]
     methods = method_names(result["rows"], PRIMARY)
@@ -157,7 +157,7 @@ def figures(result: dict) -> dict[str, Figure]:
         names = [f"t={t}" for t in steps] + ["whole"] * (axis[1] == REST)
         axes.set_xticks(range(len(names)), names, fontsize=7)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.set_title(title_of(axis), fontsize=8)
+        axes.set_title(title_of(axis), fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
@@ -166,5 +166,5 @@ def figures(result: dict) -> dict[str, Figure]:
     plots.legend_below(figure, 5)
     sizes = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
     sizes += f", {result['num_queries']} queries, 95% intervals"
-    figure.suptitle(f"{result['experiment']}: losses and final images; {sizes}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: losses and final images; {sizes}", fontsize=8)
     return {"image_lds.png": figure}

@@ -31,7 +31,7 @@ from journey.evaluation.lds.datamodeling import (
 )
 from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
-from journey.evaluation.rows import Row, difference_of, rows_of_targets, select
+from journey.evaluation.rows import Row, difference_of, percent, rows_of_targets, select
 from journey.evaluation.statistics import query_mean_interval
 from journey.pipeline.images import ImageSet
 from journey.pipeline.interfaces import (
@@ -344,13 +344,13 @@ class LDS(Evaluation):
         return result["shown"][method]
 
     def curves(self, result: dict) -> dict[str, list[Row]]:
-        title = "Query-centred LDS of the scores shown"
+        title = "Query-centred LDS × 100 of the scores shown"
         shown = {**primary(result), "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
-            title, shown = "LDS", primary(result)
+            title, shown = "LDS × 100", primary(result)
         ceilings = titled_ceilings(result["rows"], shown["quantity"])
         rows = select(result["rows"], **shown, target=STEP)
-        return {title: rows + select(ceilings, target=STEP)}
+        return {title: percent(rows + select(ceilings, target=STEP))}
 
 
 def with_interactions(sums: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:

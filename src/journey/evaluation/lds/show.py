@@ -19,6 +19,7 @@ from journey.evaluation.rows import (
     difference_of,
     format_half_width,
     format_interval,
+    latex_table,
     markdown_table,
     method_names,
     pivot,
@@ -33,6 +34,8 @@ MAX_NAMED = 6  # methods that a plot of curves distinguishes
 MAX_PAIRED = 8  # methods of which all pairs are compared; of more, the first with each other one
 
 SIGN_REVERSED = "sign reversed?"
+
+INDICES = ("first_checkpoint", "noise_set")  # settings whose numbers are no quantities
 
 NOTES = """LDS × 100 [95% interval], and LDS / ceiling of these models.
 Query-centred: minus the mean over queries. Linear: the sum of scores predicts, with
@@ -176,7 +179,15 @@ def texts(result: dict) -> dict[str, str]:
     kernels = _kernel_lines(result)
     if kernels:
         text += f"\n{markdown_table(DataFrame(kernels))}\n"
-    return {"lds.md": text}
+
+    # 4. The primary statistic for a paper.
+    frames = [pivot(select(rows, **primary(result)), "method", target_name, format_half_width)]
+    compared = differences(result, primary(result)["quantity"], plain_methods(result))
+    if compared:
+        frames.append(pivot(compared, _pair, target_name, _difference, heading="a − b"))
+    title = f"% {primary_name(result)} × 100 ± half of the 95% interval; {_sizes(result)}"
+    latex = "\n\n".join([title, *map(latex_table, frames)])
+    return {"lds.md": text, "lds.tex": f"{latex}\n"}
 
 
 def _group_tables(rows: list[Row]) -> str:
@@ -275,7 +286,7 @@ def lds_by_step(result: dict) -> Figure:
     Of many methods, the first and the best are named; the others are grey, without intervals.
     """
     figure, ((by_step, aggregates),) = plots.new_figure(
-        1, 2, (9.5, 4.6), sharey=True, width_ratios=(3, 1)
+        1, 2, (plots.PAGE_WIDTH, 3.4), sharey=True, width_ratios=(3, 1)
     )
     quantity = ceiling_of(primary(result)["quantity"])
     ceilings = select(result["rows"], quantity=quantity)
@@ -299,20 +310,20 @@ def lds_by_step(result: dict) -> Figure:
         place = i - len(named) / 2
         rows, colour = select(chosen, method=name), plots.method_colour(name)
         line = f"{plots.method_marker(name)}-"
-        plots.plot_curve(by_step, select(rows, target=STEP), colour, name, place, line)
+        plots.plot_curve(by_step, select(rows, target=STEP), colour, name, line)
         _plot_aggregates(aggregates, rows, colour, place, line)
     these_models = select(ceilings, method="noise_samples")
     _plot_aggregates(aggregates, these_models, plots.GREY, len(named) / 2, "o")
 
     plots.format_step_axis(by_step)
-    by_step.set_ylabel(f"{primary_name(result)} (mean over queries)")
+    by_step.set_ylabel(primary_name(result))
     aggregates.set_xticks([0, 1], ["trajectory", "final sample"])
     aggregates.set_xlim(-0.6, 1.6)
     aggregates.spines[["top", "right"]].set_visible(False)
     for axes in (by_step, aggregates):
         axes.axhline(0, color="black", linewidth=0.6)
     plots.legend_below(figure, 5)
-    figure.suptitle(f"{result['experiment']}: {_sizes(result)}, 95% intervals", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}, 95% intervals", fontsize=8)
     return figure
 
 
@@ -323,29 +334,23 @@ def _plot_aggregates(axes: Axes, rows: list[Row], colour: str, place: float, lin
 
 
 def lds_by_method(result: dict) -> Figure:
-    """Return heat maps of the LDS of many methods: the primary statistic, and one beside it."""
+    """Return a heat map of the primary statistic of many methods; `lds.md` has their variants."""
     rows = result["rows"]
-    methods = by_paired_steps(result, method_names(rows, "lds"))
-    beside = {"quantity": "lds", "score_transform": "linear"}
-    panels_of = {primary_name(result): primary(result), "plain LDS, linear scores": beside}
+    names = by_paired_steps(result, plain_methods(result))
     columns = [*result["steps"], "traj.", "final"]
-    num_lines = len(methods) + len(method_names(rows, "ceiling"))
-    size = (4.2 + 2 * 0.5 * len(columns), 1.6 + 0.24 * num_lines)
-    figure, (panels,) = plots.new_figure(1, 2, size, sharey=True)
-    for axes, (title, statistic) in zip(panels, panels_of.items(), strict=True):
-        lds = select(rows, **statistic)
-        values = [_values(lds, method=name) for name in methods]
-        names = list(methods)
-        quantity = ceiling_of(statistic["quantity"])
-        for name in method_names(rows, quantity):
-            values.append(_values(rows, quantity=quantity, method=name))
-            names.append(CEILINGS[name])
-        plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60))
-        axes.axhline(len(methods) - 0.5, color="black", linewidth=0.8)
-        axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
-        axes.set_xlabel("step t", fontsize=8)
-        axes.set_title(title, fontsize=8)
-    figure.suptitle(f"{result['experiment']}: LDS × 100; {_sizes(result)}", fontsize=9)
+    lds, quantity = select(rows, **primary(result)), ceiling_of(primary(result)["quantity"])
+    values = [_values(lds, method=name) for name in names]
+    num_methods = len(names)
+    for name in method_names(rows, quantity):
+        values.append(_values(rows, quantity=quantity, method=name))
+        names.append(CEILINGS[name])
+    figure, ((axes,),) = plots.new_figure(1, 1, (plots.PAGE_WIDTH, 0.7 + 0.21 * len(names)))
+    plots.heatmap(axes, 100 * np.array(values), names, columns, (-60, 60), fontsize=7.5)
+    axes.axhline(num_methods - 0.5, color="black", linewidth=0.8)
+    axes.axvline(len(result["steps"]) - 0.5, color="black", linewidth=0.8)
+    axes.set_xlabel("step t")
+    title = f"{result['experiment']}: {primary_name(result)}, LDS × 100; {_sizes(result)}"
+    figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -358,9 +363,9 @@ def _values(rows: list[Row], **conditions: str) -> list[float]:
 def ablation_figure(result: dict) -> Figure:
     """Return plots of the LDS against each setting in which variants of the first method differ."""
     variant_axes = result["variant_axes"]
-    columns = min(5, len(variant_axes))
+    columns = min(4, len(variant_axes))
     rows = -(-len(variant_axes) // columns)
-    size = (max(6.0, 2.3 * columns + 0.6), 2.7 * rows + 0.7)
+    size = (plots.COLUMN_WIDTH if columns == 1 else plots.PAGE_WIDTH, 2.2 * rows + 0.3)
     figure, grid = plots.new_figure(rows, columns, size, sharey=True)
     chosen = select(result["rows"], **primary(result))
     targets = {
@@ -368,31 +373,34 @@ def ablation_figure(result: dict) -> Figure:
         TRAJECTORY: "trajectory",
     }
     for axes, (setting, points) in zip(grid.flat, variant_axes.items(), strict=False):
-        # Values that are not numbers are not joined by a line.
-        line = "o-" if all(value[0].isdigit() for value, _ in points) else "o"
+        # A line joins quantities, no names and no indices of models.
+        is_quantity = all(value[0].isdigit() for value, _ in points)
+        line = "o-" if is_quantity and setting not in INDICES else "o"
         for i, (target, label) in enumerate(targets.items()):
             of_target = select(chosen, target=target)
             variants = [select(of_target, method=name)[0] for _, name in points]
             positions = np.arange(len(points)) + 0.1 * i
             plots.plot_points(axes, positions, variants, plots.COLOURS[i], label, line)
-        axes.set_xticks(range(len(points)), [value for value, _ in points], fontsize=7)
+        names = [value.removesuffix(".0") for value, _ in points]
+        axes.set_xticks(range(len(points)), names, fontsize=6.5)
         axes.set_xlim(-0.5, len(points) - 0.4)
-        axes.set_xlabel(setting, fontsize=8)
+        axes.set_xlabel(setting)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(variant_axes) :]:
         axes.set_axis_off()
     for axes in grid[:, 0]:
-        axes.set_ylabel(primary_name(result), fontsize=8)
-    grid[0, 0].legend(frameon=False, fontsize=6)
+        axes.set_ylabel(primary_name(result))
+    plots.legend_below(figure, 2)
     base = plain_methods(result)[0]
     title = f"{result['experiment']}: {base}, one setting changed at a time"
-    figure.suptitle(f"{title}\n{_sizes(result)}, 95% intervals", fontsize=9)
+    figure.suptitle(f"{title}; {_sizes(result)}, 95% intervals", fontsize=8)
     return figure
 
 
 def _sizes(result: dict) -> str:
     """Return the sizes of the experiment."""
     unit = f"groups ({result['groups']})" if "groups" in result else "subsets"
-    subsets = f"{result['num_subsets']} {unit} × {result['num_seeds']} seeds"
+    seeds = "seed" if result["num_seeds"] == 1 else "seeds"
+    subsets = f"{result['num_subsets']} {unit} × {result['num_seeds']} {seeds}"
     return f"{result['num_train']} training images, {subsets}, {result['num_queries']} queries"

@@ -61,72 +61,70 @@ def removal_table(result: dict) -> Table:
 def lds_figure(result: dict) -> Figure:
     """Return LDS of the scores of every region against the outputs of every region, by method."""
     methods = method_names(result["rows"], "lds")
-    figure, grid = plots.new_figure(2, len(methods), (2.9 * len(methods) + 1.0, 6.0))
+    figure, grid = plots.new_figure(2, len(methods), (plots.PAGE_WIDTH, 4.6))
     for panels, (quantity, title) in zip(grid, TITLES.items(), strict=True):
         for axes, method in zip(panels, methods, strict=True):
             rows = select(result["rows"], quantity=quantity, method=method)
             values, regions, _ = _matrix(rows, "score_region")
-            plots.heatmap(axes, values, regions, regions, (-LIMIT, LIMIT), fontsize=8)
-            axes.set_title(f"{method}\n{title}", fontsize=8)
-        panels[0].set_ylabel("scores of", fontsize=8)
+            plots.heatmap(axes, values, regions, regions, (-LIMIT, LIMIT), fontsize=7)
+            axes.set_title(f"{method}\n{title}", fontsize=7)
+        for axes in panels[1:]:
+            axes.tick_params(labelleft=False)
+        panels[0].set_ylabel("scores of")
     for axes in grid[-1]:
         axes.set_xlabel("outputs of", fontsize=8)
     sizes = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
     sizes += f", {result['num_queries']} queries"
     title = f"{result['experiment']}: mean of t = {_paired_steps(result)}; {sizes}"
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=8)
     return figure
 
 
 def locality_figure(result: dict) -> Figure:
     """Return how much better scores of a region predict that region than others, at every step."""
-    figure, grid = plots.new_figure(1, 2, (9.0, 3.8), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (plots.PAGE_WIDTH, 2.8), sharey=True)
     for axes, (name, title) in zip(grid[0], TITLES.items(), strict=True):
-        for i, method in enumerate(method_names(result["rows"], "lds")):
+        for method in method_names(result["rows"], "lds"):
             conditions = {"method": method, "target": STEP}
             rows = select(result["rows"], quantity=f"{name}_locality", **conditions)
-            plots.plot_curve(axes, rows, plots.method_colour(method), method, place=i, times=100)
+            line = f"{plots.method_marker(method)}-"
+            plots.plot_curve(axes, rows, plots.method_colour(method), method, line, times=100)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=8)
         plots.format_step_axis(axes)
     grid[0, 0].set_ylabel("own region minus others (LDS × 100)")
-    grid[0, 0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{result['experiment']}: locality of scores, 95% intervals", fontsize=10)
+    grid[0, 0].legend(frameon=False, fontsize=7)
+    figure.suptitle(f"{result['experiment']}: locality of scores, 95% intervals", fontsize=8)
     return figure
 
 
 def removal_figure(result: dict) -> Figure:
     """Return where removing a region's proponents changes samples, and the contrast to controls."""
-    figure, grid = plots.new_figure(1, 3, (12.0, 3.9), width_ratios=(1.2, 1.2, 1.6))
-    for axes, (quantity, title) in zip(grid[0], CHANGES.items(), strict=False):
+    figure, grid = plots.new_figure(2, 2, (plots.PAGE_WIDTH, 5.4))
+    for (above, axes), (quantity, title) in zip(grid.T, CHANGES.items(), strict=True):
         values, removed, regions = _matrix(select(result["rows"], quantity=quantity), "removed")
         limits = (float(values.min()), float(values.max()))
-        plots.heatmap(axes, values, removed, regions, limits, "viridis", fontsize=8)
-        axes.set_title(f"{title}, %", fontsize=9)
-        axes.set_xlabel("in", fontsize=8)
-    grid[0, 0].set_ylabel("removed: proponents of", fontsize=8)
+        plots.heatmap(above, values, removed, regions, limits, "viridis", fontsize=8)
+        above.set_title(f"{title}, %", fontsize=8)
+        above.set_xlabel("in")
 
-    axes, i = grid[0, 2], 0
-    for quantity, marker in {"change_share": "o", "output_rise": "s"}.items():
         rows = select(result["rows"], quantity=f"{quantity}_difference")
-        for against in dict.fromkeys(str(row["against"]) for row in rows):
+        for i, against in enumerate(dict.fromkeys(str(row["against"]) for row in rows)):
             points = select(rows, against=against)
-            positions = np.arange(len(points)) + 0.14 * (i - 1.5)
-            label = f"{quantity.replace('_', ' ')} minus {against}"
+            positions = np.arange(len(points)) + 0.2 * (i - 0.5)
+            label, marker = f"minus {against}", plots.MARKERS[i]
             plots.plot_points(axes, positions, points, plots.COLOURS[i], label, marker, times=100)
-            i += 1
-    names = [_break(row["output_region"]) for row in points]
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.axhline(0, color=plots.GREY, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel("× 100, 95% intervals over queries", fontsize=8)
-    axes.set_title("in the region itself, minus other removals", fontsize=9)
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-    axes.legend(frameon=False, fontsize=7, ncols=2, **below)
+        names = [_break(row["output_region"]) for row in points]
+        axes.set_xticks(range(len(names)), names)
+        axes.axhline(0, color=plots.GREY, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylabel("in the region itself, points")
+    grid[0, 0].set_ylabel("removed: proponents of")
+    plots.legend_below(figure, 2)
     removal = result["removal"]
     images = f"without the first {removal['count']} of {removal['method']} at t={removal['step']}"
     sizes = f"{removal['num_removals']} queries × {removal['num_continuations']} continuations"
-    figure.suptitle(f"{result['experiment']}: {images}; {sizes}", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {images}; {sizes}", fontsize=8)
     return figure
 
 

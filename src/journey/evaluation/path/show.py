@@ -99,7 +99,9 @@ def correlation_figure(result: dict) -> Figure:
     Below and on the diagonal: one query at two steps. Above: two queries.
     """
     methods, steps = _plain_methods(result), result["steps"]
-    figure, grid = plots.new_figure(1, len(methods), (3.3 * len(methods), 3.9))
+    figure, grid = plots.new_figure(
+        1, len(methods), (plots.PAGE_WIDTH, 0.8 + plots.PAGE_WIDTH / len(methods))
+    )
     for axes, method in zip(grid[0], methods, strict=True):
         values = np.zeros((len(steps), len(steps)))
         for row in select(result["rows"], quantity="rank_correlation", method=method):
@@ -107,18 +109,19 @@ def correlation_figure(result: dict) -> Figure:
         for row in select(result["rows"], quantity="rank_correlation_others", method=method):
             if row["step"] != row["other_step"]:
                 values[steps.index(row["step"]), steps.index(row["other_step"])] = row["value"]
-        plots.heatmap(axes, 100 * values, steps, steps, (-100, 100))
-        axes.set_title(method, fontsize=9)
+        plots.heatmap(axes, 100 * values, steps, steps, (-100, 100), fontsize=5.5)
+        axes.tick_params(axis="x", labelrotation=90)
+        axes.set_title(method, fontsize=8)
     grid[0, 0].set_ylabel("step t")
     title = f"rank correlation of attributions × 100, means over {result['num_queries']} queries"
     regions = "below the diagonal: one query at two steps; above: two queries"
-    figure.suptitle(f"{result['experiment']}: {title}\n{regions}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: {title}\n{regions}", fontsize=8)
     return figure
 
 
 def top_figure(result: dict) -> Figure:
     """Return the overlap of the top with that of the step before, and its share of the class."""
-    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), sharey=True)
+    figure, grid = plots.new_figure(1, 2, (plots.PAGE_WIDTH, 3.0), sharey=True)
     (base,) = select(result["rows"], quantity="base_rate")
     k, chance = result["top_k"], result["top_k"] / result["num_train"]
     panels = {
@@ -126,32 +129,33 @@ def top_figure(result: dict) -> Figure:
         "class_share": (f"share of the query's class in the top {k}", base["value"]),
     }
     for axes, (quantity, (title, level)) in zip(grid[0], panels.items(), strict=True):
-        for i, method in enumerate(_plain_methods(result)):
+        for method in _plain_methods(result):
             rows = select(result["rows"], quantity=quantity, method=method)
-            plots.plot_curve(axes, rows, plots.method_colour(method), method, place=i)
+            line = f"{plots.method_marker(method)}-"
+            plots.plot_curve(axes, rows, plots.method_colour(method), method, line)
         axes.axhline(level, color=plots.GREY, linestyle="--", label="chance")
-        axes.set_title(title, fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
+        axes.set_title(title, fontsize=7)
+        axes.legend(frameon=False, fontsize=7)
         plots.format_step_axis(axes)
     grid[0, 0].set_ylim(0, 1.02)
-    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=8)
     return figure
 
 
 def distance_figure(result: dict) -> Figure:
     """Return how far x̂0_t is from E[x_0 | x_t], and either from the final sample."""
-    figure, grid = plots.new_figure(1, 1, (6.4, 4.4))
+    figure, grid = plots.new_figure(1, 1, (plots.COLUMN_WIDTH, 2.8))
     axes = grid[0, 0]
-    for i, (name, (label, colour, line)) in enumerate(DISTANCES.items()):
+    for name, (label, colour, line) in DISTANCES.items():
         rows = select(result["rows"], quantity="distance", method=name)
-        plots.plot_curve(axes, rows, colour, label, place=i, line=line)
+        plots.plot_curve(axes, rows, colour, label, line)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.set_ylabel("squared distance per element (pixels in −1…1)", fontsize=8)
+    axes.set_ylabel("squared distance per element")
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=6.5)
     plots.format_step_axis(axes)
     sizes = f"{_sizes(result)}, {result['num_continuations']} continuations"
-    figure.suptitle(f"{result['experiment']}: what x̂0_t estimates; {sizes}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: what x̂0_t estimates; {sizes}", fontsize=8)
     return figure
 
 
@@ -169,11 +173,11 @@ def query_example_figure(result: dict) -> Figure:
     """Return the LDS of the first method by query example, and paired differences to x̂0_t."""
     variants = query_example_variants(result)
     first = variants["estimate"]
-    figure, grid = plots.new_figure(1, 2, (9.5, 4.2), width_ratios=(3, 2))
+    figure, grid = plots.new_figure(1, 2, (plots.PAGE_WIDTH, 3.0), width_ratios=(3, 2))
     by_step, paired = grid[0]
     for i, (query_example, method) in enumerate(variants.items()):
         lds = select(result["rows"], **primary(result), method=method, target=STEP)
-        plots.plot_curve(by_step, lds, plots.COLOURS[i], query_example, place=i)
+        plots.plot_curve(by_step, lds, plots.COLOURS[i], query_example)
         if method == first:
             continue
         compared = []
@@ -185,17 +189,17 @@ def query_example_figure(result: dict) -> Figure:
         plots.plot_points(paired, positions, compared, plots.COLOURS[i], query_example)
     for axes in (by_step, paired):
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8)
-    by_step.set_ylabel(f"{primary_name(result)} (mean over queries)")
+        axes.legend(frameon=False, fontsize=7)
+    by_step.set_ylabel(primary_name(result))
     plots.format_step_axis(by_step)
     steps = ", ".join(map(str, result["paired_steps"]))
-    paired.set_xticks([0, 1], [f"steps {steps}", "trajectory"], fontsize=8)
+    paired.set_xticks([0, 1], [f"steps\n{steps}", "trajectory"])
     paired.set_xlim(-0.5, 1.5)
-    paired.set_title("LDS minus that of x̂0_t (paired)", fontsize=9)
+    paired.set_title("minus that of x̂0_t (paired)", fontsize=8)
     paired.spines[["top", "right"]].set_visible(False)
     subsets = f"{result['num_subsets']} subsets × {result['num_seeds']} seeds"
     title = f"{first}, by query example at a step; {subsets}, {_sizes(result)}"
-    figure.suptitle(f"{result['experiment']}: {title}", fontsize=9)
+    figure.suptitle(f"{result['experiment']}: {title}", fontsize=8)
     return figure
 
 

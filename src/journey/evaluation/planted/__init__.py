@@ -19,7 +19,7 @@ from journey.engine.seeding import numpy_generator
 from journey.engine.spec import describe
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.ranking import candidate_index, candidate_settings
-from journey.evaluation.rows import Row, rows_of_targets, select
+from journey.evaluation.rows import Row, percent, rows_of_targets, select
 from journey.evaluation.statistics import bootstrap_with_observed, percentiles, query_interval
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import (
@@ -163,7 +163,7 @@ class Planted(Evaluation):
     def curves(self, result: dict) -> dict[str, list[Row]]:
         rows = result["rows"]
         return {
-            "Recall of duplicates": select(rows, quantity=RECALL, target=STEP),
+            "Recall of duplicates, %": percent(select(rows, quantity=RECALL, target=STEP)),
             "Median rank of a duplicate": select(rows, quantity="median_rank", target=STEP),
         }
 

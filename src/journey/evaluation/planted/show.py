@@ -1,5 +1,7 @@
 """Table and figure of `planted`."""
 
+import textwrap
+
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -38,18 +40,16 @@ def tables(result: dict) -> list[Table]:
 
 def figures(result: dict) -> dict[str, Figure]:
     """Return the recall and the median rank of every method at every step, beside chance."""
-    figure, grid = plots.new_figure(1, len(PANELS), (12.0, 3.9))
+    figure, grid = plots.new_figure(1, len(PANELS), (plots.PAGE_WIDTH, 2.7))
     for axes, (quantity, title) in zip(grid[0], PANELS.items(), strict=True):
-        methods = method_names(result["rows"], quantity)
-        for i, method in enumerate(methods):
+        for method in method_names(result["rows"], quantity):
             rows = select(result["rows"], quantity=quantity, method=method, target=STEP)
             if method == "chance":
                 axes.axhline(rows[0]["value"], linestyle="--", color=plots.GREY, label=method)
             else:
-                plots.plot_curve(
-                    axes, rows, plots.method_colour(method), method, i - len(methods) / 2 + 1
-                )
-        axes.set_title(title, fontsize=9)
+                line = f"{plots.method_marker(method)}-"
+                plots.plot_curve(axes, rows, plots.method_colour(method), method, line)
+        axes.set_title(textwrap.fill(title, 28), fontsize=8)
         plots.format_step_axis(axes)
     grid[0, 0].set_ylim(-0.04, 1.04)
     grid[0, 1].set_ylim(bottom=0)
@@ -58,5 +58,5 @@ def figures(result: dict) -> dict[str, Figure]:
     noise = f" with noise of {result['jitter']:g}" if result["jitter"] else ""
     images = f"{result['num_queries']} images × {result['num_copies']} duplicates{noise}"
     title = f"{images} among {result['num_train']}; 95% intervals over queries"
-    figure.suptitle(f"{result['experiment']}: {title}", fontsize=10)
+    figure.suptitle(f"{result['experiment']}: {title}", fontsize=8)
     return {"recall_by_step.png": figure}

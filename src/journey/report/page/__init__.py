@@ -10,8 +10,10 @@ k  proponents, and as many opponents;  U  training images that are shown at all
 import base64
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from journey.engine.text import printable, printable_json
+from journey.evaluation.lds.reliability import CEILINGS
 from journey.evaluation.plots import method_colour
 from journey.evaluation.rows import Row
 from journey.pipeline.images import ImageSet
@@ -29,6 +32,8 @@ LOSSLESS_BYTES = 200_000  # of a sheet; a larger one is compressed with loss
 QUALITY = 75  # of that compression, in percent
 NUM_SHOWN = 5  # k
 MOST_LETTERS = 140  # of a caption
+MOST_COMPARED = 1000  # training images with which final samples are compared
+CEILING = "ceiling"  # the kind of a line
 GRID = 16  # training images in a row of a sheet, and rows
 
 
@@ -55,13 +60,32 @@ class PageTrajectories:
         steps: The S timesteps.
         x_t: Noisy pictures, in −1…1. [S, Q, C, H, W]
         x0_hat: Estimates of the final samples, in −1…1. [S, Q, C, H, W]
+        final: The final samples, in −1…1. [Q, C, H, W]
         prompts: Prompts that the queries use in turn, or none.
     """
 
     steps: tuple[int, ...]
     x_t: np.ndarray
     x0_hat: np.ndarray
-    prompts: tuple[str, ...]
+    final: np.ndarray
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of the page.
+
+    Attributes:
+        path: The path of its .png.
+        caption: What it shows, which is also its text alternative.
+        width: Pixels on the page, if it has as many.
+        is_plot: Whether a dark page inverts it: not if it shows images.
+    """
+
+    path: Path
+    caption: str
+    width: int
+    is_plot: bool
 
 
 def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
@@ -75,14 +99,14 @@ def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
     return RankedImages(np.stack(rows), np.stack(values), setting)
 
 
-def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) -> str:
+def page_html(title: str, about: str, contents: dict, figures: list[PageFigure]) -> str:
     """Return the page, with all texts as they are.
 
     Args:
         title: The name of the experiment.
         about: A sentence on its data and model.
         contents: What the script reads, from `page_contents`.
-        figures: The title of each figure, which is its text alternative, by the path of its .png.
+        figures: The figures below the curves.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -92,11 +116,13 @@ def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) 
     )
     data = json.dumps(printable_json(contents), separators=(",", ":"), allow_nan=False)
     pictures = []
-    for path, text in figures.items():
-        uri = data_uri(path.read_bytes(), "image/png")
-        pictures.append(
-            {"name": path.name, "stem": path.stem, "title": printable(text), "uri": uri}
-        )
+    for figure in figures:
+        picture = {"name": figure.path.name, "stem": figure.path.stem, "is_plot": figure.is_plot}
+        picture["width"] = figure.width
+        picture["title"] = printable(figure.caption)
+        picture["uri"] = data_uri(figure.path.read_bytes(), "image/png")
+        pictures.append(picture)
+    kinds = {line["kind"] for curve in contents["curves"] for line in curve["lines"]}
     return environment.get_template("index.html.jinja").render(
         title=printable(title),
         about=printable(about),
@@ -104,6 +130,10 @@ def page_html(title: str, about: str, contents: dict, figures: dict[Path, str]) 
         style=Markup((TEMPLATES / "page.css").read_text()),
         script=Markup((TEMPLATES / "page.js").read_text()),
         pictures=pictures,
+        has_curves=bool(contents["curves"]),
+        has_ceiling=CEILING in kinds,
+        command=printable(contents["run"].get("command", "")),
+        commit=printable(contents["run"].get("commit", "")),
     )
 
 
@@ -112,6 +142,8 @@ def page_contents(
     methods: dict[str, RankedImages],
     images: ImageSet,
     curves: dict[str, list[Row]],
+    variants: Sequence[str] = (),
+    run: Mapping[str, str] = MappingProxyType({}),
 ) -> dict:
     """Return everything that the page's script reads.
 
@@ -120,16 +152,23 @@ def page_contents(
         methods: The ranked images of each method.
         images: The training images.
         curves: The rows of each curve over the steps, by title.
+        variants: Variants of the methods, which have curves and no images.
+        run: The command and the commit, as far as they are known.
     """
     used = np.zeros(len(images), bool)
     for ranked in methods.values():
         used[ranked.rows] = True
     shown = np.flatnonzero(used)
-    lines = {title: _lines(rows) for title, rows in curves.items()}
+    kinds = dict.fromkeys(CEILINGS.values(), CEILING)
+    kinds |= dict.fromkeys(methods, "method") | dict.fromkeys(variants, "variant")
+    lines = {title: _lines(rows, kinds) for title, rows in curves.items()}
     names = {*methods, *(line["name"] for of_title in lines.values() for line in of_title)}
     return {
         "steps": list(trajectories.steps),
         "queries": [_query(trajectories, q) for q in range(trajectories.x_t.shape[1])],
+        "finals": _sheets(_pixels(trajectories.final)),
+        "lead": most_typical(trajectories.final, images),
+        "run": dict(run),
         "train": _train(images, shown),
         "methods": {name: _ranked(ranked, shown) for name, ranked in methods.items()},
         "curves": [{"title": title, "lines": of_title} for title, of_title in lines.items()],
@@ -141,13 +180,46 @@ def _query(trajectories: PageTrajectories, query: int) -> dict:
     """Return a query's name and its sheet: x_t above x̂0_t, a column for each step."""
     num_steps, num_queries = trajectories.x_t.shape[:2]
     both = np.concatenate([trajectories.x_t[:, query], trajectories.x0_hat[:, query]])
-    pixels = np.rint(np.clip(both, -1, 1) * 127.5 + 127.5).astype(np.uint8)
-    pictures = reduced(pixels, 2 * num_steps * num_queries)
+    pictures = reduced(_pixels(both), 2 * num_steps * num_queries)
     prompts = trajectories.prompts
     name = f"query {query}"
     if any(prompts):
         name += f": {prompts[query % len(prompts)]}"
     return {"name": name, "sheet": sprite_sheets(pictures, num_steps, 2)[0]}
+
+
+def _pixels(pictures: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(pictures, -1, 1) * 127.5 + 127.5).astype(np.uint8)
+
+
+def most_typical(final: np.ndarray, images: ImageSet) -> int:
+    """Return the query whose final sample correlates most with one of the training images.
+
+    It is what a page shows first: people can mostly read it. Of many images, some are compared.
+
+    Args:
+        final: Final samples. [Q, C, H, W]
+        images: The training images.
+    """
+    rows = np.linspace(0, len(images) - 1, min(len(images), MOST_COMPARED)).round().astype(int)
+    train = np.asarray(images.images[rows], np.float32).reshape(len(rows), -1)
+    samples = np.asarray(final, np.float32).reshape(len(final), -1)
+    if samples.shape[1] != train.shape[1]:
+        return 0
+    normalized = []
+    for pictures in (samples, train):
+        centred = pictures - pictures.mean(1, keepdims=True)
+        normalized.append(centred / np.maximum(np.linalg.norm(centred, axis=1)[:, None], 1e-6))
+    return int((normalized[0] @ normalized[1].T).max(1).argmax())
+
+
+def _sheets(pictures: np.ndarray) -> dict:
+    """Return pictures, uint8 [B, C, H, W], in sheets, with the rows of each."""
+    num_rows = []
+    for first in range(0, len(pictures), GRID**2):
+        num_rows.append(-(-min(len(pictures) - first, GRID**2) // GRID))
+    sheets = sprite_sheets(reduced(pictures, len(pictures)), GRID, GRID)
+    return {"sheets": sheets, "grid": GRID, "rows": num_rows}
 
 
 def _train(images: ImageSet, shown: np.ndarray) -> dict:
@@ -164,16 +236,7 @@ def _train(images: ImageSet, shown: np.ndarray) -> dict:
     for row in shown:  # captions at more length than a figure has room for
         caption = None if images.captions is None else images.captions[row][0][:MOST_LETTERS]
         labels.append(images.describe(row) if caption is None else caption)
-    num_rows = []
-    for first in range(0, len(shown), GRID**2):
-        num_rows.append(-(-min(len(shown) - first, GRID**2) // GRID))
-    return {
-        "sheets": sprite_sheets(reduced(pictures, len(shown)), GRID, GRID),
-        "grid": GRID,
-        "rows": num_rows,
-        "ids": [images.ids[row] for row in shown],
-        "labels": labels,
-    }
+    return _sheets(pictures) | {"ids": [images.ids[row] for row in shown], "labels": labels}
 
 
 def _ranked(ranked: RankedImages, shown: np.ndarray) -> dict:
@@ -188,13 +251,19 @@ def _ranked(ranked: RankedImages, shown: np.ndarray) -> dict:
     }
 
 
-def _lines(rows: list[Row]) -> list[dict]:
-    """Return a line for each method, with points [t, value, low, high]."""
+def _lines(rows: list[Row], kinds: dict[str, str]) -> list[dict]:
+    """Return a line for each method, with its kind and points [t, value, low, high].
+
+    What is neither a method nor a variant nor a ceiling is a reference, such as chance.
+    """
     lines: dict[str, list[list[str | int | float]]] = {}
     for row in rows:
         point = [row[key] for key in ("step", "value", "low", "high")]
         lines.setdefault(str(row["method"]), []).append(point)
-    return [{"name": name, "points": points} for name, points in lines.items()]
+    drawn = []
+    for name, points in lines.items():
+        drawn.append({"name": name, "kind": kinds.get(name, "reference"), "points": points})
+    return drawn
 
 
 def sprite_sheets(pictures: np.ndarray, columns: int, rows: int) -> list[str]:

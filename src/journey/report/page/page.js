@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { query: 0, step: 0, first: "", second: "" };
+const state = { query: data.lead, step: Math.floor(data.steps.length / 2), first: "", second: "", image: -1 };
 const element = (id) => document.getElementById(id);
 
 // Pictures
@@ -24,13 +24,28 @@ function decoded(base64) {
 }
 
 // Show one tile of a sheet of columns × rows, with a text alternative.
-function show(tile, uri, columns, rows, column, row, text) {
+function show(tile, uri, columns, rows, column, row, text = "") {
   const part = (i, num) => (num > 1 ? (100 * i) / (num - 1) : 0) + "%";
+  tile.classList.add("tile");
   tile.style.backgroundImage = `url(${urlOf(uri)})`;
   tile.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
   tile.style.backgroundPosition = `${part(column, columns)} ${part(row, rows)}`;
-  tile.setAttribute("role", "img");
-  tile.setAttribute("aria-label", text);
+  if (text && tile.tagName !== "BUTTON") tile.setAttribute("role", "img");
+  if (text) tile.setAttribute("aria-label", text);
+  return tile;
+}
+
+// Show one of many pictures, which fill sheets of grid × grid.
+function showPlace(tile, { sheets, grid, rows }, place, text) {
+  const sheet = Math.floor(place / grid ** 2), position = place % grid ** 2;
+  return show(tile, sheets[sheet], grid, rows[sheet], position % grid, Math.floor(position / grid), text);
+}
+
+function make(tag, text = "", kind = "") {
+  const node = document.createElement(tag);
+  node.textContent = text;
+  if (kind) node.className = kind;
+  return node;
 }
 
 // Methods
@@ -40,48 +55,109 @@ for (const method of Object.values(data.methods)) {
   method.scores = new Float32Array(decoded(method.scores).buffer);
 }
 
-// The images that a method ranks first and last at this step of this query.
-function ranked(method) {
-  const step = method.num_scores > 1 ? state.step : 0;
-  const start = (step * data.queries.length + state.query) * method.shown;
+const signed = (value, digits) => (value > 0 ? "+" : "") + value.toPrecision(digits).replace("-", "−");
+
+// The images that a method ranks first and last at a step of a query.
+function ranked(method, query, step) {
+  const start = ((method.num_scores > 1 ? step : 0) * data.queries.length + query) * method.shown;
   const items = [];
   for (let i = start; i < start + method.shown; i++) items.push({ place: method.places[i], score: method.scores[i] });
   return { proponents: items.slice(0, method.shown / 2), opponents: items.slice(method.shown / 2) };
 }
 
+// An image with a positive score is no opponent, even if no score is lower.
+function headings({ proponents, opponents }) {
+  return {
+    proponents: proponents.every((item) => item.score > 0) ? "Proponents" : "Highest scores (proponents are above 0)",
+    opponents: opponents.every((item) => item.score < 0) ? "Opponents" : "Lowest scores (opponents are below 0)",
+  };
+}
+
 function drawMethod(side) {
-  const section = element(side);
-  const method = data.methods[state[side]];
+  const section = element(side), method = data.methods[state[side]];
+  const items = ranked(method, state.query, state.step), titles = headings(items);
   section.style.setProperty("--method", data.colours[state[side]]);
   section.querySelector("select").value = state[side];
-  const scope = method.num_scores > 1 ? "scores scope step" : "one score for all steps";
+  const scope = method.num_scores > 1 ? "scores of this step" : "one score for all steps";
   section.querySelector(".setting").textContent = [method.setting, scope].filter(Boolean).join("; ");
-  for (const [kind, items] of Object.entries(ranked(method))) {
-    section.querySelector("." + kind).replaceChildren(...items.map((item, i) => listItem(item, `${kind.slice(0, -1)} ${i + 1}`)));
+  for (const kind of ["proponents", "opponents"]) {
+    section.querySelector(".title-" + kind).textContent = titles[kind];
+    section.querySelector("." + kind).replaceChildren(...items[kind].map((item, i) => listItem(item, `${kind.slice(0, -1)} ${i + 1}`)));
   }
 }
 
 function listItem({ place, score }, rank) {
-  const { sheets, grid, rows, ids, labels } = data.train;
-  const sheet = Math.floor(place / grid ** 2), position = place % grid ** 2;
-  const item = document.createElement("li"), tile = document.createElement("div");
-  const scoreText = score.toPrecision(3);
-  tile.className = "tile";
-  show(tile, sheets[sheet], grid, rows[sheet], position % grid, Math.floor(position / grid), `${rank}: ${labels[place]}, ${ids[place]}, score ${scoreText}`);
-  item.append(tile, textElement("b", scoreText), textElement("span", labels[place], "label"), textElement("i", ids[place]));
+  const { ids, labels } = data.train, item = make("li"), tile = make("button");
+  tile.type = "button";
+  tile.setAttribute("aria-pressed", place === state.image);
+  tile.addEventListener("click", () => go({ image: place === state.image ? -1 : place }));
+  showPlace(tile, data.train, place, `${rank}: ${labels[place]}, ${ids[place]}, score ${signed(score, 3)}`);
+  item.append(tile, make("b", signed(score, 3)), make("span", labels[place], "label"), make("i", ids[place]));
   return item;
 }
 
-function textElement(tag, text, kind = "") {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  node.className = kind;
-  return node;
+function drawOverlap() {
+  const [a, b] = [state.first, state.second].map((name) => ranked(data.methods[name], state.query, state.step).proponents);
+  const places = new Set(a.map((item) => item.place)), shared = b.filter((item) => places.has(item.place)).length;
+  const same = state.first === state.second;
+  element("overlap").textContent = same ? "" : `Shared by ${state.first} and ${state.second}: ${shared} of their first ${a.length} images.`;
+}
+
+// A training image: the queries and steps at which a method ranks it first or last
+
+const MOST_QUERIES = 12;
+
+function influences(method, place) {
+  const rows = [];
+  data.queries.forEach((_, query) => {
+    const cells = data.steps.map((_, step) => {
+      const { proponents, opponents } = ranked(method, query, step);
+      const first = proponents.findIndex((item) => item.place === place && item.score > 0);
+      const last = opponents.findIndex((item) => item.place === place && item.score < 0);
+      return first >= 0 ? first + 1 : last >= 0 ? -last - 1 : 0;
+    });
+    const count = cells.filter(Boolean).length;
+    if (count) rows.push({ query, cells, count });
+  });
+  return rows.sort((a, b) => b.count - a.count);
+}
+
+function drawImage() {
+  const section = element("image"), place = state.image;
+  section.hidden = place < 0;
+  if (place < 0) return;
+  const { ids, labels } = data.train, close = make("button", "Close");
+  close.type = "button";
+  close.addEventListener("click", () => go({ image: -1 }));
+  const parts = [make("h2", `Training image ${ids[place]}: ${labels[place]}`), showPlace(make("div"), data.train, place, ids[place])];
+  for (const name of new Set([state.first, state.second])) {
+    const method = data.methods[name], rows = influences(method, place);
+    const more = rows.length > MOST_QUERIES ? `; the first ${MOST_QUERIES} are shown` : "";
+    const caption = `${name}: among the first or last ${method.shown / 2} images of ${rows.length} of ${data.queries.length} queries${more}. 1 is the strongest proponent, −1 the strongest opponent.`;
+    parts.push(make("p", caption));
+    if (rows.length) parts.push(influenceTable(rows.slice(0, MOST_QUERIES)));
+  }
+  section.replaceChildren(...parts, close);
+}
+
+function influenceTable(rows) {
+  const box = make("div", "", "wide"), table = make("table"), head = make("tr");
+  box.tabIndex = 0; // wide tables scroll
+  head.append(make("td"), ...data.steps.map((t) => make("th", `t=${t}`)));
+  table.append(head);
+  for (const { query, cells } of rows) {
+    const line = make("tr"), cell = make("th"), button = make("button");
+    button.type = "button";
+    button.addEventListener("click", () => go({ query, step: cells.findIndex(Boolean) }));
+    cell.append(showPlace(button, data.finals, query, `Go to ${data.queries[query].name}`));
+    line.append(cell, ...cells.map((rank) => make("td", rank ? String(rank).replace("-", "−") : "", rank > 0 ? "for" : "against")));
+    table.append(line);
+  }
+  box.append(table);
+  return box;
 }
 
 // Curves
-
-const HEIGHT = 260, LEFT = 44, BOTTOM = 30, TOP = 8, RIGHT = 10;
 
 function svg(tag, attributes, text = "") {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -90,33 +166,49 @@ function svg(tag, attributes, text = "") {
   return node;
 }
 
-function drawCurve({ title, lines }) {
-  const box = document.createElement("div"), t = data.steps[state.step];
+function parts(lines) {
   const chosen = lines.filter((line) => [state.first, state.second].includes(line.name));
-  const limits = lines.filter((line) => !(line.name in data.methods));
-  const others = lines.filter((line) => !chosen.includes(line) && !limits.includes(line));
-  box.className = "curve";
-  box.append(textElement("h2", `${title} by step`), plot(chosen, limits, others, t), values([...chosen, ...limits], t));
+  const limits = lines.filter((line) => ["ceiling", "reference"].includes(line.kind));
+  return { chosen, limits, others: lines.filter((line) => !chosen.includes(line) && !limits.includes(line)) };
+}
+
+function drawCurve({ title, lines }) {
+  const box = make("div", "", "curve"), { chosen, limits } = parts(lines);
+  const size = { width: element("curves").clientWidth, height: 260, left: 44, right: 10, top: 8, bottom: 30 };
+  box.append(make("h2", `${title}, by step`), plot(lines, size, "Curves; their values at this step are listed below"), values([...chosen, ...limits], lines));
   return box;
 }
 
-function plot(chosen, limits, others, t) {
-  const WIDTH = element("curves").clientWidth;
-  const all = [...chosen, ...limits, ...others].flatMap((line) => line.points);
+// The first curve above the slider: a point for each of its places.
+function drawOverview() {
+  if (!data.curves.length) return;
+  const slider = element("step"), box = element("overview").getBoundingClientRect(), track = slider.getBoundingClientRect();
+  const { title, lines } = data.curves[0], thumb = 8; // half of the slider's knob
+  const size = { width: box.width, height: innerHeight < 700 ? 52 : 76, left: track.left - box.left + thumb, right: box.right - track.right + thumb, top: 6, bottom: 6 };
+  const drawing = plot(lines, size, `${title}; see the sentence below`, true);
+  drawing.append(svg("text", { x: 0, y: 12 }, size.left > 150 ? title.replace(/ of .*/, "") : ""));
+  element("overview").replaceChildren(drawing);
+}
+
+function plot(lines, { width, height, left, right, top, bottom }, label, bySlider = false) {
+  const { chosen, limits, others } = parts(lines), { steps } = data, t = steps[state.step];
+  const all = lines.flatMap((line) => line.points);
   const low = Math.min(0, ...all.map((p) => p[2])), high = Math.max(...all.map((p) => p[3]), low + 1e-9);
   const noise = Math.max(...all.map((p) => p[0])), image = Math.min(...all.map((p) => p[0]));
-  const x = (step) => LEFT + ((noise - step) / Math.max(noise - image, 1)) * (WIDTH - LEFT - RIGHT);
-  const y = (value) => TOP + ((high - value) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+  const share = (step) => (bySlider ? steps.indexOf(step) / Math.max(steps.length - 1, 1) : (noise - step) / Math.max(noise - image, 1));
+  const x = (step) => left + share(step) * (width - left - right);
+  const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
   const path = (points) => "M" + points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join("L");
   const band = (points) => path(points.map((p) => [p[0], p[3]])) + path([...points].reverse().map((p) => [p[0], p[2]])).replace("M", "L") + "Z";
-  const plotted = svg("svg", { width: WIDTH, height: HEIGHT, role: "img", "aria-label": "Curves; their values at this step are listed below" });
+  const plotted = svg("svg", { width, height, role: "img", "aria-label": label });
   const add = (tag, attributes, text) => plotted.append(svg(tag, attributes, text));
-  for (const value of ticks(low, high)) {
-    add("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) });
-    add("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, String(+value.toPrecision(6)));
+  const marks = bySlider ? [0] : ticks(low, high);
+  for (const value of marks) {
+    add("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) });
+    if (!bySlider) add("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(+value.toPrecision(6)).replace("-", "−"));
   }
-  for (const step of [noise, image]) {
-    add("text", { x: x(step), y: HEIGHT - 8, "text-anchor": step === noise ? "start" : "end" }, `t=${step}`);
+  for (const step of bySlider ? [] : [noise, image]) {
+    add("text", { x: x(step), y: height - 8, "text-anchor": step === noise ? "start" : "end" }, `t=${step}`);
   }
   for (const line of others) add("path", { class: "other", d: path(line.points), fill: "none" });
   for (const line of limits) add("path", { class: "limit", d: path(line.points), fill: "none" });
@@ -127,7 +219,7 @@ function plot(chosen, limits, others, t) {
     add("path", { d: path(line.points), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dashes });
     for (const p of line.points) add("circle", { cx: x(p[0]), cy: y(p[1]), r: p[0] === t ? 5 : 2.5, fill: colour });
   }
-  add("line", { class: "here", "data-step": t, x1: x(t), x2: x(t), y1: TOP, y2: HEIGHT - BOTTOM });
+  add("line", { class: "here", "data-step": t, x1: x(t), x2: x(t), y1: top, y2: height - bottom });
   return plotted;
 }
 
@@ -139,63 +231,171 @@ function ticks(low, high) {
   return items;
 }
 
+// A function that writes the numbers of a curve with as many digits as the terminal.
+function writer(lines) {
+  const digits = Math.max(...lines.flatMap((line) => line.points.map((p) => Math.abs(p[1])))) > 2 ? 0 : 2;
+  return (value) => value.toFixed(digits).replace(/^-(0(\.0+)?)$/, "$1").replace("-", "−");
+}
+
+function at(line, t) {
+  return line.points.find((p) => p[0] === t);
+}
+
 // The values of the curves at this step, as text.
-function values(lines, t) {
-  const list = document.createElement("ul");
-  for (const line of lines) {
-    const point = line.points.find((p) => p[0] === t);
+function values(shown, lines) {
+  const list = make("ul"), text = writer(lines);
+  for (const line of shown) {
+    const point = at(line, data.steps[state.step]);
     if (!point) continue;
-    const [value, low, high] = point.slice(1).map((v) => (Math.abs(v) < 100 ? v.toFixed(2) : v.toFixed(0)));
-    const item = textElement("li", `${line.name} ${value} [${low}, ${high}]`);
-    if (line.name in data.methods) item.style.setProperty("--method", data.colours[line.name]);
+    const [value, low, high] = point.slice(1).map(text);
+    const item = make("li", `${line.name} ${value} [${low}, ${high}]`);
+    if (line.kind === "method") item.style.setProperty("--method", data.colours[line.name]);
     list.append(item);
   }
   return list;
 }
 
+// How far to trust the methods at this step: the first curve, and its share of the ceiling.
+function drawTrust() {
+  if (!data.curves.length) return;
+  const { title, lines } = data.curves[0], { chosen } = parts(lines), t = data.steps[state.step];
+  const text = writer(lines), ceiling = lines.find((line) => line.kind === "ceiling"), sentence = [`${title} at t = ${t}: `];
+  for (const line of chosen) {
+    const [, value, low, high] = at(line, t) || [];
+    if (value === undefined) continue;
+    const name = make("b", line.name), most = ceiling && at(ceiling, t) && at(ceiling, t)[1];
+    name.style.setProperty("--method", data.colours[line.name]);
+    const share = most > 0 && value > 0 ? `, ${Math.round((100 * value) / most)}% of the ceiling` : "";
+    const doubt = ceiling && low <= 0 ? ", not significantly above chance" : "";
+    sentence.push(name, ` ${text(value)} [${text(low)}, ${text(high)}]${share}${doubt}. `);
+  }
+  element("trust").replaceChildren(...sentence);
+}
+
 // Draw
+
+function drawStrip() {
+  const { steps, queries } = data, query = queries[state.query], strip = element("strip");
+  const tiles = steps.map((t, step) => {
+    const box = make("div"), tile = show(make("div"), query.sheet, steps.length, 2, step, 1);
+    if (step === state.step) tile.classList.add("here");
+    box.append(tile, make("span", t));
+    box.addEventListener("click", () => go({ step }));
+    return box;
+  });
+  const last = make("div");
+  last.append(showPlace(make("div"), data.finals, state.query), make("span", "final"));
+  strip.setAttribute("role", "img"); // the slider does the same for the keyboard
+  strip.setAttribute("aria-label", `The estimates x̂0_t of ${query.name} at all steps, and its final sample`);
+  strip.replaceChildren(...tiles, last);
+}
 
 function draw() {
   const { steps, queries } = data, query = queries[state.query], t = steps[state.step];
-  element("query").value = state.query;
+  element("name").textContent = query.name;
+  element("queries").querySelectorAll("input")[state.query].checked = true;
   element("step").value = state.step;
   element("step").setAttribute("aria-valuetext", `t = ${t}`);
   element("where").textContent = `t = ${t}  (${state.step + 1} of ${steps.length})`;
   show(element("x_t"), query.sheet, steps.length, 2, state.step, 0, `x_t of ${query.name} at t = ${t}`);
   show(element("x0_hat"), query.sheet, steps.length, 2, state.step, 1, `x̂0_t of ${query.name} at t = ${t}`);
-  if (state.first) ["first", "second"].forEach(drawMethod);
+  showPlace(element("final"), data.finals, state.query, `final sample of ${query.name}`);
+  drawStrip();
+  if (state.first) {
+    ["first", "second"].forEach(drawMethod);
+    drawOverlap();
+    drawImage();
+  }
+  drawTrust();
+  drawOverview();
   element("curves").replaceChildren(...data.curves.map(drawCurve));
 }
 
 function go(changes) {
+  const focused = document.activeElement && document.activeElement.getAttribute("aria-label");
   Object.assign(state, changes);
   state.step = Math.min(Math.max(state.step, 0), data.steps.length - 1);
-  state.query = (state.query + data.queries.length) % data.queries.length;
   draw();
+  const again = [...document.querySelectorAll("button.tile")].find((node) => node.getAttribute("aria-label") === focused);
+  if (focused && again && document.activeElement === document.body) again.focus(); // it was drawn anew
+  const words = new URLSearchParams({ query: state.query, t: data.steps[state.step], first: state.first, second: state.second });
+  if (state.image >= 0) words.set("image", data.train.ids[state.image]);
+  try {
+    history.replaceState(null, "", "#" + words);
+  } catch {} // where a page has no address of its own
 }
 
-const KEYS = {
-  ArrowLeft: () => ({ step: state.step - 1 }),
-  ArrowRight: () => ({ step: state.step + 1 }),
-  ArrowUp: () => ({ query: state.query - 1 }),
-  ArrowDown: () => ({ query: state.query + 1 }),
-  Home: () => ({ step: 0 }),
-  End: () => ({ step: data.steps.length - 1 }),
-};
+// What the address says; what it does not say, or says wrongly, stays.
+function read() {
+  const words = new URLSearchParams(location.hash.slice(1)), changes = {};
+  const query = Number(words.get("query")), step = data.steps.indexOf(Number(words.get("t")));
+  if (words.has("query") && query in data.queries) changes.query = query;
+  if (words.has("t") && step >= 0) changes.step = step;
+  for (const side of ["first", "second"]) if (words.get(side) in data.methods) changes[side] = words.get(side);
+  if (words.has("image")) changes.image = data.train.ids.indexOf(words.get("image"));
+  return changes;
+}
+
+let timer = 0;
+
+function play(on) {
+  clearInterval(timer);
+  timer = on ? setInterval(() => (state.step < data.steps.length - 1 ? go({ step: state.step + 1 }) : play(false)), 700) : 0;
+  element("play").textContent = on ? "Pause" : "Play";
+}
+
+// Files
+
+function csv() {
+  const cell = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  const lines = [["query", "t", "method", "side", "rank", "image", "label", "score"]];
+  for (const [name, method] of Object.entries(data.methods)) {
+    data.queries.forEach((query, q) => {
+      for (let step = 0; step < method.num_scores; step++) {
+        const t = method.num_scores > 1 ? data.steps[step] : "all";
+        for (const [side, items] of Object.entries(ranked(method, q, step))) {
+          const column = side === "proponents" ? "highest" : "lowest";
+          items.forEach(({ place, score }, i) => lines.push([query.name, t, name, column, i + 1, data.train.ids[place], data.train.labels[place], score]));
+        }
+      }
+    });
+  }
+  return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
+}
+
+function save(name, text, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+}
 
 function start() {
-  const names = Object.keys(data.methods);
-  element("step").max = data.steps.length - 1;
-  element("query").append(...data.queries.map((query, i) => new Option(query.name, i)));
-  element("query").addEventListener("change", (event) => go({ query: +event.target.value }));
-  element("step").addEventListener("input", (event) => go({ step: +event.target.value }));
+  const names = Object.keys(data.methods), slider = element("step");
+  slider.max = data.steps.length - 1;
+  data.queries.forEach((query, i) => {
+    const label = make("label"), input = make("input");
+    Object.assign(input, { type: "radio", name: "query", value: i, title: query.name });
+    input.setAttribute("aria-label", query.name);
+    input.addEventListener("change", () => go({ query: i }));
+    label.append(input, showPlace(make("div"), data.finals, i));
+    element("queries").append(label);
+  });
+  slider.addEventListener("input", () => go({ step: +slider.value }));
+  element("play").addEventListener("click", () => {
+    if (!timer && state.step === data.steps.length - 1) go({ step: 0 });
+    play(!timer);
+  });
+  element("csv").addEventListener("click", () => save("scores.csv", csv(), "text/csv"));
+  element("json").addEventListener("click", () => save("curves.json", JSON.stringify({ steps: data.steps, curves: data.curves, run: data.run }, null, 1), "application/json"));
   document.addEventListener("keydown", (event) => {
     const bare = !(event.ctrlKey || event.altKey || event.metaKey || event.shiftKey);
-    if (!bare || event.target.tagName === "SELECT" || !(event.key in KEYS)) return; // menus use these keys
-    event.preventDefault();
-    go(KEYS[event.key]());
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const used = event.target.closest("input, select, .wide"); // which use these keys
+    if (bare && move && !used) go({ step: state.step + move });
   });
   addEventListener("resize", draw); // curves fill the width
+  addEventListener("hashchange", () => go(read()));
   ["first", "second"].forEach((side, i) => {
     const picker = element(side).querySelector("select");
     state[side] = names[Math.min(i, names.length - 1)] || "";
@@ -203,7 +403,7 @@ function start() {
     picker.append(...names.map((name) => new Option(name)));
     picker.addEventListener("change", () => go({ [side]: picker.value }));
   });
-  go({ step: Math.floor(data.steps.length / 2) });
+  go(read());
 }
 
 start();
