@@ -19,7 +19,6 @@ METHODS = {
     "dtrak": "D-TRAK",
     "das": "DAS",
     "ekfac": "EK-FAC influence",
-    "unlearning": "unlearning",
     "nda": "nonparametric score",
     "pixel": "cosine of pixels",
     "random": "random",

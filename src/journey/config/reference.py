@@ -98,9 +98,9 @@ def _default(f: Field) -> str:
         value = value.value
     if isinstance(value, list):
         value = f"[{', '.join(str(i.value if isinstance(i, Enum) else i) for i in value)}]"
-    words = {None: "null", True: "true", False: "false"}
-    is_word = value is None or isinstance(value, bool)
-    return f"`{words[value] if is_word else value}`"
+    if value is None or isinstance(value, bool):
+        value = {None: "null", True: "true", False: "false"}[value]
+    return f"`{value}`"
 
 
 def _documentation(owner: type) -> dict[str, str]:

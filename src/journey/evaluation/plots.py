@@ -199,11 +199,11 @@ def plot_points(
     a band behind the line.
     """
     values, bars = times * np.array([row["value"] for row in rows], float), times * error_bars(rows)
-    x, y, xerr, yerr = positions, values, None, bars
-    if band and len(rows) > 1:
+    filled = band and len(rows) > 1
+    x, y, xerr, yerr = positions, values, None, None if filled else bars
+    if filled:
         ends = {"color": colour, "alpha": 0.15, "linewidth": 0}
         axes.fill_between(positions, values - bars[0], values + bars[1], **ends)  # type: ignore[arg-type]
-        yerr = None
     if horizontal:
         x, y, xerr, yerr = values, positions, bars, None  # type: ignore[assignment]
     face = "white" if hollow else colour

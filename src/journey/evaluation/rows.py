@@ -181,7 +181,7 @@ def percent(rows: list[Row]) -> list[Row]:
     """
     scaled = []
     for row in rows:
-        ends = {key: 100 * float(row[key]) for key in ("value", "low", "high") if key in row}
+        ends: Row = {key: 100 * float(row[key]) for key in ("value", "low", "high") if key in row}
         scaled.append(row | ends)
     return scaled
 

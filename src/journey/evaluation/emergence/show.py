@@ -129,10 +129,10 @@ def parts_figure(result: dict) -> Figure:
     rows = result["rows"]
     for axes, family in zip(grid.flat, result["classes"], strict=True):
         of_family = select(rows, classifier=family)
-        for i, method in enumerate(method_names(of_family, "class_share")):
+        for method in method_names(of_family, "class_share"):
             share = select(of_family, quantity="class_share", method=method)
             colour, line = plots.method_colour(method), f"{plots.method_marker(method)}-"
-            plots.plot_curve(axes, share, colour, method, i, line)
+            plots.plot_curve(axes, share, colour, method, line)
         base = select(of_family, quantity="base_rate")[0]["value"]
         axes.axhline(base, color=plots.GREY, linestyle="--", label="base rate")
         curve = select(rows, quantity="probability", method=family, target="step")
