@@ -266,7 +266,7 @@ def test_a_line_joins_quantities_and_no_indices(result):
 def test_the_primary_statistic_is_a_table_in_latex(result):
     latex = texts(result)["lds.tex"]
     assert latex.startswith(f"% {primary_name(result)} × 100")
-    assert r"journey & 30 $\pm$ 10" in latex
+    assert r"journey & 10 $\pm$ 10 & 20 $\pm$ 12 &" in latex
     assert r"journey $-$ trak & +10.0 [+5.0, +15.0] supported" in latex
 
 

@@ -179,10 +179,12 @@ def percent(rows: list[Row]) -> list[Row]:
     >>> percent([{"method": "trak", "value": 0.25, "low": 0.125, "high": 0.5}])
     [{'method': 'trak', 'value': 25.0, 'low': 12.5, 'high': 50.0}]
     """
-    scaled = []
+    scaled: list[Row] = []
     for row in rows:
-        ends: Row = {key: 100 * float(row[key]) for key in ("value", "low", "high") if key in row}
-        scaled.append(row | ends)
+        scaled.append(dict(row))
+        for key in ("value", "low", "high"):
+            if key in row:
+                scaled[-1][key] = 100 * float(row[key])
     return scaled
 
 
