@@ -14,6 +14,7 @@ import pytest
 from conftest import journey_trak, small_run
 from test_kill import CODED, text_run, use_several_blocks
 
+from journey.attribution.adjoint import Adjoint
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
 from journey.data import images as image_stage
@@ -50,6 +51,8 @@ def spec_of(name: str, store: Store) -> Spec:
         case "unlearning":
             method = Unlearning(num_samples=2, rise=[0.1, 0.2], target=Target.final_sample)
             return digits.scores(method).inputs.increases[0]
+        case "adjoint":
+            return digits.scores(Adjoint(num_samples=2)).inputs.queries[0]
         case "magic":
             return digits.scores(Magic(num_samples=2)).inputs.scores[0][0]
 
@@ -88,7 +91,8 @@ def stop_after(num_saves: int, patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(
     scope="module",
     params=[
-        "images", "training", "featurization", "kronecker", "encoding", "unlearning", "magic",
+        "images", "training", "featurization", "kronecker", "encoding", "unlearning", "adjoint",
+        "magic",
     ],
 )  # fmt: skip
 def stage(request, tmp_path_factory) -> Iterator[Stage]:
@@ -154,7 +158,7 @@ def test_the_stages_that_resume_are_all_tested():
         if path.parent.name != "engine" and "load_state(partial)" in path.read_text():
             users.add(str(path.relative_to(source)))
     assert users == {
-        "attribution/features.py", "attribution/magic/stage.py",
+        "attribution/adjoint/stage.py", "attribution/features.py", "attribution/magic/stage.py",
         "attribution/unlearning/stage.py", "data/images.py", "diffusion/autoencoder.py",
         "diffusion/train.py",
     }  # fmt: skip

@@ -19,6 +19,7 @@ from commands import CHILDREN
 from conftest import journey_trak, small_run
 
 from journey.attribution import features, gradients, kronecker
+from journey.attribution.adjoint import stage as adjoint_stage
 from journey.attribution.magic import Magic
 from journey.attribution.unlearning import Unlearning
 from journey.config.run import RunConfig
@@ -113,6 +114,8 @@ def use_several_blocks(name: str, set_attribute: Callable[[object, str, object],
         set_attribute(gradients, "ACTIVATIONS", {**gradients.ACTIVATIONS, "vmap": 1})
     if name == "dense":
         set_attribute(features, "_shares", lambda *_: (5, 1.5))
+    if name == "adjoint":
+        set_attribute(adjoint_stage, "VMAP_BATCHES", (1,))
     if name == "kronecker":
         set_attribute(kronecker, "ACTIVATIONS", 2**20)
 

@@ -69,7 +69,8 @@ class Wandb(Tracking):
         if self.entity:
             require_name(f"{where}.entity", self.entity)
         short = all(0 < len(tag) <= MOST_IN_TAG for tag in self.tags)
-        require(short, f"{where}.tags", self.tags, f"texts of 1…{MOST_IN_TAG} letters")
+        valid = short and len(set(self.tags)) == len(self.tags)
+        require(valid, f"{where}.tags", self.tags, f"distinct texts of 1…{MOST_IN_TAG} letters")
 
     def ready(self) -> None:
         if self.mode is WandbMode.disabled:

@@ -133,9 +133,12 @@ def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
         value = {bool: True, int: 4}.get(type(f.default))
         if value is not None:
             overrides = (f"attribution.{f.name}={value}", "attribution.num_samples=4")
-            run = composed(f"method=[{','.join(names)}]", *overrides)
+            chosen = names
+            if f.name == "train_timesteps":  # which adjoint refuses: its windows add up
+                chosen = [name for name in names if not name.startswith("adjoint")]
+            run = composed(f"method=[{','.join(chosen)}]", *overrides)
             methods = [m for m in run.method.values() if isinstance(m, GradientSettings)]
-            assert len(methods) == 12
+            assert len(methods) == 12 - len(names) + len(chosen)
             assert {getattr(method, f.name) for method in methods} == {value}
 
 
@@ -243,7 +246,7 @@ REFUSED = {
     "model.block_out_channels=[12]": r"=\[12\]: must be multiples of norm_num_groups=8",
     "model.attention_blocks=[2]": r"attention_blocks=\[2\]: must be distinct indices in 0…1",
     "model.name=x": r"model\.name|name",
-    "method=[nothing]": r"method=nothing: no such option; available: caption, das, datamodel",
+    "method=[nothing]": r"method=nothing: no such option; available: adjoint, adjoint_ekfac",
     "method=[journey,1]": r"method=",
     "method=journey,pixel": r"method=|journey,pixel",
     "method.journey.name=trak": r"name",
@@ -286,7 +289,7 @@ REFUSED = {
     "tracking.mode=offline": r"tracking\.mode",
     "tracking=tensorboard": r"tracking=tensorboard: no such option; available: jsonl, wandb",
     "tracking=wandb tracking.project=a/b": r"tracking\.project=a/b",
-    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, cifar10",
+    "experiment=nothing": r"experiment=nothing: no such option; available: ablations, adjoint",
     "experiment=[smoke,digits]": r"experiment=\['smoke', 'digits'\]: must be one experiment",
     "task=guess": r"expected one of \[train, sample, attribute, evaluate, report, plan, status, ve",
     "name=../up": r"name=\.\./up",

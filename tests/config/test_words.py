@@ -180,7 +180,9 @@ def test_every_path_is_marked_as_one():
     for component in COMPONENTS:
         found |= text_settings(component, component.name)
     paths = {name for name, is_path in found.items() if is_path}
-    encoders = {f"{name}.encoder.path" for name in ("emergence", "path", "counterfactual")}
+    encoders = {
+        f"{name}.encoder.path" for name in ("emergence", "path", "counterfactual", "image_lds")
+    }
     assert paths == encoders | {
         ".artifacts", ".reports", "folder.root", "archive.root", "coco.root", "encoder.path",
         "ddpm.checkpoints", "dit.checkpoints", "ldm.checkpoints", "ldm.pretrained", "ldm.encoded",
@@ -213,6 +215,7 @@ NEEDS = {  # what a documented setting is used with
     "compute.": ["compute=slurm"],
     "compute.devices": ["compute.device=cuda"],
     "evaluation.candidates": ["evaluation=counterfactual", "method=[journey]"],
+    "method.features": ["method=[features]"],
     "evaluation.regions": ["evaluation=localization"],
     "evaluation.windows": ["evaluation=image_lds"],
     "dataset.download": ["dataset=cifar10"],

@@ -226,7 +226,7 @@ REFUSED = {
     "sampling.prompts=[7]": f"sampling.prompts=['7']: {LEFT}",
     "training.caption_dropout=0.1": f"training.caption_dropout=0.1: {LEFT}",
     "model.num_classes=10 dataset.num_injected=4 sampling.start=injected": (
-        "generated with model=ddpm8-16c10: injected images have no condition"
+        "generated with model=ddpm8-16c10: such images are pixels without a condition"
     ),
     "model.prediction=flow": (
         "sampling.steps=[600, 200]: must be timesteps the sampler visits: 199 plus multiples of 200"

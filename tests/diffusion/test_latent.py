@@ -278,7 +278,7 @@ REFUSED = {
     "training.flip=true": "training.flip=True: must be left out with model=ldm",
     "attribution.flips=random": "attribution.flips=random: must be left out with model=ldm",
     "dataset=digits": "dataset=digits1000: must be one with captions",
-    "model=ddpm_tiny": f"{PROMPTS}: must be left as it is with model=ddpm",
+    "model=ddpm_tiny": "attribution.captions=random: must be left as it is with model=ddpm",
     "method=[nda]": "method.nda=nda on ldm8-16a1: must be used with a model of pixels",
     "training.caption_dropout=0": "must be 1 unless training.caption_dropout is positive",
     "sampling.prompts=[a b c d e f g h i j k l]": "text_length=12 tokens long: 'k l' would be cut",

@@ -473,7 +473,7 @@ def test_a_pipeline_that_was_saved_is_read_back_as_the_model_that_it_is(drawn):
     for name in ("mean", "deviation", "condition"):  # padding is masked, latents have their scale
         theirs, own = (artifact.array(f"{name}.npy") for artifact in encoded)
         np.testing.assert_allclose(theirs, own, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(run.model.read(TEXTS), LATENT.read(TEXTS))
+    torch.testing.assert_close(run.model.read(TEXTS, ()), LATENT.read(TEXTS, ()))
 
 
 def test_a_start_in_other_latents_or_of_another_prediction_is_refused(drawn, tmp_path):

@@ -51,6 +51,7 @@ def act(spec: Toy, partial: Path, workspace: Workspace) -> None:
 def act_together(jobs: "Sequence[tuple[Toy, Path]]", workspace: Workspace) -> None:
     for spec, partial in jobs:
         act(spec, partial, workspace)
+    for _, partial in jobs:
         (partial / "together.txt").write_text(str(len(jobs)))
 
 

@@ -104,8 +104,9 @@ class Features(Method):
 
     name: ClassVar[str] = "features"
     in_units_of_output: ClassVar[bool] = False
-    # Files of features. Their content, not their place, is part of the cache key.
+    # The file with the features of the training images. Its content, not its place, is in the key.
     train: str = field(default="train.npy", metadata={"not_in_key": True, "path": True})
+    # The file with those of the queries; likewise.
     queries: str = field(default="queries.npy", metadata={"not_in_key": True, "path": True})
 
     @property

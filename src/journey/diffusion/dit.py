@@ -33,8 +33,8 @@ class DiT(Model):
     prediction: Prediction = omitted_default(Prediction.noise)
     noise_schedule: NoiseSchedule = omitted_default(NoiseSchedule())
     patch_size: int = 2  # pixels along a side of a token
-    num_layers: int = 4
-    num_attention_heads: int = 4
+    num_layers: int = 4  # transformer blocks
+    num_attention_heads: int = 4  # of each block
     attention_head_dim: int = 12  # channels of a head
 
     @property

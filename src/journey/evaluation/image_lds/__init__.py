@@ -107,7 +107,7 @@ class ImageLDS(Evaluation):
     num_continuations: int = 1  # whose mean is measured; the first has the trajectory's own noise
     windows: bool = False  # also let retrained models drive to the next step only
     encoder: Encoder = field(default_factory=lambda: Encoder(side=96))  # of the target `features`
-    num_bootstrap: int = 2000
+    num_bootstrap: int = 2000  # bootstrap replicates of an interval
     candidates: dict[str, float] = omitted_default({})  # by method, the λ that is fixed beforehand
 
     def check(self, where: str) -> None:
