@@ -135,7 +135,7 @@ def test_attribution_sets_every_gradient_method_and_a_method_may_differ():
             overrides = (f"attribution.{f.name}={value}", "attribution.num_samples=4")
             run = composed(f"method=[{','.join(names)}]", *overrides)
             methods = [m for m in run.method.values() if isinstance(m, GradientSettings)]
-            assert len(methods) == 10
+            assert len(methods) == 12
             assert {getattr(method, f.name) for method in methods} == {value}
 
 

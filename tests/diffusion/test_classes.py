@@ -17,7 +17,7 @@ from journey.diffusion.dit import DiT
 from journey.diffusion.sampling import trajectory_noise
 from journey.diffusion.schedule import ddim_step
 from journey.diffusion.train import start
-from journey.diffusion.training import step_losses
+from journey.diffusion.training import step_losses, train, train_stacked
 from journey.engine.checks import ConfigError
 from journey.engine.workspace import get
 from journey.evaluation.lds import LDS
@@ -266,3 +266,14 @@ def test_settings_that_do_not_fit_the_data_are_refused(words, message, monkeypat
         Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(tmp_path / f"flat/{i}.png")
     assert message in refused(monkeypatch, *TINY, *words.split(), "task=plan")
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("name", ["U-Net of classes", "transformer of classes", "transformer"])
+def test_stacked_trainings_are_single_ones(workspace, name):
+    experiment = load_experiment(run_of(MODELS[name]), workspace.store)
+    single, stacked = (
+        [start(experiment.checkpoint(index), workspace) for index in (0, 1)] for _ in range(2)
+    )
+    expected = [[loss for loss, _ in train(state, inputs, 4)] for state, inputs in single]
+    losses = [loss for loss, _ in train_stacked(*zip(*stacked, strict=True), 4)]
+    torch.testing.assert_close(torch.stack(losses).T, torch.tensor(expected))

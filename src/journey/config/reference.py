@@ -19,12 +19,13 @@ from journey.components import COMPONENTS
 from journey.config.compose import choices, group_of
 from journey.config.run import RunConfig
 from journey.diffusion.unet import UNetSettings
-from journey.evaluation.rows import markdown_text
 from journey.pipeline.schedule import NoiseSchedule
 from journey.pipeline.settings import (
     Autoencoding,
     FeatureSettings,
     GradientSettings,
+    LoRA,
+    Optimization,
     Retraining,
     Sampling,
     Training,
@@ -43,11 +44,9 @@ GROUPS = ("dataset", "model", "method", "evaluation", "compute", "tracking")
 def reference() -> str:
     """Return the reference as Markdown."""
     lines = [HEAD, *_table("A run", RunConfig, "")]
-    for name, settings in (
-        ("training", Training),
-        ("sampling", Sampling),
-        ("retraining", Retraining),
-    ):
+    lines += _table("training", Training, "training.", Optimization)
+    lines += _table("training.lora", LoRA, "training.lora.")
+    for name, settings in (("sampling", Sampling), ("retraining", Retraining)):
         lines += _table(name, settings, f"{name}.")
     lines += _table("attribution", GradientSettings, "attribution.", FeatureSettings)
     for group in GROUPS:
@@ -64,7 +63,7 @@ def reference() -> str:
             lines += _table(f"{group}: {component.name}", component, prefix)
         lines += [f"`{group}=` is one of {', '.join(choices(group))}.", ""]
     lines += _table("model.noise_schedule", NoiseSchedule, "model.noise_schedule.")
-    lines += _table("model.autoencoder", Autoencoding, "model.autoencoder.", Training)
+    lines += _table("model.autoencoder", Autoencoding, "model.autoencoder.", Optimization)
     return "\n".join(lines)
 
 
@@ -78,13 +77,14 @@ def _table(title: str, settings: type, prefix: str, *bases: type) -> list[str]:
         documentation, types = _documentation(owner), get_type_hints(owner)
         for f in fields(owner):
             nested = is_dataclass(types[f.name]) or f.name == "method"
-            if f.name not in owner.__annotations__ or nested:
+            overridden = owner is not settings and f.name in settings.__annotations__
+            if f.name not in owner.__annotations__ or overridden or nested:
                 continue
             text = f.metadata.get("help") or documentation.get(f.name) or shared.get(f.name, "")
             if isinstance(types[f.name], type) and issubclass(types[f.name], Enum):
                 text += f" [{', '.join(member.value for member in types[f.name])}]"
-            text = text[:1].upper() + text[1:]
-            rows.append(f"| `{prefix}{f.name}` | {_default(f)} | {markdown_text(text.strip())} |")
+            shown = (text[:1].upper() + text[1:]).strip().replace("|", r"\|")
+            rows.append(f"| `{prefix}{f.name}` | {_default(f)} | {shown} |")
     if not rows:
         return []
     return [f"## {title}", "", "| setting | default | |", "| --- | --- | --- |", *rows, ""]
@@ -111,7 +111,7 @@ def _documentation(owner: type) -> dict[str, str]:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         beside = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :]
-        comment = beside.partition("#")[2].strip()
+        comment = re.sub(r"^type: ignore.*", "", beside.partition("#")[2].strip())
         above = node.lineno - 2
         while not comment and lines[above].strip().startswith("#"):
             above -= 1

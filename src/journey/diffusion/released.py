@@ -252,9 +252,9 @@ def compare_network(model: "Model", path: Path) -> list[tuple[str, str]]:
     """
     differences = []
     for name, (theirs, ours) in _different_fields(model, path).items():
-        setting = _setting(model, name, theirs)
-        override = f"model.{setting[0]}={_shown(setting[1])}" if setting else ""
-        differences.append((f"{name}={_shown(theirs)}, not {_shown(ours)}", override))
+        settings = _settings(model, name, theirs)
+        overrides = [f"model.{setting}={_shown(value)}" for setting, value in settings.items()]
+        differences.append((f"{name}={_shown(theirs)}, not {_shown(ours)}", " ".join(overrides)))
     return differences
 
 
@@ -264,10 +264,9 @@ def network_settings(model: "Model", path: Path) -> dict[str, object]:
     Raises:
         UnreadableError: It is the config of another class, or has a field that the class has not.
     """
-    settings = {}
+    settings: dict[str, object] = {}
     for name, (theirs, _) in _different_fields(model, path).items():
-        if setting := _setting(model, name, _per_level(name, theirs)):
-            settings[setting[0]] = setting[1]
+        settings |= _settings(model, name, _per_level(name, theirs))
     return settings
 
 
@@ -302,8 +301,11 @@ def _per_level(name: str, value: object) -> object:
     return value
 
 
-def _setting(model: "Model", name: str, value: object) -> tuple[str, object] | None:
-    """Return the setting, and its value, that gives a model a config's field; None without one."""
+def _settings(model: "Model", name: str, value: object) -> dict[str, object]:
+    """Return the settings that give a model a config's field; none, if no setting does."""
+    if name == "num_class_embeds" and isinstance(value, int) and "null_class" in vars(model):
+        classes = {} if value == model.num_classes else {"num_classes": value}
+        return {**classes, "null_class": False}
     settings = {
         "add_attention": "mid_block_attention",
         "cross_attention_dim": "context_width",
@@ -312,19 +314,15 @@ def _setting(model: "Model", name: str, value: object) -> tuple[str, object] | N
     }
     if model.network == "UNet2DConditionModel":
         settings["attention_head_dim"] = "attention_heads"
-    if name == "num_class_embeds" and isinstance(value, int) and "null_class" in vars(model):
-        if value == model.num_classes:
-            return "model.null_class=false"
-        return f"model.num_classes={value} model.null_class=false"
     setting = settings.get(name, name)
     if setting not in vars(model):
-        return None
+        return {}
     if name == "down_block_types" and isinstance(value, list | tuple):
         value = [i for i, block in enumerate(value) if "Attn" in str(block)]
     scalar = name not in ("block_out_channels", "down_block_types")
     if scalar and isinstance(value, list | tuple):
-        return None
-    return setting, value
+        return {}
+    return {setting: value}
 
 
 ENCODER_CLASSES = {

@@ -356,11 +356,14 @@ def train_stacked(
             group["lr"] = learning_rate(training, states[0].step)
         clean, given = zip(*map(step_examples, inputs, batches), strict=True)
         conditions = None if given[0] is None else torch.stack(given)
-        t, eps = (torch.stack([vars(batch)[name] for batch in batches]) for name in ("t", "eps"))
         axes = (0, 0, 0, 0, None if conditions is None else 0)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
             losses = torch.vmap(losses_of_one, in_dims=axes)(
-                stacked, torch.stack(clean), t, eps, conditions
+                stacked,
+                torch.stack(clean),
+                torch.stack([batch.t for batch in batches]),
+                torch.stack([batch.eps for batch in batches]),
+                conditions,
             )  # [M, B]
         optimizer.zero_grad()
         losses.mean(1).sum().backward()

@@ -82,8 +82,8 @@ class AdjointFeatures(Spec):
     def timesteps(self) -> list[int]:
         """Return the timesteps that the sampler visits from the first attributed step on."""
         trajectories = self.trajectories
-        num_timesteps = trajectories.checkpoint.model.num_timesteps
-        visited = visited_timesteps(num_timesteps, trajectories.num_inference_steps)
+        model, count = trajectories.checkpoint.model, trajectories.num_inference_steps
+        visited = visited_timesteps(model.num_timesteps, count, model.is_flow)
         return [t for t in visited if t <= trajectories.steps[0]]
 
     @property

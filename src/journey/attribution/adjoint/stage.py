@@ -31,7 +31,14 @@ from journey.attribution.features import PRECONDITION_BATCH, precondition
 from journey.attribution.gradients import VMAP_BATCHES, VMAP_PARAMETERS
 from journey.attribution.image_targets import TargetFunction, target_function
 from journey.attribution.projections import make_projection
-from journey.diffusion.network import Denoiser, Guidance, bind, load_denoiser
+from journey.diffusion.network import (
+    Denoiser,
+    Guidance,
+    bind,
+    load_denoiser,
+    num_trained,
+    trained_parameters,
+)
 from journey.diffusion.sampling import CLEAN, QueryNoise, continue_trajectories
 from journey.diffusion.schedule import ddim_step
 from journey.diffusion.trajectories import query_conditions, trajectory_at
@@ -69,7 +76,7 @@ class SamplerStep:
         self, x_t: Tensor, adjoint: Tensor, t: int, t_next: int, condition: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return g_t [B, d] and λ_t [B, …] from x_t and λ at t_next [B, …]."""
-        parameters = {name: p.detach() for name, p in self.network.named_parameters()}
+        parameters = {n: p.detach() for n, p in trained_parameters(self.network).items()}
 
         def one(x: Tensor, adjoint: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
             def step(parameters: Parameters, x: Tensor) -> Tensor:
@@ -147,7 +154,7 @@ def make_adjoint_features(spec: AdjointFeatures, partial: Path, workspace: Works
     network, device = denoiser.network, denoiser.device
     step = SamplerStep(network, denoiser.schedule, settings.precision, denoiser.guidance)
     function = target_function(spec.image_target, trajectories, workspace, device)
-    d = sum(p.numel() for p in network.parameters())
+    d = num_trained(network)
     p = d if settings.projection is Projection.none else settings.projection_dim
     key = f"checkpoint {spec.checkpoint.training_seed}"
     project = make_projection(settings.projection, d, p, spec.seed, key, device)

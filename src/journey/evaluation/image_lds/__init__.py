@@ -148,7 +148,8 @@ class ImageLDS(Evaluation):
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
             candidate_index(name, scores[name].method, self.candidates)
         sampling = experiment.sampling
-        visited = visited_timesteps(experiment.model.num_timesteps, sampling.num_inference_steps)
+        model, count = experiment.model, sampling.num_inference_steps
+        visited = visited_timesteps(model.num_timesteps, count, model.is_flow)
         queries = tuple(range(sampling.num_queries))
         encoder = self.encoder if ImageTarget.features in self.targets else None
         by_subset, noisy = [], []
