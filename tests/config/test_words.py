@@ -216,6 +216,7 @@ NEEDS = {  # what a documented setting is used with
     "compute.devices": ["compute.device=cuda"],
     "evaluation.candidates": ["evaluation=counterfactual", "method=[journey]"],
     "method.features": ["method=[features]"],
+    "evaluation.features": ["evaluation=emergence"],
     "evaluation.regions": ["evaluation=localization"],
     "evaluation.windows": ["evaluation=image_lds"],
     "dataset.download": ["dataset=cifar10"],
