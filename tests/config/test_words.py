@@ -216,6 +216,8 @@ NEEDS = {  # what a documented setting is used with
     "compute.devices": ["compute.device=cuda"],
     "evaluation.candidates": ["evaluation=counterfactual", "method=[journey]"],
     "method.features": ["method=[features]"],
+    "model.encoded": ["model=ldm_tiny"],
+    "model.samples_latents": ["model=ldm_tiny"],
     "evaluation.features": ["evaluation=emergence"],
     "evaluation.regions": ["evaluation=localization"],
     "evaluation.windows": ["evaluation=image_lds"],
