@@ -30,8 +30,9 @@ import numpy as np
 import journey
 
 folder = tempfile.mkdtemp()
-with tarfile.open("../experiments/methods/methods-bundle.tar.gz") as bundle:
-    bundle.extractall(folder, filter="data")
+for part in ("bundle", "held-out"):
+    with tarfile.open(f"../experiments/methods/methods-{part}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
 overrides = ["experiment=methods", f"artifacts={folder}/methods-bundle", "vary.target=[]"]
 overrides += ["sampling.num_queries=24"]
 overrides += ["attribution.damping=[10]", "method.ekfac.damping=[0.01]"]
