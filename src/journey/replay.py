@@ -184,9 +184,9 @@ def _value(where: str, value: Any, kind: Any, given: Any, keys: Sequence[str]) -
             recorded = record.pop(f.name, None)
             if same:
                 values[f.name] = own
-            said = name in keys or recorded in (None, "", getattr(kind, f.name, None))
+            chosen = name in keys or recorded in (None, "", getattr(kind, f.name, None))
             allowed = f"given by words, {name}=…: a result chooses no files"
-            require(said, name, recorded, allowed)
+            require(chosen, name, recorded, allowed)
         elif f.name in record:
             values[f.name] = _value(name, record.pop(f.name), types[f.name], own, keys)
     for left in record:

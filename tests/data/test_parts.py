@@ -91,10 +91,10 @@ def test_some_pairs_of_head_and_hat_are_held_out(loaded):
 
 
 def test_new_heads_are_in_no_data_set_that_does_not_name_them(loaded):
-    known = len(FAMILIES["head"])
-    assert len(HEADS) > known
+    num_heads = len(FAMILIES["head"])
+    assert len(HEADS) > num_heads
     for images in loaded:
-        assert parts_of(images)[:, HEAD].max() < known
+        assert parts_of(images)[:, HEAD].max() < num_heads
     hashes = content_hash(*Parts(num_train=300).load())
     assert hashes.startswith("e6e5c011689a5a65"), "as before there were new heads"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from journey.attribution.baselines import Pixel, Random
 from journey.data.images import train_images
-from journey.data.parts import FAMILIES, Parts, is_unseen, known_parts, read_parts
+from journey.data.parts import FAMILIES, Parts, is_unseen, portrait_parts, read_parts
 from journey.engine.checks import ConfigError
 from journey.engine.store import Store
 from journey.engine.workspace import Workspace, get
@@ -68,7 +68,7 @@ def test_probabilities_are_those_of_a_loop_over_continuations(evaluated):
 def test_precision_recall_and_excess_are_those_of_loops(evaluated):
     result, spec, workspace = evaluated
     own = queries_of(evaluated)
-    train = known_parts("dataset", train_images(spec.trajectories.checkpoint.images, workspace))
+    train = portrait_parts("dataset", train_images(spec.trajectories.checkpoint.images, workspace))
     scores = get(spec.scores["journey"], workspace).array("scores.npy")[1]  # of two λ
     for s, t in enumerate(STEPS):
         for i, family in enumerate(FAMILIES):

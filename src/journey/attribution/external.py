@@ -172,8 +172,8 @@ class Features(Method):
                 order = _positions(f"{where}: {axis}", arrays[axis].tolist(), expected[axis])
                 features = features.take(order, i)
                 continue
-            found, length = features.shape[i], len(expected[axis])
-            require(found == length, f"{where}: {axis}", found, f"{length}, as many as there are")
+            given, length = features.shape[i], len(expected[axis])
+            require(given == length, f"{where}: {axis}", given, f"{length}, as many as there are")
         return features
 
 

@@ -27,10 +27,10 @@ from journey.pipeline.interfaces import (
     Inputs,
     IntermediateCheckpoint,
     Measure,
-    Method,
     Model,
     Sample,
     Score,
+    SecondOrderMethod,
     Train,
     forward_passes,
 )
@@ -210,7 +210,7 @@ class GradientInputs(Inputs):
 
 
 @dataclass
-class GradientMethod(GradientSettings, Method):
+class GradientMethod(GradientSettings, SecondOrderMethod):
     """Attribution by gradients. The defaults are Journey-TRAK (Georgiev et al. 2023)."""
 
     name: ClassVar[str] = "gradient"

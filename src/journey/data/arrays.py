@@ -45,8 +45,8 @@ class Arrays(Dataset):
             ConfigError: The store does not have them.
         """
         allowed = "that of images which journey.add_images stored in this artifacts="
-        known = self.content in self.in_memory
-        require(known, "dataset.content", self.content or "''", allowed)
+        in_memory = self.content in self.in_memory
+        require(in_memory, "dataset.content", self.content or "''", allowed)
         return self.in_memory[self.content]
 
 

@@ -165,8 +165,10 @@ def _columns(path: Path, schema: "Schema", caption_column: str, label_column: st
         if types.is_struct(kind) and {f.name for f in kind} == {"bytes", "path"}:
             image_columns.append(name)
     if len(image_columns) != 1:
-        found = ", ".join(image_columns) or "none"
-        problem = f"must have one column of images, a struct of bytes and path; it has {found}"
+        image_names = ", ".join(image_columns) or "none"
+        problem = (
+            f"must have one column of images, a struct of bytes and path; it has {image_names}"
+        )
         raise ConfigError(f"{path}: {problem} (columns: {', '.join(names)})")
     others = [name for name in names if name not in image_columns]
     caption, label = choose_columns(path, others, caption_column, label_column)

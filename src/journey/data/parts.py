@@ -152,8 +152,8 @@ def read_parts(pictures: np.ndarray, new_heads: bool = False) -> tuple[np.ndarra
     all_layers = list(layers(pictures.shape[-1]))
     if not new_heads:
         colours, coverage = all_layers[HEAD_LAYER]
-        known = len(FAMILIES["head"])
-        all_layers[HEAD_LAYER] = colours[:known], coverage[:known]
+        num_heads = len(FAMILIES["head"])
+        all_layers[HEAD_LAYER] = colours[:num_heads], coverage[:num_heads]
     variants, errors = np.zeros((len(pictures), len(all_layers)), np.int64), np.empty(len(pictures))
     for variant, picture, i in zip(variants, pictures, range(len(pictures)), strict=True):
         for _ in range(SWEEPS):
@@ -177,7 +177,7 @@ def read_parts(pictures: np.ndarray, new_heads: bool = False) -> tuple[np.ndarra
     return np.stack([background, *np.divmod(body, len(FAMILIES["pattern"])), *others], 1), errors
 
 
-def known_parts(where: str, images: ImageSet) -> np.ndarray:
+def portrait_parts(where: str, images: ImageSet) -> np.ndarray:
     """Return the parts of portraits [N, 6], which their ids name.
 
     Raises:

@@ -214,9 +214,9 @@ def _read_subset(
         values = listed.tolist()
         unknown = [value for value in values if value not in row_of]
         if unknown:
-            what = "numbers" if row_of is rows else "ids"
+            unit = "numbers" if row_of is rows else "ids"
             advice = "; retraining.bank_numbers names the training images" * (row_of is rows)
-            problem = f"{len(unknown)} {what} of no training image, such as {unknown[0]}"
+            problem = f"{len(unknown)} {unit} of no training image, such as {unknown[0]}"
             raise ConfigError(f"{name}: has {problem}{advice}")
         mask = np.zeros(num_images, bool)
         mask[[row_of[value] for value in values]] = True

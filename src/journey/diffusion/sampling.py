@@ -38,7 +38,7 @@ from journey.engine.workspace import Workspace, get
 from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import Continuations, Sample
 from journey.pipeline.schedule import add_noise, denoise
-from journey.pipeline.settings import Sampler, Start, visited_timesteps
+from journey.pipeline.settings import Sampler, Start
 
 CLEAN = -1  # the timestep after the last
 QUERY_BATCH = 64  # queries that are sampled together
@@ -159,7 +159,6 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
     model = spec.checkpoint.model
     denoiser = load_denoiser(spec.checkpoint, workspace, spec.guidance)
     shape = model.example_shape(spec.checkpoint.images.shape)
-    timesteps = visited_timesteps(model.num_timesteps, spec.num_inference_steps, model.is_flow)
     conditions = None
     if model.is_conditional:
         class_names: tuple[str, ...] = ()
@@ -175,6 +174,7 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
     x_t = new_array(partial / "x_t.npy", stored_shape)
     x0_hat = new_array(partial / "x0_hat.npy", stored_shape)
     final = new_array(partial / "final.npy", stored_shape[1:])
+    given = None if spec.start is Start.generated else given_images(spec, workspace)
     with track(spec, partial, workspace) as log:
         for first in range(0, spec.num_queries, QUERY_BATCH):
             queries = range(first, min(first + QUERY_BATCH, spec.num_queries))
@@ -183,9 +183,11 @@ def make_trajectories(spec: Sample, partial: Path, workspace: Workspace) -> None
             match spec.start:
                 case Start.generated:
                     condition = None if conditions is None else conditions[rows]
-                    steps = sample_trajectories(denoiser, spec.sampler, timesteps, noise, condition)
+                    steps = sample_trajectories(
+                        denoiser, spec.sampler, spec.visited, noise, condition
+                    )
                 case Start.injected | Start.images:
-                    given = given_images(spec, workspace)
+                    assert given is not None
                     x0 = model.encode(given.take(np.array(queries))).x0.to(denoiser.device)
                     eps = noise.draw().to(denoiser.device)
                     steps = noised_steps(denoiser, spec.steps, x0, eps)
@@ -236,8 +238,7 @@ def make_continuations(spec: Continuations, partial: Path, workspace: Workspace)
     own = other
     if min(spec.windows) < spec.step:
         own = load_denoiser(trajectories.checkpoint, workspace, trajectories.guidance)
-    model, count = trajectories.checkpoint.model, trajectories.num_inference_steps
-    timesteps = visited_timesteps(model.num_timesteps, count, model.is_flow)
+    timesteps = trajectories.visited
     remaining = [*timesteps[timesteps.index(spec.step) :], CLEAN]
     shape = trajectories.checkpoint.model.example_shape(trajectories.checkpoint.images.shape)
     if spec.step in trajectories.steps:

@@ -189,10 +189,10 @@ def check_files(
 
 def _is_adapter(path: Path, lora: LoRA) -> bool:
     """Return whether released weights are a LoRA; refuse a network where the settings have one."""
-    found = adapter_file(path) is not None
-    if lora.rank and not found:
+    is_adapter = adapter_file(path) is not None
+    if lora.rank and not is_adapter:
         raise UnreadableError("it is a network, not a LoRA; set training.lora.rank=0")
-    return found
+    return is_adapter
 
 
 def _compare(model: "Model", files: Released) -> list[tuple[str, str]]:

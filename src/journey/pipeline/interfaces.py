@@ -48,6 +48,7 @@ from journey.pipeline.settings import (
     TrajectoryWeights,
     Unit,
     check_ranges,
+    visited_timesteps,
 )
 
 if TYPE_CHECKING:
@@ -509,31 +510,6 @@ class Method(Component):
         """Return the artifacts that the scores are computed from."""
         return Inputs()
 
-    def interaction_inputs(self, experiment: Experiment, num_samples: int) -> Inputs | None:
-        """Return what `interactions` are computed from; None: the method has none.
-
-        Args:
-            experiment: The experiment.
-            num_samples: Noise samples whose features of queries are kept apart.
-        """
-        return None
-
-    def interactions(
-        self, inputs: Inputs, spec: Score, groups: np.ndarray, workspace: Workspace
-    ) -> np.ndarray:
-        """Return the second-order terms of the scores of groups [candidate, step, query, group].
-
-        Args:
-            inputs: What `interaction_inputs` returned.
-            spec: The scores.
-            groups: Whether a group has a training image. [group, train]
-            workspace: Where artifacts are.
-
-        Raises:
-            NotImplementedError: The method has none.
-        """
-        raise NotImplementedError(f"method={self.name} has no features of single noise samples")
-
     @abstractmethod
     def score(self, out: np.ndarray, spec: Score, workspace: Workspace) -> dict[str, object]:
         """Write the scores into `out`.
@@ -545,6 +521,32 @@ class Method(Component):
 
         Returns:
             Diagnostics of the computation, as JSON.
+        """
+
+
+class SecondOrderMethod(Method):
+    """A method whose scores of a group of training images have a term that is no sum over them."""
+
+    @abstractmethod
+    def interaction_inputs(self, experiment: Experiment, num_samples: int) -> Inputs | None:
+        """Return what `interactions` are computed from; None: these settings have none.
+
+        Args:
+            experiment: The experiment.
+            num_samples: Noise samples whose features of queries are kept apart.
+        """
+
+    @abstractmethod
+    def interactions(
+        self, inputs: Inputs, spec: Score, groups: np.ndarray, workspace: Workspace
+    ) -> np.ndarray:
+        """Return the second-order terms of the scores of groups [candidate, step, query, group].
+
+        Args:
+            inputs: What `interaction_inputs` returned.
+            spec: The scores.
+            groups: Whether a group has a training image. [group, train]
+            workspace: Where artifacts are.
         """
 
 
@@ -849,6 +851,12 @@ class Sample(Spec):
     @property
     def label(self) -> str:
         return f"{self.checkpoint.label}-{self.sampler.value}{self.num_inference_steps}"
+
+    @property
+    def visited(self) -> list[int]:
+        """Return the timesteps that the sampler visits, in falling order."""
+        model = self.checkpoint.model
+        return visited_timesteps(model.num_timesteps, self.num_inference_steps, model.is_flow)
 
     @property
     def work(self) -> float:

@@ -140,9 +140,11 @@ def require_groups(name: str, by: Unit, images: ImageSet, least: int = 2) -> Non
     Raises:
         ConfigError: They are not.
     """
+    if by is Unit.images:
+        return
     count = len(removable_groups(image_groups(images, by)))
     allowed = f"a kind of which there are {least} groups of several images, not {count}"
-    require(by is Unit.images or count >= least, name, by.value, allowed)
+    require(count >= least, name, by.value, allowed)
 
 
 def subset_mask(

@@ -199,9 +199,9 @@ def _benchmark(members: dict[str, bytes], held_out: Path | None, where: str) -> 
     outputs = {PUBLIC: protocol["outputs"]}
     if held_out is not None:
         expected = protocol.get("held_out", {}).get("sha256")
-        found = checksum(held_out)
+        actual = checksum(held_out)
         allowed = f"the file of SHA-256 {expected}, as the bundle says"
-        require(found == expected, f"held_out={held_out}", found, allowed)
+        require(actual == expected, f"held_out={held_out}", actual, allowed)
         outputs[HELD_OUT] = protocol["held_out"]["outputs"]
         members |= _members(held_out)
     require_name(f"bundle={where}: name", protocol["name"])

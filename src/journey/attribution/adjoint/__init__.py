@@ -45,7 +45,6 @@ from journey.pipeline.settings import (
     Start,
     has_effect,
     setting,
-    visited_timesteps,
 )
 
 PASSES = 4  # of one step: along the trajectory, again, and backward, which takes twice as long
@@ -82,9 +81,7 @@ class AdjointFeatures(Spec):
     def timesteps(self) -> list[int]:
         """Return the timesteps that the sampler visits from the first attributed step on."""
         trajectories = self.trajectories
-        model, count = trajectories.checkpoint.model, trajectories.num_inference_steps
-        visited = visited_timesteps(model.num_timesteps, count, model.is_flow)
-        return [t for t in visited if t <= trajectories.steps[0]]
+        return [t for t in trajectories.visited if t <= trajectories.steps[0]]
 
     @property
     def work(self) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from journey.attribution.baselines import Embeddings, Encoder
 from journey.data.images import train_images
-from journey.data.parts import FAMILIES, HEAD, HEADS, is_unseen, known_parts
+from journey.data.parts import FAMILIES, HEAD, HEADS, is_unseen, portrait_parts
 from journey.engine.checks import require, require_count
 from journey.engine.spec import omitted_default
 from journey.engine.workspace import Workspace, get
@@ -99,7 +99,7 @@ class Emergence(Evaluation):
         if self.features is Features.classes:
             check_classes(where, self.top_k, images)
             return
-        known_parts(f"{where}.features", images)
+        portrait_parts(f"{where}.features", images)
         check_top(where, self.top_k, images)
 
     def needs(self, experiment: Experiment, scores: dict[str, Score]) -> EmergenceInputs:
@@ -127,14 +127,16 @@ class Emergence(Evaluation):
         if inputs.embeddings is None:
             images = trajectories.checkpoint.images
             held_out = read_images(get(images, workspace).path / "held_out")
-            known, expected = (known_parts("dataset", part) for part in (train, held_out))
-            parts = analysis.PartsReader(known[:, HEAD].max() >= len(FAMILIES["head"]))
+            train_parts, held_out_parts = (
+                portrait_parts("dataset", part) for part in (train, held_out)
+            )
+            parts = analysis.PartsReader(train_parts[:, HEAD].max() >= len(FAMILIES["head"]))
             final = np.array(get(trajectories, workspace).array("final.npy"))
             classes = parts.labels(decode_pictures(final, trajectories, workspace))
-            train_labels = dict(zip(FAMILIES, known.T, strict=True))
+            train_labels = dict(zip(FAMILIES, train_parts.T, strict=True))
             class_names = FAMILIES | {"head": HEADS}
             unseen = np.array([is_unseen(query) for query in np.stack(list(classes.values()), 1)])
-            rows = parts.accuracy_rows(held_out, expected)
+            rows = parts.accuracy_rows(held_out, held_out_parts)
             observed = analysis.observe_continuations(
                 inputs.continuations, parts, trajectories, workspace
             )

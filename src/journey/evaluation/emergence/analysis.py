@@ -45,11 +45,11 @@ class PartsReader:
         parts, _ = read_parts(pixels.reshape(-1, *pictures.shape[-3:]), self.new_heads)
         return {name: of.reshape(shape) for name, of in zip(FAMILIES, parts.T, strict=True)}
 
-    def accuracy_rows(self, held_out: ImageSet, known: np.ndarray) -> list[Row]:
+    def accuracy_rows(self, held_out: ImageSet, parts: np.ndarray) -> list[Row]:
         """Return rows of the share of held-out portraits whose parts [N, 6] are read correctly."""
         read = self.labels(np.asarray(as_pixels(held_out.images[:NUM_READ])))
         rows = []
-        for (name, variants), expected in zip(read.items(), known[:NUM_READ].T, strict=True):
+        for (name, variants), expected in zip(read.items(), parts[:NUM_READ].T, strict=True):
             conditions = {"quantity": "accuracy", "method": name, "target": "held_out"}
             share = float((variants == expected).mean())
             rows.append(make_row(conditions, *statistics.share_interval(share, len(variants))))

@@ -58,8 +58,9 @@ def excess_table(result: dict) -> Table:
     """Return the excess of each method over permuted queries, a mean of steps, by feature."""
 
     def line(row: Row) -> str:
-        some = row["target"] in ("seen", "unseen")  # compositions of head and hat
-        return f"{row['method']}, {row['target']} compositions" if some else str(row["method"])
+        if row["target"] in ("seen", "unseen"):  # compositions of head and hat
+            return f"{row['method']}, {row['target']} compositions"
+        return str(row["method"])
 
     rows = [row for row in select(result["rows"], quantity="excess") if row["target"] != "step"]
     frame = pivot(rows, line, "classifier", lambda row: format_interval(row, 0, times=100))

@@ -52,8 +52,6 @@ from journey.pipeline.settings import (
     ImageTarget,
     Sampler,
     Sampling,
-    Start,
-    visited_timesteps,
 )
 
 QUANTITIES = {"query_centred": "image_query_centred", "lds": "image_lds"}
@@ -125,11 +123,6 @@ class ImageLDS(Evaluation):
         require(falling, name, steps, "distinct, in falling order")
         allowed = f"among sampling.steps={sampling.steps}"
         require(set(steps) <= set(sampling.steps), name, steps, allowed)
-        generated, allowed = (
-            sampling.start is Start.generated,
-            "generated with evaluation=image_lds",
-        )
-        require(generated, "sampling.start", sampling.start.value, allowed)
         count, random = self.num_continuations, sampling.sampler is Sampler.ddpm
         allowed = f"1 with sampling.sampler={sampling.sampler.value}: all are the same"
         require(random or count == 1, f"{where}.num_continuations", count, allowed)
@@ -148,16 +141,15 @@ class ImageLDS(Evaluation):
             require(name in scores, "evaluation.candidates", name, f"among {', '.join(scores)}")
             candidate_index(name, scores[name].method, self.candidates)
         sampling = experiment.sampling
-        model, count = experiment.model, sampling.num_inference_steps
-        visited = visited_timesteps(model.num_timesteps, count, model.is_flow)
+        outputs, first = experiment.subset_outputs(), experiment.trajectories.visited[0]
         queries = tuple(range(sampling.num_queries))
         encoder = self.encoder if ImageTarget.features in self.targets else None
         by_subset, noisy = [], []
-        for measures in experiment.subset_outputs():
+        for measures in outputs:
             by_seed = []
             for measure in measures:
                 parts = []
-                for t in dict.fromkeys([*self.steps, visited[0]]):
+                for t in dict.fromkeys([*self.steps, first]):
                     windows: tuple[int, ...] = (t,)
                     if self.windows and t in self.steps and (end := self._end(t, sampling.steps)):
                         windows = (t - end, t)
@@ -167,7 +159,6 @@ class ImageLDS(Evaluation):
             by_subset.append(tuple(by_seed))
             noisy.append(tuple(experiment.noisy_outputs(m.checkpoint) for m in measures))
         reference = experiment.reference_outputs
-        outputs = experiment.subset_outputs()
         return ImageLDSInputs(tuple(by_subset), outputs, tuple(noisy), reference)
 
     @staticmethod

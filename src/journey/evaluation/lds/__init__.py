@@ -43,6 +43,7 @@ from journey.pipeline.interfaces import (
     Model,
     Sample,
     Score,
+    SecondOrderMethod,
 )
 from journey.pipeline.settings import Sampling, Unit
 from journey.pipeline.subsets import require_groups
@@ -132,8 +133,9 @@ class LDS(Evaluation):
         grouped = self.groups is not Unit.images
         require_count(f"{where}.num_groups", self.num_groups, least=8, most=10_000)
         require_count(f"{where}.interaction_samples", self.interaction_samples, least=0, most=1000)
-        for name, default in (("num_groups", 10), ("interaction_samples", 8)):
+        for name in ("num_groups", "interaction_samples"):
             value, allowed = getattr(self, name), f"left out without {where}.groups"
+            default = getattr(LDS, name)
             require(grouped or value == default, f"{where}.{name}", value, allowed)
         require_count(f"{where}.num_bootstrap", self.num_bootstrap, least=100, most=100_000)
         paired = self.paired_steps
@@ -184,6 +186,8 @@ class LDS(Evaluation):
         full = tuple(experiment.outputs(experiment.checkpoint(seed)) for seed in seeds)
         interactions = {}
         for name, score in scores.items() if self.interaction_samples else ():
+            if not isinstance(score.method, SecondOrderMethod):
+                continue
             inputs = score.method.interaction_inputs(experiment, self.interaction_samples)
             if inputs is not None:
                 interactions[name] = inputs
@@ -298,6 +302,7 @@ class LDS(Evaluation):
         # 3. Of groups, with the second-order terms.
         inputs = spec.inputs_as(LDSInputs).interactions
         if name in inputs:
+            assert isinstance(score.method, SecondOrderMethod)
             terms = score.method.interactions(inputs[name], score, ~measured.masks, workspace)
             if name in self.candidates:
                 terms = terms[index : index + 1]
@@ -456,11 +461,15 @@ def _base_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
     if (measures := spec.inputs_as(LDSInputs).base) is None:
         return []
     base, full = (get(measure, workspace).array("outputs.npy").mean(0) for measure in measures)
-    ends = [query_mean_interval(values) for values in base / full - 1]  # [S + 1, Q] → S + 1
-    by_step = tuple(np.array(ends[:-1]).T)
-    final = tuple(map(np.float64, ends[-1]))
-    intervals = {STEP: by_step, FINAL_SAMPLE: final}
-    return rows_of_targets(intervals, spec.steps, quantity="base_difference", method="base")
+    conditions = {"quantity": "base_difference", "method": "base"}
+    return _query_mean_rows(base / full - 1, spec.steps, **conditions)
+
+
+def _query_mean_rows(values: np.ndarray, steps: Sequence[int], **conditions: str) -> list[Row]:
+    """Return rows of the mean over queries at the steps and for the final sample. [S + 1, Q]"""
+    *by_step, final = map(query_mean_interval, values)
+    intervals = {STEP: tuple(np.array(by_step).T), FINAL_SAMPLE: tuple(map(np.float64, final))}
+    return rows_of_targets(intervals, steps, **conditions)
 
 
 def _change_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
@@ -480,12 +489,7 @@ def _change_rows(spec: Evaluate, workspace: Workspace) -> list[Row]:
         changes.setdefault("another seed", []).append(np.abs(other / full[0] - 1))
     rows = []
     for name, values in changes.items():
-        ends = [query_mean_interval(by_query) for by_query in np.mean(values, 0)]
-        intervals = {
-            STEP: tuple(np.array(ends[:-1]).T),
-            FINAL_SAMPLE: tuple(map(np.float64, ends[-1])),
-        }
-        rows += rows_of_targets(intervals, spec.steps, quantity="change", method=name)
+        rows += _query_mean_rows(np.mean(values, 0), spec.steps, quantity="change", method=name)
     return rows
 
 

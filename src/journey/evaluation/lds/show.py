@@ -382,7 +382,7 @@ def ablation_figure(result: dict) -> Figure:
             positions = np.arange(len(points)) + 0.1 * i
             plots.plot_points(axes, positions, variants, plots.COLOURS[i], label, line)
         names = [value.removesuffix(".0") for value, _ in points]
-        axes.set_xticks(range(len(points)), names, fontsize=6.5)
+        axes.set_xticks(range(len(points)), names, fontsize=6.5 if len(names) < 6 else 5.5)
         axes.set_xlim(-0.5, len(points) - 0.4)
         axes.set_xlabel(setting)
         axes.axhline(0, color="black", linewidth=0.6)
