@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: environment reproduce test fast gpu
+.PHONY: environment reproduce test fast docs gpu
 environment: .venv/installed
 
 reproduce: environment
@@ -12,6 +12,10 @@ test: environment
 # The tests that start no process and train no model, for development.
 fast: environment
 	.venv/bin/pytest -m "not slow"
+
+# The documents as a site: site/index.html. A dead link is an error.
+docs: environment
+	.venv/bin/mkdocs build --quiet
 
 # What a GPU does with this code, as JSON under experiments/accelerator/: seven parts of less than ten minutes.
 gpu: environment

@@ -31,7 +31,7 @@ PAPERS = {
 }
 HEAD = """# Leaderboard of per-step attribution
 
-Written by `python experiments/leaderboard.py` from [submissions](submissions).
+Written by `python experiments/leaderboard.py` from the folder `submissions`.
 [docs/benchmark.md](../docs/benchmark.md) explains how to enter.
 Query-centred LDS × 100 [95%] of linear scores; *steps* are t = {steps}.
 """
