@@ -1,6 +1,7 @@
-"""Committed figures and tables are drawn from their result.json alone."""
+"""Committed figures and tables: drawn from their result.json alone, and listed in FIGURES.md."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,12 +20,21 @@ def test_every_figure_without_images_is_drawn_again(folder, tmp_path, monkeypatc
 
     names = redraw(folder, tmp_path)
     sys.modules.pop("redraw")
-    committed = {path.name for path in folder.glob("*.png")} - {"trajectories.png", "contact.png"}
-    assert set(names) == committed
-    drawn = {path.name for path in tmp_path.iterdir()}
-    assert drawn == committed | {path.name for path in folder.glob("*.pdf")}
+    files = {path.name for path in folder.iterdir() if path.suffix in {".png", ".pdf"}}
+    files -= {"trajectories.png", "trajectories.pdf"}  # of images, which no result has
+    assert set(names) == {name for name in files if name.endswith(".png")}
+    assert {path.name for path in tmp_path.iterdir()} == files
     for path in tmp_path.glob("*.pdf"):
         assert b"/Type3" not in path.read_bytes(), "venues refuse such fonts"
+
+
+def test_every_figure_is_listed_with_what_it_shows():
+    lines = (EXPERIMENTS / "FIGURES.md").read_text().splitlines()
+    listed = [re.fullmatch(r"\| \[[^]]+\]\(([^)]+)\) \| [^|]{20,}\. \|", line) for line in lines]
+    paths = [(EXPERIMENTS / row[1]).resolve() for row in listed if row]
+    assert len(paths) == len([line for line in lines if ".png" in line]), "a row has another form"
+    assert len(paths) == len(set(paths)), "a figure is listed twice"
+    assert set(paths) == {*EXPERIMENTS.rglob("*.png"), *EXPERIMENTS.parent.glob("docs/*.png")}
 
 
 @pytest.mark.parametrize("name", ["counterfactual", "counterfactual_mnist5k"])

@@ -113,7 +113,7 @@ def trajectory_figure(
     cell = min(CELL, (PAGE_WIDTH - 1.1) / len(steps))
     size = (max(3.5, cell * len(steps) + 1.1), 1.12 * cell * sum(heights) + 0.4)
     figure = PlainFigure(figsize=size)
-    spacing = {"wspace": 0.08, "hspace": 0.16}
+    spacing = {"wspace": 0.08, "hspace": 0.2}
     axes = figure.subplots(
         len(heights), len(steps), squeeze=False, height_ratios=heights, gridspec_kw=spacing
     )
@@ -147,10 +147,11 @@ def _draw_step(
         colour = BLUE if row <= num_shown else VERMILION
         _draw_image(rows[row], trajectories.train[index] / 255, colour)
         label = printable(trajectories.labels[index])[:MOST_LETTERS]
-        text = rows[row].text(0.5, 0.5, label, color=colour, fontsize=7)
+        corner = {"transform": rows[row].transAxes, "ha": "left", "va": "top"}
+        text = rows[row].text(0.04, 0.97, label, color=colour, fontsize=7, **corner)
         text.set_path_effects([OUTLINE])
         name = printable(trajectories.ids[index].rpartition("/")[2][-8:])
-        rows[row].set_xlabel(name, fontsize=4, labelpad=1)
+        rows[row].set_xlabel(name, fontsize=6, labelpad=1)
 
 
 def _draw_image(axes: Axes, image: np.ndarray, frame: str | None) -> None:

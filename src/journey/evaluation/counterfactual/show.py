@@ -175,6 +175,8 @@ def effect_by_count(result: dict, step: int) -> Figure:
             _plot_method(axes, proponents, "count", _shift(result, i), name)
             _plot_method(axes, opponents, "count", _shift(result, i), name, hollow=True)
         _plot_controls(axes, effects, counts)
+        if result["opponents"]:
+            axes.plot([], [], "o", color=plots.GREY, mfc="white", ms=3.5, label="opponents removed")
         axes.set_xlim(min(counts) / MARGIN, max(counts) * MARGIN)
         _format_axes(axes, quantity, counts, "images removed")
     for axes in panels.flat[len(quantities) :]:

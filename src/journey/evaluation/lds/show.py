@@ -35,7 +35,8 @@ MAX_PAIRED = 8  # methods of which all pairs are compared; of more, the first wi
 
 SIGN_REVERSED = "sign reversed?"
 
-INDICES = ("first_checkpoint", "noise_set")  # settings whose numbers are no quantities
+# Settings whose numbers are no quantities; 0 of train_timesteps means all.
+INDICES = ("first_checkpoint", "noise_set", "train_timesteps")
 
 NOTES = """LDS × 100 [95% interval], and LDS / ceiling of these models.
 Query-centred: minus the mean over queries. Linear: the sum of scores predicts, with
@@ -373,7 +374,7 @@ def ablation_figure(result: dict) -> Figure:
         TRAJECTORY: "trajectory",
     }
     for axes, (setting, points) in zip(grid.flat, variant_axes.items(), strict=False):
-        # A line joins quantities, no names and no indices of models.
+        # A line joins quantities, no names and no numbers that stand for one.
         is_quantity = all(value[0].isdigit() for value, _ in points)
         line = "o-" if is_quantity and setting not in INDICES else "o"
         for i, (target, label) in enumerate(targets.items()):
@@ -382,7 +383,8 @@ def ablation_figure(result: dict) -> Figure:
             positions = np.arange(len(points)) + 0.1 * i
             plots.plot_points(axes, positions, variants, plots.COLOURS[i], label, line)
         names = [value.removesuffix(".0") for value, _ in points]
-        axes.set_xticks(range(len(points)), names, fontsize=6.5 if len(names) < 6 else 5.5)
+        rotation = 0 if len(names) < 6 else 45
+        axes.set_xticks(range(len(points)), names, fontsize=6.5, rotation=rotation)
         axes.set_xlim(-0.5, len(points) - 0.4)
         axes.set_xlabel(setting)
         axes.axhline(0, color="black", linewidth=0.6)

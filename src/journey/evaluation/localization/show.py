@@ -67,6 +67,7 @@ def lds_figure(result: dict) -> Figure:
             rows = select(result["rows"], quantity=quantity, method=method)
             values, regions, _ = _matrix(rows, "score_region")
             plots.heatmap(axes, values, regions, regions, (-LIMIT, LIMIT), fontsize=7)
+            axes.tick_params(axis="x", labelrotation=90)
             axes.set_title(f"{method}\n{title}", fontsize=7)
         for axes in panels[1:]:
             axes.tick_params(labelleft=False)
@@ -106,7 +107,7 @@ def removal_figure(result: dict) -> Figure:
         limits = (float(values.min()), float(values.max()))
         plots.heatmap(above, values, removed, regions, limits, "viridis", fontsize=8)
         above.set_title(f"{title}, %", fontsize=8)
-        above.set_xlabel("in")
+        above.set_xlabel("measured in")
 
         rows = select(result["rows"], quantity=f"{quantity}_difference")
         for i, against in enumerate(dict.fromkeys(str(row["against"]) for row in rows)):

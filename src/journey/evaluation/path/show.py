@@ -109,7 +109,7 @@ def correlation_figure(result: dict) -> Figure:
         for row in select(result["rows"], quantity="rank_correlation_others", method=method):
             if row["step"] != row["other_step"]:
                 values[steps.index(row["step"]), steps.index(row["other_step"])] = row["value"]
-        plots.heatmap(axes, 100 * values, steps, steps, (-100, 100), fontsize=5.5)
+        plots.heatmap(axes, 100 * values, steps, steps, (-100, 100), fontsize=6)
         axes.tick_params(axis="x", labelrotation=90)
         axes.set_title(method, fontsize=8)
     grid[0, 0].set_ylabel("step t")
