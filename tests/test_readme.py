@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, command, python, succeeds
+from PIL import Image
 
 from journey.cli import check_command_line
 from journey.components import COMPONENTS
@@ -18,10 +19,32 @@ from journey.evaluation.rows import format_interval, method_names, select
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs/your-own.md").read_text()
+USING = (ROOT / "docs/using.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.md"))
 _, METHOD = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 _, SCORES = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def test_the_first_commands_make_the_files_that_the_guide_names(tiny, tmp_path):
+    """A student's walk, for figures: the README's commands, then the guide's section on reports."""
+    commands = re.findall(r"^    journey experiment=digits (.*?) *#", README, re.MULTILINE)
+    assert len(commands) == 2
+    for words in commands:
+        run = (*TINY, *shlex.split(words), f"artifacts={tiny[0]}/artifacts")
+        output = succeeds(command(tmp_path, *run))
+    assert "1 to compute: evaluate x1" in output, "what both runs need is not computed again"
+    report = tmp_path / "reports/smoke"
+    section = USING.partition("## Reports\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([.\w-]+\.(?:html|json|png|tex))`", section))
+    assert named >= {"index.html", "result.json", "lds.tex", "samples.png"}
+    assert named - {"preview.png"} <= {path.name for path in report.iterdir()}
+    figures = [path for path in report.glob("*.png") if path.name not in named]
+    assert {path.name for path in figures} == {"lds_by_step.png", "trajectories.png"}
+    for path in figures:
+        assert path.with_suffix(".pdf").exists()
+        with Image.open(path) as picture:
+            assert picture.info["Title"], "its caption"
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +63,10 @@ def result_of(directory):
 
 
 def test_a_users_method_is_evaluated_beside_ours(bundle):
+    """A researcher's walk: the README's script, with the guide's command."""
     (bundle / "nearest.py").write_text(METHOD)
-    words = ("method=[journey,nearest]", "method.nearest.power=1", "artifacts=smoke-bundle")
-    succeeds(python(bundle, "nearest.py", *TINY, *words))
+    (words,) = re.findall(r"^    python nearest.py experiment=digits (.*)$", GUIDE, re.MULTILINE)
+    succeeds(python(bundle, "nearest.py", *TINY, *shlex.split(words), "artifacts=smoke-bundle"))
     assert method_names(result_of(bundle)["rows"], "lds") == ["journey", "nearest"]
 
 
