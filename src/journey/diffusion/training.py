@@ -157,11 +157,16 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-def new_state(network: nn.Module, training: Optimization) -> TrainingState:
-    """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
-    optimizer = torch.optim.AdamW(
-        trained_parameters(network).values(), weight_decay=training.weight_decay, fused=True
+def new_optimizer(parameters: Iterable[Tensor], training: Optimization) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019); each step sets its learning rate."""
+    return torch.optim.AdamW(
+        parameters, weight_decay=training.weight_decay, eps=training.adam_epsilon, fused=True
     )
+
+
+def new_state(network: nn.Module, training: Optimization) -> TrainingState:
+    """Return the state before the first step."""
+    optimizer = new_optimizer(trained_parameters(network).values(), training)
     ema = None
     if training.ema_decay > 0:
         ema = {name: p.detach().clone() for name, p in trained_parameters(network).items()}
@@ -323,7 +328,7 @@ def train_stacked(
     stacked: dict[str, Tensor] = {}
     for name in modules[0]:
         stacked[name] = nn.Parameter(torch.stack([module[name].detach() for module in modules]))
-    optimizer = torch.optim.AdamW(stacked.values(), weight_decay=training.weight_decay, fused=True)
+    optimizer = new_optimizer(stacked.values(), training)
     averages = {}
     for name, parameters in stacked.items():
         own = [
