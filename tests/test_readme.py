@@ -133,11 +133,11 @@ def test_every_command_in_the_head_of_an_experiment_composes():
     files = sorted((ROOT / "conf/experiment").glob("*.yaml"))
     for file in files:
         head = re.sub(r"\n# *", " ", file.read_text().partition("\ndefaults:")[0])
-        commands = re.findall(r"journey ((?:-m )?experiment=\w+(?: '?[\w./]+=\S+)*)", head)
-        assert commands, file
-        for command in commands:
-            if "…" not in command:
-                check_command_line(shlex.split(command))
+        shown = re.findall(r"journey ((?:-m )?experiment=\w+(?: '?[\w./]+=\S+)*)", head)
+        assert shown, file
+        for words in shown:
+            if "…" not in words:
+                check_command_line(shlex.split(words))
 
 
 def test_the_results_table_is_that_of_the_results():
