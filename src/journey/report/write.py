@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 
@@ -59,9 +59,11 @@ from journey.report.directory import (
 )
 from journey.report.page import (
     PageFigure,
+    PageMethod,
     PageTrajectories,
     page_contents,
     page_html,
+    rank_candidates,
     rank_images,
 )
 from journey.tracking import BY_TIMESTEP, TIMESTEP
@@ -382,12 +384,7 @@ def _page(
     """Return the page: all trajectories, and the first and last images by every method."""
     sample, steps = experiment.trajectories, experiment.steps
     images = train_images(experiment.images, workspace)
-    ranked = {}
-    for name, method in run.method.items():
-        index = shown_candidate(method, name, run.evaluation, result)
-        scores = get(experiment.scores(method), workspace).array("scores.npy")
-        setting = candidate_text(method, index).replace("damping ", "damping λ = ")
-        ranked[name] = rank_images(scores[index], setting)
+    methods = _page_methods(run, experiment, workspace, result)
     trajectories = PageTrajectories(
         steps,
         noisy_pictures(sample, steps, workspace),
@@ -399,12 +396,50 @@ def _page(
     if (state := git_state()) is not None:
         origin["commit"] = f"{state['commit']}{' and changes' if state['dirty'] else ''}"
     curves, variants = run.evaluation.curves(result), result["variants"]
-    contents = page_contents(trajectories, ranked, images, curves, variants, origin)
+    contents = page_contents(trajectories, methods, images, curves, variants, origin)
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
         f"{sample.num_queries} queries. {'; '.join(result['data'])}."
     )
     return page_html(run.name, about, contents, pictures)
+
+
+def _page_methods(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, result: dict
+) -> dict[str, PageMethod]:
+    """Return the methods, and their variants that differ in the target alone, with all candidates.
+
+    The target is the output that is attributed: of the step, the trajectory or the final sample.
+    """
+    # 1. The methods that are reached from each method of the run.
+    methods, targets = run.all_methods, dict[str, dict[str, str]]()
+    chosen_as = {name: name for name in run.method}
+    for base in run.method:
+        method, targets[base] = methods[base], {}
+        if "target" not in [f.name for f in fields(method)]:
+            continue
+        for target in Target:
+            changed = replace(method, **{"target": target})  # not of every method
+            for name, other in methods.items():
+                if other == changed:
+                    targets[base][target.value] = name
+                    chosen_as.setdefault(name, base)
+
+    # 2. Their ranked images.
+    scores, settings, shown = {}, {}, {}
+    for name in chosen_as:
+        method = methods[name]
+        scores[name] = get(experiment.scores(method), workspace).array("scores.npy")
+        texts = [candidate_text(method, i) for i in range(len(method.candidates()))]
+        settings[name] = [text.replace("damping ", "damping λ = ") for text in texts]
+        shown[name] = shown_candidate(method, name, run.evaluation, result)
+    page_methods = {}
+    for name, rankings in rank_candidates(scores, settings, shown).items():
+        used = run.evaluation.chosen(result, name) is not None
+        reason = "used by the evaluation" if used else "the middle value"
+        base = chosen_as[name]
+        page_methods[name] = PageMethod(rankings, shown[name], reason, targets[base], base)
+    return page_methods
 
 
 def _track(
