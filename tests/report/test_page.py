@@ -275,6 +275,23 @@ def test_a_phone_does_not_scroll_sideways(page):
     assert first < second
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(page, scheme):
+    package = pytest.importorskip("axe_core_python")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    dark = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    page.find_element(By.CSS_SELECTOR, "#first .proponents button").click()  # an image's view too
+    page.set_script_timeout(120)
+    found = page.execute_script(f"{axe}; return axe.run()")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert {"color-contrast", "select-name"} <= {rule["id"] for rule in found["passes"]}
+    barriers = [
+        (rule["id"], node["html"]) for rule in found["violations"] for node in rule["nodes"]
+    ]
+    assert barriers == []
+
+
 def test_nothing_is_fetched(tiny):
     text = (tiny[0] / "reports/smoke/index.html").read_text()
     text = re.sub(r'<a href="https://arxiv.org/[^"]*">', "", text)  # fetched by a click alone

@@ -419,7 +419,8 @@ def _page_methods(
         if "target" not in [f.name for f in fields(method)]:
             continue
         for target in Target:
-            changed = replace(method, **{"target": target})  # not of every method
+            setting = {"target": target}  # not every method has it
+            changed = replace(method, **setting)
             for name, other in methods.items():
                 if other == changed:
                     targets[base][target.value] = name
