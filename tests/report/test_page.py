@@ -1,5 +1,7 @@
 """The page in a real browser: slider, keys and menus, without a message on the console."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -275,6 +278,40 @@ def test_a_phone_does_not_scroll_sideways(page):
     assert first < second
 
 
+def frames_of(page, script, *arguments):
+    """Return the frames of a GIF whose bytes a script makes. [frame, H, W, 3]"""
+    script = (
+        f"{BASE64} const bytes = {script}; return bytes.then ? bytes.then(base64) : base64(bytes)"
+    )
+    file = io.BytesIO(base64.b64decode(page.execute_script(script, *arguments)))
+    return np.stack(
+        [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(Image.open(file))]
+    )
+
+
+BASE64 = "const base64 = (b) => btoa(Array.from(b, (c) => String.fromCharCode(c)).join(''));"
+
+
+def test_the_trajectory_can_be_saved_as_gif(page):
+    uri = page.execute_script("return data.queries[state.query].sheet")
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+    frames = frames_of(page, "trajectoryGif()")
+    assert frames.shape == (3, 256, 256, 3), "two steps, and the final sample"
+    np.testing.assert_array_equal(frames[0, ::32, ::32], sheet[8:, :8])
+    np.testing.assert_array_equal(frames[1, ::32, ::32], sheet[8:, 8:])
+    np.testing.assert_array_equal(frames[0], frames[0, ::32, ::32].repeat(32, 0).repeat(32, 1))
+
+
+def test_a_gif_is_exact_up_to_256_colours_and_near_beyond(page):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2, 32, 32, 4))
+    pixels[0] = pixels[0].reshape(-1, 4)[random.integers(0, 256, (32, 32))]  # at most 256 colours
+    frames = frames_of(page, "gif(arguments[0], 32, 32)", pixels.reshape(2, -1).tolist())
+    np.testing.assert_array_equal(frames[0, ::8, ::8], pixels[0, ..., :3])
+    error = np.abs(frames[1, ::8, ::8].astype(int) - pixels[1, ..., :3])
+    assert 0 < error.max() <= 32, "noise of 1024 colours has five levels or more of each channel"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(page, scheme):
     package = pytest.importorskip("axe_core_python")
@@ -414,11 +451,6 @@ def test_markup_in_names_is_text(tmp_path):
 
 
 def test_sheets_have_every_picture_in_its_place():
-    import base64
-    import io
-
-    from PIL import Image
-
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(3, 3) * 50
     uris = sprite_sheets(pictures, columns=2, rows=2)
     sheets = [

@@ -8,12 +8,13 @@ const element = (id) => document.getElementById(id);
 const urls = new Map(); // of sheets: short names, so that no element carries the bytes
 
 function urlOf(uri) {
-  if (!urls.has(uri)) {
-    const [head, body] = uri.split(",");
-    const blob = new Blob([decoded(body)], { type: head.slice(5).split(";")[0] });
-    urls.set(uri, URL.createObjectURL(blob));
-  }
+  if (!urls.has(uri)) urls.set(uri, URL.createObjectURL(blobOf(uri)));
   return urls.get(uri);
+}
+
+function blobOf(uri) {
+  const [head, body] = uri.split(",");
+  return new Blob([decoded(body)], { type: head.slice(5).split(";")[0] });
 }
 
 function decoded(base64) {
@@ -421,11 +422,100 @@ function csv() {
   return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
 }
 
-function save(name, text, type) {
+function save(name, content, type) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.href = URL.createObjectURL(new Blob([content], { type }));
   link.download = name;
   link.click();
+}
+
+// GIF (the specification: GIF89a). Every frame has its own palette.
+
+const GIF_PIXELS = 256, GIF_SECONDS = 8, CLEAR = 256, END = 257; // codes
+
+// The trajectory of the query shown: x̂0_t of all steps, and the final sample.
+async function trajectoryGif() {
+  const { finals, queries, steps } = data, place = state.query % finals.grid ** 2;
+  const sheet = Math.floor(state.query / finals.grid ** 2), canvas = document.createElement("canvas");
+  const [estimates, samples] = await Promise.all([queries[state.query].sheet, finals.sheets[sheet]].map((uri) => createImageBitmap(blobOf(uri))));
+  canvas.width = estimates.width / steps.length;
+  canvas.height = estimates.height / 2;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const frame = (bitmap, columns, rows, column, row) => {
+    const width = bitmap.width / columns, height = bitmap.height / rows;
+    context.drawImage(bitmap, column * width, row * height, width, height, 0, 0, canvas.width, canvas.height);
+    return context.getImageData(0, 0, canvas.width, canvas.height).data;
+  };
+  const frames = steps.map((_, step) => frame(estimates, steps.length, 2, step, 1));
+  frames.push(frame(samples, finals.grid, finals.rows[sheet], place % finals.grid, Math.floor(place / finals.grid)));
+  return gif(frames, canvas.width, canvas.height);
+}
+
+// The bytes of a GIF of frames, each the RGBA values of its pixels, enlarged by a whole factor.
+function gif(frames, width, height) {
+  const scale = Math.max(1, Math.round(GIF_PIXELS / width)), word = (n) => [n & 255, n >> 8];
+  const text = (letters) => [...letters].map((letter) => letter.charCodeAt(0)), size = [...word(width * scale), ...word(height * scale)];
+  const delay = Math.min(70, Math.round((100 * GIF_SECONDS) / frames.length)); // in 1/100 s
+  const bytes = [...text("GIF89a"), ...size, 0, 0, 0, 0x21, 0xff, 11, ...text("NETSCAPE2.0"), 3, 1, 0, 0, 0];
+  frames.forEach((pixels, i) => {
+    const { palette, indices } = indexed(pixels), large = [];
+    for (let y = 0; y < height * scale; y++) {
+      for (let x = 0; x < width * scale; x++) large.push(indices[Math.floor(y / scale) * width + Math.floor(x / scale)]);
+    }
+    const last = i === frames.length - 1 ? 3 : 1;
+    bytes.push(0x21, 0xf9, 4, 0, ...word(last * delay), 0, 0, 0x2c, 0, 0, 0, 0, ...size, 0x87, ...palette, 8);
+    const codes = compressed(large);
+    for (let j = 0; j < codes.length; j += 255) bytes.push(Math.min(255, codes.length - j), ...codes.slice(j, j + 255));
+    bytes.push(0);
+  });
+  return new Uint8Array([...bytes, 0x3b]);
+}
+
+// At most 256 colours. If there are more, channels are rounded to fewer levels until there are not.
+function indexed(pixels) {
+  for (let levels = 256; ; levels = Math.floor(levels * 0.9)) {
+    const places = new Map(), indices = [], round = (v) => Math.round((Math.round((v / 255) * (levels - 1)) / (levels - 1)) * 255);
+    for (let i = 0; i < pixels.length; i += 4) {
+      const colour = (round(pixels[i]) << 16) | (round(pixels[i + 1]) << 8) | round(pixels[i + 2]);
+      if (!places.has(colour)) places.set(colour, places.size);
+      indices.push(places.get(colour));
+    }
+    if (places.size > 256) continue;
+    const palette = new Uint8Array(3 * 256);
+    for (const [colour, place] of places) palette.set([colour >> 16, (colour >> 8) & 255, colour & 255], 3 * place);
+    return { palette, indices };
+  }
+}
+
+// Bytes of the variable-length codes of LZW.
+function compressed(indices) {
+  const bytes = [];
+  let bits = 0, numBits = 0, width = 9, next = END + 1, table = new Map(), prefix = indices[0];
+  const emit = (code) => {
+    bits |= code << numBits;
+    for (numBits += width; numBits >= 8; numBits -= 8, bits >>>= 8) bytes.push(bits & 255);
+  };
+  emit(CLEAR);
+  for (const index of indices.slice(1)) {
+    const key = prefix * 256 + index;
+    if (table.has(key)) {
+      prefix = table.get(key);
+      continue;
+    }
+    emit(prefix);
+    prefix = index;
+    if (next === 4096) {
+      emit(CLEAR);
+      [width, next, table] = [9, END + 1, new Map()];
+    } else {
+      if (next === 1 << width) width++; // the next code may be this one
+      table.set(key, next++);
+    }
+  }
+  emit(prefix);
+  emit(END);
+  if (numBits) bytes.push(bits & 255);
+  return bytes;
 }
 
 function start() {
@@ -444,6 +534,7 @@ function start() {
     if (!timer && state.step === data.steps.length - 1) go({ step: 0 });
     play(!timer);
   });
+  element("gif").addEventListener("click", async () => save(`trajectory_query${state.query}.gif`, await trajectoryGif(), "image/gif"));
   element("csv").addEventListener("click", () => save("scores.csv", csv(), "text/csv"));
   element("json").addEventListener("click", () => save("curves.json", JSON.stringify({ steps: data.steps, curves: data.curves, run: data.run }, null, 1), "application/json"));
   document.addEventListener("keydown", (event) => {
