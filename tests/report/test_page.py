@@ -442,6 +442,34 @@ def test_other_settings_have_fewer_images_where_the_page_would_be_too_large():
     assert rankings["b"][0].rows.shape[-1] == 2 * NUM_SHOWN
 
 
+def test_injected_duplicates_of_the_query_are_marked(browser, tmp_path):
+    trajectories, train = colourful(steps=1, queries=2, side=4)
+    scores = np.zeros((1, 2, len(train)), np.float32)
+    scores[0, :, [10, 11, 12]] = 1.0
+    methods = {"pixel": PageMethod([rank_images(scores, "")])}
+    duplicates = np.array([[10, 12], [11, 13]])
+    contents = page_contents(trajectories, methods, train, {}, duplicates=duplicates)
+    path = tmp_path / "index.html"
+    path.write_text(page_html("planted", "", contents, []))
+    for query, marked in enumerate((["10", "12"], ["11"])):
+        browser.get("about:blank")
+        browser.get(f"{path.as_uri()}#query={query}")
+        items = browser.find_elements(By.CSS_SELECTOR, "#first .proponents li:has(em)")
+        assert [item.find_element(By.TAG_NAME, "i").text for item in items] == [
+            f"image/{row}" for row in marked
+        ]
+        assert items[0].text.endswith("duplicate of the query")
+
+
+def test_an_emergence_curve_is_on_the_axes_of_the_shares():
+    result = json.loads((EXPERIMENTS / "emergence/result.json").read_text())
+    names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
+    probabilities, shares = names["emergence"]().curves(result).values()
+    pixels = [row["value"] for row in select(probabilities, method="pixels")]
+    title = "P(class of the final sample | x_t)"
+    assert [row["value"] for row in select(shares, method=title)] == pixels
+
+
 def test_markup_in_names_is_text(tmp_path):
     trajectories, train = colourful(steps=1, queries=1, side=4)
     trajectories = replace(trajectories, prompts=("</script><b>",))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.config.run import RunConfig
+from journey.data.duplicates import INJECTED
 from journey.data.images import describe_images, train_images
 from journey.diffusion.trajectories import (
     decode_pictures,
@@ -30,8 +31,9 @@ from journey.engine.spec import cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
+from journey.evaluation.planted import duplicate_indices
 from journey.evaluation.rows import in_order, select, without_pairs_of_variants
-from journey.pipeline.images import ImageSet
+from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -46,7 +48,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import Target
+from journey.pipeline.settings import Start, Target
 from journey.report import figures, tables
 from journey.report.directory import (
     FIGURE,
@@ -396,7 +398,11 @@ def _page(
     if (state := git_state()) is not None:
         origin["commit"] = f"{state['commit']}{' and changes' if state['dirty'] else ''}"
     curves, variants = run.evaluation.curves(result), result["variants"]
-    contents = page_contents(trajectories, methods, images, curves, variants, origin)
+    duplicates = None
+    if run.sampling.start is Start.injected:
+        originals = read_images(get(experiment.images, workspace).path / INJECTED)
+        duplicates = duplicate_indices(images, originals)
+    contents = page_contents(trajectories, methods, images, curves, variants, origin, duplicates)
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
         f"{sample.num_queries} queries. {'; '.join(result['data'])}."

@@ -200,6 +200,7 @@ def page_contents(
     curves: dict[str, list[Row]],
     variants: Sequence[str] = (),
     run: Mapping[str, str] = MappingProxyType({}),
+    duplicates: np.ndarray | None = None,
 ) -> dict:
     """Return everything that the page's script reads.
 
@@ -210,12 +211,16 @@ def page_contents(
         curves: The rows of each curve over the steps, by title.
         variants: Variants of the methods; those that are not among `methods` have curves alone.
         run: The command and the commit, as far as they are known.
+        duplicates: The rows of each query's injected duplicates, if there are any. [Q, copies]
     """
     used = np.zeros(len(images), bool)
     for method in methods.values():
         for ranked in method.rankings:
             used[ranked.rows] = True
     shown = np.flatnonzero(used)
+    duplicate_of = np.full(len(images), -1)
+    for query, rows in enumerate(() if duplicates is None else duplicates):
+        duplicate_of[rows] = query
     kinds = dict.fromkeys(CEILINGS.values(), CEILING)
     kinds |= dict.fromkeys(variants, "variant") | dict.fromkeys(methods, "method")
     lines = {title: _lines(rows, kinds) for title, rows in curves.items()}
@@ -226,7 +231,7 @@ def page_contents(
         "finals": _sheets(_pixels(trajectories.final)),
         "lead": most_typical(trajectories.final, images),
         "run": dict(run),
-        "train": _train(images, shown),
+        "train": _train(images, shown) | {"duplicate_of": duplicate_of[shown].tolist()},
         "methods": {name: _method(name, method, shown) for name, method in methods.items()},
         "curves": [{"title": title, "lines": of_title} for title, of_title in lines.items()],
         "colours": {name: method_colour(name) for name in sorted(names)},

@@ -116,12 +116,14 @@ function fill(menu, options, value) {
 }
 
 function listItem({ place, score }, rank) {
-  const { ids, labels } = data.train, item = make("li"), tile = make("button");
+  const { ids, labels, duplicate_of } = data.train, item = make("li"), tile = make("button");
+  const mark = duplicate_of[place] === state.query ? "duplicate of the query" : "";
   tile.type = "button";
   tile.setAttribute("aria-pressed", place === state.image);
   tile.addEventListener("click", () => go({ image: place === state.image ? -1 : place }));
-  showPlace(tile, data.train, place, `${rank}: ${labels[place]}, ${ids[place]}, score ${signed(score, 3)}`);
+  showPlace(tile, data.train, place, `${rank}: ${labels[place]}, ${ids[place]}, score ${signed(score, 3)}${mark && `, ${mark}`}`);
   item.append(tile, make("b", signed(score, 3)), make("span", labels[place], "label"), make("i", ids[place]));
+  if (mark) item.append(make("em", mark));
   return item;
 }
 
@@ -301,6 +303,7 @@ function drawTrust() {
   const { title, lines } = data.curves[0], t = data.steps[state.step];
   const text = writer(lines), ceiling = lines.find((line) => line.kind === "ceiling"), sentence = [`${title} at t = ${t}: `];
   for (const side of titleOf("first") === titleOf("second") ? ["first"] : SIDES) {
+    if (!lines.some((line) => line.name === state[side])) continue; // a curve of no method, or not of this one
     const line = lineOf(lines, side), name = make("b", titleOf(side)), targets = data.methods[state[side]].targets;
     name.style.setProperty("--method", data.colours[state[side]]);
     const share = (numbers, limit) => {
@@ -315,7 +318,7 @@ function drawTrust() {
     if (line && line.targets[target]) sentence.push(`; of the ${TARGETS[target]} ${share(line.targets[target], ceiling && ceiling.targets[target])}`);
     sentence.push(". ");
   }
-  element("trust").replaceChildren(...sentence);
+  element("trust").replaceChildren(...(sentence.length > 1 ? sentence : []));
 }
 
 // Draw
