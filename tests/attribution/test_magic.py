@@ -32,6 +32,7 @@ SETTINGS = Training(
     learning_rate=3e-3,
     clip_norm=2.0,
     weight_decay=0.1,
+    adam_epsilon=1e-3,
     flip=True,
 )
 NOISE = sample_noise_at(300, 4, (1, 8, 8), 0, "test", antithetic=False)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -193,6 +194,36 @@ def test_nan_is_refused_with_its_step_and_the_last_good_state_stays(small, works
     monkeypatch.undo()
     lines = (get(spec, workspace).path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [50, 100, 150]
+
+
+def test_steps_are_taken_while_a_state_is_saved(small, workspace, monkeypatch):
+    """The state of step 50 is written once step 90 was taken, and is still that of step 50."""
+    spec, train, save, late = small.checkpoint(0), training.train, training.save_tensors, Event()
+    written = []
+
+    def steps(state, *rest):
+        for numbers in train(state, *rest):
+            if state.step == 90:
+                late.set()
+            if state.step == 120:
+                raise KeyboardInterrupt
+            yield numbers
+
+    def waiting_save(tensors, step, path):
+        assert late.wait(60), "the training waits for its state to be saved"
+        written.append(step)
+        save(tensors, step, path)
+
+    monkeypatch.setattr(training, "train", steps)
+    monkeypatch.setattr(training, "save_tensors", waiting_save)
+    with pytest.raises(KeyboardInterrupt):
+        get(spec, workspace)
+    assert written == [50, 100]
+    monkeypatch.undo()
+    alone = replace(workspace, store=Store(workspace.store.root.parent / "alone"))
+    resumed, undisturbed = get(spec, workspace), get(spec, alone)
+    for name in (WEIGHTS, "metrics.jsonl"):
+        assert (resumed.path / name).read_bytes() == (undisturbed.path / name).read_bytes()
 
 
 def test_weights_that_are_not_finite_are_never_saved(model, tmp_path):

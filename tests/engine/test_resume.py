@@ -168,6 +168,15 @@ def test_damaged_or_unfinished_metrics_are_noticed(tmp_path, capfd):
     assert not path.exists()
 
 
+def test_metrics_after_a_saved_state_are_logged_again(tmp_path):
+    """A thread saves the state of step 1 when the line of step 2 is written already."""
+    lines = ['{"step": 1}\n', '{"step": 2}\n']
+    (tmp_path / resume.METRICS).write_text("".join(lines))
+    save_state(tmp_path, {"step": 1}, metrics_bytes=len(lines[0]))
+    assert load_state(tmp_path) == {"step": 1}
+    assert (tmp_path / resume.METRICS).read_text() == lines[0]
+
+
 def test_a_state_without_checksums_of_rows_is_not_trusted(tmp_path, capfd):
     write_checksummed(tmp_path / "resume.json", {"state": {"rows": 4}, "files": {}})
     assert load_state(tmp_path) is None

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from toy_stages import NoTracking, Toy, compute, workspace
+from toy_stages import NoTracking, Toy, ToyOnCPU, compute, workspace
 
 from journey.engine.checks import ConfigError
 from journey.engine.spec import cache_key
@@ -29,6 +29,13 @@ def test_workers_are_spread_over_the_devices(tmp_path, monkeypatch):
     compute([Toy(f"{i}", (), "append_device", str(seen)) for i in range(6)], space)
     assert set(seen.read_text().split()) == {"0", "3"}
     assert len(seen.read_text().split()) == 6
+
+
+def test_jobs_without_an_accelerator_run_beside_those_that_use_one(tmp_path):
+    """The worker of the only device waits for what a job of lower priority writes."""
+    space, file = on_devices(tmp_path / "store", [], workers=1), str(tmp_path / "file")
+    on_device, on_cpu = Toy("0", (), "wait_for_file", file), ToyOnCPU("1", (), "touch", file)
+    assert compute([on_device, on_cpu], space) == ["1", "0"]
 
 
 def test_workers_alternate_between_visible_devices(monkeypatch):

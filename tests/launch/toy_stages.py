@@ -40,6 +40,13 @@ class Toy(Spec):
         return self.family
 
 
+@dataclass(frozen=True)
+class ToyOnCPU(Toy):
+    """One that uses no accelerator."""
+
+    on_cpu: ClassVar[bool] = True
+
+
 def act(spec: Toy, partial: Path, workspace: Workspace) -> None:
     ACTIONS[spec.action](spec)
     texts = [get(need, workspace).path.joinpath("text.txt").read_text() for need in spec.needs]

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -97,7 +98,7 @@ def _fit_together(
                 stopped = None
                 for clock, (_, partial, state, _) in zip(clocks, jobs, strict=True):
                     try:
-                        _save_state(clock, state, partial)
+                        _save(clock, training.saved_tensors(state), state.step, partial)
                     except resume.StoppedError as error:  # raised once all states are saved
                         stopped = error
                 if stopped is not None:
@@ -156,10 +157,11 @@ def fit(
         compute.processes, compute.device, _follow, training_run, until, workspace, begin
     ) as share:
         state, inputs = start(training_run, workspace, share, begin)
-        steps = training.train(state, inputs, until)
         clock, numbers = resume.Clock(partial, compute.checkpoint_seconds), []
-        with track(artifact, partial, workspace) as log:
-            for loss, gradient_norm in steps:
+        saving: Future[None] | None = None
+        # A thread writes copies of the state, beside the next steps.
+        with track(artifact, partial, workspace) as log, ThreadPoolExecutor(1) as thread:
+            for loss, gradient_norm in training.train(state, inputs, until):
                 numbers.append(torch.stack([loss, gradient_norm]))
                 if len(numbers) < LOG_INTERVAL and state.step < until:
                     continue
@@ -168,8 +170,17 @@ def fit(
                 losses, norms = torch.stack(numbers).T.tolist()
                 _log(log, state.step, losses, norms)
                 numbers.clear()
+                if saving is not None and clock.due():
+                    saving.result()  # which restarts the clock
                 if clock.due():
-                    _save_state(clock, state, partial)
+                    tensors = training.saved_tensors(state)
+                    copied = {name: tensor.clone() for name, tensor in tensors.items()}
+                    length = (partial / resume.METRICS).stat().st_size
+                    saving = thread.submit(_save, clock, copied, state.step, partial, length)
+                    if resume.stop_requested():
+                        saving.result()
+            if saving is not None:
+                saving.result()
     return state
 
 
@@ -188,10 +199,17 @@ def _log(log: Callable[..., None], last: int, losses: list[float], norms: list[f
     log(last, loss=fmean(losses), gradient_norm=fmean(norms))
 
 
-def _save_state(clock: resume.Clock, state: training.TrainingState, partial: Path) -> None:
-    name = f"resume.{state.step}.safetensors"
-    training.save(state, partial / name)
-    clock.save({"checkpoint": name}, [name])
+def _save(
+    clock: resume.Clock,
+    tensors: dict[str, torch.Tensor],
+    step: int,
+    partial: Path,
+    metrics_bytes: int | None = None,
+) -> None:
+    """Save the tensors of a training's state, and how long the metrics were at its step."""
+    name = f"resume.{step}.safetensors"
+    training.save_tensors(tensors, step, partial / name)
+    clock.save({"checkpoint": name}, [name], metrics_bytes=metrics_bytes)
 
 
 def _follow(

@@ -11,7 +11,7 @@ import copy
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,11 +157,16 @@ def initialise(seed: int, stream: str) -> None:
     torch.manual_seed(entropy(seed, "initialisation", stream))
 
 
-def new_state(network: nn.Module, training: Optimization) -> TrainingState:
-    """Return the state before the first step of AdamW (Loshchilov and Hutter 2019)."""
-    optimizer = torch.optim.AdamW(
-        trained_parameters(network).values(), weight_decay=training.weight_decay, fused=True
+def new_optimizer(parameters: Iterable[Tensor], training: Optimization) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019); each step sets its learning rate."""
+    return torch.optim.AdamW(
+        parameters, weight_decay=training.weight_decay, eps=training.adam_epsilon, fused=True
     )
+
+
+def new_state(network: nn.Module, training: Optimization) -> TrainingState:
+    """Return the state before the first step."""
+    optimizer = new_optimizer(trained_parameters(network).values(), training)
     ema = None
     if training.ema_decay > 0:
         ema = {name: p.detach().clone() for name, p in trained_parameters(network).items()}
@@ -323,7 +328,7 @@ def train_stacked(
     stacked: dict[str, Tensor] = {}
     for name in modules[0]:
         stacked[name] = nn.Parameter(torch.stack([module[name].detach() for module in modules]))
-    optimizer = torch.optim.AdamW(stacked.values(), weight_decay=training.weight_decay, fused=True)
+    optimizer = new_optimizer(stacked.values(), training)
     averages = {}
     for name, parameters in stacked.items():
         own = [
@@ -413,14 +418,22 @@ def require_finite_weights(state: TrainingState) -> None:
     Raises:
         FloatingPointError: A weight is NaN or infinite.
     """
-    finite = [p.isfinite().all() for p in trained_parameters(state.network).values()]
-    if not bool(torch.stack(finite).all()):  # a single wait for an accelerator
-        raise FloatingPointError(f"training step {state.step}: a weight is not finite")
+    _require_finite(trained_parameters(state.network).values(), state.step)
+
+
+def _require_finite(weights: Iterable[Tensor], step: int) -> None:
+    finite = torch.stack([weight.isfinite().all() for weight in weights])
+    if not bool(finite.all()):  # a single wait for an accelerator
+        raise FloatingPointError(f"training step {step}: a weight is not finite")
 
 
 def save(state: TrainingState, path: Path) -> None:
     """Write the state as safetensors, atomically, unless a weight is not finite (an error)."""
-    require_finite_weights(state)
+    save_tensors(saved_tensors(state), state.step, path)
+
+
+def saved_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return the tensors that are saved of a state, by name; they change with the next step."""
     parameters = trained_parameters(state.network)
     tensors = {f"network.{name}": p.detach() for name, p in parameters.items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
@@ -428,9 +441,16 @@ def save(state: TrainingState, path: Path) -> None:
             tensors[f"optimizer.{index}.{name}"] = value
     for name, value in (state.ema or {}).items():
         tensors[f"ema.{name}"] = value
+    return tensors
+
+
+def save_tensors(tensors: dict[str, Tensor], step: int, path: Path) -> None:
+    """Write what `saved_tensors` returned after a step, as `save` does."""
+    weights = [tensor for name, tensor in tensors.items() if name.startswith("network.")]
+    _require_finite(weights, step)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     temporary = path.with_suffix(".tmp")
-    safetensors.torch.save_file(contiguous, temporary, metadata={"step": str(state.step)})
+    safetensors.torch.save_file(contiguous, temporary, metadata={"step": str(step)})
     temporary.replace(path)
 
 

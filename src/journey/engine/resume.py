@@ -75,9 +75,10 @@ class Clock:
         files: Sequence[str] = (),
         filled: Mapping[str, int] = NO_ROWS,
         axis: int = 0,
+        metrics_bytes: int | None = None,
     ) -> None:
         """Save a state, as `save_state` does, and restart the clock."""
-        save_state(self._partial, state, files, filled, axis)
+        save_state(self._partial, state, files, filled, axis, metrics_bytes)
         self._saved_at = time.monotonic()
 
 
@@ -99,6 +100,7 @@ def save_state(
     files: Sequence[str] = (),
     filled: Mapping[str, int] = NO_ROWS,
     axis: int = 0,
+    metrics_bytes: int | None = None,
 ) -> None:
     """Save a state in place of the previous one, with files that are already written.
 
@@ -109,6 +111,7 @@ def save_state(
         filled: How many rows of arrays of the payload are final, by the names of their files. These
             rows have been flushed.
         axis: The axis of the rows.
+        metrics_bytes: How long the metrics were at this state; by default, they are as long now.
 
     Raises:
         ValueError: A file has another name, or overwrites a file of the previous state.
@@ -137,7 +140,9 @@ def save_state(
     for name, end in filled.items():
         added += _row_bytes(partial, name, previous.filled.get(name, 0), end, axis)
     if (partial / METRICS).exists():
-        added.append((METRICS, _metrics_bytes(earlier), (partial / METRICS).stat().st_size))
+        if metrics_bytes is None:
+            metrics_bytes = (partial / METRICS).stat().st_size
+        added.append((METRICS, _metrics_bytes(earlier), metrics_bytes))
     for name in dict.fromkeys(name for name, _, _ in added):
         fsync(partial / name)
     sizes = {name: (partial / name).stat().st_size for name in filled}

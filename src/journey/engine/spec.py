@@ -101,6 +101,7 @@ class Spec:
         folder: Folder of the store that has the artifacts of this stage.
         version: Increased when the same fields give other numbers.
         has_curves: Whether a tracker follows the stage while it runs.
+        on_cpu: Whether the stage leaves accelerators alone: its jobs run beside those that use one.
         label: Readable part of the cache key.
         group_maker: `module:function` that computes several artifacts whose `group` is the same. It
             is called with pairs of a spec and its partial directory, and with the workspace.
@@ -112,6 +113,7 @@ class Spec:
     folder: ClassVar[str]
     version: ClassVar[int]
     has_curves: ClassVar[bool] = False
+    on_cpu: ClassVar[bool] = False
     group_maker: ClassVar[str] = ""
 
     if TYPE_CHECKING:  # subclasses have them as fields or as properties

@@ -49,8 +49,10 @@ class ArrayTask:
         self._queue, self._started = queue, time.monotonic()
         self._resumed_from = {key: resume_hash(store.root, key) for key in queue.specs}
         devices = range(allocation.num_devices) if allocation.num_devices > 1 else ()
-        workers = (allocation.num_workers, allocation.num_threads)
-        with Pool(make_in_worker, worker_environments(*workers, devices)) as self._pool:
+        beside = 0 if self.workspace.compute.device == "cpu" else allocation.num_workers
+        number = allocation.num_workers + beside
+        environments = worker_environments(number, allocation.num_threads, devices)
+        with Pool(make_in_worker, environments, beside) as self._pool:
             for _ in run_queue(queue, self._pool, self.workspace):
                 self._write_state()
             if not queue.done:  # stopped; a task that ended now would not be queued again

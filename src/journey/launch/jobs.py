@@ -108,22 +108,20 @@ class JobQueue:
         self.running[key] = time.monotonic()
         return key
 
-    def start_group(self, most: int) -> str:
-        """Return the first ready job. It runs with others of its group, at most `most` in all.
+    def start_group(self, key: str, most: int) -> None:
+        """Mark a ready job as running, with others of its group, at most `most` in all.
 
-        They are marked as running, and are in `groups`.
+        They are in `groups`.
         """
-        key, *others = self.ready
         group = "" if key in self.ungrouped or key in self.alone else self.specs[key].group
         members = [key]
-        for other in others if group else ():
+        for other in self.ready if group else ():
             same = other not in self.ungrouped and self.specs[other].group == group
-            if same and len(members) < most:
+            if same and other != key and len(members) < most:
                 members.append(other)
         for member in members:
             self.start(member)
         self.groups[key] = members
-        return key
 
     def retry(self, key: str, alone: bool = False, last: bool = False) -> None:
         """Mark a running job, which ended without a result, as ready again.

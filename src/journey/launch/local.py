@@ -84,8 +84,11 @@ class Local(Compute):
         queue = missing_jobs(targets, workspace.store)
         if queue.done:
             return
-        environments = worker_environments(self.num_workers, self.num_threads, self.devices)
-        with Pool(run_job, environments) as pool, show_progress(queue, self.num_workers) as show:
+        beside = 0 if self.device == "cpu" else self.num_workers
+        number = self.num_workers + beside
+        environments = worker_environments(number, self.num_threads, self.devices)
+        pool = Pool(run_job, environments, beside)
+        with pool, show_progress(queue, self.num_workers) as show:
             for finished in run_queue(queue, pool, workspace):
                 show()
                 yield from finished

@@ -120,15 +120,22 @@ def _assign(queue: JobQueue, pool: Pool, workspace: Workspace) -> None:
     """Give ready jobs to idle workers, and start workers for the others."""
     if queue.next_alone and not queue.running:
         pool.keep(1)  # an idle worker needs memory too
-    while pool.num_idle and queue.ready:
-        key = queue.start_group(workspace.compute.stack)
-        specs = tuple(queue.specs[member] for member in queue.groups[key])
-        try:
-            pool.give(key, specs, workspace)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            for member in queue.groups.pop(key):  # such as a component defined in a function
-                queue.fail(member, one_line(error))
-    pool.prepare(len(queue.ready))
+    for beside in (False, True):
+        while (jobs := _ready(queue, pool, beside)) and pool.num_idle(beside):
+            queue.start_group(jobs[0], workspace.compute.stack)
+            specs = tuple(queue.specs[member] for member in queue.groups[jobs[0]])
+            try:
+                pool.give(jobs[0], beside, specs, workspace)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                for member in queue.groups.pop(jobs[0]):  # such as a component of a function
+                    queue.fail(member, one_line(error))
+        pool.prepare(len(jobs), beside)
+
+
+def _ready(queue: JobQueue, pool: Pool, beside: bool) -> list[str]:
+    """Return the ready jobs for the workers beside those on devices, or for all other workers."""
+    separate = pool.num_beside > 0
+    return [key for key in queue.ready if (separate and queue.specs[key].on_cpu) == beside]
 
 
 def _conclude(queue: JobQueue, outcome: Outcome, workspace: Workspace) -> list[Spec]:

@@ -51,7 +51,10 @@ class Pool:
     """
 
     def __init__(
-        self, run: Callable[..., str | None], environments: Sequence[dict[str, str]]
+        self,
+        run: Callable[..., str | None],
+        environments: Sequence[dict[str, str]],
+        num_beside: int = 0,
     ) -> None:
         """Prepare a pool.
 
@@ -59,12 +62,16 @@ class Pool:
             run: An importable function, called in a worker with a job's arguments; it returns or
                 raises the error, if any.
             environments: Environment variables of each worker.
+            num_beside: How many of the workers, the last ones, run beside those that use devices,
+                for jobs that use none.
         """
         self._run = run
         self._environments = environments
+        self.num_beside = num_beside
         self._workers: list[_Worker] = []
         self._failed_starts = 0  # in a row
-        self._failures: Counter[str] = Counter()  # of each device, since a job was finished on it
+        # Of each device, since a job was finished on it.
+        self._failures: Counter[str | None] = Counter()
 
     def __enter__(self) -> "Pool":
         atexit.register(self.close)  # for a generator that nobody closed; Python would wait for it
@@ -73,33 +80,34 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _slots(self) -> set[int]:
-        """Return the environments whose device has not failed too often."""
+    def _slots(self, beside: bool) -> set[int]:
+        """Return the environments beside devices, or those whose device has not often failed."""
+        first_beside = len(self._environments) - self.num_beside
+        if beside:
+            return set(range(first_beside, len(self._environments)))
         slots = set()
-        for slot in range(len(self._environments)):
+        for slot in range(first_beside):
             if self._failures[self._device(slot)] < MOST_FAILURES:
                 slots.add(slot)
         return slots
 
-    def _device(self, slot: int) -> str:
-        """Return the name of the device that workers with an environment use."""
+    def _device(self, slot: int) -> str | None:
+        """Return the name of the device that workers with an environment use, if they use one."""
+        if slot in self._slots(beside=True):
+            return None
         return self._environments[slot].get("CUDA_VISIBLE_DEVICES", "")
 
-    @property
-    def _idle(self) -> list[_Worker]:
-        slots = self._slots
+    def _idle(self, slots: set[int]) -> list[_Worker]:
         idle = [worker for worker in self._workers if worker.started and worker.key is None]
         return [worker for worker in idle if worker.slot in slots]
 
-    @property
-    def num_idle(self) -> int:
-        """Return how many jobs can be given now."""
-        return len(self._idle)
+    def num_idle(self, beside: bool) -> int:
+        """Return how many jobs can be given now to workers beside devices, or to the others."""
+        return len(self._idle(self._slots(beside)))
 
-    def prepare(self, num_jobs: int) -> None:
+    def prepare(self, num_jobs: int, beside: bool) -> None:
         """Start the workers that are missing to run so many further jobs at once."""
-        slots = self._slots
+        slots = self._slots(beside)
         free = sum(worker.key is None and worker.slot in slots for worker in self._workers)
         slots -= {worker.slot for worker in self._workers}
         for slot in sorted(slots)[: max(0, num_jobs - free)]:
@@ -111,13 +119,13 @@ class Pool:
             worker_pipe.close()  # the worker's alone, so that its end is the end of the pipe
             self._workers.append(_Worker(process, pipe, slot))
 
-    def give(self, key: str, *arguments: object) -> None:
-        """Give a job to an idle worker.
+    def give(self, key: str, beside: bool, *arguments: object) -> None:
+        """Give a job to an idle worker beside devices, or to one of the others.
 
         Arguments that cannot be pickled raise what pickle raises.
         """
         payload = pickle.dumps((self._run, arguments))
-        worker = self._idle[0]
+        worker = self._idle(self._slots(beside))[0]
         worker.key = key
         with contextlib.suppress(OSError):  # it died while idle: the job's outcome will say so
             worker.pipe.send_bytes(payload)
@@ -128,7 +136,7 @@ class Pool:
         Raises:
             JobsFailedError: Workers die before they have started, or every device has failed.
         """
-        if not self._slots and all(worker.key is None for worker in self._workers):
+        if not self._slots(beside=False) and all(worker.key is None for worker in self._workers):
             raise JobsFailedError(
                 f"no job can be computed: {MOST_FAILURES} jobs in a row broke the accelerator; the "
                 "logs in the store have the errors"
@@ -172,7 +180,8 @@ class Pool:
 
     def keep(self, number: int) -> None:
         """End idle workers until at most so many workers are left, or all that are left work."""
-        _end(self._idle[: max(0, len(self._workers) - number)])
+        idle = self._idle(set(range(len(self._environments))))
+        _end(idle[: max(0, len(self._workers) - number)])
         self._workers = [worker for worker in self._workers if not worker.pipe.closed]
 
     def stop(self, seconds: float) -> None:

@@ -664,6 +664,7 @@ class Images(Spec):
     maker: ClassVar[str] = "journey.data.images:make_images"
     folder: ClassVar[str] = "images"
     version: ClassVar[int] = 1
+    on_cpu: ClassVar[bool] = True
     content: str  # sha256 of every array and text
     dataset: Dataset = not_in_key()
     num_train: int = not_in_key()
@@ -686,6 +687,7 @@ class QueryImages(Spec):
     maker: ClassVar[str] = "journey.data.folder:make_query_images"
     folder: ClassVar[str] = "queries"
     version: ClassVar[int] = 1
+    on_cpu: ClassVar[bool] = True
     content: str  # sha256 of names and pixels
     root: str = not_in_key()  # the folder that has them
     names: tuple[str, ...] = not_in_key()
@@ -982,6 +984,7 @@ class Score(Spec, _FromInputs):
     maker: ClassVar[str] = "journey.pipeline.stages:make_scores"
     folder: ClassVar[str] = "scores"
     version: ClassVar[int] = 4
+    on_cpu: ClassVar[bool] = True
     method: Method
     trajectories: Sample
     steps: tuple[int, ...]
@@ -1021,6 +1024,7 @@ class Evaluate(Spec, _FromInputs):
     maker: ClassVar[str] = "journey.pipeline.stages:make_evaluation"
     folder: ClassVar[str] = "evaluations"
     version: ClassVar[int] = 5
+    on_cpu: ClassVar[bool] = True
     evaluation: Evaluation
     scores: dict[str, Score]
     trajectories: Sample

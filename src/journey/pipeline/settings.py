@@ -160,6 +160,9 @@ class Optimization:
         100, "Raise the learning rate linearly for this many steps.", least=0, most=10**9
     )
     weight_decay: float = setting(1e-4, "Decay weights at this rate in AdamW.", least=0, most=1000)
+    adam_epsilon: float = setting(
+        1e-8, "Add this to AdamW's denominator.", least=1e-30, most=1, omit_default=True
+    )
     clip_norm: float = setting(1.0, "Clip gradients to this norm.", least=1e-12, most=1e12)
     ema_decay: float = setting(
         0.0, "Average weights with this decay; 0 takes the last weights.", least=0, below=1

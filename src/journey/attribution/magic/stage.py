@@ -51,7 +51,7 @@ from journey.engine.metrics import track
 from journey.engine.workspace import Workspace
 from journey.pipeline.settings import Training
 
-BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW, which `new_state` keeps
+BETAS = (0.9, 0.999)  # the defaults of torch.optim.AdamW, which `new_optimizer` keeps
 CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
 
 # Largest relative difference between the weights of the checkpoint and of the repeated training:
@@ -181,7 +181,8 @@ def adamw(before: Tensor, gradient: Tensor, training: Training, step: int) -> Te
     v = beta2 * v + (1 - beta2) * g.square()
     m_hat, v_hat = m / (1 - beta1 ** (step + 1)), v / (1 - beta2 ** (step + 1))
     root = v_hat.clamp(min=torch.finfo(v.dtype).tiny).sqrt()  # at 0, sqrt has no derivative
-    theta = (1 - rate * training.weight_decay) * theta - rate * m_hat / (root + EPS)
+    update = m_hat / (root + training.adam_epsilon)
+    theta = (1 - rate * training.weight_decay) * theta - rate * update
     return torch.stack([theta, m, v])
 
 
