@@ -103,6 +103,19 @@ def test_every_documented_command_composes():
     assert len(commands) >= 20
 
 
+def test_every_command_in_the_head_of_an_experiment_composes():
+    """Their words may be on several lines of the comment."""
+    compose.register_schemas(COMPONENTS)
+    files = sorted((ROOT / "conf/experiment").glob("*.yaml"))
+    for file in files:
+        head = re.sub(r"\n# *", " ", file.read_text().partition("\ndefaults:")[0])
+        commands = re.findall(r"journey ((?:-m )?experiment=\w+(?: '?[\w./]+=\S+)*)", head)
+        assert commands, file
+        for command in commands:
+            if "…" not in command:
+                check_command_line(shlex.split(command))
+
+
 def test_the_results_table_is_that_of_the_results():
     path = ROOT / "experiments/results_table.py"
     spec = importlib.util.spec_from_file_location("results_table", path)
