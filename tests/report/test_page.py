@@ -1,5 +1,7 @@
 """The page in a real browser: slider, keys and menus, without a message on the console."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -17,12 +20,17 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from journey.components import EVALUATIONS
+from journey.evaluation.rows import select
 from journey.pipeline.images import ImageSet
 from journey.report.page import (
+    MOST_RANKED,
     NUM_SHOWN,
+    PageMethod,
     PageTrajectories,
+    RankedImages,
     page_contents,
     page_html,
+    rank_candidates,
     rank_images,
     sprite_sheets,
 )
@@ -148,9 +156,9 @@ def test_only_images_below_zero_are_called_opponents(page):
 
 def test_the_scores_shown_can_be_saved(page):
     lines = page.execute_script("return csv()").splitlines()
-    assert lines[0] == "query,t,method,side,rank,image,label,score"
+    assert lines[0] == "query,t,method,setting,side,rank,image,label,score"
     first = page.find_element(By.CSS_SELECTOR, "#first .proponents li i").text
-    assert lines[1].startswith(f"query 0,600,journey,highest,1,{first},")
+    assert re.match(rf"query 0,600,journey,damping λ = [\d.]+,highest,1,{first},", lines[1])
     shown_scores = 2 * NUM_SHOWN * 4 * (2 + 1 + 2 + 2)  # queries; steps of journey, trak, …
     assert len(lines) == 1 + shown_scores
 
@@ -193,6 +201,65 @@ def test_two_methods_are_side_by_side_with_scores_ids_and_labels(page):
     assert "ceiling, these models" in text
 
 
+def menu(page, side, kind):
+    return Select(page.find_element(By.CSS_SELECTOR, f"#{side} .{kind}"))
+
+
+def test_another_setting_shows_its_own_images_and_lds(page, tiny):
+    result = json.loads((tiny[0] / "reports/smoke/result.json").read_text())
+    scores = np.load(
+        tiny[0] / "artifacts" / result["cache_keys"]["scores"]["journey"] / "scores.npy"
+    )
+    shown_first = result["candidates"]["journey"].index(result["shown"]["journey"])
+    settings = menu(page, "first", "candidate")
+    texts = [option.text for option in settings.options]
+    assert [text.endswith(", used by the evaluation") for text in texts] == [
+        i == shown_first for i in range(5)
+    ]
+    for i, option in enumerate(texts):
+        settings.select_by_visible_text(option)
+        best = page.find_element(By.CSS_SELECTOR, "#first .proponents b").text
+        assert float(best) == pytest.approx(scores[i, 0, 0].max(), rel=0.01)
+        (row,) = [
+            row
+            for row in result["candidate_rows"]
+            if (row["method"], row["candidate"], row.get("step")) == ("journey", i, 600)
+        ]
+        text = page.find_element(By.ID, "trust").text
+        value = f"{100 * row['value']:z.0f}".replace("-", "−")
+        assert re.search(rf"journey( \(damping λ = [\d.]+\))? {value} \[", text), text
+    assert "first-setting=damping+%CE%BB+%3D+100" in page.current_url
+    keys = ("target", "value", "low", "high")
+    rows = [
+        [row[key] for key in keys]
+        for row in select(result["candidate_rows"], method="journey", candidate=shown_first)
+    ]
+    shown_rows = select(
+        result["rows"], method="journey", quantity="query_centred", score_transform="shown"
+    )
+    assert rows == [[row[key] for key in keys] for row in shown_rows]
+
+
+def test_two_settings_of_a_method_are_compared(page):
+    menu(page, "second", "name").select_by_visible_text("journey")
+    assert page.find_element(By.ID, "overlap").text == ""
+    settings = menu(page, "second", "candidate")
+    (other, *_) = [o.text for o in settings.options if "used by" not in o.text]
+    settings.select_by_visible_text(other)
+    assert f"Shared by journey and journey ({other})" in page.find_element(By.ID, "overlap").text
+    colours = page.execute_script("return parts(data.curves[0].lines).chosen.length")
+    assert colours == 2, "each has its own curve"
+
+
+def test_the_scores_of_the_step_and_of_the_final_sample_are_alternatives(page):
+    targets = menu(page, "first", "target")
+    assert [option.text for option in targets.options] == ["step", "final sample"]
+    targets.select_by_visible_text("final sample")  # which makes Journey-TRAK TRAK
+    assert menu(page, "first", "name").first_selected_option.text == "trak"
+    assert "one score for all steps" in page.find_element(By.CSS_SELECTOR, "#first .scope").text
+    assert "; of the final sample " in page.find_element(By.ID, "trust").text
+
+
 def test_every_picture_has_a_text_alternative(page):
     for image in page.find_elements(By.TAG_NAME, "img"):
         assert image.get_attribute("alt")
@@ -209,6 +276,57 @@ def test_a_phone_does_not_scroll_sideways(page):
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= window == 390
     assert first < second
+
+
+def frames_of(page, script, *arguments):
+    """Return the frames of a GIF whose bytes a script makes. [frame, H, W, 3]"""
+    script = (
+        f"{BASE64} const bytes = {script}; return bytes.then ? bytes.then(base64) : base64(bytes)"
+    )
+    file = io.BytesIO(base64.b64decode(page.execute_script(script, *arguments)))
+    return np.stack(
+        [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(Image.open(file))]
+    )
+
+
+BASE64 = "const base64 = (b) => btoa(Array.from(b, (c) => String.fromCharCode(c)).join(''));"
+
+
+def test_the_trajectory_can_be_saved_as_gif(page):
+    uri = page.execute_script("return data.queries[state.query].sheet")
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+    frames = frames_of(page, "trajectoryGif()")
+    assert frames.shape == (3, 256, 256, 3), "two steps, and the final sample"
+    np.testing.assert_array_equal(frames[0, ::32, ::32], sheet[8:, :8])
+    np.testing.assert_array_equal(frames[1, ::32, ::32], sheet[8:, 8:])
+    np.testing.assert_array_equal(frames[0], frames[0, ::32, ::32].repeat(32, 0).repeat(32, 1))
+
+
+def test_a_gif_is_exact_up_to_256_colours_and_near_beyond(page):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2, 32, 32, 4))
+    pixels[0] = pixels[0].reshape(-1, 4)[random.integers(0, 256, (32, 32))]  # at most 256 colours
+    frames = frames_of(page, "gif(arguments[0], 32, 32)", pixels.reshape(2, -1).tolist())
+    np.testing.assert_array_equal(frames[0, ::8, ::8], pixels[0, ..., :3])
+    error = np.abs(frames[1, ::8, ::8].astype(int) - pixels[1, ..., :3])
+    assert 0 < error.max() <= 32, "noise of 1024 colours has five levels or more of each channel"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(page, scheme):
+    package = pytest.importorskip("axe_core_python")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    dark = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    page.find_element(By.CSS_SELECTOR, "#first .proponents button").click()  # an image's view too
+    page.set_script_timeout(120)
+    found = page.execute_script(f"{axe}; return axe.run()")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert {"color-contrast", "select-name"} <= {rule["id"] for rule in found["passes"]}
+    barriers = [
+        (rule["id"], node["html"]) for rule in found["violations"] for node in rule["nodes"]
+    ]
+    assert barriers == []
 
 
 def test_nothing_is_fetched(tiny):
@@ -233,8 +351,16 @@ def colourful(steps: int, queries: int, side: int) -> tuple[PageTrajectories, Im
 def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, tmp_path):
     trajectories, train = colourful(steps=50, queries=100, side=32)
     random = np.random.default_rng(1)
-    scores = {f"method{i}": random.standard_normal((50, 100, 2000), np.float32) for i in range(4)}
-    methods = {name: rank_images(values, "") for name, values in scores.items()}
+    shape = (50, 100, 2 * NUM_SHOWN)
+    methods = {}
+    for i in range(4):
+        rankings = []
+        for j in range(5):
+            rows = random.integers(0, len(train), shape)
+            values = random.standard_normal(shape, np.float32)
+            rankings.append(RankedImages(rows, values, f"λ = {j}"))
+        methods[f"method{i}"] = PageMethod(rankings)
+    assert 4 * 4 * rankings[0].rows.size <= MOST_RANKED, "as many as a page of any size may have"
     path = tmp_path / "index.html"
     path.write_text(
         page_html("large", "noise", page_contents(trajectories, methods, train, {}), [])
@@ -266,7 +392,11 @@ def test_curves_of_a_result_are_lines_over_its_steps(experiment, titles):
     assert list(curves) == titles
     for rows in curves.values():
         by_method = {
-            row["method"]: [other["step"] for other in rows if other["method"] == row["method"]]
+            row["method"]: [
+                other["step"]
+                for other in rows
+                if other["method"] == row["method"] and "step" in other
+            ]
             for row in rows
         }
         assert "random" in by_method or "pixels" in by_method
@@ -280,6 +410,14 @@ def test_the_first_and_last_images_follow_the_scores():
     assert ranked.scores.tolist() == [[[0.9, 0.4, 0.1, -0.5, -0.5, 0.1, 0.4, 0.9]]]
 
 
+def test_equal_scores_are_ranked_by_row():
+    scores = np.random.default_rng(0).integers(0, 4, (2, 3, 40)).astype(np.float32)
+    ranked = rank_images(scores, "")
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    np.testing.assert_array_equal(ranked.rows[..., :5], order[..., :5])
+    np.testing.assert_array_equal(ranked.rows[..., 5:], order[..., :-6:-1])
+
+
 def test_a_variant_is_no_ceiling_and_the_most_typical_sample_is_first():
     trajectories, train = colourful(steps=1, queries=3, side=4)
     final = trajectories.final.copy()
@@ -287,12 +425,49 @@ def test_a_variant_is_no_ceiling_and_the_most_typical_sample_is_first():
     rows = []
     for name in ("a", "a-x-1", "ceiling, these models", "chance"):
         rows.append({"method": name, "step": 980, "value": 1.0, "low": 0.0, "high": 2.0})
-    ranked = {"a": rank_images(np.zeros((1, 3, 2000)), "")}
+    ranked = {"a": PageMethod([rank_images(np.zeros((1, 3, 2000)), "")])}
     trajectories = replace(trajectories, final=final)
     contents = page_contents(trajectories, ranked, train, {"LDS": rows}, ["a-x-1"])
     kinds = [line["kind"] for line in contents["curves"][0]["lines"]]
     assert kinds == ["method", "variant", "ceiling", "reference"]
     assert contents["lead"] == 2
+
+
+def test_other_settings_have_fewer_images_where_the_page_would_be_too_large():
+    scores = {"a": np.zeros((21, 100, 100, 5)), "b": np.zeros((1, 100, 100, 5))}
+    settings = {"a": [str(i) for i in range(21)], "b": [""]}
+    rankings = rank_candidates(scores, settings, {"a": 3, "b": 0})
+    places = [ranked.rows.shape[-1] for ranked in rankings["a"]]
+    assert places == [4] * 3 + [2 * NUM_SHOWN] + [4] * 17
+    assert rankings["b"][0].rows.shape[-1] == 2 * NUM_SHOWN
+
+
+def test_injected_duplicates_of_the_query_are_marked(browser, tmp_path):
+    trajectories, train = colourful(steps=1, queries=2, side=4)
+    scores = np.zeros((1, 2, len(train)), np.float32)
+    scores[0, :, [10, 11, 12]] = 1.0
+    methods = {"pixel": PageMethod([rank_images(scores, "")])}
+    duplicates = np.array([[10, 12], [11, 13]])
+    contents = page_contents(trajectories, methods, train, {}, duplicates=duplicates)
+    path = tmp_path / "index.html"
+    path.write_text(page_html("planted", "", contents, []))
+    for query, marked in enumerate((["10", "12"], ["11"])):
+        browser.get("about:blank")
+        browser.get(f"{path.as_uri()}#query={query}")
+        items = browser.find_elements(By.CSS_SELECTOR, "#first .proponents li:has(em)")
+        assert [item.find_element(By.TAG_NAME, "i").text for item in items] == [
+            f"image/{row}" for row in marked
+        ]
+        assert items[0].text.endswith("duplicate of the query")
+
+
+def test_an_emergence_curve_is_on_the_axes_of_the_shares():
+    result = json.loads((EXPERIMENTS / "emergence/result.json").read_text())
+    names = {evaluation.name: evaluation for evaluation in EVALUATIONS}
+    probabilities, shares = names["emergence"]().curves(result).values()
+    pixels = [row["value"] for row in select(probabilities, method="pixels")]
+    title = "P(class of the final sample | x_t)"
+    assert [row["value"] for row in select(shares, method=title)] == pixels
 
 
 def test_markup_in_names_is_text(tmp_path):
@@ -304,11 +479,6 @@ def test_markup_in_names_is_text(tmp_path):
 
 
 def test_sheets_have_every_picture_in_its_place():
-    import base64
-    import io
-
-    from PIL import Image
-
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(3, 3) * 50
     uris = sprite_sheets(pictures, columns=2, rows=2)
     sheets = [

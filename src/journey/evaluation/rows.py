@@ -5,6 +5,7 @@ method    whose number it is; against: the method that is subtracted
 score_transform  how scores became predictions: linear, with hyper-parameters chosen on held-out
           data; chosen, likewise, among several transforms; or shown, linear, with those of the
           scores that page and pictures show
+candidate  place of the hyper-parameters among those of the method, where none is chosen
 classifier  the classifier whose labels the number depends on
 target    step, paired_steps, trajectory or final_sample
 step      the timestep, where the target is a step

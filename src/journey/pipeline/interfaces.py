@@ -628,7 +628,11 @@ class Evaluation(Component):
         return self._shown("texts", result) or {}
 
     def curves(self, result: Result) -> dict[str, list[Row]]:
-        """Return the curves over the steps that the page shows, by title."""
+        """Return the rows of the curves over the steps that the page shows, by title.
+
+        Rows of a method may be of one of its candidates. Rows without a step are numbers of the
+        trajectory or the final sample.
+        """
         return {}
 
     def figures(self, result: Result) -> dict[str, Figure]:

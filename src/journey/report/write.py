@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from journey.config.run import RunConfig
+from journey.data.duplicates import INJECTED
 from journey.data.images import describe_images, train_images
 from journey.diffusion.trajectories import (
     decode_pictures,
@@ -30,8 +31,9 @@ from journey.engine.spec import cache_key, describe
 from journey.engine.store import Store, changed_values
 from journey.engine.workspace import Workspace, get
 from journey.evaluation import plots
+from journey.evaluation.planted import duplicate_indices
 from journey.evaluation.rows import in_order, select, without_pairs_of_variants
-from journey.pipeline.images import ImageSet
+from journey.pipeline.images import ImageSet, read_images
 from journey.pipeline.interfaces import (
     Autoencoder,
     Evaluate,
@@ -46,7 +48,7 @@ from journey.pipeline.interfaces import (
     Score,
     Train,
 )
-from journey.pipeline.settings import Target
+from journey.pipeline.settings import Start, Target
 from journey.report import figures, tables
 from journey.report.directory import (
     FIGURE,
@@ -59,9 +61,11 @@ from journey.report.directory import (
 )
 from journey.report.page import (
     PageFigure,
+    PageMethod,
     PageTrajectories,
     page_contents,
     page_html,
+    rank_candidates,
     rank_images,
 )
 from journey.tracking import BY_TIMESTEP, TIMESTEP
@@ -382,12 +386,7 @@ def _page(
     """Return the page: all trajectories, and the first and last images by every method."""
     sample, steps = experiment.trajectories, experiment.steps
     images = train_images(experiment.images, workspace)
-    ranked = {}
-    for name, method in run.method.items():
-        index = shown_candidate(method, name, run.evaluation, result)
-        scores = get(experiment.scores(method), workspace).array("scores.npy")
-        setting = candidate_text(method, index).replace("damping ", "damping λ = ")
-        ranked[name] = rank_images(scores[index], setting)
+    methods = _page_methods(run, experiment, workspace, result)
     trajectories = PageTrajectories(
         steps,
         noisy_pictures(sample, steps, workspace),
@@ -399,12 +398,55 @@ def _page(
     if (state := git_state()) is not None:
         origin["commit"] = f"{state['commit']}{' and changes' if state['dirty'] else ''}"
     curves, variants = run.evaluation.curves(result), result["variants"]
-    contents = page_contents(trajectories, ranked, images, curves, variants, origin)
+    duplicates = None
+    if run.sampling.start is Start.injected:
+        originals = read_images(get(experiment.images, workspace).path / INJECTED)
+        duplicates = duplicate_indices(images, originals)
+    contents = page_contents(trajectories, methods, images, curves, variants, origin, duplicates)
     about = (
         f"{len(images)} training images of {result['dataset']}, model {result['model']}, "
         f"{sample.num_queries} queries. {'; '.join(result['data'])}."
     )
     return page_html(run.name, about, contents, pictures)
+
+
+def _page_methods(
+    run: RunConfig, experiment: Experiment, workspace: Workspace, result: dict
+) -> dict[str, PageMethod]:
+    """Return the methods, and their variants that differ in the target alone, with all candidates.
+
+    The target is the output that is attributed: of the step, the trajectory or the final sample.
+    """
+    # 1. The methods that are reached from each method of the run.
+    methods, targets = run.all_methods, dict[str, dict[str, str]]()
+    chosen_as = {name: name for name in run.method}
+    for base in run.method:
+        method, targets[base] = methods[base], {}
+        if "target" not in [f.name for f in fields(method)]:
+            continue
+        for target in Target:
+            setting = {"target": target}  # not every method has it
+            changed = replace(method, **setting)
+            for name, other in methods.items():
+                if other == changed:
+                    targets[base][target.value] = name
+                    chosen_as.setdefault(name, base)
+
+    # 2. Their ranked images.
+    scores, settings, shown = {}, {}, {}
+    for name in chosen_as:
+        method = methods[name]
+        scores[name] = get(experiment.scores(method), workspace).array("scores.npy")
+        texts = [candidate_text(method, i) for i in range(len(method.candidates()))]
+        settings[name] = [text.replace("damping ", "damping λ = ") for text in texts]
+        shown[name] = shown_candidate(method, name, run.evaluation, result)
+    page_methods = {}
+    for name, rankings in rank_candidates(scores, settings, shown).items():
+        used = run.evaluation.chosen(result, name) is not None
+        reason = "used by the evaluation" if used else "the middle value"
+        base = chosen_as[name]
+        page_methods[name] = PageMethod(rankings, shown[name], reason, targets[base], base)
+    return page_methods
 
 
 def _track(

@@ -228,12 +228,12 @@ class Emergence(Evaluation):
             name = first = "head"
         share_title = f"Share of the query's {name} in the top {result['top_k']}"
         feature = "part" if self.features is Features.parts else name
-        return {
-            f"P({feature} of the final sample | x_t)": select(
-                rows, quantity="probability", target="step"
-            ),
-            share_title: select(rows, quantity="class_share", classifier=first),
-        }
+        probability = f"P({feature} of the final sample | x_t)"
+        emergence = select(rows, quantity="probability", target="step")
+        shares = select(rows, quantity="class_share", classifier=first)
+        named = select(emergence, method=first)  # the same feature, on the axes of the shares
+        shares += [row | {"method": f"P({name} of the final sample | x_t)"} for row in named]
+        return {probability: emergence, share_title: shares}
 
 
 def _to_json(values: dict | np.ndarray) -> dict | list:

@@ -100,12 +100,14 @@ class MethodResult:
 
     Attributes:
         rows: The rows of every quantity and score transform.
+        candidate_rows: The primary statistic with each hyper-parameter; none if there is one only.
         linear: The LDS of linear scores, by quantity.
         chosen: Labels of the chosen candidates, by score transform and target.
         shown: The hyper-parameters whose scores page and pictures show.
     """
 
     rows: list[Row]
+    candidate_rows: list[Row]
     linear: dict[str, MethodLDS]
     chosen: dict[str, dict[str, list]]
     shown: dict[str, float]
@@ -207,10 +209,11 @@ class LDS(Evaluation):
         rows += _base_rows(spec, workspace) + _change_rows(spec, workspace)
 
         # 2. All methods under one resampling, in an order that does not depend on the run.
-        methods = {}
+        methods, candidate_rows = {}, []
         for name in sorted(spec.scores):
             methods[name] = self._method_result(name, measured, spec, workspace)
             rows += methods[name].rows
+            candidate_rows += methods[name].candidate_rows
 
         # 3. Paired differences of every two methods.
         for quantity in measured.outputs:
@@ -242,6 +245,7 @@ class LDS(Evaluation):
             "steps": list(spec.steps),
             "paired_steps": list(self.paired_steps),
             "rows": rows,
+            "candidate_rows": candidate_rows,
             "chosen": {name: method.chosen for name, method in methods.items()},
             "shown": {name: method.shown for name, method in methods.items()},
             "candidates": {name: score.method.candidates() for name, score in spec.scores.items()},
@@ -276,7 +280,7 @@ class LDS(Evaluation):
         centred = datamodeling.query_centred(predictions, resampled.query_half)
 
         # 2. Their LDS. The candidate that is shown is that of the primary statistic, the first.
-        rows, linear = [], {}
+        rows, candidate_rows, linear = [], [], {}
         for quantity, predicted in (("query_centred", centred), ("lds", predictions)):
             truth = np.moveaxis(measured.outputs[quantity].mean((1, 2)), 0, -1)  # [T, Q, M]
             settings = datamodeling.linear(predicted)
@@ -289,6 +293,10 @@ class LDS(Evaluation):
                     "chosen": _labelled(transformed.chosen, labels),
                 }
                 index = shown_index(lds.chosen[STEP], candidates)
+                for i in range(len(candidates) if len(candidates) > 1 else 0):
+                    of_candidate = datamodeling.lds(settings[i : i + 1], truth, resampled)
+                    at_candidate: Row = {**PRIMARY, "method": name, "candidate": i}
+                    candidate_rows += self._rows(of_candidate.interval, spec, at_candidate)
             shown = datamodeling.lds(settings[index : index + 1], truth, resampled)
             for transform, of_transform in (
                 ("linear", lds),
@@ -318,13 +326,13 @@ class LDS(Evaluation):
                 conditions = {"quantity": f"{quantity}_interaction_gain", "method": name}
                 conditions["against"] = "sum"
                 rows += self._rows(second.minus(lds).interval, spec, conditions)
-        return MethodResult(rows, linear, chosen, candidates[index])
+        return MethodResult(rows, candidate_rows, linear, chosen, candidates[index])
 
     def _rows(
         self,
         interval_of: Callable[[list[int]], tuple[float, ...]],
         spec: Evaluate,
-        conditions: dict[str, str],
+        conditions: Mapping[str, str | int | float],
     ) -> list[Row]:
         return target_rows(interval_of, spec.steps, self.paired_steps, conditions)
 
@@ -353,9 +361,9 @@ class LDS(Evaluation):
         shown = {**primary(result), "score_transform": "shown"}
         if "primary" not in result:  # of the former protocol
             title, shown = "LDS × 100", primary(result)
-        ceilings = titled_ceilings(result["rows"], shown["quantity"])
-        rows = select(result["rows"], **shown, target=STEP)
-        return {title: percent(rows + select(ceilings, target=STEP))}
+        rows = select(result["rows"], **shown) + result.get("candidate_rows", [])  # new: optional
+        rows += titled_ceilings(result["rows"], shown["quantity"])
+        return {title: percent([row for row in rows if row["target"] != PAIRED_STEPS])}
 
 
 def with_interactions(sums: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -426,7 +434,7 @@ def target_rows(
     interval_of: Callable[[list[int]], tuple[float, ...]],
     steps: Sequence[int],
     paired_steps: Sequence[int],
-    conditions: dict[str, str],
+    conditions: Mapping[str, str | int | float],
 ) -> list[Row]:
     """Return a row for each step, the paired steps, the trajectory and the final sample.
 

@@ -5,13 +5,14 @@ The page embeds everything. Its pictures are tiles of a few large sprite sheets,
 
 B  pictures, of shape C, H, W;  S  steps;  Q  queries;  N  training images
 k  proponents, and as many opponents;  U  training images that are shown at all
+C  candidates: values of a method's hyper-parameter
 """
 
 import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,6 +32,7 @@ MOST_PIXELS = 10_000_000  # of all pictures of one sort; more are reduced by an 
 LOSSLESS_BYTES = 200_000  # of a sheet; a larger one is compressed with loss
 QUALITY = 75  # of that compression, in percent
 NUM_SHOWN = 5  # k
+MOST_RANKED = 800_000  # places in rankings of hyper-parameters that are not shown first
 MOST_LETTERS = 140  # of a caption
 MOST_COMPARED = 1000  # training images with which final samples are compared
 CEILING = "ceiling"  # the kind of a line
@@ -50,6 +52,26 @@ class RankedImages:
     rows: np.ndarray
     scores: np.ndarray
     setting: str
+
+
+@dataclass(frozen=True)
+class PageMethod:
+    """A method of the page.
+
+    Attributes:
+        rankings: The ranked images with each hyper-parameter value. [C]
+        shown: Index of the value that is shown first.
+        reason: Why it is, in a few words.
+        targets: Methods that differ from this one in what they attribute alone, by what that is;
+            this one is among them. Empty: the method has no such choice.
+        chosen_as: The method that a reader chooses to see this one.
+    """
+
+    rankings: list[RankedImages]
+    shown: int = 0
+    reason: str = ""
+    targets: dict[str, str] = field(default_factory=dict)
+    chosen_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,15 +110,49 @@ class PageFigure:
     is_plot: bool
 
 
-def rank_images(scores: np.ndarray, setting: str) -> RankedImages:
+def rank_images(scores: np.ndarray, setting: str, num_shown: int = NUM_SHOWN) -> RankedImages:
     """Return the first and last images by scores [S or 1, Q, N]; equal scores are ranked by row."""
-    k = min(NUM_SHOWN, scores.shape[-1])
+    num_train = scores.shape[-1]
+    k = min(num_shown, num_train)
     rows, values = [], []
     for at_step in scores:  # one at a time: scores are mapped from disk
-        order = np.argsort(-at_step, axis=-1, kind="stable")
-        rows.append(np.concatenate([order[:, :k], order[:, : -k - 1 : -1]], 1))
+        lowest = num_train - 1 - _highest(-at_step[:, ::-1], k)  # the highest in reverse order
+        rows.append(np.concatenate([_highest(at_step, k), lowest], 1))
         values.append(np.take_along_axis(at_step, rows[-1], -1))
     return RankedImages(np.stack(rows), np.stack(values), setting)
+
+
+def _highest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the k highest of each query, of scores [Q, N], without sorting all. [Q, k]"""
+    limits = np.partition(scores, -k, axis=-1)[:, -k]
+    rows = []
+    for of_query, limit in zip(scores, limits, strict=True):
+        best = np.flatnonzero(of_query >= limit)  # more than k if some are equal
+        rows.append(best[np.argsort(-of_query[best], kind="stable")[:k]])
+    return np.stack(rows)
+
+
+def rank_candidates(
+    scores: Mapping[str, np.ndarray], settings: Mapping[str, list[str]], shown: Mapping[str, int]
+) -> dict[str, list[RankedImages]]:
+    """Return the ranked images of every method with each of its candidates.
+
+    Where many would make the page too large, candidates that are not shown first have fewer images.
+
+    Args:
+        scores: Scores by method. [C, S or 1, Q, N]
+        settings: The candidates by method, as text. [C]
+        shown: Index of the candidate that is shown first, by method.
+    """
+    others = sum((len(array) - 1) * array.shape[1] * array.shape[2] for array in scores.values())
+    num_shown = max(1, min(NUM_SHOWN, MOST_RANKED // (2 * max(1, others))))
+    rankings: dict[str, list[RankedImages]] = {}
+    for name, array in scores.items():
+        rankings[name] = []
+        for i, text in enumerate(settings[name]):
+            k = NUM_SHOWN if i == shown[name] else num_shown
+            rankings[name].append(rank_images(array[i], text, k))
+    return rankings
 
 
 def page_html(title: str, about: str, contents: dict, figures: list[PageFigure]) -> str:
@@ -139,28 +195,34 @@ def page_html(title: str, about: str, contents: dict, figures: list[PageFigure])
 
 def page_contents(
     trajectories: PageTrajectories,
-    methods: dict[str, RankedImages],
+    methods: dict[str, PageMethod],
     images: ImageSet,
     curves: dict[str, list[Row]],
     variants: Sequence[str] = (),
     run: Mapping[str, str] = MappingProxyType({}),
+    duplicates: np.ndarray | None = None,
 ) -> dict:
     """Return everything that the page's script reads.
 
     Args:
         trajectories: The trajectories of all queries.
-        methods: The ranked images of each method.
+        methods: The methods, by name.
         images: The training images.
         curves: The rows of each curve over the steps, by title.
-        variants: Variants of the methods, which have curves and no images.
+        variants: Variants of the methods; those that are not among `methods` have curves alone.
         run: The command and the commit, as far as they are known.
+        duplicates: The rows of each query's injected duplicates, if there are any. [Q, copies]
     """
     used = np.zeros(len(images), bool)
-    for ranked in methods.values():
-        used[ranked.rows] = True
+    for method in methods.values():
+        for ranked in method.rankings:
+            used[ranked.rows] = True
     shown = np.flatnonzero(used)
+    duplicate_of = np.full(len(images), -1)
+    for query, rows in enumerate(() if duplicates is None else duplicates):
+        duplicate_of[rows] = query
     kinds = dict.fromkeys(CEILINGS.values(), CEILING)
-    kinds |= dict.fromkeys(methods, "method") | dict.fromkeys(variants, "variant")
+    kinds |= dict.fromkeys(variants, "variant") | dict.fromkeys(methods, "method")
     lines = {title: _lines(rows, kinds) for title, rows in curves.items()}
     names = {*methods, *(line["name"] for of_title in lines.values() for line in of_title)}
     return {
@@ -169,8 +231,8 @@ def page_contents(
         "finals": _sheets(_pixels(trajectories.final)),
         "lead": most_typical(trajectories.final, images),
         "run": dict(run),
-        "train": _train(images, shown),
-        "methods": {name: _ranked(ranked, shown) for name, ranked in methods.items()},
+        "train": _train(images, shown) | {"duplicate_of": duplicate_of[shown].tolist()},
+        "methods": {name: _method(name, method, shown) for name, method in methods.items()},
         "curves": [{"title": title, "lines": of_title} for title, of_title in lines.items()],
         "colours": {name: method_colour(name) for name in sorted(names)},
     }
@@ -239,6 +301,17 @@ def _train(images: ImageSet, shown: np.ndarray) -> dict:
     return _sheets(pictures) | {"ids": [images.ids[row] for row in shown], "labels": labels}
 
 
+def _method(name: str, method: PageMethod, shown: np.ndarray) -> dict:
+    """Return a method with its rankings."""
+    return {
+        "rankings": [_ranked(ranked, shown) for ranked in method.rankings],
+        "shown": method.shown,
+        "reason": method.reason,
+        "targets": dict(method.targets),
+        "chosen_as": method.chosen_as or name,
+    }
+
+
 def _ranked(ranked: RankedImages, shown: np.ndarray) -> dict:
     """Return ranked images by their places among the shown ones; base64 is smaller than digits."""
     places = np.searchsorted(shown, ranked.rows).astype("<u4")
@@ -252,18 +325,24 @@ def _ranked(ranked: RankedImages, shown: np.ndarray) -> dict:
 
 
 def _lines(rows: list[Row], kinds: dict[str, str]) -> list[dict]:
-    """Return a line for each method, with its kind and points [t, value, low, high].
+    """Return a line for each method or candidate of one, with its kind.
 
-    What is neither a method nor a variant nor a ceiling is a reference, such as chance.
+    It has points [t, value, low, high], and the numbers [value, low, high] of other targets. What
+    is neither a method nor a variant nor a ceiling is a reference, such as chance.
     """
-    lines: dict[str, list[list[str | int | float]]] = {}
+    lines: dict[tuple[str, object], dict] = {}
     for row in rows:
-        point = [row[key] for key in ("step", "value", "low", "high")]
-        lines.setdefault(str(row["method"]), []).append(point)
-    drawn = []
-    for name, points in lines.items():
-        drawn.append({"name": name, "kind": kinds.get(name, "reference"), "points": points})
-    return drawn
+        name, candidate = str(row["method"]), row.get("candidate")
+        if (name, candidate) not in lines:
+            line: dict = {"name": name, "candidate": candidate, "points": [], "targets": {}}
+            lines[name, candidate] = line | {"kind": kinds.get(name, "reference")}
+        line = lines[name, candidate]
+        interval = [row[key] for key in ("value", "low", "high")]
+        if "step" in row:
+            line["points"].append([row["step"], *interval])
+        else:
+            line["targets"][row["target"]] = interval
+    return list(lines.values())
 
 
 def sprite_sheets(pictures: np.ndarray, columns: int, rows: int) -> list[str]:

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { query: data.lead, step: Math.floor(data.steps.length / 2), first: "", second: "", image: -1 };
+const state = { query: data.lead, step: Math.floor(data.steps.length / 2), first: "", second: "", candidates: {}, image: -1 };
 const element = (id) => document.getElementById(id);
 
 // Pictures
@@ -8,12 +8,13 @@ const element = (id) => document.getElementById(id);
 const urls = new Map(); // of sheets: short names, so that no element carries the bytes
 
 function urlOf(uri) {
-  if (!urls.has(uri)) {
-    const [head, body] = uri.split(",");
-    const blob = new Blob([decoded(body)], { type: head.slice(5).split(";")[0] });
-    urls.set(uri, URL.createObjectURL(blob));
-  }
+  if (!urls.has(uri)) urls.set(uri, URL.createObjectURL(blobOf(uri)));
   return urls.get(uri);
+}
+
+function blobOf(uri) {
+  const [head, body] = uri.split(",");
+  return new Blob([decoded(body)], { type: head.slice(5).split(";")[0] });
 }
 
 function decoded(base64) {
@@ -51,18 +52,35 @@ function make(tag, text = "", kind = "") {
 // Methods
 
 for (const method of Object.values(data.methods)) {
-  method.places = new Uint32Array(decoded(method.places).buffer);
-  method.scores = new Float32Array(decoded(method.scores).buffer);
+  for (const ranking of method.rankings) {
+    ranking.places = new Uint32Array(decoded(ranking.places).buffer);
+    ranking.scores = new Float32Array(decoded(ranking.scores).buffer);
+  }
+}
+
+const SIDES = ["first", "second"];
+const TARGETS = { step: "step", trajectory: "trajectory", final_sample: "final sample" };
+const rankingOf = (side) => data.methods[state[side]].rankings[state.candidates[side]];
+
+// Show a method on a side, with the hyper-parameter that is shown first or another.
+function choose(side, name, candidate = data.methods[name].shown) {
+  return { [side]: name, candidates: { ...state.candidates, [side]: candidate } };
+}
+
+// A method as text, with its hyper-parameter where it is not the one that is shown first.
+function titleOf(side) {
+  const name = state[side], other = state.candidates[side] !== data.methods[name].shown;
+  return other ? `${name} (${rankingOf(side).setting})` : name;
 }
 
 const signed = (value, digits) => (value > 0 ? "+" : "") + value.toPrecision(digits).replace("-", "−");
 
-// The images that a method ranks first and last at a step of a query.
-function ranked(method, query, step) {
-  const start = ((method.num_scores > 1 ? step : 0) * data.queries.length + query) * method.shown;
-  const items = [];
-  for (let i = start; i < start + method.shown; i++) items.push({ place: method.places[i], score: method.scores[i] });
-  return { proponents: items.slice(0, method.shown / 2), opponents: items.slice(method.shown / 2) };
+// The images that are ranked first and last at a step of a query.
+function ranked(ranking, query, step) {
+  const { num_scores, shown, places, scores } = ranking, items = [];
+  const start = ((num_scores > 1 ? step : 0) * data.queries.length + query) * shown;
+  for (let i = start; i < start + shown; i++) items.push({ place: places[i], score: scores[i] });
+  return { proponents: items.slice(0, shown / 2), opponents: items.slice(shown / 2) };
 }
 
 // An image with a positive score is no opponent, even if no score is lower.
@@ -74,44 +92,57 @@ function headings({ proponents, opponents }) {
 }
 
 function drawMethod(side) {
-  const section = element(side), method = data.methods[state[side]];
-  const items = ranked(method, state.query, state.step), titles = headings(items);
+  const section = element(side), method = data.methods[state[side]], ranking = rankingOf(side);
+  const items = ranked(ranking, state.query, state.step), titles = headings(items);
   section.style.setProperty("--method", data.colours[state[side]]);
-  section.querySelector("select").value = state[side];
-  const scope = method.num_scores > 1 ? "scores of this step" : "one score for all steps";
-  section.querySelector(".setting").textContent = [method.setting, scope].filter(Boolean).join("; ");
+  section.querySelector(".name").value = method.chosen_as;
+  const targets = Object.entries(method.targets).map(([target, name]) => new Option(TARGETS[target], name));
+  fill(section.querySelector(".target"), targets, state[side]);
+  const texts = method.rankings.map(({ setting }, i) => (i === method.shown ? `${setting}, ${method.reason}` : setting));
+  fill(section.querySelector(".candidate"), texts.map((text, i) => new Option(text, i)), state.candidates[side]);
+  const scope = ranking.num_scores > 1 ? "scores of this step" : "one score for all steps";
+  section.querySelector(".scope").textContent = [texts.length > 1 ? "" : ranking.setting, scope].filter(Boolean).join("; ");
   for (const kind of ["proponents", "opponents"]) {
     section.querySelector(".title-" + kind).textContent = titles[kind];
     section.querySelector("." + kind).replaceChildren(...items[kind].map((item, i) => listItem(item, `${kind.slice(0, -1)} ${i + 1}`)));
   }
 }
 
+// The options of a menu, which is hidden where there is no choice.
+function fill(menu, options, value) {
+  menu.replaceChildren(...options);
+  menu.value = value;
+  menu.parentElement.hidden = options.length < 2;
+}
+
 function listItem({ place, score }, rank) {
-  const { ids, labels } = data.train, item = make("li"), tile = make("button");
+  const { ids, labels, duplicate_of } = data.train, item = make("li"), tile = make("button");
+  const mark = duplicate_of[place] === state.query ? "duplicate of the query" : "";
   tile.type = "button";
   tile.setAttribute("aria-pressed", place === state.image);
   tile.addEventListener("click", () => go({ image: place === state.image ? -1 : place }));
-  showPlace(tile, data.train, place, `${rank}: ${labels[place]}, ${ids[place]}, score ${signed(score, 3)}`);
+  showPlace(tile, data.train, place, `${rank}: ${labels[place]}, ${ids[place]}, score ${signed(score, 3)}${mark && `, ${mark}`}`);
   item.append(tile, make("b", signed(score, 3)), make("span", labels[place], "label"), make("i", ids[place]));
+  if (mark) item.append(make("em", mark));
   return item;
 }
 
 function drawOverlap() {
-  const [a, b] = [state.first, state.second].map((name) => ranked(data.methods[name], state.query, state.step).proponents);
+  const [a, b] = SIDES.map((side) => ranked(rankingOf(side), state.query, state.step).proponents);
   const places = new Set(a.map((item) => item.place)), shared = b.filter((item) => places.has(item.place)).length;
-  const same = state.first === state.second;
-  element("overlap").textContent = same ? "" : `Shared by ${state.first} and ${state.second}: ${shared} of their first ${a.length} images.`;
+  const [first, second] = SIDES.map(titleOf), count = Math.max(a.length, b.length);
+  element("overlap").textContent = first === second ? "" : `Shared by ${first} and ${second}: ${shared} of their first ${count} images.`;
 }
 
 // A training image: the queries and steps at which a method ranks it first or last
 
 const MOST_QUERIES = 12;
 
-function influences(method, place) {
+function influences(ranking, place) {
   const rows = [];
   data.queries.forEach((_, query) => {
     const cells = data.steps.map((_, step) => {
-      const { proponents, opponents } = ranked(method, query, step);
+      const { proponents, opponents } = ranked(ranking, query, step);
       const first = proponents.findIndex((item) => item.place === place && item.score > 0);
       const last = opponents.findIndex((item) => item.place === place && item.score < 0);
       return first >= 0 ? first + 1 : last >= 0 ? -last - 1 : 0;
@@ -130,10 +161,10 @@ function drawImage() {
   close.type = "button";
   close.addEventListener("click", () => go({ image: -1 }));
   const parts = [make("h2", `Training image ${ids[place]}: ${labels[place]}`), showPlace(make("div"), data.train, place, ids[place])];
-  for (const name of new Set([state.first, state.second])) {
-    const method = data.methods[name], rows = influences(method, place);
+  for (const side of titleOf("first") === titleOf("second") ? ["first"] : SIDES) {
+    const ranking = rankingOf(side), rows = influences(ranking, place);
     const more = rows.length > MOST_QUERIES ? `; the first ${MOST_QUERIES} are shown` : "";
-    const caption = `${name}: among the first or last ${method.shown / 2} images of ${rows.length} of ${data.queries.length} queries${more}. 1 is the strongest proponent, −1 the strongest opponent.`;
+    const caption = `${titleOf(side)}: among the first or last ${ranking.shown / 2} images of ${rows.length} of ${data.queries.length} queries${more}. 1 is the strongest proponent, −1 the strongest opponent.`;
     parts.push(make("p", caption));
     if (rows.length) parts.push(influenceTable(rows.slice(0, MOST_QUERIES)));
   }
@@ -166,10 +197,19 @@ function svg(tag, attributes, text = "") {
   return node;
 }
 
+// The line of the scores that a side shows: of the method, or of one of its candidates.
+function lineOf(lines, side) {
+  const name = state[side], candidate = state.candidates[side];
+  if (!name) return undefined;
+  const isShown = candidate === data.methods[name].shown;
+  return lines.find((line) => line.name === name && line.candidate === (isShown ? null : candidate));
+}
+
 function parts(lines) {
-  const chosen = lines.filter((line) => [state.first, state.second].includes(line.name));
+  const chosen = [...new Set(SIDES.map((side) => lineOf(lines, side)).filter(Boolean))];
   const limits = lines.filter((line) => ["ceiling", "reference"].includes(line.kind));
-  return { chosen, limits, others: lines.filter((line) => !chosen.includes(line) && !limits.includes(line)) };
+  const rest = lines.filter((line) => !chosen.includes(line) && !limits.includes(line));
+  return { chosen, limits, others: rest.filter((line) => line.candidate === null) };
 }
 
 function drawCurve({ title, lines }) {
@@ -215,7 +255,7 @@ function plot(lines, { width, height, left, right, top, bottom }, label, bySlide
   for (const line of chosen) {
     const colour = data.colours[line.name];
     add("path", { d: band(line.points), fill: colour, opacity: 0.18 });
-    const dashes = line.name === state.first ? "none" : "9 3"; // two methods may share a colour
+    const dashes = line === lineOf(lines, "first") ? "none" : "9 3"; // two methods may share a colour
     add("path", { d: path(line.points), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dashes });
     for (const p of line.points) add("circle", { cx: x(p[0]), cy: y(p[1]), r: p[0] === t ? 5 : 2.5, fill: colour });
   }
@@ -248,28 +288,37 @@ function values(shown, lines) {
     const point = at(line, data.steps[state.step]);
     if (!point) continue;
     const [value, low, high] = point.slice(1).map(text);
-    const item = make("li", `${line.name} ${value} [${low}, ${high}]`);
-    if (line.kind === "method") item.style.setProperty("--method", data.colours[line.name]);
+    const side = SIDES.find((one) => lineOf(lines, one) === line);
+    const item = make("li", `${side ? titleOf(side) : line.name} ${value} [${low}, ${high}]`);
+    if (side) item.style.setProperty("--method", data.colours[line.name]);
     list.append(item);
   }
   return list;
 }
 
-// How far to trust the methods at this step: the first curve, and its share of the ceiling.
+// How far to trust the scores shown: the first curve at this step, or the same statistic of the
+// trajectory or the final sample where it is what they attribute, and its share of the ceiling.
 function drawTrust() {
   if (!data.curves.length) return;
-  const { title, lines } = data.curves[0], { chosen } = parts(lines), t = data.steps[state.step];
+  const { title, lines } = data.curves[0], t = data.steps[state.step];
   const text = writer(lines), ceiling = lines.find((line) => line.kind === "ceiling"), sentence = [`${title} at t = ${t}: `];
-  for (const line of chosen) {
-    const [, value, low, high] = at(line, t) || [];
-    if (value === undefined) continue;
-    const name = make("b", line.name), most = ceiling && at(ceiling, t) && at(ceiling, t)[1];
-    name.style.setProperty("--method", data.colours[line.name]);
-    const share = most > 0 && value > 0 ? `, ${Math.round((100 * value) / most)}% of the ceiling` : "";
-    const doubt = ceiling && low <= 0 ? ", not significantly above chance" : "";
-    sentence.push(name, ` ${text(value)} [${text(low)}, ${text(high)}]${share}${doubt}. `);
+  for (const side of titleOf("first") === titleOf("second") ? ["first"] : SIDES) {
+    if (!lines.some((line) => line.name === state[side])) continue; // a curve of no method, or not of this one
+    const line = lineOf(lines, side), name = make("b", titleOf(side)), targets = data.methods[state[side]].targets;
+    name.style.setProperty("--method", data.colours[state[side]]);
+    const share = (numbers, limit) => {
+      if (!numbers) return "not computed";
+      const [value, low, high] = numbers, most = limit ? limit[0] : 0;
+      const part = most > 0 && value > 0 ? `, ${Math.round((100 * value) / most)}% of the ceiling` : "";
+      return `${text(value)} [${text(low)}, ${text(high)}]${part}${limit && low <= 0 ? ", not significantly above chance" : ""}`;
+    };
+    const numbersAt = (line) => line && at(line, t) && at(line, t).slice(1);
+    sentence.push(name, ` ${share(numbersAt(line), numbersAt(ceiling))}`);
+    const target = Object.keys(targets).find((one) => targets[one] === state[side]);
+    if (line && line.targets[target]) sentence.push(`; of the ${TARGETS[target]} ${share(line.targets[target], ceiling && ceiling.targets[target])}`);
+    sentence.push(". ");
   }
-  element("trust").replaceChildren(...sentence);
+  element("trust").replaceChildren(...(sentence.length > 1 ? sentence : []));
 }
 
 // Draw
@@ -302,7 +351,7 @@ function draw() {
   showPlace(element("final"), data.finals, state.query, `final sample of ${query.name}`);
   drawStrip();
   if (state.first) {
-    ["first", "second"].forEach(drawMethod);
+    SIDES.forEach(drawMethod);
     drawOverlap();
     drawImage();
   }
@@ -318,7 +367,11 @@ function go(changes) {
   draw();
   const again = [...document.querySelectorAll("button.tile")].find((node) => node.getAttribute("aria-label") === focused);
   if (focused && again && document.activeElement === document.body) again.focus(); // it was drawn anew
-  const words = new URLSearchParams({ query: state.query, t: data.steps[state.step], first: state.first, second: state.second });
+  const words = new URLSearchParams({ query: state.query, t: data.steps[state.step] });
+  for (const side of SIDES) {
+    words.set(side, state[side]);
+    if (state[side] && state.candidates[side] !== data.methods[state[side]].shown) words.set(side + "-setting", rankingOf(side).setting);
+  }
   if (state.image >= 0) words.set("image", data.train.ids[state.image]);
   try {
     history.replaceState(null, "", "#" + words);
@@ -331,7 +384,13 @@ function read() {
   const query = Number(words.get("query")), step = data.steps.indexOf(Number(words.get("t")));
   if (words.has("query") && query in data.queries) changes.query = query;
   if (words.has("t") && step >= 0) changes.step = step;
-  for (const side of ["first", "second"]) if (words.get(side) in data.methods) changes[side] = words.get(side);
+  for (const side of SIDES) {
+    const name = words.get(side) in data.methods ? words.get(side) : state[side];
+    if (!name) continue;
+    const candidate = data.methods[name].rankings.findIndex(({ setting }) => setting === words.get(side + "-setting"));
+    changes[side] = name;
+    changes.candidates = { ...changes.candidates, [side]: candidate < 0 ? data.methods[name].shown : candidate };
+  }
   if (words.has("image")) changes.image = data.train.ids.indexOf(words.get("image"));
   return changes;
 }
@@ -348,30 +407,122 @@ function play(on) {
 
 function csv() {
   const cell = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
-  const lines = [["query", "t", "method", "side", "rank", "image", "label", "score"]];
+  const lines = [["query", "t", "method", "setting", "side", "rank", "image", "label", "score"]];
   for (const [name, method] of Object.entries(data.methods)) {
-    data.queries.forEach((query, q) => {
-      for (let step = 0; step < method.num_scores; step++) {
-        const t = method.num_scores > 1 ? data.steps[step] : "all";
-        for (const [side, items] of Object.entries(ranked(method, q, step))) {
-          const column = side === "proponents" ? "highest" : "lowest";
-          items.forEach(({ place, score }, i) => lines.push([query.name, t, name, column, i + 1, data.train.ids[place], data.train.labels[place], score]));
+    const chosen = SIDES.filter((side) => state[side] === name).map(rankingOf);
+    for (const ranking of new Set([method.rankings[method.shown], ...chosen])) {
+      data.queries.forEach((query, q) => {
+        for (let step = 0; step < ranking.num_scores; step++) {
+          const t = ranking.num_scores > 1 ? data.steps[step] : "all";
+          for (const [side, items] of Object.entries(ranked(ranking, q, step))) {
+            const column = side === "proponents" ? "highest" : "lowest";
+            items.forEach(({ place, score }, i) => lines.push([query.name, t, name, ranking.setting, column, i + 1, data.train.ids[place], data.train.labels[place], score]));
+          }
         }
-      }
-    });
+      });
+    }
   }
   return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
 }
 
-function save(name, text, type) {
+function save(name, content, type) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.href = URL.createObjectURL(new Blob([content], { type }));
   link.download = name;
   link.click();
 }
 
+// GIF (the specification: GIF89a). Every frame has its own palette.
+
+const GIF_PIXELS = 256, GIF_SECONDS = 8, CLEAR = 256, END = 257; // codes
+
+// The trajectory of the query shown: x̂0_t of all steps, and the final sample.
+async function trajectoryGif() {
+  const { finals, queries, steps } = data, place = state.query % finals.grid ** 2;
+  const sheet = Math.floor(state.query / finals.grid ** 2), canvas = document.createElement("canvas");
+  const [estimates, samples] = await Promise.all([queries[state.query].sheet, finals.sheets[sheet]].map((uri) => createImageBitmap(blobOf(uri))));
+  canvas.width = estimates.width / steps.length;
+  canvas.height = estimates.height / 2;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const frame = (bitmap, columns, rows, column, row) => {
+    const width = bitmap.width / columns, height = bitmap.height / rows;
+    context.drawImage(bitmap, column * width, row * height, width, height, 0, 0, canvas.width, canvas.height);
+    return context.getImageData(0, 0, canvas.width, canvas.height).data;
+  };
+  const frames = steps.map((_, step) => frame(estimates, steps.length, 2, step, 1));
+  frames.push(frame(samples, finals.grid, finals.rows[sheet], place % finals.grid, Math.floor(place / finals.grid)));
+  return gif(frames, canvas.width, canvas.height);
+}
+
+// The bytes of a GIF of frames, each the RGBA values of its pixels, enlarged by a whole factor.
+function gif(frames, width, height) {
+  const scale = Math.max(1, Math.round(GIF_PIXELS / width)), word = (n) => [n & 255, n >> 8];
+  const text = (letters) => [...letters].map((letter) => letter.charCodeAt(0)), size = [...word(width * scale), ...word(height * scale)];
+  const delay = Math.min(70, Math.round((100 * GIF_SECONDS) / frames.length)); // in 1/100 s
+  const bytes = [...text("GIF89a"), ...size, 0, 0, 0, 0x21, 0xff, 11, ...text("NETSCAPE2.0"), 3, 1, 0, 0, 0];
+  frames.forEach((pixels, i) => {
+    const { palette, indices } = indexed(pixels), large = [];
+    for (let y = 0; y < height * scale; y++) {
+      for (let x = 0; x < width * scale; x++) large.push(indices[Math.floor(y / scale) * width + Math.floor(x / scale)]);
+    }
+    const last = i === frames.length - 1 ? 3 : 1;
+    bytes.push(0x21, 0xf9, 4, 0, ...word(last * delay), 0, 0, 0x2c, 0, 0, 0, 0, ...size, 0x87, ...palette, 8);
+    const codes = compressed(large);
+    for (let j = 0; j < codes.length; j += 255) bytes.push(Math.min(255, codes.length - j), ...codes.slice(j, j + 255));
+    bytes.push(0);
+  });
+  return new Uint8Array([...bytes, 0x3b]);
+}
+
+// At most 256 colours. If there are more, channels are rounded to fewer levels until there are not.
+function indexed(pixels) {
+  for (let levels = 256; ; levels = Math.floor(levels * 0.9)) {
+    const places = new Map(), indices = [], round = (v) => Math.round((Math.round((v / 255) * (levels - 1)) / (levels - 1)) * 255);
+    for (let i = 0; i < pixels.length; i += 4) {
+      const colour = (round(pixels[i]) << 16) | (round(pixels[i + 1]) << 8) | round(pixels[i + 2]);
+      if (!places.has(colour)) places.set(colour, places.size);
+      indices.push(places.get(colour));
+    }
+    if (places.size > 256) continue;
+    const palette = new Uint8Array(3 * 256);
+    for (const [colour, place] of places) palette.set([colour >> 16, (colour >> 8) & 255, colour & 255], 3 * place);
+    return { palette, indices };
+  }
+}
+
+// Bytes of the variable-length codes of LZW.
+function compressed(indices) {
+  const bytes = [];
+  let bits = 0, numBits = 0, width = 9, next = END + 1, table = new Map(), prefix = indices[0];
+  const emit = (code) => {
+    bits |= code << numBits;
+    for (numBits += width; numBits >= 8; numBits -= 8, bits >>>= 8) bytes.push(bits & 255);
+  };
+  emit(CLEAR);
+  for (const index of indices.slice(1)) {
+    const key = prefix * 256 + index;
+    if (table.has(key)) {
+      prefix = table.get(key);
+      continue;
+    }
+    emit(prefix);
+    prefix = index;
+    if (next === 4096) {
+      emit(CLEAR);
+      [width, next, table] = [9, END + 1, new Map()];
+    } else {
+      if (next === 1 << width) width++; // the next code may be this one
+      table.set(key, next++);
+    }
+  }
+  emit(prefix);
+  emit(END);
+  if (numBits) bytes.push(bits & 255);
+  return bytes;
+}
+
 function start() {
-  const names = Object.keys(data.methods), slider = element("step");
+  const names = Object.keys(data.methods).filter((name) => data.methods[name].chosen_as === name), slider = element("step");
   slider.max = data.steps.length - 1;
   data.queries.forEach((query, i) => {
     const label = make("label"), input = make("input");
@@ -386,6 +537,7 @@ function start() {
     if (!timer && state.step === data.steps.length - 1) go({ step: 0 });
     play(!timer);
   });
+  element("gif").addEventListener("click", async () => save(`trajectory_query${state.query}.gif`, await trajectoryGif(), "image/gif"));
   element("csv").addEventListener("click", () => save("scores.csv", csv(), "text/csv"));
   element("json").addEventListener("click", () => save("curves.json", JSON.stringify({ steps: data.steps, curves: data.curves, run: data.run }, null, 1), "application/json"));
   document.addEventListener("keydown", (event) => {
@@ -396,12 +548,13 @@ function start() {
   });
   addEventListener("resize", draw); // curves fill the width
   addEventListener("hashchange", () => go(read()));
-  ["first", "second"].forEach((side, i) => {
-    const picker = element(side).querySelector("select");
-    state[side] = names[Math.min(i, names.length - 1)] || "";
+  SIDES.forEach((side, i) => {
+    const [name, target, candidate] = element(side).querySelectorAll("select");
     element(side).hidden = !names.length;
-    picker.append(...names.map((name) => new Option(name)));
-    picker.addEventListener("change", () => go({ [side]: picker.value }));
+    if (names.length) Object.assign(state, choose(side, names[Math.min(i, names.length - 1)]));
+    name.append(...names.map((one) => new Option(one)));
+    for (const menu of [name, target]) menu.addEventListener("change", () => go(choose(side, menu.value)));
+    candidate.addEventListener("change", () => go(choose(side, state[side], +candidate.value)));
   });
   go(read());
 }
