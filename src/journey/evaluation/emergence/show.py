@@ -96,7 +96,7 @@ def emergence_figure(result: dict) -> Figure:
             plots.plot_curve(axes, curve, plots.COLOURS[i], label)
         axes.set_title(title, fontsize=8)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=6.5, loc="upper left")
+        axes.legend(frameon=False, fontsize=6.5, loc="best")
         plots.format_step_axis(axes)
     grid[0, 0].set_ylim(top=1.02)
     figure.suptitle(f"{result['experiment']}: {_sizes(result)}", fontsize=8)

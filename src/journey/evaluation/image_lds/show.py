@@ -154,8 +154,9 @@ def figures(result: dict) -> dict[str, Figure]:
             positions = [place + shift for place in range(len(points))]
             colour, line = plots.method_colour(name), plots.method_marker(name)
             plots.plot_points(axes, positions, points, colour, name, line)
-        names = [f"t={t}" for t in steps] + ["whole"] * (axis[1] == REST)
+        names = [str(t) for t in steps] + ["whole"] * (axis[1] == REST)
         axes.set_xticks(range(len(names)), names, fontsize=7)
+        axes.set_xlabel("step t", fontsize=7)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_title(title_of(axis), fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
