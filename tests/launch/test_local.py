@@ -77,6 +77,18 @@ def test_one_worker_follows_the_priorities(tmp_path):
     assert Path(order).read_text() == "1 2 3 "
 
 
+def test_what_another_run_computes_comes_last(tmp_path):
+    """Its lock is released once the job of lower priority is done."""
+    space, file = workspace(tmp_path / "store", 1), tmp_path / "file"
+    locked, other = Toy("0"), Toy("1", (), "touch", str(file))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(space.store.writing(locked))
+        run = space.compute.make([locked, other], space)
+        assert next(run) == other
+        stack.pop_all().close()
+        assert list(run) == [locked]
+
+
 def test_only_missing_artifacts_are_computed(tmp_path, capfd):
     top = pyramid()
     space = workspace(tmp_path)

@@ -187,6 +187,10 @@ class Store:
             except StoreError as error:
                 yield str(error)
 
+    def is_locked(self, key: str) -> bool:
+        """Return whether a process holds the lock of an artifact."""
+        return is_locked(sibling(self.root / key, ".lock"))
+
     def locked_keys(self) -> list[str]:
         """Return the cache keys of the artifacts whose locks are held."""
         locks = self.root.glob("[!.]*/[!.]*.lock")

@@ -122,12 +122,15 @@ def _assign(queue: JobQueue, pool: Pool, workspace: Workspace) -> None:
         pool.keep(1)  # an idle worker needs memory too
     for beside in (False, True):
         while (jobs := _ready(queue, pool, beside)) and pool.num_idle(beside):
-            queue.start_group(jobs[0], workspace.compute.stack)
-            specs = tuple(queue.specs[member] for member in queue.groups[jobs[0]])
+            # A job that another run computes would wait for it: others come first.
+            free = (key for key in jobs if not workspace.store.is_locked(key))
+            key = next(free, jobs[0])
+            queue.start_group(key, workspace.compute.stack)
+            specs = tuple(queue.specs[member] for member in queue.groups[key])
             try:
-                pool.give(jobs[0], beside, specs, workspace)
+                pool.give(key, beside, specs, workspace)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
-                for member in queue.groups.pop(jobs[0]):  # such as a component of a function
+                for member in queue.groups.pop(key):  # such as a component defined in a function
                     queue.fail(member, one_line(error))
         pool.prepare(len(jobs), beside)
 
