@@ -380,6 +380,16 @@ def test_a_hundred_queries_at_fifty_steps_stay_below_thirty_megabytes(browser, t
             "emergence",
             ["P(class of the final sample | x_t)", "Share of the query's class in the top 50"],
         ),
+        (
+            "images",
+            [
+                "Query-centred LDS × 100, loss at x̂0_t",
+                "Query-centred LDS × 100, loss at x_t itself",
+                "Query-centred LDS × 100, distance from the original image",
+                "Query-centred LDS × 100, projection on the original image",
+                "Query-centred LDS × 100, class loss of the image",
+            ],
+        ),
         ("counterfactual", []),
     ],
 )

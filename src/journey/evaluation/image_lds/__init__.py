@@ -31,9 +31,9 @@ from journey.engine.store import Artifact
 from journey.engine.workspace import Workspace, get
 from journey.evaluation.lds import datamodeling, named_ends, reliability, shown_index
 from journey.evaluation.lds.datamodeling import MethodLDS, Resampling
-from journey.evaluation.lds.reliability import ceiling_of
+from journey.evaluation.lds.reliability import ceiling_of, titled_ceilings
 from journey.evaluation.ranking import candidate_index
-from journey.evaluation.rows import Row, difference_of, select
+from journey.evaluation.rows import Row, difference_of, percent, select
 from journey.evaluation.statistics import kendall_tau, query_mean_interval
 from journey.pipeline.images import ImageSet, check_several_classes
 from journey.pipeline.interfaces import (
@@ -57,7 +57,19 @@ from journey.pipeline.settings import (
 QUANTITIES = {"query_centred": "image_query_centred", "lds": "image_lds"}
 """The quantities of the LDS of images, by that of the LDS of losses."""
 
+PRIMARY = QUANTITIES["query_centred"]
+
 LOSS, NOISY_LOSS = "loss", "noisy_loss"  # at x̂0_t, and at x_t itself
+
+TITLES = {
+    LOSS: "loss at x̂0_t",
+    NOISY_LOSS: "loss at x_t itself",
+    "distance": "distance from the original image",
+    "projection": "projection on the original image",
+    "class_loss": "class loss of the image",
+    "direction": "projection on a principal axis",
+    "features": "distance of features",
+}
 
 REST, WINDOW = "rest", "window"  # the retrained model drives to the end, or to the next step
 
@@ -427,7 +439,17 @@ class ImageLDS(Evaluation):
         first = self.targets[0].value
         rows: list[Row] = result["rows"]  # type: ignore[assignment]
         conditions = {"image": first, "window": REST, "target": PAIRED_STEPS}
-        return select(rows, quantity=QUANTITIES["query_centred"], **conditions)
+        return select(rows, quantity=PRIMARY, **conditions)
+
+    def curves(self, result: dict) -> dict[str, list[Row]]:
+        curves = {}
+        for image, title in TITLES.items():
+            rows = select(result["rows"], image=image, window=REST)
+            lines = select(rows, quantity=PRIMARY) + titled_ceilings(rows, PRIMARY)
+            if lines:
+                shown = [row for row in lines if row["target"] != PAIRED_STEPS]
+                curves[f"Query-centred LDS × 100, {title}"] = percent(shown)
+        return curves
 
     def chosen(self, result: dict, method: str) -> dict[str, float] | None:
         return result["shown"][method]

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from journey.attribution.targets import PAIRED_STEPS, STEP, TRAJECTORY
 from journey.evaluation import plots
-from journey.evaluation.image_lds import LOSS, NOISY_LOSS, QUANTITIES, REST
+from journey.evaluation.image_lds import PRIMARY, QUANTITIES, REST, TITLES
 from journey.evaluation.lds.reliability import CEILINGS, ceiling_of
 from journey.evaluation.rows import (
     Row,
@@ -20,18 +20,6 @@ from journey.evaluation.rows import (
     select,
     verdict,
 )
-
-PRIMARY = QUANTITIES["query_centred"]
-
-TITLES = {
-    LOSS: "loss at x̂0_t",
-    NOISY_LOSS: "loss at x_t itself",
-    "distance": "distance from the original image",
-    "projection": "projection on the original image",
-    "class_loss": "class loss of the image",
-    "direction": "projection on a principal axis",
-    "features": "distance of features",
-}
 
 AGGREGATES = {PAIRED_STEPS: "mean of these steps", TRAJECTORY: "whole generation"}
 

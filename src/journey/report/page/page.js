@@ -226,7 +226,8 @@ function drawOverview() {
   const { title, lines } = data.curves[0], thumb = 8; // half of the slider's knob
   const size = { width: box.width, height: innerHeight < 700 ? 52 : 76, left: track.left - box.left + thumb, right: box.right - track.right + thumb, top: 6, bottom: 6 };
   const drawing = plot(lines, size, `${title}; see the sentence below`, true);
-  drawing.append(svg("text", { x: 0, y: 12 }, size.left > 150 ? title.replace(/ of .*/, "") : ""));
+  const short = [title, title.replace(/ of [^)]*$/, "")].find((text) => 7 * text.length < size.left); // pixels of a letter
+  drawing.append(svg("text", { x: 0, y: 12 }, short ?? ""));
   element("overview").replaceChildren(drawing);
 }
 
