@@ -42,7 +42,7 @@ from journey.evaluation.statistics import MIN_OBSERVATIONS
 
 HERE = Path(__file__).parent
 
-FOLDERS = ("digits", "methods", "mnist5k", "twemoji")
+FOLDERS = ("digits", "methods", "finetune", "mnist5k", "twemoji")
 
 FILES = ("result.json", "bundle.json")
 """The first one of a folder that has the primary statistic is read; otherwise the first."""

@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 DATASETS = {  # by folder: what a column is called
     "digits": "digits (`digits`)",
     "methods": "digits, other seed (`methods`)",
+    "finetune": "portraits, text-to-image, LoRA; t = 900…600 (`finetune`)",
     "mnist5k": "MNIST (`mnist5k`)",
     "twemoji": "emoji, text-to-image (`twemoji`)",
 }
