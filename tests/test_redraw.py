@@ -21,7 +21,7 @@ def test_every_figure_without_images_is_drawn_again(folder, tmp_path, monkeypatc
     names = redraw(folder, tmp_path)
     sys.modules.pop("redraw")
     files = {path.name for path in folder.iterdir() if path.suffix in {".png", ".pdf"}}
-    files -= {"trajectories.png", "trajectories.pdf"}  # of images, which no result has
+    files -= {"samples.png", "trajectories.png", "trajectories.pdf"}  # of images: in no result
     assert set(names) == {name for name in files if name.endswith(".png")}
     assert {path.name for path in tmp_path.iterdir()} == files
     for path in tmp_path.glob("*.pdf"):
