@@ -21,7 +21,14 @@ from journey.evaluation.rows import markdown_table, pivot, rich_table
 from journey.launch.jobs import JobsFailedError
 from journey.pipeline.images import ImageSet
 from journey.report.figures import AttributedTrajectories, trajectory_figure
-from journey.report.page import PageFigure, PageTrajectories, page_contents, page_html, rank_images
+from journey.report.page import (
+    PageFigure,
+    PageMethod,
+    PageTrajectories,
+    page_contents,
+    page_html,
+    rank_images,
+)
 from journey.report.tables import row_tables, sweep_table
 
 # Text, and what must be recognised of it.
@@ -209,7 +216,9 @@ def page(texts: list[str], picture: Path) -> Reader:
         tuple(f"{i}{text}" for i, text in enumerate(texts)),
         ("class",),
     )
-    ranked = {text: rank_images(np.zeros((1, count, count)), text) for text in texts}
+    ranked = {}
+    for text in texts:
+        ranked[text] = PageMethod([rank_images(np.zeros((1, count, count)), text)])
     curves = {text: rows_of(text) for text in texts}
     trajectories = PageTrajectories((600,), *x, x[1, 0], tuple(texts))
     contents = page_contents(trajectories, ranked, images, curves)

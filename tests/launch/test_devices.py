@@ -35,7 +35,7 @@ def test_jobs_without_an_accelerator_run_beside_those_that_use_one(tmp_path):
     """The worker of the only device waits for what a job of lower priority writes."""
     space, file = on_devices(tmp_path / "store", [], workers=1), str(tmp_path / "file")
     on_device, on_cpu = Toy("0", (), "wait_for_file", file), ToyOnCPU("1", (), "touch", file)
-    assert compute([on_device, on_cpu], space) == ["1", "0"]
+    assert set(compute([on_device, on_cpu], space)) == {"0", "1"}
 
 
 def test_workers_alternate_between_visible_devices(monkeypatch):
