@@ -30,7 +30,7 @@ from journey.report.write import attributed_trajectories, shown_candidate, with_
 
 if TYPE_CHECKING:
     import pandas as pd
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMPipeline, StableDiffusionPipeline
     from matplotlib.figure import Figure
 
 
@@ -167,8 +167,8 @@ class Run:
         title = f"{self.run.name}: training images that influenced each step ({name})"
         return trajectory_figure(trajectories, title, [query])
 
-    def pipeline(self) -> "StableDiffusionPipeline":
-        """Return the text-to-image model with its encoders, as a pipeline of diffusers."""
+    def pipeline(self) -> "DDIMPipeline | StableDiffusionPipeline":
+        """Return the model, with the encoders that it has, as a pipeline of diffusers."""
         from journey.diffusion.pipeline import pipeline
 
         return pipeline(self._artifact(self.experiment.checkpoint(0), Task.sample).path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, command, composed, journey_trak, refused, small_run, succeeds
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, StableDiffusionPipeline
 from transformers import AutoModel, AutoTokenizer
 
 from journey.attribution.baselines import Caption
@@ -19,7 +19,7 @@ from journey.diffusion.pipeline import pipeline
 from journey.diffusion.sampling import trajectory_noise
 from journey.diffusion.text import LazyCaptions, TextEncoder
 from journey.engine.checks import ConfigError
-from journey.engine.store import Store
+from journey.engine.store import MANIFEST, Store
 from journey.engine.workspace import get
 from journey.evaluation.rows import method_names
 from journey.experiment import load_experiment
@@ -267,9 +267,31 @@ def test_a_trained_model_is_a_pipeline_of_diffusers_and_samples_alike(finished, 
     assert_near(samples, torch.from_numpy(np.load(trajectories)[:2]), atol=1e-3)
 
 
-def test_a_model_of_pixels_has_no_pipeline(trained, workspace):
-    with pytest.raises(ValueError, match="a model of pixels"):
-        pipeline(get(trained.checkpoint(0), workspace).path)
+def test_a_model_of_pixels_is_a_pipeline_of_diffusers_and_samples_alike(
+    trained, workspace, tmp_path
+):
+    final = np.array(get(trained.trajectories, workspace).array("final.npy"))
+    model = get(trained.checkpoint(0), workspace).path
+    pipeline(model).save_pretrained(tmp_path / "pipeline")
+    theirs = DDIMPipeline.from_pretrained(tmp_path / "pipeline")
+    x = trajectory_noise(list(range(len(final))), final.shape[1:], 0).draw()
+    theirs.scheduler.set_timesteps(50)
+    for t in theirs.scheduler.timesteps:
+        with torch.no_grad():
+            x = theirs.scheduler.step(theirs.unet(x, t).sample, t, x).prev_sample
+    assert_near(x, torch.from_numpy(final), atol=1e-3)
+    theirs.set_progress_bar_config(disable=True)
+    pictures = theirs(batch_size=3, num_inference_steps=5, output_type="np").images
+    assert pictures.shape == (3, 8, 8, 1)
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 10}, {"name": "dit"}, {"prediction": "flow"}])
+def test_a_model_that_no_pipeline_samples_is_refused(changes, trained, workspace, tmp_path):
+    manifest = json.loads((get(trained.checkpoint(0), workspace).path / MANIFEST).read_text())
+    manifest["key_fields"]["model"] |= changes
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"without a pipeline|a flow"):
+        pipeline(tmp_path)
 
 
 LEVELS = "model.autoencoder.block_out_channels=[8,8,8,8,8,8,8]"
