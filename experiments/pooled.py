@@ -156,7 +156,8 @@ def meta_analysis(results: dict[str, dict], method: str, against: str) -> dict:
     pooled = {}
     if len(rows) > 1:
         numbers = asdict(pool(np.array(y), np.array(v))).items()
-        pooled = {name: number for name, number in numbers if number is not None}
+        # The last digits depend on the machine.
+        pooled = {name: float(f"{number:.10g}") for name, number in numbers if number is not None}
     analysis = {"method": method, "against": against, "k": len(rows), "pooled": pooled}
     return {**analysis, "rows": rows, "missing": missing}
 
